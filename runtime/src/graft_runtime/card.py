@@ -1,0 +1,66 @@
+"""The self-description that every saved or exported model carries: what it is, what it answers, where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+class CardError(ValueError):
+    """A model.json that is damaged, incomplete or newer than this version can read."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything about a classifier but its weights.
+
+    `classes` is the ordered list that the columns of every answer follow; it is stored, never derived again.
+    """
+
+    classes: tuple[str, ...]
+    preprocess: dict[str, Any]
+    backbone: dict[str, Any]
+    head: dict[str, Any]
+    strategy: str
+    temperature: float
+    weights: dict[str, str] = field(default_factory=dict)  # file name: SHA-256
+    task: str = "multiclass"
+    cut: str = "head"
+    layers: tuple[str, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    licences: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def dump(card: Card) -> str:
+    """The card as JSON that a person can read."""
+    return json.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False) + "\n"
+
+
+def parse(text: str) -> Card:
+    """The card that `dump` wrote; raises CardError and says what is wrong with any other text."""
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise CardError(f"it is not JSON ({error})") from error
+    if not isinstance(entries, dict) or not isinstance(entries.get("schema"), int):
+        raise CardError("it has no schema number, so it was not written by graft")
+    if entries["schema"] > SCHEMA:
+        raise CardError(f"it has schema {entries['schema']}, this version reads up to {SCHEMA}: please update graft")
+    known = {f.name: f for f in dataclasses.fields(Card)}
+    required = {name for name, f in known.items() if _is_required(f)}
+    if missing := sorted(required - entries.keys()):
+        raise CardError(f"it lacks {', '.join(missing)}")
+    values = {name: entries[name] for name in known if name in entries}
+    lists = {name: tuple(values[name]) for name in ("classes", "layers") if name in values}
+    return Card(**values | lists)
+
+
+def _is_required(entry: dataclasses.Field[Any]) -> bool:
+    return entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING

@@ -1,0 +1,33 @@
+"""graft: transfer learning for image classification. A folder of photos becomes a classifier that someone can use."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Classifier": "graft.model.classifier",
+    "Dataset": "graft.data.dataset",
+    "Evaluation": "graft.model.evaluation",
+    "GraftError": "graft.errors",
+    "ImageClassifier": "graft.estimator",
+    "Prediction": "graft.model.classifier",
+    "embed": "graft.jobs.embed",
+    "evaluate": "graft.jobs.evaluate",
+    "fit": "graft.jobs.fit",
+    "load": "graft.model.classifier",
+    "predict": "graft.jobs.predict",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for, and torch with it, only then: `import graft` itself takes no time."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'graft' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

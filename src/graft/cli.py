@@ -1,0 +1,173 @@
+"""The command line: parse, call one job, print. Jobs are imported when they run, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graft import show
+from graft.errors import GraftError
+from graft.progress import unwatched, watched
+
+app = typer.Typer(
+    help="Turn labelled photos and a pretrained network into a classifier.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
+Weights = Annotated[Path | None, typer.Option(help="File with this network's weights, instead of the usual ones.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run of graft wrote there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Photos = Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class.")]
+Model = Annotated[Path, typer.Argument(help="Folder of a saved classifier.")]
+
+DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
+
+
+@app.command()
+def fit(
+    photos: Photos,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist.")],
+    strategy: Annotated[str, typer.Option(help="How to transfer: probe[:head=..,layers=..,views=..]")] = "probe",
+    backbone: Backbone = DEFAULT,
+    weights: Weights = None,
+    offline: Offline = False,
+    seed: Annotated[int, typer.Option(help="Decides the split and the random views.", min=0)] = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on a folder of photos, score it on photos kept aside, and save it."""
+    with _told("fit"):
+        from graft.jobs.fit import fit as job
+
+        classifier = job(
+            photos,
+            output,
+            strategy=strategy,
+            backbone=backbone,
+            weights=weights,
+            offline=offline,
+            seed=seed,
+            force=force,
+            watch=_watch(quiet),
+        )
+        report = classifier.report | {"model": str(output)}
+        _print(report, as_json, lambda: show.fitted(report, photos, output))
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what pictures show."""
+    with _told("predict"):
+        from graft.jobs import predict as job
+
+        classifier = job.load(model)
+        predictions = job.predict(classifier, images, watch=_watch(quiet))
+        if csv:
+            job.write_csv(predictions, classifier.classes, csv, force=force)
+        plain = [prediction.as_dict() for prediction in predictions]
+        _print(plain, as_json, lambda: show.predicted(plain, csv))
+        if all(prediction.fault for prediction in predictions):
+            raise typer.Exit(3)
+
+
+@app.command()
+def evaluate(model: Model, photos: Photos, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Score a classifier on other labelled photos."""
+    with _told("evaluate"):
+        from graft.jobs.evaluate import evaluate as job
+
+        evaluation = job(model, photos, watch=_watch(quiet)).as_dict()
+        _print(evaluation, as_json, lambda: show.evaluated(evaluation))
+
+
+@app.command()
+def embed(
+    photos: Photos,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File (.npz) for the features; must not exist.")],
+    backbone: Backbone = DEFAULT,
+    weights: Weights = None,
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="Features of all layers, pooled.")] = False,
+    offline: Offline = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Save what a frozen backbone says of each photo: features for your own use."""
+    with _told("embed"):
+        from graft.jobs import embed as job
+
+        job.check(output, force=force)
+        table = job.embed(
+            photos, backbone=backbone, weights=weights, all_layers=all_layers, offline=offline, watch=_watch(quiet)
+        )
+        job.write(table, output)
+        show.embedded(table.summary(), output)
+
+
+@app.command()
+def backbones(
+    filter: Annotated[str, typer.Option("--filter", "-f", help="Part of a name, or a pattern: 'resnet*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the pretrained networks: size, cost, licence of the weights, and where these would come from."""
+    with _told("backbones"):
+        from graft.jobs.backbones import backbones as job
+
+        found = job(filter)
+        _print(found, as_json, lambda: show.listed(found))
+
+
+def main() -> None:
+    """The program `graft`."""
+    if not sys.flags.dev_mode:  # libraries' warnings are for the people who write graft
+        import warnings
+
+        warnings.simplefilter("ignore")
+    app()
+
+
+def _watch(quiet: bool) -> Any:
+    return unwatched if quiet else watched
+
+
+def _print(value: Any, as_json: bool, otherwise: Any) -> None:
+    if as_json:
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        otherwise()
+
+
+@contextmanager
+def _told(job: str) -> Iterator[None]:
+    """A user's mistake becomes one clear message and an exit code of its own; Ctrl-C says what is kept."""
+    try:
+        yield
+    except GraftError as error:
+        show.failed(error)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        show.stopped(job)
+        raise typer.Exit(130) from error
+    except BrokenPipeError as error:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from error

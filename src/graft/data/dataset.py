@@ -1,0 +1,102 @@
+"""The table of pictures: where their bytes are, what they show, and which part of the split they belong to."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from graft.errors import DataError
+from graft_runtime import image
+
+SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not decided yet'
+UNSPLIT, TRAIN, VALID, TEST = range(4)
+UNLABELLED = -1
+DIGEST = 16  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Columns of equal length, never a list of objects: a million rows are a million short strings.
+
+    `images` holds paths (a column of strings) or pixels (a sequence of uint8 arrays, for pictures already in memory).
+    `ignored` counts, in words, what the reader saw and left out.
+    """
+
+    images: Any
+    labels: NDArray[np.int32]  # [n]; UNLABELLED where unknown
+    classes: tuple[str, ...]
+    split: NDArray[np.int8]  # [n]; index into SPLITS
+    root: str = ""
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
+        """The same table with only these rows."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        images = self.images[rows] if isinstance(self.images, np.ndarray) else [self.images[i] for i in rows]
+        return dataclasses.replace(self, images=images, labels=self.labels[rows], split=self.split[rows])
+
+    def part(self, *codes: int) -> NDArray[np.intp]:
+        """Rows of these parts of the split."""
+        return np.flatnonzero(np.isin(self.split, codes))
+
+    def name(self, row: int) -> str:
+        """What to call this picture in front of a person."""
+        item = self.images[row]
+        return str(item) if isinstance(item, str) else f"picture {row}"
+
+    def read(self, row: int) -> bytes | NDArray[np.uint8]:
+        """The picture as stored: the bytes of its file, or its pixels. Raises OSError."""
+        item = self.images[row]
+        return (Path(self.root) / item).read_bytes() if isinstance(item, str) else item
+
+    def counts(self) -> NDArray[np.intp]:
+        """How many pictures each class has, [classes]."""
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+
+
+def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+    """A table over files of your own choosing."""
+    return _table(np.array([str(path) for path in paths], dtype=np.dtypes.StringDType()), labels, classes)
+
+
+def from_arrays(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+    """A table over pictures in memory: arrays [height, width] or [height, width, 3 or 4], uint8, or PIL images."""
+    return _table([as_rgb(picture) for picture in pictures], labels, classes)
+
+
+def _table(images: Any, labels: ArrayLike | None, classes: tuple[str, ...]) -> Dataset:
+    known = np.full(len(images), UNLABELLED, np.int32) if labels is None else np.asarray(labels, np.int32)
+    return Dataset(images, known, classes, np.zeros(len(images), np.int8))
+
+
+def as_rgb(picture: Any) -> NDArray[np.uint8]:
+    """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no picture."""
+    pixels = np.asarray(picture)
+    grey = pixels[..., None] if pixels.ndim == 2 else pixels
+    if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or grey.size == 0:
+        raise DataError(
+            f"A picture in memory must be uint8 [height, width] or [height, width, 3]. "
+            f"Got {pixels.dtype} {list(pixels.shape)}: scale it to 0..255 and lay transparency on a background first."
+        )
+    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
+
+
+def digest(raw: bytes | NDArray[np.uint8]) -> bytes:
+    """The name of a picture by its content: the same bytes have the same name wherever they lie."""
+    shape = b"" if isinstance(raw, bytes) else str(raw.shape).encode()
+    return hashlib.blake2b(raw if isinstance(raw, bytes) else raw.tobytes(), digest_size=DIGEST, key=shape).digest()
+
+
+def pixels(raw: bytes | NDArray[np.uint8], enough: int) -> NDArray[np.uint8]:
+    """Upright RGB pixels; see graft_runtime.image.decode. Raises ImageError."""
+    return image.decode(raw, enough=enough) if isinstance(raw, bytes) else raw

@@ -1,0 +1,54 @@
+"""Every error that graft raises on purpose.
+
+GraftError
+├── UsageError      an option or argument that cannot be; exit code 2
+├── DataError       the pictures or their labels; exit code 3
+├── WeightsError    pretrained weights missing, damaged or of another network; exit code 4
+├── CutError        a network that cannot be cut there; exit code 4
+├── ModelError      a saved classifier that cannot be read; exit code 5
+└── OutputError     a place that cannot be written to; exit code 6
+
+Each message says what is wrong, where, and what to do. The command line prints it without a traceback.
+"""
+
+
+class GraftError(Exception):
+    """A mistake or a fault that its user can do something about."""
+
+    exit_code = 1
+
+
+class UsageError(GraftError, ValueError):
+    """An option or argument that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(GraftError, ValueError):
+    """The pictures or their labels do not make a data set."""
+
+    exit_code = 3
+
+
+class WeightsError(GraftError):
+    """Pretrained weights are missing, damaged or belong to another network."""
+
+    exit_code = 4
+
+
+class CutError(GraftError, ValueError):
+    """The network cannot be cut at this border."""
+
+    exit_code = 4
+
+
+class ModelError(GraftError):
+    """A saved classifier cannot be read."""
+
+    exit_code = 5
+
+
+class OutputError(GraftError, OSError):
+    """A file or folder cannot be written."""
+
+    exit_code = 6

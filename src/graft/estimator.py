@@ -1,0 +1,95 @@
+"""graft as a scikit-learn classifier, for cross_val_score, GridSearchCV and pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from graft.data import dataset as table
+from graft.data.dataset import TRAIN, Dataset
+from graft.errors import DataError
+from graft.jobs.fit import fit as job
+from graft.networks import catalog
+
+
+class ImageClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier of pictures: X is a sequence of paths, uint8 arrays [height, width, 3] or PIL pictures.
+
+    All pictures given to `fit` are trained on; scoring is scikit-learn's. Features are cached, so that in a cross
+    validation or a search over `strategy` each picture goes through the network once.
+
+    >>> from sklearn.model_selection import cross_val_score
+    >>> cross_val_score(ImageClassifier(strategy="probe:head=ridge"), paths, labels)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        strategy: str = "probe",
+        backbone: str = catalog.DEFAULT,
+        weights: str | Path | None = None,
+        offline: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.strategy = strategy
+        self.backbone = backbone
+        self.weights = weights
+        self.offline = offline
+        self.random_state = random_state
+
+    def fit(self, X: Sequence[Any] | NDArray[Any], y: ArrayLike) -> Self:
+        """Train on pictures X [n] and labels y [n]; every class needs a picture that can be read."""
+        labels = column_or_1d(y)
+        check_classification_targets(labels)
+        self.classes_, index = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"A classifier needs at least two classes. Got one class: {self.classes_[0]!r}.")
+        names = tuple(f"{at}: {label}" for at, label in enumerate(self.classes_))
+        data = _table(X, index, names)
+        self.classifier_ = job(
+            data,
+            strategy=self.strategy,
+            backbone=self.backbone,
+            weights=self.weights,
+            offline=self.offline,
+            seed=self.random_state,
+        )
+        return self
+
+    def predict_proba(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+        """Calibrated probabilities [n, classes], columns as in `classes_`. Raises DataError for an unreadable picture."""
+        check_is_fitted(self)
+        data = _table(X, None, ())
+        chances, _, faults = self.classifier_.probabilities(data)
+        if faults:
+            row, reason = next(iter(faults.items()))
+            raise DataError(
+                f"{len(faults)} of {len(data)} pictures cannot be used, the first is {data.name(row)}: {reason}."
+            )
+        return chances
+
+    def predict(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+        """The likeliest class of each picture, [n]."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False  # a row of numbers is no picture
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _table(X: Sequence[Any] | NDArray[Any], index: ArrayLike | None, names: tuple[str, ...]) -> Dataset:
+    pictures = list(X)
+    if index is not None and len(pictures) != len(np.asarray(index)):
+        raise ValueError(f"X has {len(pictures)} pictures, y has {len(np.asarray(index))} labels.")
+    paths = all(isinstance(picture, str | Path) for picture in pictures)
+    made = (table.from_paths if paths else table.from_arrays)(pictures, index, names)
+    return Dataset(made.images, made.labels, names, np.full(len(made), TRAIN, np.int8))

@@ -1,0 +1,89 @@
+"""Features of a folder of pictures, for use elsewhere: an array on disk and the names of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.dataset import Dataset
+from graft.data.read.folder import read_folder
+from graft.errors import OutputError
+from graft.networks import catalog
+from graft.networks.cut import layers, stages
+from graft.networks.network import Features, load_backbone
+from graft.progress import Watch, unwatched
+from graft.training import embed as training
+
+LAYERS = 8
+
+
+@dataclass(frozen=True)
+class Table:
+    """Features [n, d] of the pictures `names`, with labels [n] into `classes`; `faults` names the ones left out."""
+
+    features: NDArray[np.float32]
+    names: list[str]
+    labels: NDArray[np.int32]
+    classes: tuple[str, ...]
+    faults: dict[str, str]
+    computed: int
+
+    def summary(self) -> dict[str, Any]:
+        """What was made, without the numbers themselves."""
+        return {"shape": self.features.shape, "computed": self.computed, "faults": self.faults}
+
+
+def embed(
+    source: str | Path | Dataset,
+    *,
+    backbone: str = catalog.DEFAULT,
+    weights: str | Path | None = None,
+    all_layers: bool = False,
+    offline: bool = False,
+    watch: Watch = unwatched,
+) -> Table:
+    """Run a frozen backbone over a data set and return its features: of the last layer, or of all layers pooled.
+
+    Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
+    """
+    data = source if isinstance(source, Dataset) else read_folder(source)
+    pretrained = load_backbone(backbone, Path(weights) if weights else None, offline)
+    frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained), LAYERS))
+    seen = training.embed(frozen, data, watch=watch)
+    features = seen[np.arange(len(seen))]
+    return Table(
+        features=features if all_layers else features[:, -frozen.widths[-1] :],
+        names=[data.name(int(row)) for row in seen.rows],
+        labels=data.labels[seen.rows],
+        classes=data.classes,
+        faults={data.name(row): reason for row, reason in seen.faults.items()},
+        computed=seen.computed,
+    )
+
+
+def check(path: Path, *, force: bool) -> None:
+    """Refuses a file that is there already, before any work is done."""
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
+
+
+def write(table: Table, path: Path) -> None:
+    """Save as .npz: features, labels, names, classes. Written whole or not at all."""
+    fresh = path.with_name(f".{path.name}.part")
+    try:
+        with fresh.open("wb") as file:
+            np.savez(
+                file,
+                features=table.features,
+                labels=table.labels,
+                names=np.array(table.names, dtype=str),
+                classes=np.array(table.classes, dtype=str),
+            )
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error

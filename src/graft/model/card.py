@@ -1,0 +1,44 @@
+"""A classifier's card: from the pieces that made it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from graft.networks.network import Backbone, Network
+from graft_runtime.card import Card
+
+
+def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], strategy: str, temperature: float) -> Card:
+    """The card of a network that was just made from this backbone; scores and data are added by those who know."""
+    source = backbone.source
+    return Card(
+        classes=classes,
+        preprocess=asdict(network.preprocess),
+        backbone={
+            "name": backbone.entry.name,
+            "library": backbone.entry.library,
+            "origin": source.origin,
+            "where": source.where,
+            "sha256": source.sha256,
+            "licence": source.licence,
+        },
+        head=network.head.spec,
+        strategy=strategy,
+        temperature=temperature,
+        layers=network.features.layers,
+        provenance=_versions(),
+        licences={"weights": source.licence, "code": "Apache-2.0"},
+    )
+
+
+def _versions() -> dict[str, Any]:
+    packages = {"graft": "graft-vision", "torch": "torch", "timm": "timm", "onnxruntime": "onnxruntime"}
+    return {
+        **{name: version(package) for name, package in packages.items()},
+        "python": platform.python_version(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

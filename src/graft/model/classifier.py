@@ -1,0 +1,142 @@
+"""What `fit` returns: a network that knows its classes, its calibration and how it came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data import dataset as table
+from graft.data.dataset import Dataset
+from graft.data.read.folder import read_folder
+from graft.errors import DataError
+from graft.model import pictures, storage
+from graft.model.evaluation import Evaluation, judge
+from graft.networks import engine
+from graft.networks.network import Network
+from graft.progress import Watch, unwatched
+from graft_runtime.card import Card
+from graft_runtime.decide import Answer, answers, probabilities
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture, or the fault that kept it from being judged."""
+
+    picture: str
+    answer: Answer | None
+    fault: str = ""
+
+    @property
+    def label(self) -> str:
+        """The likeliest class; empty for a picture that could not be judged."""
+        return self.answer.label if self.answer else ""
+
+    @property
+    def probability(self) -> float:
+        """How likely that class is, 0 to 1."""
+        return self.answer.probability if self.answer else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        chances = self.answer.probabilities if self.answer else {}
+        known = {"picture": self.picture, "label": self.label, "probability": self.probability}
+        return known | {"probabilities": chances, "fault": self.fault}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network with its card (model.json) and its report (report.json)."""
+
+    network: Network
+    card: Card
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of every row of probabilities."""
+        return self.card.classes
+
+    def predict(self, images: Any, *, watch: Watch = unwatched) -> list[Prediction]:
+        """Answers, in order, for paths, arrays uint8 [height, width, 3], PIL pictures, or a single one of these.
+
+        A picture that cannot be read gets a Prediction with its fault; it never stops the others.
+        """
+        data = _as_dataset(images)
+        chances, rows, faults = self.probabilities(data, watch=watch)
+        said = dict(zip(rows.tolist(), answers(chances, self.classes), strict=True))
+        return [Prediction(data.name(row), said.get(row), faults.get(row, "")) for row in range(len(data))]
+
+    def probabilities(
+        self, data: Dataset, *, watch: Watch = unwatched
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp], dict[int, str]]:
+        """Calibrated probabilities [good pictures, classes], the rows these stand for, and the others' faults."""
+        run = engine.compile(self.network, self.network.preprocess.size, len(data))
+        faults: dict[int, str] = {}
+        rows: list[int] = []
+        waiting: list[NDArray[np.uint8]] = []
+        logits = [np.empty((0, len(self.classes)), np.float32)]
+        for picture in pictures.each(data, partial(self._prepared, self.network), watch):
+            if picture.made is None:
+                faults[picture.row] = picture.fault
+                continue
+            rows.append(picture.row)
+            waiting.append(picture.made)
+            if len(waiting) == run.batch:
+                logits.append(run(np.stack(waiting)))
+                waiting = []
+        if waiting:
+            logits.append(run(np.stack(waiting)))
+        return self.calibrated(np.concatenate(logits)), np.array(rows, np.intp), faults
+
+    def calibrated(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Probabilities [n, classes] that mean what they say, from logits."""
+        return probabilities(logits, self.card.temperature)
+
+    def evaluate(self, source: str | Path | Dataset, *, watch: Watch = unwatched) -> Evaluation:
+        """The score on labelled pictures: a folder with class folders of the classifier's own names, or a Dataset.
+
+        Raises DataError for classes that it does not know, or when not one picture can be read.
+        """
+        data = source if isinstance(source, Dataset) else read_folder(source, self.classes)
+        chances, rows, faults = self.probabilities(data, watch=watch)
+        if not len(rows):
+            raise DataError(f"None of the {len(data)} pictures can be read, the first because: {faults[0]}.")
+        named = {data.name(row): reason for row, reason in faults.items()}
+        return judge(chances, data.labels[rows], self.classes, named)
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write the classifier into one folder, whole or not at all. Raises OutputError if it is already there."""
+        return storage.save(self.network, self.card, self.report, Path(folder), force=force)
+
+    @staticmethod
+    def _prepared(network: Network, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return network.preprocess.prepare(table.pixels(raw, network.preprocess.enough)).numpy()
+
+
+def load(folder: str | Path) -> Classifier:
+    """The classifier that was saved in this folder.
+
+    Raises ModelError when it is damaged, incomplete, or newer than this version can read.
+    """
+    return Classifier(*storage.load(Path(folder)))
+
+
+def _as_dataset(images: Any) -> Dataset:
+    if isinstance(images, Dataset):
+        return images
+    if isinstance(images, str | Path) or not isinstance(images, Sequence | np.ndarray) or _is_one_array(images):
+        images = [images]
+    if all(isinstance(image, str | Path) for image in images):
+        return table.from_paths(images)
+    return table.from_arrays(images)
+
+
+def _is_one_array(images: Any) -> bool:
+    """A single picture [height, width] or [height, width, 3], as against a stack of them."""
+    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))

@@ -1,0 +1,179 @@
+"""A classifier on disk: one folder that a person can read, no pickle, written whole or not at all.
+
+model.safetensors   the tensors of backbone and head
+model.json          the card: classes, preprocessing, backbone, head, temperature, scores, provenance, licences
+report.json         the evaluation in full
+README.md           the model card
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+from graft.errors import GraftError, ModelError, OutputError
+from graft.model import readme
+from graft.networks import catalog
+from graft.networks.head import Head
+from graft.networks.network import Features, Network
+from graft.networks.preprocess import Preprocess
+from graft_runtime.card import Card, CardError, dump, parse
+
+TENSORS, CARD, REPORT, README = FILES = ("model.safetensors", "model.json", "report.json", "README.md")
+
+
+def save(network: Network, card: Card, report: dict[str, Any], folder: Path, *, force: bool = False) -> Path:
+    """Write the folder under another name beside its place, read it back, then rename it: there is no half a model.
+
+    An existing classifier is replaced only with `force`, and a folder that holds anything else never.
+    """
+    _refuse(folder, force)
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    weights = safetensors.save(tensors)
+    card = replace(card, weights={TENSORS: hashlib.sha256(weights).hexdigest()})
+    texts = {CARD: dump(card), REPORT: json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
+    contents = {TENSORS: weights} | {name: text.encode() for name, text in texts.items()}
+    fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    try:
+        fresh.mkdir(parents=True)
+        for name, content in contents.items():
+            _write(fresh / name, content)
+        _replace(fresh, folder)
+    except OSError as error:
+        raise _unwritable(folder, error, sum(map(len, contents.values()))) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def load(folder: Path) -> tuple[Network, Card, dict[str, Any]]:
+    """(network, card, report) of a saved classifier; raises ModelError that says which file is wrong, and how."""
+    card = _card(folder)
+    tensors = _tensors(folder, card)
+    try:
+        entry = catalog.find(card.backbone["name"])
+        backbone = catalog.headless(entry, catalog.build(entry))
+        features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers)
+        network = Network(features, Head(card.head))
+        network.load_state_dict(tensors)
+    except (GraftError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder / TENSORS} and {folder / CARD} do not belong together: {error}") from error
+    report = folder / REPORT
+    return network.eval().requires_grad_(False), card, json.loads(report.read_text()) if report.exists() else {}
+
+
+@contextmanager
+def claimed(folder: Path, *, force: bool) -> Iterator[None]:
+    """Refuses at once a folder that is taken, not writable, or being written to by another run."""
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"Another run is writing to {folder}. Wait for it, or choose another --output.") from error
+    except OSError as error:
+        raise _unwritable(folder, error, 0) from error
+    try:
+        _sweep(folder)
+        _refuse(folder, force)
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    """Clear up after a run that was killed while it wrote; a classifier that it had moved aside comes back."""
+    for left in folder.parent.glob(f".{folder.name}.????????*"):
+        if left.is_dir() and {path.name for path in left.iterdir()} <= set(FILES):
+            if left.suffix == ".old" and not folder.exists():
+                left.rename(folder)
+            else:
+                shutil.rmtree(left)
+
+
+def _refuse(folder: Path, force: bool) -> None:
+    if not folder.exists():
+        return
+    foreign = [path.name for path in folder.iterdir() if path.name not in FILES] if folder.is_dir() else [folder.name]
+    if foreign:
+        raise OutputError(f"{folder} holds {foreign[0]!r}, which graft did not write. Choose another folder.")
+    if any(folder.iterdir()) and not force:
+        raise OutputError(f"{folder} already holds a classifier. Use --force to replace it, or choose another folder.")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.read_bytes() != content:
+        raise OSError(errno.EIO, "what was written does not read back the same")
+
+
+def _replace(fresh: Path, folder: Path) -> None:
+    """Put the fresh folder in its place; the one that was there goes only when the new one stands."""
+    old = fresh.with_name(f"{fresh.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _unwritable(folder: Path, error: OSError, size: int) -> OutputError:
+    what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+    return OutputError(
+        f"The classifier ({size / 1e6:.0f} MB) could not be written to {folder}: {what}. Nothing is lost but time: "
+        f"the features are cached. Choose another folder with --output and run the same command."
+    )
+
+
+def _card(folder: Path) -> Card:
+    path = folder / CARD
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{folder} is no saved classifier: {path.name} cannot be read ({error}).") from error
+    except CardError as error:
+        raise ModelError(f"{path} cannot be used: {error}.") from error
+
+
+def _tensors(folder: Path, card: Card) -> dict[str, Any]:
+    path = folder / TENSORS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    if hashlib.sha256(content).hexdigest() != card.weights.get(TENSORS):
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CARD}. Copy it anew, or train again.")
+    try:
+        return safetensors.load(content)
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}.") from error
+
+
+def _tuples(entries: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}

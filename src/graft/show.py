@@ -1,0 +1,126 @@
+"""Results as a person wants to read them on a terminal. Everything shown here is also in the JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+MOST = 5  # lines of any one kind before "and 12 more"
+
+
+def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
+    """The closing summary of `graft fit`."""
+    data, head = report["data"], report["head"]
+    _score(report)
+    print(f"  trained on   {data['train']:,} pictures of {len(report['classes'])} classes")
+    print(f"  head         {head['name']}, {'several layers' if head['layers'] == 'all' else 'last layer'}")
+    print(f"  time         {_time(report['seconds'])}")
+    _findings(data)
+    print(f"  saved in     {output}")
+    print(f"\nNext:  graft predict {quote(str(output))} {quote(str(_example(photos)))}")
+
+
+def evaluated(evaluation: Mapping[str, Any]) -> None:
+    """The score of `graft evaluate`."""
+    _score({"evaluation": evaluation})
+    _listed("left out", [f"{name}: {reason}" for name, reason in evaluation["faults"].items()])
+
+
+def predicted(predictions: Sequence[Mapping[str, Any]], csv: Path | None) -> None:
+    """One line for each picture, or what was written where."""
+    faults = [each for each in predictions if each["fault"]]
+    if csv:
+        print(f"{len(predictions):,} answers written to {csv}")
+        _listed("left out", [f"{each['picture']}: {each['fault']}" for each in faults])
+        return
+    for each in predictions:
+        answer = f"not judged: {each['fault']}" if each["fault"] else f"{each['probability']:6.1%}  {each['label']}"
+        print(f"{answer}  {each['picture']}" if each["fault"] == "" else f"{each['picture']}: {answer}")
+
+
+def embedded(table: Mapping[str, Any], output: Path) -> None:
+    """What `graft embed` made."""
+    rows, width = table["shape"]
+    print(
+        f"{rows:,} x {width:,} features written to {output} ({table['computed']:,} computed, the rest from the cache)"
+    )
+    _listed("left out", [f"{name}: {reason}" for name, reason in table["faults"].items()])
+
+
+def listed(networks: Sequence[Mapping[str, Any]]) -> None:
+    """The table of `graft backbones`."""
+    print(f"{'name':<48} {'params':>8} {'GMAC':>7} {'px':>5}  {'weights':<9} licence of the weights")
+    for each in networks:
+        million = f"{each['parameters'] / 1e6:.1f} M" if each["parameters"] else "-"
+        cost = f"{each['gmac']:.2f}" if each["gmac"] else "-"
+        place = f"{each['weights']:<9} {each['licence']}"
+        print(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
+    print(f"{len(networks):,} networks; a hyphen: not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
+
+
+def failed(error: Exception) -> None:
+    """A user's mistake, as one message on standard error."""
+    print(f"graft: {error}", file=sys.stderr)
+
+
+def stopped(job: str) -> None:
+    """What Ctrl-C leaves behind."""
+    kept = " Features computed so far are cached; the same command goes on from there." if job in _CACHING else ""
+    print(f"\ngraft: stopped.{kept}", file=sys.stderr)
+
+
+_CACHING = ("fit", "embed")
+
+
+def _score(report: Mapping[str, Any]) -> None:
+    score = report["evaluation"]
+    if not score:
+        print("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
+        return
+    low, high = score["interval"]
+    print(f"\n{score['accuracy']:.1%} right on {score['count']:,} pictures that it never saw ", end="")
+    print(f"(95 % confidence: {low:.1%} to {high:.1%})\n")
+    if score["count"] < 100:
+        print(f"  careful      {score['count']} test pictures are few: the true figure may be anywhere in that range")
+    worst = sorted((each for each in score["classes"] if each["count"]), key=lambda each: each["f1"])[:3]
+    named = ", ".join(f"{each['name']} (F1 {each['f1']:.1%})" for each in worst)
+    print(f"  worst        {named}")
+    print(f"  probability  off by {score['calibration_error']:.1%} on average; log-loss {score['log_loss']:.3f}")
+
+
+def _findings(data: Mapping[str, Any]) -> None:
+    if data["leaks"]:
+        twins = f"{data['leaks']} test pictures have a near-duplicate among the training pictures"
+        print(f"  careful      {twins}: the score flatters")
+    elif data["alike"]:
+        print(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
+    if data["missing"]:
+        print(f"  no picture   classes without one usable picture, left out: {', '.join(data['missing'])}")
+    if data["untested"]:
+        print(f"  not tested   too few pictures of: {', '.join(data['untested'])}")
+    if data["ignored"]:
+        print(f"  ignored      {', '.join(f'{count:,} {what}' for what, count in data['ignored'].items())}")
+    _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
+
+
+def _listed(what: str, lines: Sequence[str]) -> None:
+    if lines:
+        print(f"  {what:<12} {len(lines):,} pictures that cannot be used:")
+        for line in lines[:MOST]:
+            print(f"                 {line}")
+    if len(lines) > MOST:
+        reasons = Counter(line.rsplit(": ", 1)[-1] for line in lines[MOST:])
+        print(f"                 and {len(lines) - MOST:,} more ({', '.join(reasons)})")
+
+
+def _time(seconds: Mapping[str, float]) -> str:
+    shares = sorted(((spent, what) for what, spent in seconds.items() if spent >= 0.05), reverse=True)
+    return f"{sum(seconds.values()):.1f} s ({', '.join(f'{what} {spent:.1f}' for spent, what in shares)})"
+
+
+def _example(photos: Path) -> Path:
+    return next((file for file in sorted(photos.rglob("*.*")) if file.is_file() and file.name[0] != "."), photos)

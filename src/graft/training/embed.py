@@ -1,0 +1,174 @@
+"""Fill the store: what a frozen network says of every picture, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data import dataset as table
+from graft.data import views as seeded
+from graft.data.dataset import Dataset
+from graft.model import pictures
+from graft.networks import engine
+from graft.networks.network import Features
+from graft.networks.preprocess import Preprocess
+from graft.progress import Watch, unwatched
+from graft.training.store import Key, Store
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a frozen network made of a data set: features on disk of each good picture, and the others' faults.
+
+    `rows` are the good pictures' rows in the data set; `digests` [n, 16] name their contents; `faults` maps the row
+    of a picture that could not be used to the reason. `embedded[i]` are the features of view 0.
+    """
+
+    store: Store
+    seed: int
+    rows: NDArray[np.intp]
+    digests: NDArray[np.uint8]
+    faults: dict[int, str]
+    computed: int
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        return self.store.read([(self.digests[row].tobytes(), seeded.CENTRE) for row in rows])
+
+    def chosen(self, rows: NDArray[np.integer], views: int = 1) -> Chosen:
+        """The features of some pictures in several views, as a table of their own."""
+        return Chosen(self, rows, views)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Features [len(rows) * views, d], picture by picture."""
+
+    embedded: Embedded
+    rows: NDArray[np.integer]
+    views: int
+
+    def __len__(self) -> int:
+        return len(self.rows) * self.views
+
+    def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        names = self.embedded.digests[self.rows[rows // self.views]]
+        ids = [_view_id(self.embedded.seed, int(view)) for view in rows % self.views]
+        return self.embedded.store.read([(name.tobytes(), view) for name, view in zip(names, ids, strict=True)])
+
+
+def cache_folder() -> Path:
+    """Where features are kept: GRAFT_CACHE, else `graft` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GRAFT_CACHE") or Path(home) / "graft")
+
+
+def embed(
+    frozen: Features,
+    data: Dataset,
+    *,
+    views: int = 1,
+    seed: int = 0,
+    watch: Watch = unwatched,
+    cache: Path | None = None,
+) -> Embedded:
+    """Features of every picture and view: from the cache where they are there, computed where they are not.
+
+    View 0 is the picture as it will be judged, 1 its mirror image, and from 2 on random crops seeded by (seed, picture,
+    view). A picture that cannot be read or decoded is left out and named in `faults`; nothing takes its place. Killed
+    at any moment, the next run goes on from there. Raises OutputError when the cache cannot be written.
+    """
+    start = time.monotonic()
+    digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
+    with Store((cache or cache_folder()) / "features" / frozen.key(), (frozen.width,)) as store:
+        network = _Network(frozen, store, len(data) * views)
+        for picture in pictures.each(data, _Views(frozen.preprocess, store, views, seed), watch):
+            if picture.made is None:
+                faults[picture.row] = picture.fault
+            else:
+                digests[picture.row] = np.frombuffer(picture.made.digest, np.uint8)
+                network.take(picture.made.missing)
+        network.finish()
+    good = np.array([row for row in range(len(data)) if row not in faults], np.intp)
+    return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A picture that was read: its content's name, and those of its views that the store has not."""
+
+    digest: bytes
+    missing: list[tuple[Key, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Makes the views of a picture that the store lacks; decodes nothing if it lacks none."""
+
+    preprocess: Preprocess
+    store: Store
+    views: int
+    seed: int
+
+    def __call__(self, raw: bytes | NDArray[np.uint8]) -> _Seen:
+        digest = table.digest(raw)
+        wanted = {view: (digest, _view_id(self.seed, view)) for view in range(self.views)}
+        missing = {view: key for view, key in wanted.items() if key not in self.store}
+        if not missing:
+            return _Seen(digest, [])
+        pixels = table.pixels(raw, self.preprocess.enough)
+        return _Seen(digest, [(key, self._view(pixels, digest, view)) for view, key in missing.items()])
+
+    def _view(self, pixels: NDArray[np.uint8], digest: bytes, view: int) -> NDArray[np.uint8]:
+        if view in (seeded.CENTRE, seeded.MIRROR):
+            centre = self.preprocess.prepare(pixels)
+            return (centre.flip(2) if view == seeded.MIRROR else centre).numpy()
+        crop = seeded.crop(self.seed, digest, view, pixels.shape[1], pixels.shape[0])
+        box = (crop.left, crop.top, crop.width, crop.height)
+        return self.preprocess.prepare_crop(pixels, box, crop.flip).numpy()
+
+
+class _Network:
+    """Gathers pictures into batches, runs the frozen network on them, and stores what it says."""
+
+    def __init__(self, frozen: Features, store: Store, expected: int) -> None:
+        self.frozen, self.store, self.expected = frozen, store, expected
+        self.waiting: list[tuple[Key, NDArray[np.uint8]]] = []
+        self.computed = 0
+
+    @cached_property
+    def run(self) -> engine.Run:
+        """Compiled when the first picture needs it: with everything cached, never."""
+        return engine.compile(self.frozen, self.frozen.preprocess.size, self.expected)
+
+    def take(self, views: list[tuple[Key, NDArray[np.uint8]]]) -> None:
+        self.waiting += views
+        while self.waiting and len(self.waiting) >= self.run.batch:
+            self._compute(self.run.batch)
+
+    def finish(self) -> None:
+        if self.waiting:
+            self._compute(len(self.waiting))
+
+    def _compute(self, count: int) -> None:
+        keys, views = zip(*self.waiting[:count], strict=True)
+        del self.waiting[:count]
+        self.store.add(keys, self.run(np.stack(views)))
+        self.computed += count
+
+
+def _view_id(seed: int, view: int) -> int:
+    """The number under which a view is stored: the two fixed ones as they are, a random one by its seed."""
+    if view in (seeded.CENTRE, seeded.MIRROR):
+        return view
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{view}".encode(), digest_size=4).digest())

@@ -1,0 +1,92 @@
+"""The best head for the features at hand, by out-of-fold evidence alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.duplicates import Rows, moments
+from graft.errors import DataError, UsageError
+from graft.training.heads import classical, ridge
+from graft.training.heads.problem import Problem, Solution, Standardised
+
+NAMES = ("auto", "ridge", *classical.NAMES)
+LAYERS = ("auto", "last", "all")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The winning head, the layers that it reads, and what else was tried: one line for each candidate."""
+
+    solution: Solution
+    layers: str
+    columns: NDArray[np.intp]
+    tried: list[dict[str, Any]]
+
+
+def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
+    """Solve the asked head on the asked layers; with 'auto', let the lowest out-of-fold log-loss decide.
+
+    Ridge decides between the layers, as it takes the shortest; on these, logistic regression may then do better.
+    Raises UsageError for an unknown name and DataError where the features exceed what the head can hold in memory.
+    """
+    _check(head, layers, problems)
+    wanted = problems if layers == "auto" else {layers: problems[layers]}
+    first = "ridge" if head == "auto" else head
+    found = [(name, _solve(first, problem)) for name, problem in wanted.items()]
+    name, best = min(found, key=lambda entry: entry[1].loss)
+    if head == "auto" and problems[name].fits_in_memory:
+        found.append((name, _solve("logistic", problems[name])))
+        name, best = min(found, key=lambda entry: entry[1].loss)
+    tried = [_line(layer, solution, problems[layer]) for layer, solution in found]
+    return Chosen(best, name, problems[name].features.columns, tried)
+
+
+def problem(
+    features: Rows,
+    widths: list[int],
+    layers: str,
+    labels: NDArray[np.int64],
+    units: NDArray[np.int64],
+    folds: NDArray[np.int8],
+    classes: int,
+) -> Problem:
+    """What to solve on the 'last' layer's features, or on 'all' layers' with every group of features weighing alike.
+
+    `widths` are those of the layers, the last one last. The earlier layers together get the same norm as the last,
+    else the wider group would drown the other (Evci et al. 2022, Head2Toe; DESIGN's table has what it is worth).
+    """
+    early = sum(widths[:-1])
+    columns = np.arange(early if layers == "last" else 0, sum(widths))
+    mean, spread = moments(features)
+    weight = np.ones(sum(widths), np.float32)
+    weight[:early] = np.sqrt(widths[-1] / early) if early else 1
+    standardised = Standardised(features, mean[columns], (weight / spread)[columns], columns)
+    return Problem(standardised, labels, units, folds, classes)
+
+
+def _solve(name: str, problem: Problem) -> Solution:
+    return ridge.solve(problem) if name == "ridge" else classical.solve(name, problem)
+
+
+def _check(head: str, layers: str, problems: Mapping[str, Problem]) -> None:
+    if head not in NAMES:
+        raise UsageError(f"There is no head {head!r}. There are {', '.join(NAMES)}.")
+    if layers not in LAYERS:
+        raise UsageError(f"Layers are {', '.join(LAYERS)}. Got {layers!r}.")
+    if head not in ("auto", "ridge") and not all(problem.fits_in_memory for problem in problems.values()):
+        raise DataError(f"The head {head!r} needs all features in memory, and there are too many. Use head=ridge.")
+
+
+def _line(layers: str, solution: Solution, problem: Problem) -> dict[str, Any]:
+    return {
+        "head": solution.name,
+        "layers": layers,
+        "strength": solution.strength,
+        "out_of_fold_loss": solution.loss,
+        "out_of_fold_accuracy": solution.accuracy(problem.labels),
+    }

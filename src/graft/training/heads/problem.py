@@ -1,0 +1,84 @@
+"""What a head is solved from, and what a solver gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.duplicates import Rows
+from graft.networks.head import Head
+
+TOP = 512 << 20  # bytes of features that a solver may hold in memory; beyond it only solvers that stream apply
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Features with mean 0 and the given scale, made when asked for: never a second copy of the table."""
+
+    features: Rows
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    columns: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        return (self.features[rows][:, self.columns] - self.mean) * self.scale
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Standardised training features [n, d] and everything an honest solver needs beside them.
+
+    `units` number what must not be torn apart: all views of a picture and its near-duplicates. `folds` respect them.
+    """
+
+    features: Standardised
+    labels: NDArray[np.int64]
+    units: NDArray[np.int64]
+    folds: NDArray[np.int8]
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+        return len(self.features.columns)
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether solvers that need all features at once may be tried."""
+        return len(self) * self.width * 4 <= TOP
+
+    @cached_property
+    def matrix(self) -> NDArray[np.float32]:
+        """All features [n, d] in memory."""
+        return self.features[np.arange(len(self))]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solved head, and the logits [n, classes] that it gives for training pictures it was not fitted on.
+
+    `strength` is the chosen penalty (or k of kNN); `loss` is the calibrated log-loss of the out-of-fold logits.
+    """
+
+    name: str
+    strength: float
+    head: Head
+    logits: NDArray[np.float64]
+    loss: float
+
+    def accuracy(self, labels: NDArray[np.int64]) -> float:
+        """Share of out-of-fold answers that are right."""
+        return float((self.logits.argmax(axis=1) == labels).mean())
+
+
+Solver = Callable[[Problem], Solution]

@@ -1,0 +1,113 @@
+"""Ridge regression on +-1 targets, every penalty at once, with exact leave-one-unit-out answers.
+
+One eigendecomposition gives the solution for all penalties. What the model would say of a picture had it never seen
+it, nor its other views and near-duplicates, follows in closed form: with H the hat matrix and u the rows of a unit,
+the left-out answer is y_u - (I - H_uu)^-1 (y_u - yhat_u). For single rows that is the textbook leave-one-out formula.
+Features are read in blocks, so the table may be larger than memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+from torch import nn
+
+from graft.data.duplicates import blocks
+from graft.model.calibrate import temperature
+from graft.networks.head import Head
+from graft.training.heads.problem import Problem, Solution
+
+STRENGTHS = np.logspace(-4, 2, 13)  # penalty per picture, on standardised features
+AT_ONCE = 2048  # rows
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """The data in its own axes: Z = X V has columns with squared lengths `power`."""
+
+    axes: NDArray[np.float32]  # V [d, r]
+    power: NDArray[np.float64]  # [r]
+    towards: NDArray[np.float64]  # Z' Y [r, classes], Y centred
+
+
+def solve(problem: Problem) -> Solution:
+    """The ridge head whose penalty gives the lowest calibrated leave-one-unit-out log-loss."""
+    targets = np.where(np.arange(problem.classes) == problem.labels[:, None], 1.0, -1.0)
+    middle = targets.mean(axis=0)
+    basis = _basis(problem, targets - middle)
+    penalties = STRENGTHS * len(problem)
+    left_out = _left_out(problem, basis, targets - middle, penalties) + middle
+    losses = [temperature(logits, problem.labels)[1] for logits in left_out]
+    best = int(np.argmin(losses))
+    weight = basis.axes @ (basis.towards / (basis.power + penalties[best])[:, None])
+    head = linear_head(problem, weight.T, middle)
+    return Solution("ridge", float(STRENGTHS[best]), head, left_out[best], losses[best])
+
+
+def linear_head(problem: Problem, weight: NDArray[np.floating], bias: NDArray[np.floating]) -> Head:
+    """A Head with this weight [classes, d] and bias [classes] on the problem's standardised features."""
+    head = Head({"kind": "linear", "width": problem.width, "classes": problem.classes})
+    with torch.no_grad():
+        assert isinstance(head.judge, nn.Linear)
+        head.judge.weight.copy_(torch.as_tensor(np.float32(weight)))
+        head.judge.bias.copy_(torch.as_tensor(np.float32(bias)))
+    return standardising(head, problem)
+
+
+def standardising(head: Head, problem: Problem) -> Head:
+    """The same head with the problem's mean and scale in front, frozen: it takes features as they come."""
+    head.mean = torch.as_tensor(problem.features.mean)
+    head.scale = torch.as_tensor(problem.features.scale)
+    return head.eval().requires_grad_(False)
+
+
+def _basis(problem: Problem, centred: NDArray[np.float64]) -> _Basis:
+    features = problem.features
+    if len(features) <= problem.width:
+        rows = problem.matrix
+        power, left = _eigen(rows @ rows.T)
+        axes = (rows.T @ left) / np.sqrt(power)
+    else:
+        gram = sum(block.T @ block for _, block in blocks(features))
+        power, axes = _eigen(gram)
+    moment = sum(block.T.astype(np.float64) @ centred[rows] for rows, block in blocks(features))
+    return _Basis(np.float32(axes), power, axes.T @ moment)
+
+
+def _eigen(symmetric: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values, vectors = eigh(symmetric, driver="evd")
+    real = values > values[-1] * 1e-6  # below it float32 holds only rounding
+    return values[real].astype(np.float64), vectors[:, real].astype(np.float64)
+
+
+def _left_out(
+    problem: Problem, basis: _Basis, targets: NDArray[np.float64], penalties: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Answers [penalties, n, classes] for each unit by the model fitted without it."""
+    answers = np.empty((len(penalties), *targets.shape))
+    for units in _alike(problem.units):
+        rows = problem.features[units.ravel()] @ basis.axes
+        rotated = rows.reshape(*units.shape, -1).astype(np.float64)  # [units, rows in each, r]
+        for at, penalty in enumerate(penalties):
+            shrunk = rotated / (basis.power + penalty)
+            hat = shrunk @ rotated.transpose(0, 2, 1) + 1 / len(problem)  # 1/n is the intercept's share
+            residual = targets[units] - shrunk @ basis.towards
+            kept = np.eye(units.shape[1]) - hat
+            answers[at, units] = targets[units] - np.linalg.solve(kept, residual)
+    return answers
+
+
+def _alike(units: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
+    """Rows [units, size] of units that have the same size, AT_ONCE rows at a time."""
+    order = np.argsort(units, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
+    sizes = np.array([len(rows) for rows in members])
+    for size in np.unique(sizes):
+        same = np.stack([rows for rows in members if len(rows) == size])
+        step = max(1, AT_ONCE // int(size))
+        yield from (same[start : start + step] for start in range(0, len(same), step))

@@ -1,0 +1,147 @@
+"""Outputs of a frozen network, on disk, named by content: computed once, read ever after.
+
+One folder for each frozen network (its weights, preprocessing and layers make the folder's name). In it, every run
+that computes something writes one pair of files of its own, `ID.rows` (the numbers) and `ID.index` (whose they are),
+so two runs at once cannot harm each other, and a run killed at any moment leaves whole rows behind: a row counts once
+its index entry is complete, and its checksum is verified before the row is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.dataset import DIGEST
+from graft.errors import OutputError
+
+_ENTRY = np.dtype([("digest", "S16"), ("view", "<u4"), ("checksum", "<u4")])
+Key = tuple[bytes, int]  # content of a picture, number of a view
+
+
+class Store:
+    """The rows of one frozen network, each float32 of the same shape.
+
+    A context manager. Raises OutputError when the disk is full or the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int]) -> None:
+        self.folder, self.shape = folder, tuple(shape)
+        self.width = int(np.prod(self.shape))
+        self._places: dict[Key, tuple[int, int, int]] = {}  # key: (part, row, checksum)
+        self._parts: list[NDArray[np.float32]] = []
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._files: tuple[BinaryIO, BinaryIO] | None = None
+        self._written = 0
+        _make(folder)
+        for index in sorted(folder.glob("*.index")):
+            self._load(index)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the row is there and sound; a damaged one is forgotten, so that it gets computed again."""
+        if key not in self._places:
+            return False
+        part, row, checksum = self._places[key]
+        sound = zlib.crc32(self._part(part)[row].tobytes()) == checksum
+        if not sound:
+            del self._places[key]
+        return sound
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, keys: Sequence[Key], rows: NDArray[np.float32]) -> None:
+        """Append rows [n, *shape]; numbers first, index second, so that what is indexed is whole."""
+        numbers, index = self._files or self._open()
+        flat = np.ascontiguousarray(rows.reshape(len(keys), self.width), np.float32)
+        entries = [(*key, zlib.crc32(row.tobytes())) for key, row in zip(keys, flat, strict=True)]
+        try:
+            numbers.write(flat.tobytes())
+            numbers.flush()
+            index.write(np.array(entries, _ENTRY).tobytes())
+            index.flush()
+        except OSError as error:
+            raise self._full(error) from error
+        for offset, (key, entry) in enumerate(zip(keys, entries, strict=True)):
+            self._places[key] = (len(self._parts) - 1, self._written + offset, entry[-1])
+        self._written += len(keys)
+
+    def read(self, keys: Sequence[Key]) -> NDArray[np.float32]:
+        """The rows of these keys, [n, *shape], from disk; raises KeyError for one that is not there."""
+        out = np.empty((len(keys), self.width), np.float32)
+        for at, key in enumerate(keys):
+            part, row, _ = self._places[key]
+            out[at] = self._part(part)[row]
+        return out.reshape(len(keys), *self.shape)
+
+    def close(self) -> None:
+        """Hand everything written to the disk."""
+        for file in self._files or ():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        if self._files:
+            self._parts[-1] = _mapped(self.folder / f"{self._name}.rows", self.width)
+        self._files = None
+
+    def _load(self, index: Path) -> None:
+        raw = index.read_bytes()
+        numbers = _mapped(index.with_suffix(".rows"), self.width)
+        whole = min(len(raw) // _ENTRY.itemsize, len(numbers))
+        entries = np.frombuffer(raw, _ENTRY, count=whole)
+        self._parts.append(numbers)
+        for row, (digest, view, checksum) in enumerate(entries.tolist()):
+            key = (digest.ljust(DIGEST, b"\0"), view)
+            self._places[key] = (len(self._parts) - 1, row, checksum)
+
+    def _open(self) -> tuple[BinaryIO, BinaryIO]:
+        try:
+            self._files = tuple((self.folder / f"{self._name}{end}").open("xb") for end in (".rows", ".index"))
+        except OSError as error:
+            raise self._full(error) from error
+        self._parts.append(np.empty((0, self.width), np.float32))
+        return self._files
+
+    def _part(self, part: int) -> NDArray[np.float32]:
+        """The numbers of one part; the one being written is mapped anew when it has grown."""
+        if self._files and part == len(self._parts) - 1 and len(self._parts[part]) < self._written:
+            self._parts[part] = _mapped(self.folder / f"{self._name}.rows", self.width)
+        return self._parts[part]
+
+    def _full(self, error: OSError) -> OutputError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "The disk is full" if full else f"Writing failed ({error.strerror})"
+        return OutputError(
+            f"{what}: features could not be cached in {self.folder}. {len(self):,} are kept there and will be used "
+            f"next time. Free some space, or set GRAFT_CACHE to a folder on another disk."
+        )
+
+
+def _mapped(path: Path, width: int) -> NDArray[np.float32]:
+    rows = path.stat().st_size // (4 * width) if path.exists() else 0
+    return np.memmap(path, np.float32, "r", shape=(rows, width)) if rows else np.empty((0, width), np.float32)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The cache folder {folder} cannot be made ({error.strerror}). Set GRAFT_CACHE to a folder of yours."
+        ) from error
