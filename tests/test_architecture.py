@@ -28,7 +28,7 @@ ROOMS = [
     {"model": ["model"]},
     {"training": ["training"]},
     {"jobs": ["jobs"]},
-    {"faces": ["estimator", "cli", "__main__"]},
+    {"faces": ["estimator", "show", "cli", "__main__"]},
 ]
 ROOM_OF = {own: room for line in ROOMS for room, owns in line.items() for own in owns}
 PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}
@@ -39,7 +39,9 @@ NO_NAMES = {"utils", "common", "helpers"}
 FILE_LINES, BODY_LINES, MEDIAN_BODY, ARGUMENTS = 300, 40, 10, 9
 
 # "<rule> <who>": "why it may". One that is no longer needed fails too.
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    "arguments graft.cli:fit": "typer makes one option of each argument; fit has ten that people asked for",
+}
 
 
 def assert_kept(rule: str, breaches: Mapping[str, str]) -> None:

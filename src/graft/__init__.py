@@ -1,9 +1,34 @@
 """graft: transfer learning for image classification. A folder of photos becomes a classifier that someone can use."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
+    from graft.data.dataset import Dataset
+    from graft.errors import GraftError
+    from graft.estimator import ImageClassifier
+    from graft.jobs.embed import embed
+    from graft.jobs.evaluate import evaluate
+    from graft.jobs.fit import fit
+    from graft.jobs.predict import predict
+    from graft.model.classifier import Classifier, Prediction, load
+    from graft.model.evaluation import Evaluation
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Classifier",
+    "Dataset",
+    "Evaluation",
+    "GraftError",
+    "ImageClassifier",
+    "Prediction",
+    "embed",
+    "evaluate",
+    "fit",
+    "load",
+    "predict",
+]
 
 _HOMES = {
     "Classifier": "graft.model.classifier",
@@ -18,8 +43,6 @@ _HOMES = {
     "load": "graft.model.classifier",
     "predict": "graft.jobs.predict",
 }
-
-__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

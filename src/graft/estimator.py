@@ -64,7 +64,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
-        """Calibrated probabilities [n, classes], columns as in `classes_`. Raises DataError for an unreadable picture."""
+        """Calibrated probabilities [n, classes], columns as in `classes_`; DataError for a picture it cannot read."""
         check_is_fitted(self)
         data = _table(X, None, ())
         chances, _, faults = self.classifier_.probabilities(data)

@@ -21,7 +21,7 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     print(f"  time         {_time(report['seconds'])}")
     _findings(data)
     print(f"  saved in     {output}")
-    print(f"\nNext:  graft predict {quote(str(output))} {quote(str(_example(photos)))}")
+    print(f"\nNext:  graft predict {quote(str(output))} {quote(str(photos / report['example']))}")
 
 
 def evaluated(evaluation: Mapping[str, Any]) -> None:
@@ -37,9 +37,10 @@ def predicted(predictions: Sequence[Mapping[str, Any]], csv: Path | None) -> Non
         print(f"{len(predictions):,} answers written to {csv}")
         _listed("left out", [f"{each['picture']}: {each['fault']}" for each in faults])
         return
+    width = max((len(each["label"]) for each in predictions), default=0)
     for each in predictions:
-        answer = f"not judged: {each['fault']}" if each["fault"] else f"{each['probability']:6.1%}  {each['label']}"
-        print(f"{answer}  {each['picture']}" if each["fault"] == "" else f"{each['picture']}: {answer}")
+        answer = f"{each['probability']:7.1%}  {each['label']:<{width}}"
+        print(f"{'    -    not judged, ' + each['fault'] if each['fault'] else answer}  {each['picture']}")
 
 
 def embedded(table: Mapping[str, Any], output: Path) -> None:
@@ -120,7 +121,3 @@ def _listed(what: str, lines: Sequence[str]) -> None:
 def _time(seconds: Mapping[str, float]) -> str:
     shares = sorted(((spent, what) for what, spent in seconds.items() if spent >= 0.05), reverse=True)
     return f"{sum(seconds.values()):.1f} s ({', '.join(f'{what} {spent:.1f}' for spent, what in shares)})"
-
-
-def _example(photos: Path) -> Path:
-    return next((file for file in sorted(photos.rglob("*.*")) if file.is_file() and file.name[0] != "."), photos)

@@ -57,9 +57,10 @@ def parse(text: str) -> Card:
     required = {name for name, f in known.items() if _is_required(f)}
     if missing := sorted(required - entries.keys()):
         raise CardError(f"it lacks {', '.join(missing)}")
-    values = {name: entries[name] for name in known if name in entries}
-    lists = {name: tuple(values[name]) for name in ("classes", "layers") if name in values}
-    return Card(**values | lists)
+    values: dict[str, Any] = {name: entries[name] for name in known if name in entries}
+    for name in ("classes", "layers"):
+        values[name] = tuple(values.get(name, ()))
+    return Card(**values)
 
 
 def _is_required(entry: dataclasses.Field[Any]) -> bool:

@@ -54,14 +54,14 @@ def blocks(features: Rows, size: int = BLOCK) -> Iterator[tuple[NDArray[np.intp]
 
 def moments(features: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and standard deviation of each feature, [d] each; 1 where a feature never changes."""
-    total, squares = 0.0, 0.0
+    total, squares = np.zeros(1), np.zeros(1)
     for _, block in blocks(features):
         wide = block.astype(np.float64)
         total, squares = total + wide.sum(axis=0), squares + (wide * wide).sum(axis=0)
     mean = total / len(features)
     variance = np.maximum(squares / len(features) - mean * mean, 0)
     spread = np.sqrt(np.where(variance > 1e-10 * np.maximum(mean * mean, 1e-20), variance, 1))
-    return np.float32(mean), np.float32(spread)
+    return mean.astype(np.float32), spread.astype(np.float32)
 
 
 def _unit(block: NDArray[np.float32], mean: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.float32]:

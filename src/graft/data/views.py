@@ -35,7 +35,7 @@ def crop(seed: int, digest: bytes, view: int, width: int, height: int) -> Crop:
     name = hashlib.blake2b(digest + view.to_bytes(4) + seed.to_bytes(8), digest_size=16).digest()
     random = np.random.default_rng(int.from_bytes(name))
     area = width * height * random.uniform(*SCALE)
-    ratio = math.exp(random.uniform(*map(math.log, ASPECT)))
+    ratio = math.exp(random.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     wide = min(width, max(1, round(math.sqrt(area * ratio))))
     high = min(height, max(1, round(math.sqrt(area / ratio))))
     left, top = int(random.integers(width - wide + 1)), int(random.integers(height - high + 1))

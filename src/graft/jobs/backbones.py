@@ -5,16 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from graft.errors import UsageError
+from graft.errors import UsageError, WeightsError
 from graft.networks import catalog, weights
+from graft.networks.catalog import Entry
 
 
 def backbones(filter: str = "*") -> list[dict[str, Any]]:
     """Name, parameters, GMAC, input size, licence of the weights and where these are, for each network that matches.
 
-    `weights` is 'embedded', 'folder' (in GRAFT_WEIGHTS), 'cached' or 'download'. Raises UsageError if none matches.
+    `weights` is 'embedded', 'folder' (in GRAFT_WEIGHTS), 'cached', 'download', or 'none' where nobody published any.
+    Raises UsageError if no network matches.
     """
-    found = [asdict(entry) | {"weights": weights.locate(entry).where} for entry in catalog.entries(filter)]
+    found = [asdict(entry) | {"weights": _place(entry)} for entry in catalog.entries(filter)]
     if not found:
         raise UsageError(f"No network matches {filter!r}. Patterns look like 'resnet*'.")
     return found
+
+
+def _place(entry: Entry) -> str:
+    try:
+        return weights.locate(entry).where
+    except WeightsError:
+        return "none"

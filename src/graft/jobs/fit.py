@@ -126,6 +126,7 @@ def _recorded(
         metrics |= {name: getattr(evaluation, name) for name in ("accuracy", "interval", "macro_f1", "log_loss")}
     report = {
         "classes": classifier.classes,
+        "example": material.data.name(int((*material.test, *material.train)[0])),
         "evaluation": evaluation.as_dict() if evaluation else None,
         "head": {"name": solution.name, "strength": solution.strength, "layers": chosen.layers, "tried": chosen.tried},
         "out_of_fold_accuracy": expected,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,11 +130,11 @@ def load(folder: str | Path) -> Classifier:
 def _as_dataset(images: Any) -> Dataset:
     if isinstance(images, Dataset):
         return images
-    if isinstance(images, str | Path) or not isinstance(images, Sequence | np.ndarray) or _is_one_array(images):
-        images = [images]
-    if all(isinstance(image, str | Path) for image in images):
-        return table.from_paths(images)
-    return table.from_arrays(images)
+    alone = isinstance(images, str | Path) or not isinstance(images, Sequence | np.ndarray) or _is_one_array(images)
+    several: list[Any] = [images] if alone else list(cast(Sequence[Any], images))
+    if all(isinstance(image, str | Path) for image in several):
+        return table.from_paths(several)
+    return table.from_arrays(several)
 
 
 def _is_one_array(images: Any) -> bool:

@@ -72,7 +72,8 @@ def judge(
     right = int((answers == labels).sum())
     interval = binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
     every = np.arange(len(names))
-    precision, recall, f1, counts = precision_recall_fscore_support(labels, answers, labels=every, zero_division=0)
+    table = precision_recall_fscore_support(labels, answers, labels=every, zero_division=0)  # pyright: ignore[reportArgumentType]
+    precision, recall, f1, counts = map(np.asarray, table)
     own = np.maximum(chances[np.arange(len(labels)), labels], 1e-15)
     return Evaluation(
         accuracy=right / len(labels),

@@ -69,10 +69,11 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any]]:
         features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers)
         network = Network(features, Head(card.head))
         network.load_state_dict(tensors)
+        if card.head["classes"] != len(card.classes):
+            raise ValueError(f"the head has {card.head['classes']} outputs, the card {len(card.classes)} classes")
     except (GraftError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder / TENSORS} and {folder / CARD} do not belong together: {error}") from error
-    report = folder / REPORT
-    return network.eval().requires_grad_(False), card, json.loads(report.read_text()) if report.exists() else {}
+    return network.eval().requires_grad_(False), card, _report(folder)
 
 
 @contextmanager
@@ -136,10 +137,9 @@ def _replace(fresh: Path, folder: Path) -> None:
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    parent = os.open(folder.parent, os.O_RDONLY)
-    try:
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot sync a folder
+        parent = os.open(folder.parent, os.O_RDONLY)
         os.fsync(parent)
-    finally:
         os.close(parent)
 
 
@@ -173,6 +173,14 @@ def _tensors(folder: Path, card: Card) -> dict[str, Any]:
         return safetensors.load(content)
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}.") from error
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    path = folder / REPORT
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from error
 
 
 def _tuples(entries: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,18 +44,15 @@ class Halves:
 @torch.no_grad()
 def stages(backbone: Backbone) -> list[Stage]:
     """The chain of stages in the order in which a forward pass first meets them."""
-    module, met = backbone.module, dict[str, None]()
-    names = list(_blocks(module))
-    hooks = [
-        module.get_submodule(name).register_forward_pre_hook(lambda _part, _inputs, name=name: met.setdefault(name))
-        for name in names
-    ]
-    with heard(module, names) as outputs:
+    module = backbone.module
+    names = list(_blocks(module))  # none lies inside another, so that they end in the order in which they begin
+    with heard(module, names) as outputs:  # in the order in which they were first heard
         module(backbone.example().to(next(module.parameters()).dtype))
-    for hook in hooks:
-        hook.remove()
-    chain = [name for name in met if isinstance(outputs.get(name), Tensor)]
-    return [Stage(name, tuple(outputs[name].shape[1:]), _size(module.get_submodule(name))) for name in chain]
+    return [
+        Stage(name, tuple(output.shape[1:]), _size(module.get_submodule(name)))
+        for name, output in outputs.items()
+        if isinstance(output, Tensor)
+    ]
 
 
 def layers(chain: Sequence[Stage], most: int) -> tuple[str, ...]:
@@ -62,7 +60,7 @@ def layers(chain: Sequence[Stage], most: int) -> tuple[str, ...]:
 
     A network of one width throughout (a ViT) gives four, evenly spaced.
     """
-    ends = [a.name for a, b in zip(chain, chain[1:], strict=False) if a.shape != b.shape]
+    ends = [a.name for a, b in pairwise(chain) if a.shape != b.shape]
     if len(ends) < 4:
         ends = [chain[len(chain) * quarter // 4 - 1].name for quarter in (1, 2, 3, 4) if len(chain) * quarter >= 4]
     step = max(1, -(-len(ends) // most))
@@ -123,10 +121,12 @@ def _split(network: Network, backbone: Backbone, chain: Sequence[str], place: in
 def _whole(network: Network, halves: Halves, backbone: Backbone) -> bool:
     """Whether both halves in a row answer like the network, judged by how much two pictures' features differ."""
     was = network.training
-    network.eval(), halves.tuned.eval()
+    network.eval()
+    halves.tuned.eval()
     images = (backbone.example() * 40 + 128).clamp(0, 255).to(torch.uint8)
     want, got = network.features(images), halves.tuned[0](halves.frozen(images))  # type: ignore[index]
-    network.train(was), halves.tuned.train(was)
+    network.train(was)
+    halves.tuned.train(was)
     return bool((want - got).abs().max() <= TOLERANCE * (want[0] - want[1]).abs().max())
 
 
@@ -146,7 +146,7 @@ class _Reached(Exception):
 
 
 class _Frozen(nn.Module):
-    """Computes without ever changing: no gradients, and always in eval mode, so that batch norm keeps its statistics."""
+    """Computes without ever changing: no gradients, and always in eval mode, so batch norm keeps its statistics."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

@@ -7,9 +7,9 @@ it is used; one that cannot be exported, or that differs, runs in PyTorch with t
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
+from tempfile import TemporaryDirectory
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -84,7 +84,7 @@ class InOnnxRuntime:
     With the batch fixed every shape is a constant, which halves the time of networks with 'same' padding.
     """
 
-    def __init__(self, model: bytes, batch: int) -> None:
+    def __init__(self, model: str, batch: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -101,19 +101,20 @@ class InOnnxRuntime:
     def _once(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         missing = self.batch - len(images)
         full = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
-        return self.session.run(None, {self.input.name: full})[0][: len(images)]
+        features = np.asarray(self.session.run(None, {self.input.name: full})[0])
+        return features[: len(images)]
 
 
 def _exported(module: nn.Module, size: int) -> InOnnxRuntime | None:
     """The module in ONNX Runtime, or None where it cannot be exported or answers differently."""
     example = torch.randint(0, 256, (BATCH_CPU, 3, size, size), generator=torch.Generator().manual_seed(0))
     example = example.to(torch.uint8)
-    buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracing exporter is deprecated; it is ten times faster than the new
-            torch.onnx.export(module, (example,), buffer, dynamo=False, opset_version=17)
-        session = InOnnxRuntime(buffer.getvalue(), BATCH_CPU)
+            with TemporaryDirectory() as folder:
+                torch.onnx.export(module, (example,), f"{folder}/frozen.onnx", dynamo=False, opset_version=17)
+                session = InOnnxRuntime(f"{folder}/frozen.onnx", BATCH_CPU)
     except Exception:  # an exporter fails in many ways; PyTorch then does the same work, slower
         return None
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ class Mlp(nn.Sequential):
 
     def __init__(self, widths: Sequence[int]) -> None:
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         super().__init__(*layers[:-1])
 
@@ -26,6 +27,8 @@ class NearestNeighbours(nn.Module):
     """
 
     SHARPNESS = 0.07
+    features: Tensor
+    labels: Tensor
 
     def __init__(self, stored: int, width: int, classes: int, neighbours: int) -> None:
         super().__init__()
@@ -43,6 +46,9 @@ class NearestNeighbours(nn.Module):
 
 class Head(nn.Module):
     """Standardise features [n, d], then judge them: logits [n, classes]."""
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()

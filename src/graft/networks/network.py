@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,12 +107,12 @@ class Network(nn.Module):
 
 
 @contextmanager
-def heard(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the outputs of the named parts during a forward pass."""
-    outputs: dict[str, Tensor] = {}
+def heard(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Collects the outputs of the named parts during a forward pass, in the order in which they come."""
+    outputs: dict[str, Any] = {}
 
     def listen(name: str) -> torch.utils.hooks.RemovableHandle:
-        def keep(_part: nn.Module, _inputs: object, output: Tensor) -> None:
+        def keep(_part: nn.Module, _inputs: object, output: object) -> None:
             outputs[name] = output
 
         return module.get_submodule(name).register_forward_hook(keep)

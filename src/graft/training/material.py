@@ -16,8 +16,7 @@ from graft.data.duplicates import near_duplicates
 from graft.data.split import folds, split
 from graft.errors import DataError
 from graft.training.embed import Embedded
-from graft.training.heads import choose
-from graft.training.heads.problem import Problem
+from graft.training.heads.problem import Problem, standardised
 
 TEST_SHARE = 0.2
 FOLDS = 4
@@ -65,14 +64,14 @@ class Material:
         """The training part as a Problem for each choice of layers, all views of a picture in one unit and fold."""
         labels, groups = self.data.labels[self.train], self.groups[self.train]
         fold = folds(labels, groups, self.embedded.digests[self.train], FOLDS, self.seed)
-        features = self.embedded.chosen(self.train, views)
-        repeated = [np.repeat(column, views) for column in (labels.astype(np.int64), groups, fold)]
-        classes = len(self.data.classes)
-        return {
-            name: choose.problem(features, list(widths), name, *repeated, classes)
-            for name in choose.LAYERS
-            if name != "auto"
-        }
+        whole = Problem(
+            standardised(self.embedded.chosen(self.train, views), widths),
+            np.repeat(labels.astype(np.int64), views),
+            np.repeat(groups, views),
+            np.repeat(fold, views),
+            len(self.data.classes),
+        )
+        return {"last": replace(whole, features=whole.features.only(sum(widths[:-1]))), "all": whole}
 
 
 def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
@@ -118,10 +117,9 @@ def _parts(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed
     A validation part joins the training part, since the probe chooses by out-of-fold evidence; where there is no test
     part it is the test part, untouched until the score.
     """
-    given = set(np.unique(data.split).tolist()) - {UNSPLIT, TRAIN}
-    if not given:
+    if (data.split == UNSPLIT).all():
         return split(data.labels, groups, digests, TEST_SHARE, seed)
-    held_out = TEST if TEST in given else VALID
+    held_out = TEST if (data.split == TEST).any() else VALID
     return np.where(data.split == held_out, TEST, TRAIN).astype(np.int8)
 
 

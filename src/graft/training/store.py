@@ -111,12 +111,14 @@ class Store:
             self._places[key] = (len(self._parts) - 1, row, checksum)
 
     def _open(self) -> tuple[BinaryIO, BinaryIO]:
+        rows, index = (self.folder / f"{self._name}{end}" for end in (".rows", ".index"))
         try:
-            self._files = tuple((self.folder / f"{self._name}{end}").open("xb") for end in (".rows", ".index"))
+            files = rows.open("xb"), index.open("xb")
         except OSError as error:
             raise self._full(error) from error
+        self._files = files
         self._parts.append(np.empty((0, self.width), np.float32))
-        return self._files
+        return files
 
     def _part(self, part: int) -> NDArray[np.float32]:
         """The numbers of one part; the one being written is mapped anew when it has grown."""

@@ -46,6 +46,8 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dat
     paths = np.array([path for _, _, path in rows], dtype=np.dtypes.StringDType())
     labels = np.array([order[name] for name, _, _ in rows], np.int32)
     split = np.array([part for _, part, _ in rows], np.int8)
+    if (split == TRAIN).all():  # a lone train folder is not a decision about the test part
+        split[:] = UNSPLIT
     return Dataset(paths, labels, classes or found, split, str(root), dict(ignored))
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.duplicates import Rows, moments
 from graft.errors import DataError, UsageError
 from graft.training.heads import classical, ridge
-from graft.training.heads.problem import Problem, Solution, Standardised
+from graft.training.heads.problem import Problem, Solution
 
 NAMES = ("auto", "ridge", *classical.NAMES)
 LAYERS = ("auto", "last", "all")
+REFINED = 16_000  # rows up to which 'auto' tries logistic regression too: beyond, it takes longer than the embedding
 
 
 @dataclass(frozen=True)
@@ -39,34 +39,11 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
     first = "ridge" if head == "auto" else head
     found = [(name, _solve(first, problem)) for name, problem in wanted.items()]
     name, best = min(found, key=lambda entry: entry[1].loss)
-    if head == "auto" and problems[name].fits_in_memory:
+    if head == "auto" and len(problems[name]) <= REFINED:
         found.append((name, _solve("logistic", problems[name])))
         name, best = min(found, key=lambda entry: entry[1].loss)
     tried = [_line(layer, solution, problems[layer]) for layer, solution in found]
     return Chosen(best, name, problems[name].features.columns, tried)
-
-
-def problem(
-    features: Rows,
-    widths: list[int],
-    layers: str,
-    labels: NDArray[np.int64],
-    units: NDArray[np.int64],
-    folds: NDArray[np.int8],
-    classes: int,
-) -> Problem:
-    """What to solve on the 'last' layer's features, or on 'all' layers' with every group of features weighing alike.
-
-    `widths` are those of the layers, the last one last. The earlier layers together get the same norm as the last,
-    else the wider group would drown the other (Evci et al. 2022, Head2Toe; DESIGN's table has what it is worth).
-    """
-    early = sum(widths[:-1])
-    columns = np.arange(early if layers == "last" else 0, sum(widths))
-    mean, spread = moments(features)
-    weight = np.ones(sum(widths), np.float32)
-    weight[:early] = np.sqrt(widths[-1] / early) if early else 1
-    standardised = Standardised(features, mean[columns], (weight / spread)[columns], columns)
-    return Problem(standardised, labels, units, folds, classes)
 
 
 def _solve(name: str, problem: Problem) -> Solution:

@@ -146,9 +146,9 @@ def _compact(problem: Problem) -> tuple[Problem, NDArray[np.float32]]:
     """
     if len(problem) >= problem.width:
         return problem, np.eye(problem.width, dtype=np.float32)
-    power, left = eigh(problem.matrix @ problem.matrix.T, driver="evd")
+    power, left = eigh(problem.matrix @ problem.matrix.T, driver="evd")  # pyright: ignore[reportGeneralTypeIssues]
     real = power > power[-1] * 1e-6
-    axes = np.float32((problem.matrix.T @ left[:, real]) / np.sqrt(power[real]))
+    axes = ((problem.matrix.T @ left[:, real]) / np.sqrt(power[real])).astype(np.float32)
     width = axes.shape[1]
     plain = np.zeros(width, np.float32), np.ones(width, np.float32), np.arange(width)
     return replace(problem, features=Standardised(problem.matrix @ axes, *plain)), axes

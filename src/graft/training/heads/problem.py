@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.duplicates import Rows
+from graft.data.duplicates import Rows, blocks, moments
 from graft.networks.head import Head
 
-TOP = 512 << 20  # bytes of features that a solver may hold in memory; beyond it only solvers that stream apply
+TOP = 1 << 30  # bytes of features that a solver may hold in memory; beyond it only ridge, which streams, applies
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,23 @@ class Standardised:
 
     def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return (self.features[rows][:, self.columns] - self.mean) * self.scale
+
+    def only(self, first: int) -> Standardised:
+        """The same without the columns before this one."""
+        return Standardised(self.features, self.mean[first:], self.scale[first:], self.columns[first:])
+
+
+def standardised(features: Rows, widths: Sequence[int]) -> Standardised:
+    """Features of several layers made comparable; `widths` are those of the layers, the last one last.
+
+    The earlier layers together get the same norm as the last, else the wider group would drown the other
+    (Evci et al. 2022, Head2Toe). docs/heads.md has what it is worth.
+    """
+    mean, spread = moments(features)
+    early = sum(widths[:-1])
+    weight = np.ones(sum(widths), np.float32)
+    weight[:early] = np.sqrt(widths[-1] / max(early, 1))
+    return Standardised(features, mean, weight / spread, np.arange(sum(widths)))
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,10 @@ class Problem:
     @cached_property
     def matrix(self) -> NDArray[np.float32]:
         """All features [n, d] in memory."""
-        return self.features[np.arange(len(self))]
+        whole = np.empty((len(self), self.width), np.float32)
+        for rows, block in blocks(self.features):
+            whole[rows] = block
+        return whole
 
 
 @dataclass(frozen=True)
@@ -79,6 +99,3 @@ class Solution:
     def accuracy(self, labels: NDArray[np.int64]) -> float:
         """Share of out-of-fold answers that are right."""
         return float((self.logits.argmax(axis=1) == labels).mean())
-
-
-Solver = Callable[[Problem], Solution]

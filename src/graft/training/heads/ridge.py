@@ -73,10 +73,14 @@ def _basis(problem: Problem, centred: NDArray[np.float64]) -> _Basis:
         power, left = _eigen(rows @ rows.T)
         axes = (rows.T @ left) / np.sqrt(power)
     else:
-        gram = sum(block.T @ block for _, block in blocks(features))
+        gram = np.zeros((problem.width, problem.width), np.float32)
+        for _, block in blocks(features):
+            gram += block.T @ block
         power, axes = _eigen(gram)
-    moment = sum(block.T.astype(np.float64) @ centred[rows] for rows, block in blocks(features))
-    return _Basis(np.float32(axes), power, axes.T @ moment)
+    moment = np.zeros((problem.width, problem.classes))
+    for rows, block in blocks(features):
+        moment += block.T @ centred[rows]
+    return _Basis(axes.astype(np.float32), power, axes.T @ moment)
 
 
 def _eigen(symmetric: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
