@@ -116,7 +116,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return _from_grey(np.asarray(image).astype(np.float32), 0, 2 ** _depth(image) - 1)
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
-        return _from_grey(values, values.min(), values.max())
+        return _from_grey(values, float(values.min()), float(values.max()))
     if image.mode == "LAB":  # Pillow converts to it, but not from it
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image.convert("RGB")

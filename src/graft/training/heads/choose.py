@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.errors import DataError, UsageError
-from graft.training.heads import classical, ridge
+from graft.training.heads import classical, logistic, ridge
 from graft.training.heads.problem import Problem, Solution
 
-NAMES = ("auto", "ridge", *classical.NAMES)
+NAMES = ("auto", "ridge", "logistic", *classical.NAMES)
 LAYERS = ("auto", "last", "all")
-REFINED = 16_000  # rows up to which 'auto' tries logistic regression too: beyond, it takes longer than the embedding
+REFINED = 1e8  # 'auto' tries logistic regression too up to so many products per step: about 10 s on two cores
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
     first = "ridge" if head == "auto" else head
     found = [(name, _solve(first, problem)) for name, problem in wanted.items()]
     name, best = min(found, key=lambda entry: entry[1].loss)
-    if head == "auto" and len(problems[name]) <= REFINED:
+    if head == "auto" and _cost(problems[name]) <= REFINED:
         found.append((name, _solve("logistic", problems[name])))
         name, best = min(found, key=lambda entry: entry[1].loss)
     tried = [_line(layer, solution, problems[layer]) for layer, solution in found]
@@ -47,7 +47,13 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
 
 
 def _solve(name: str, problem: Problem) -> Solution:
-    return ridge.solve(problem) if name == "ridge" else classical.solve(name, problem)
+    own = {"ridge": ridge.solve, "logistic": logistic.solve}
+    return own[name](problem) if name in own else classical.solve(name, problem)
+
+
+def _cost(problem: Problem) -> int:
+    """Products of one look at all features by a linear head."""
+    return len(problem) * min(len(problem), problem.width) * problem.classes
 
 
 def _check(head: str, layers: str, problems: Mapping[str, Problem]) -> None:

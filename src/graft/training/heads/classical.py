@@ -1,4 +1,4 @@
-"""Heads that scikit-learn solves: logistic regression, SVM, LDA, nearest mean, nearest neighbours, and a small MLP.
+"""The other heads, mostly by scikit-learn: SVM, LDA, nearest mean, nearest neighbours, and a small MLP.
 
 All go the same way: for each strength, fit on all folds but one and answer for that one; keep the strength whose
 answers have the lowest calibrated log-loss; fit on everything; turn the result into a torch head.
@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from sklearn.covariance import oas
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
@@ -25,7 +23,8 @@ from torch import nn
 
 from graft.model.calibrate import temperature
 from graft.networks.head import Head
-from graft.training.heads.problem import Problem, Solution, Standardised
+from graft.training.heads.compact import compact, expand
+from graft.training.heads.problem import Problem, Solution
 from graft.training.heads.ridge import linear_head, standardising
 
 PATIENCE = 2  # strengths without a gain before the path is given up
@@ -39,13 +38,12 @@ Logits = NDArray[np.float64]
 class _Method:
     """How to make an estimator for a strength and n pictures, hear its logits, and turn it into a head.
 
-    Strengths are tried in order, from strong to weak; with `warm` each fit starts from the one before.
+    Strengths are tried in order, from strong to weak.
     """
 
     strengths: Sequence[float]
     make: Callable[[float, int], Any]
     head: Callable[[Problem, Fitted], Head]
-    warm: bool = False
 
 
 def _linear(problem: Problem, fitted: Fitted) -> Head:
@@ -104,12 +102,6 @@ def _neighbours(problem: Problem, fitted: _Neighbours) -> Head:
 
 
 _METHODS = {
-    "logistic": _Method(
-        np.logspace(0, -3, 7).tolist(),
-        lambda strength, count: LogisticRegression(C=1 / (strength * count), warm_start=True, tol=1e-3, max_iter=300),
-        _linear,
-        warm=True,
-    ),
     "svm": _Method(
         np.logspace(0, -3, 4).tolist(),
         lambda strength, count: LinearSVC(C=1 / (strength * count), random_state=0, tol=1e-3),
@@ -131,45 +123,20 @@ NAMES = tuple(_METHODS)
 def solve(name: str, problem: Problem) -> Solution:
     """The head of this name with the strength that its out-of-fold answers speak for."""
     method = _METHODS[name]
-    small, axes = _compact(problem)
+    small, axes = compact(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a path's rough start need not converge to be of use
         strength, logits, loss = _path(method, small)
         fitted = method.make(strength, len(small)).fit(small.matrix, small.labels)
-    return Solution(name, float(strength), _expanded(method.head(small, fitted), axes, problem), logits, loss)
-
-
-def _compact(problem: Problem) -> tuple[Problem, NDArray[np.float32]]:
-    """The same problem in the at most n dimensions that n pictures span, and these axes [d, r].
-
-    A rotation: nothing is lost, and with 1,000 pictures of 2,096 features solvers take half the time.
-    """
-    if len(problem) >= problem.width:
-        return problem, np.eye(problem.width, dtype=np.float32)
-    power, left = eigh(problem.matrix @ problem.matrix.T, driver="evd")  # pyright: ignore[reportGeneralTypeIssues]
-    real = power > power[-1] * 1e-6
-    axes = ((problem.matrix.T @ left[:, real]) / np.sqrt(power[real])).astype(np.float32)
-    width = axes.shape[1]
-    plain = np.zeros(width, np.float32), np.ones(width, np.float32), np.arange(width)
-    return replace(problem, features=Standardised(problem.matrix @ axes, *plain)), axes
-
-
-def _expanded(head: Head, axes: NDArray[np.float32], problem: Problem) -> Head:
-    """A head on compact features as one on the problem's own: what it first multiplies with is rotated back."""
-    full = Head(head.spec | {"width": problem.width})
-    narrow = head.judge.state_dict()
-    first = next(name for name, tensor in narrow.items() if tensor.ndim == 2)
-    full.judge.load_state_dict(narrow | {first: narrow[first] @ torch.as_tensor(axes.T)})
-    return standardising(full, problem)
+    return Solution(name, float(strength), expand(method.head(small, fitted), axes, problem), logits, loss)
 
 
 def _path(method: _Method, problem: Problem) -> tuple[float, Logits, float]:
     """(strength, out-of-fold logits, log-loss) of the best strength."""
     best = (method.strengths[0], np.zeros((len(problem), problem.classes)), np.inf)
-    models: dict[int, Any] = {}
     worse = 0
     for strength in method.strengths:
-        logits = _out_of_fold(method, problem, strength, models)
+        logits = _out_of_fold(method, problem, strength)
         loss = temperature(logits, problem.labels)[1]
         worse = 0 if loss < best[2] else worse + 1
         best = min(best, (strength, logits, loss), key=lambda entry: entry[2])
@@ -178,17 +145,14 @@ def _path(method: _Method, problem: Problem) -> tuple[float, Logits, float]:
     return best
 
 
-def _out_of_fold(method: _Method, problem: Problem, strength: float, models: dict[int, Any]) -> Logits:
+def _out_of_fold(method: _Method, problem: Problem, strength: float) -> Logits:
     logits = np.zeros((len(problem), problem.classes))
     for fold in np.unique(problem.folds):
         inside, outside = problem.folds != fold, problem.folds == fold
         if len(np.unique(problem.labels[inside])) < 2:  # nothing to tell apart: these pictures get no opinion
             continue
-        model = method.make(strength, int(inside.sum()))
-        if method.warm and fold in models:
-            model = models[fold].set_params(**model.get_params())
-        models[fold] = model.fit(problem.matrix[inside], problem.labels[inside])
-        logits[outside] = _logits(method, problem, models[fold], outside)
+        model = method.make(strength, int(inside.sum())).fit(problem.matrix[inside], problem.labels[inside])
+        logits[outside] = _logits(method, problem, model, outside)
     return logits
 
 
