@@ -6,6 +6,7 @@ turns 16-bit grey into white; a PNG of 500 kB can hold 169 megapixels, so the he
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Final
 
@@ -23,6 +24,7 @@ TOO_LARGE: Final = "too large"
 
 _END: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}
 _FILLERS: Final = {"JPEG": (b"\x55" * 512, b"\xaa" * 512), "PNG": (b"", b"")}  # PNG has checksums, JPEG has not
+_RESTARTS: Final = b"\xff\xdd\0\4"  # the JPEG segment that announces restart markers
 _BITS_PER_SAMPLE = 258  # TIFF tag
 
 
@@ -85,11 +87,15 @@ def _opened(data: bytes, enough: int | None) -> Image.Image:
 
 
 def _unfinished(data: bytes, kind: str, enough: int | None) -> Image.Image:
-    """A file without its end marker is whole if whatever follows cannot change it; otherwise pixels are missing."""
+    """A file without its end marker is whole if whatever follows cannot change it; otherwise pixels are missing.
+
+    A JPEG in scans or with restart markers can end on a border between them, where the decoder skips what follows.
+    """
     body = _whole_chunks(data) if kind == "PNG" else data.removesuffix(b"\xff")
     one, other = (_opened(body + filler + _END[kind], enough) for filler in _FILLERS[kind])
+    borders = "progressive" in one.info or (kind == "JPEG" and _RESTARTS in body)
     try:
-        whole = one.tobytes() == other.tobytes()
+        whole = not borders and one.tobytes() == other.tobytes()
     except (OSError, SyntaxError):
         whole = False
     if not whole:
@@ -105,10 +111,9 @@ def _whole_chunks(png: bytes) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing about the pixels: the picture stays as it is stored
-        return image
+    with contextlib.suppress(Exception):  # a broken EXIF block says nothing about the pixels: they stay as stored
+        ImageOps.exif_transpose(image, in_place=True)  # in place, because a copy forgets the TIFF tags
+    return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
