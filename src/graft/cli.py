@@ -81,6 +81,8 @@ def predict(
     with _told("predict"):
         from graft.jobs import predict as job
 
+        if csv:
+            job.check(csv, force=force)
         classifier = job.load(model)
         predictions = job.predict(classifier, images, watch=_watch(quiet))
         if csv:
@@ -171,3 +173,7 @@ def _told(job: str) -> Iterator[None]:
     except BrokenPipeError as error:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from error
+
+
+if __name__ == "__main__":
+    main()

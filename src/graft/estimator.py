@@ -61,6 +61,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             offline=self.offline,
             seed=self.random_state,
         )
+        left = self.classifier_.classes  # without the classes that lost every picture to a fault
+        if lost := [str(label) for name, label in zip(names, self.classes_, strict=True) if name not in left]:
+            raise DataError(f"Not one picture of {', '.join(lost)} can be read; every class needs one.")
         return self
 
     def predict_proba(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
 
 def evaluated(evaluation: Mapping[str, Any]) -> None:
     """The score of `graft evaluate`."""
-    _score({"evaluation": evaluation})
+    _score({"evaluation": evaluation}, "pictures")
     _listed("left out", [f"{name}: {reason}" for name, reason in evaluation["faults"].items()])
 
 
@@ -77,13 +77,13 @@ def stopped(job: str) -> None:
 _CACHING = ("fit", "embed")
 
 
-def _score(report: Mapping[str, Any]) -> None:
+def _score(report: Mapping[str, Any], on: str = "pictures that it never saw") -> None:
     score = report["evaluation"]
     if not score:
         print("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
         return
     low, high = score["interval"]
-    print(f"\n{score['accuracy']:.1%} right on {score['count']:,} pictures that it never saw ", end="")
+    print(f"\n{score['accuracy']:.1%} right on {score['count']:,} {on} ", end="")
     print(f"(95 % confidence: {low:.1%} to {high:.1%})\n")
     if score["count"] < 100:
         print(f"  careful      {score['count']} test pictures are few: the true figure may be anywhere in that range")

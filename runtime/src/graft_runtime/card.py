@@ -59,8 +59,28 @@ def parse(text: str) -> Card:
         raise CardError(f"it lacks {', '.join(missing)}")
     values: dict[str, Any] = {name: entries[name] for name in known if name in entries}
     for name in ("classes", "layers"):
-        values[name] = tuple(values.get(name, ()))
+        values[name] = _names(name, values.get(name, []))
+    if wrong := sorted(name for name, value in values.items() if not isinstance(value, _KINDS[known[name].type])):
+        raise CardError(f"its entry {wrong[0]!r} cannot be {values[wrong[0]]!r}")
+    if len(set(values["classes"])) < len(values["classes"]):
+        raise CardError("two of its classes have the same name")
     return Card(**values)
+
+
+def _names(name: str, entries: Any) -> tuple[str, ...]:
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise CardError(f"its entry {name!r} is no list of names")
+    return tuple(entries)
+
+
+_KINDS: dict[Any, Any] = {  # the annotations above, as text, and what JSON makes of them
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "tuple[str, ...]": tuple,
+    "dict[str, Any]": dict,
+    "dict[str, str]": dict,
+}
 
 
 def _is_required(entry: dataclasses.Field[Any]) -> bool:

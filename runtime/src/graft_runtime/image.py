@@ -60,6 +60,14 @@ def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
         raise ImageError("damaged", f"{type(error).__name__}: {error}") from error
 
 
+def upright(picture: Image.Image) -> NDArray[np.uint8]:
+    """A picture that Pillow has opened already, as `decode` gives it; the original stays as it is."""
+    try:
+        return np.asarray(_rgb(_upright(picture.copy())))
+    except OSError as error:  # Pillow decodes at the first copy
+        raise ImageError("damaged", f"{type(error).__name__}: {error}") from error
+
+
 def _loaded(data: bytes, enough: int | None) -> Image.Image:
     image = _opened(data, enough)
     try:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from graft.errors import DataError
 from graft_runtime import image
@@ -66,7 +67,11 @@ class Dataset:
 
 def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
     """A table over files of your own choosing."""
-    return _table(np.array([str(path) for path in paths], dtype=np.dtypes.StringDType()), labels, classes)
+    try:
+        names = np.array([str(path) for path in paths], dtype=np.dtypes.StringDType())
+    except UnicodeEncodeError as error:
+        raise DataError(f"The file name {error.object!a} is not Unicode. Please rename the file.") from error
+    return _table(names, labels, classes)
 
 
 def from_arrays(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
@@ -81,7 +86,7 @@ def _table(images: Any, labels: ArrayLike | None, classes: tuple[str, ...]) -> D
 
 def as_rgb(picture: Any) -> NDArray[np.uint8]:
     """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no picture."""
-    pixels = np.asarray(picture)
+    pixels = image.upright(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
     grey = pixels[..., None] if pixels.ndim == 2 else pixels
     if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or grey.size == 0:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,13 @@ def embed(
 
 
 def check(path: Path, *, force: bool) -> None:
-    """Refuses a file that is there already, before any work is done."""
+    """Refuses a place where `write` may not write, before any work is done."""
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
     if path.exists() and not force:
         raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
+    if path.exists() and not zipfile.is_zipfile(path):  # an .npz is a zip file
+        raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
 
 
 def write(table: Table, path: Path) -> None:

@@ -16,6 +16,7 @@ from graft import spec
 from graft.data.dataset import Dataset
 from graft.data.duplicates import blocks
 from graft.data.read.folder import read_folder
+from graft.errors import UsageError
 from graft.model import card, storage
 from graft.model.calibrate import temperature
 from graft.model.classifier import Classifier
@@ -57,6 +58,7 @@ def fit(
     'tulip'
     """
     times: dict[str, float] = {}
+    _check_seed(seed)
     with storage.claimed(Path(output), force=force) if output else nullcontext():
         plan = spec.parse(strategy, STRATEGIES)
         with _timed(times, "read folder"):
@@ -70,7 +72,8 @@ def fit(
             material = prepare(data, embedded, seed)
         with _timed(times, "embed more views"):
             if plan.views > 1:
-                embed(frozen, material.data.take(material.train), views=plan.views, seed=seed, watch=watch)
+                more = embed(frozen, material.data.take(material.train), views=plan.views, seed=seed, watch=watch)
+                material = replace(material, embedded=replace(embedded, store=more.store))
         with _timed(times, "solve head"):
             chosen = choose(plan.head, plan.layers, material.problems(frozen.widths, plan.views))
         with _timed(times, "calibrate, evaluate"):
@@ -80,6 +83,11 @@ def fit(
         if output:
             classifier.save(output, force=force)
     return classifier
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"The seed must be from 0 to 2^64 - 1. Got {seed}.")
 
 
 def _calibrated(

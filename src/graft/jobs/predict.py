@@ -11,6 +11,8 @@ from graft.model.classifier import Classifier, Prediction, load
 from graft.progress import Watch, unwatched
 from graft_runtime.image import SUFFIXES
 
+COLUMNS = ("picture", "label", "probability", "fault")
+
 
 def predict(
     classifier: str | Path | Classifier, images: Sequence[str | Path], *, watch: Watch = unwatched
@@ -23,20 +25,30 @@ def predict(
     return judge.predict([str(path) for path in _files(images)], watch=watch)
 
 
+def check(path: Path, *, force: bool) -> None:
+    """Refuses a place where `write_csv` may not write, before any work is done."""
+    begin = ",".join(COLUMNS).encode()
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
+    if path.is_dir() or (path.is_file() and path.read_bytes()[: len(begin)] != begin):
+        raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
+
+
 def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: Path, *, force: bool = False) -> None:
     """One row for each picture: its path, answer, probability, fault, and the probability of every class.
 
-    Raises OutputError rather than overwrite a file.
+    Raises OutputError rather than overwrite a file, or, with `force`, rather than one that graft did not write.
     """
+    check(path, force=force)
     try:
         with path.open("w" if force else "x", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
-            rows.writerow(["picture", "label", "probability", "fault", *map(_harmless, classes)])
+            rows.writerow([*COLUMNS, *map(_harmless, classes)])
             for each in predictions:
                 chances = each.answer.probabilities.values() if each.answer else [""] * len(classes)
                 rows.writerow([_harmless(each.picture), _harmless(each.label), each.probability, each.fault, *chances])
-    except FileExistsError as error:
-        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 
@@ -44,7 +56,10 @@ def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: P
 def _files(images: Sequence[str | Path]) -> Iterator[Path]:
     for path in map(Path, images):
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES))
+            found = sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())
+            if not found:
+                raise DataError(f"The folder {path} holds no pictures.")
+            yield from found
         elif path.exists():
             yield path
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -103,12 +103,21 @@ class Classifier:
 
         Raises DataError for classes that it does not know, or when not one picture can be read.
         """
-        data = source if isinstance(source, Dataset) else read_folder(source, self.classes)
+        data = self._matched(source) if isinstance(source, Dataset) else read_folder(source, self.classes)
         chances, rows, faults = self.probabilities(data, watch=watch)
         if not len(rows):
             raise DataError(f"None of the {len(data)} pictures can be read, the first because: {faults[0]}.")
         named = {data.name(row): reason for row, reason in faults.items()}
         return judge(chances, data.labels[rows], self.classes, named)
+
+    def _matched(self, data: Dataset) -> Dataset:
+        """The same pictures with their labels counted as the classifier's own classes, by name."""
+        if unknown := sorted(set(data.classes) - set(self.classes)):
+            raise DataError(f"The classifier does not know {', '.join(unknown)}. It knows {', '.join(self.classes)}.")
+        if not len(data) or (data.labels < 0).any():
+            raise DataError("A score needs pictures, and a label for each.")
+        order = np.array([self.classes.index(name) for name in data.classes], np.int32)
+        return replace(data, classes=self.classes, labels=order[data.labels])
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the classifier into one folder, whole or not at all. Raises OutputError if it is already there."""

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -98,21 +99,23 @@ def claimed(folder: Path, *, force: bool) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Clear up after a run that was killed while it wrote; a classifier that it had moved aside comes back."""
-    for left in folder.parent.glob(f".{folder.name}.????????*"):
-        if left.is_dir() and {path.name for path in left.iterdir()} <= set(FILES):
-            if left.suffix == ".old" and not folder.exists():
-                left.rename(folder)
-            else:
-                shutil.rmtree(left)
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?")
+    for left in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name) and path.is_dir()]:
+        names = {path.name for path in left.iterdir()}
+        if left.suffix == ".old" and not folder.exists() and names == set(FILES):
+            left.rename(folder)
+        elif names <= set(FILES):
+            shutil.rmtree(left)
 
 
 def _refuse(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
-    foreign = [path.name for path in folder.iterdir() if path.name not in FILES] if folder.is_dir() else [folder.name]
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    foreign = [name for name in names if name not in FILES or CARD not in names]  # a lone README.md is the user's
     if foreign:
         raise OutputError(f"{folder} holds {foreign[0]!r}, which graft did not write. Choose another folder.")
-    if any(folder.iterdir()) and not force:
+    if names and not force:
         raise OutputError(f"{folder} already holds a classifier. Use --force to replace it, or choose another folder.")
 
 
@@ -132,8 +135,8 @@ def _replace(fresh: Path, folder: Path) -> None:
         folder.rename(old)
     try:
         fresh.rename(folder)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C as well
+        if old.exists() and not folder.exists():
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)

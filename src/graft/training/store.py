@@ -92,10 +92,13 @@ class Store:
 
     def close(self) -> None:
         """Hand everything written to the disk."""
-        for file in self._files or ():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        try:
+            for file in self._files or ():
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+        except OSError as error:  # what a full disk did not take before, it does not take now
+            raise self._full(error) from error
         if self._files:
             self._parts[-1] = _mapped(self.folder / f"{self._name}.rows", self.width)
         self._files = None

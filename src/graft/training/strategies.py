@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graft.errors import UsageError
+from graft.training.heads.choose import check
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Probe:
     def __post_init__(self) -> None:
         if not 1 <= self.views <= 64:
             raise UsageError(f"'views' must be from 1 to 64. Got {self.views}.")
+        check(self.head, self.layers)  # now, and not after minutes of embedding
 
 
 STRATEGIES = {"probe": Probe}

@@ -76,7 +76,7 @@ def _pictures(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, str
 def _folders(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) -> Iterator[os.DirEntry[str]]:
     """The sub-folders; what lies beside them is counted as outside any class."""
     for entry in _entries(folder, seen, ignored):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield entry
         else:
             ignored["pictures outside class folders" if _is_picture(entry.name) else "other files"] += 1
@@ -89,7 +89,7 @@ def _of_class(
     waiting, empty = [Path(folder.path)], True
     while waiting:
         for entry in _entries(waiting.pop(), seen, ignored):
-            if entry.is_dir():
+            if _is_folder(entry):
                 waiting.append(Path(entry.path))
             elif _is_picture(entry.name):
                 empty = False
@@ -115,8 +115,21 @@ def _entries(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) ->
     for entry in entries:
         if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini", "__MACOSX"):
             ignored["hidden files"] += 1
+        elif not entry.is_dir() and not _is_unicode(entry.name):
+            ignored["files with a name that is not Unicode"] += 1
         else:
             yield entry
+
+
+def _is_unicode(name: str) -> bool:
+    return not any(unicodedata.category(letter) == "Cs" for letter in name)  # Python's stand-in for a stray byte
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that may not be entered
+        return False
 
 
 def _is_picture(name: str) -> bool:
@@ -127,7 +140,8 @@ def _class_name(folder: os.DirEntry[str]) -> str:
     name = unicodedata.normalize("NFC", folder.name)
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         raise DataError(f"The folder name {folder.name!r} has control characters or is not Unicode. Please rename it.")
-    if name != folder.name and (Path(folder.path).parent / name).exists():
+    twin = Path(folder.path).parent / name
+    if name != folder.name and twin.exists() and not twin.samefile(folder.path):  # macOS has both names for one
         raise DataError(f"Two folders are both called {name!r} (accents stored in two ways). Please merge them.")
     return name
 

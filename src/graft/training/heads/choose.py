@@ -34,7 +34,9 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
     Ridge decides between the layers, as it takes the shortest; on these, logistic regression may then do better.
     Raises UsageError for an unknown name and DataError where the features exceed what the head can hold in memory.
     """
-    _check(head, layers, problems)
+    check(head, layers)
+    if head not in ("auto", "ridge") and not all(problem.fits_in_memory for problem in problems.values()):
+        raise DataError(f"The head {head!r} needs all features in memory, and there are too many. Use head=ridge.")
     wanted = problems if layers == "auto" else {layers: problems[layers]}
     first = "ridge" if head == "auto" else head
     found = [(name, _solve(first, problem)) for name, problem in wanted.items()]
@@ -56,13 +58,12 @@ def _cost(problem: Problem) -> int:
     return len(problem) * min(len(problem), problem.width) * problem.classes
 
 
-def _check(head: str, layers: str, problems: Mapping[str, Problem]) -> None:
+def check(head: str, layers: str) -> None:
+    """Raises UsageError for a head or a choice of layers that there is not."""
     if head not in NAMES:
         raise UsageError(f"There is no head {head!r}. There are {', '.join(NAMES)}.")
     if layers not in LAYERS:
         raise UsageError(f"Layers are {', '.join(LAYERS)}. Got {layers!r}.")
-    if head not in ("auto", "ridge") and not all(problem.fits_in_memory for problem in problems.values()):
-        raise DataError(f"The head {head!r} needs all features in memory, and there are too many. Use head=ridge.")
 
 
 def _line(layers: str, solution: Solution, problem: Problem) -> dict[str, Any]:

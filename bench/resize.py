@@ -1,0 +1,71 @@
+"""What our resize (torch, on uint8) costs against timm's own transform (Pillow): pixels, features, accuracy.
+
+python bench/resize.py ../shared/data/flowers5 [more data sets ...]
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from graft.data.dataset import TRAIN, Dataset, pixels
+from graft.data.read.folder import read_folder
+from graft.data.split import folds
+from graft.networks import engine
+from graft.networks.network import Features, load_backbone
+from graft.training.heads import ridge
+from graft.training.heads.problem import Problem, standardised
+
+
+def main() -> None:
+    """One row for each data set."""
+    warnings.simplefilter("ignore")
+    start = load_backbone()
+    frozen = Features(start.module, start.preprocess, ())
+    run = engine.compile(frozen, start.preprocess.size, 1000)
+    theirs = timm.data.create_transform(224, interpolation="bicubic", crop_pct=0.875, mean=(0,) * 3, std=(1,) * 3)
+    print("| data set | pixels that differ | by more than 1 of 255 | features, relative | accuracy ours | timm's |")
+    print("|---|---|---|---|---|---|")
+    for folder in map(Path, sys.argv[1:]):
+        data = read_folder(folder)
+        ours = np.stack([start.preprocess.prepare(decoded(data, row)).numpy() for row in range(len(data))])
+        pillow = np.stack([transformed(theirs, data, row) for row in range(len(data))])
+        gap = np.abs(ours.astype(int) - pillow)
+        one, two = run(ours), run(pillow)
+        relative = np.linalg.norm(one - two, axis=1) / np.linalg.norm(two, axis=1)
+        scores = [f"{100 * accuracy(data, each):.1f}" for each in (one, two)]
+        shares = f"{(gap > 0).mean():.2%} | {(gap > 1).mean():.3%}"
+        print(f"| {folder.name} | {shares} | {np.median(relative):.1e} | {' | '.join(scores)} |", flush=True)
+
+
+def decoded(data: Dataset, row: int) -> np.ndarray:
+    """The picture as `fit` decodes it."""
+    return pixels(data.read(row), 512)
+
+
+def transformed(transform: object, data: Dataset, row: int) -> np.ndarray:
+    """The picture through timm's transform, back on the scale 0 to 255."""
+    image = Image.open(Path(data.root) / data.images[row]).convert("RGB")
+    tensor: torch.Tensor = transform(image)  # pyright: ignore[reportCallIssue]
+    return (tensor * 255).round().to(torch.uint8).numpy()
+
+
+def accuracy(data: Dataset, features: np.ndarray) -> float:
+    """Test accuracy of a ridge head."""
+    train, test = data.split == TRAIN, data.split != TRAIN
+    labels = data.labels[train].astype(np.int64)
+    names = np.arange(len(labels) * 16).view(np.uint8)[: len(labels) * 16].reshape(-1, 16)
+    units = np.arange(len(labels))
+    own = folds(labels, units, names, 4, 0)
+    problem = Problem(standardised(features[train], [features.shape[1]]), labels, units, own, len(data.classes))
+    with torch.inference_mode():
+        answers = ridge.solve(problem).head(torch.from_numpy(features[test])).argmax(1).numpy()
+    return float((answers == data.labels[test]).mean())
+
+
+if __name__ == "__main__":
+    main()

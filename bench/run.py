@@ -1,0 +1,29 @@
+"""Every measurement that bench/README.md quotes, one after the other (about 15 minutes on two cores).
+
+python bench/run.py [../shared/data]
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Run the scripts as a person would, so that what they print can be pasted."""
+    data = sys.argv[1] if len(sys.argv) > 1 else "../shared/data"
+    commands = [
+        ["speed.py", f"{data}/flowers5"],
+        ["flowers.py", f"{data}/flowers5"],
+        ["accuracy.py", data],
+        ["resize.py", *(f"{data}/{name}" for name in ("flowers5", "clothing10", "rsscn7_sub"))],
+        ["memory.py"],
+    ]
+    for script, *arguments in commands:
+        print(f"\n$ python bench/{script} {' '.join(arguments)}\n", flush=True)
+        subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

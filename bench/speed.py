@@ -1,0 +1,132 @@
+"""How fast pictures become features, against its parts and against plain PyTorch; ratios within one run.
+
+python bench/speed.py ../shared/data/flowers5 [--backbone NAME] [--rounds 5]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graft.data import dataset as table
+from graft.data.read.folder import read_folder
+from graft.model import pictures
+from graft.networks import catalog, engine
+from graft.networks.network import Features, load_backbone
+from graft.progress import unwatched
+from graft.training.embed import embed
+
+MANY, FEW = 1500, 256  # pictures for the fast ones, and for plain PyTorch
+
+
+def main() -> None:
+    """Print one table."""
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--backbone", default=catalog.DEFAULT)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    start = load_backbone(options.backbone)
+    frozen = Features(start.module, start.preprocess, ())
+    data = read_folder(options.photos)
+    data = data.take(np.arange(min(MANY, len(data))))
+    prepare = partial(prepared, frozen)
+    images = np.stack([picture.made for picture in pictures.each(data, prepare, unwatched) if picture.made is not None])
+    fast = engine.compile(frozen, start.preprocess.size, len(data))
+    few = images[:FEW]
+    rivals = {
+        "decode + resize alone": (lambda: list(pictures.each(data, prepare, unwatched)), len(data)),
+        f"network alone ({type(fast).__name__})": (lambda: fast(images), len(images)),
+        "end to end: embed, empty cache, compiling included": (lambda: fresh(frozen, data), len(data)),
+        "PyTorch eager, channels first": (eager(frozen, few, torch.contiguous_format), FEW),
+        "PyTorch eager, channels last": (eager(frozen, few, torch.channels_last), FEW),
+        **openvino(frozen, few),
+    }
+    rates = measured(rivals, options.rounds)
+    report(rates, difference(fast, frozen, images[:64]))
+
+
+def prepared(frozen: Features, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One picture as the network gets it."""
+    return frozen.preprocess.prepare(table.pixels(raw, frozen.preprocess.enough)).numpy()
+
+
+def fresh(frozen: Features, data: table.Dataset) -> None:
+    """Embed with nothing cached; the network is compiled anew as well."""
+    with tempfile.TemporaryDirectory() as cache:
+        embed(frozen, data, cache=Path(cache))
+
+
+def eager(frozen: Features, images: NDArray[np.uint8], layout: torch.memory_format) -> Callable[[], object]:
+    """Plain PyTorch in batches of 32."""
+
+    def run() -> None:
+        module = frozen.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+        with torch.inference_mode():
+            for batch in torch.from_numpy(images).split(32):
+                module(batch.contiguous(memory_format=layout))
+
+    return run
+
+
+def openvino(frozen: Features, images: NDArray[np.uint8]) -> dict[str, tuple[Callable[[], object], int]]:
+    """OpenVINO on the same batches as ours, where it is installed."""
+    try:
+        import openvino
+    except ImportError:
+        return {}
+    batch = engine.BATCH_CPU
+    example = torch.from_numpy(images[:batch])
+    model = openvino.compile_model(
+        openvino.convert_model(frozen, example_input=example), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    return {"OpenVINO": (lambda: [model(images[at : at + batch]) for at in range(0, FEW, batch)], FEW)}
+
+
+def measured(rivals: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, list[float]]:
+    """Pictures per second of each rival in each round; the rivals take turns, so that a slow minute hits all."""
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds + 1):
+        for name, (run, count) in rivals.items():
+            start = time.perf_counter()
+            run()
+            rates[name].append(count / (time.perf_counter() - start))
+    return {name: each[1:] for name, each in rates.items()}  # the first round warms up
+
+
+def difference(fast: engine.Run, frozen: Features, images: NDArray[np.uint8]) -> float:
+    """The largest difference of a feature to plain PyTorch."""
+    with torch.inference_mode():
+        return float(np.abs(fast(images) - frozen(torch.from_numpy(images)).numpy()).max())
+
+
+def report(rates: dict[str, list[float]], gap: float) -> None:
+    """Medians, and the ratios that matter, each from the same round."""
+    print("| what | pictures/s: median | lowest | highest |\n|---|---|---|---|")
+    for name, each in rates.items():
+        print(f"| {name} | {statistics.median(each):.1f} | {min(each):.1f} | {max(each):.1f} |")
+    rounds = list(zip(*list(rates.values())[:4], strict=True))
+    ratios = {
+        "end to end / slower part alone": [whole / min(decode, net) for decode, net, whole, _ in rounds],
+        "end to end / limit of parts that share the cores": [
+            whole * (1 / decode + 1 / net) for decode, net, whole, _ in rounds
+        ],
+        "network / eager channels first": [net / plain for _, net, _, plain in rounds],
+    }
+    print()
+    for name, each in ratios.items():
+        print(f"{name}: {statistics.median(each):.2f}")
+    print(f"largest difference of a feature to eager: {gap:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Logits to answers: the softmax of others is the judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from graft_runtime.decide import Answer, answers, probabilities
+
+LOGITS = np.array([[2.0, 1.0, 0.0], [-5.0, 5.0, 4.0]])
+
+
+@given(
+    logits=arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-1e4, 1e4)),
+    temperature=st.floats(0.05, 20),
+)
+def test_probabilities_are_the_softmax_of_scaled_logits(logits: NDArray[np.float64], temperature: float) -> None:
+    got = probabilities(logits, temperature)
+    np.testing.assert_allclose(got, softmax(logits / temperature, axis=1), rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(got.sum(axis=1), 1)
+
+
+def test_logits_of_half_precision_are_counted_in_double() -> None:
+    got = probabilities(LOGITS.astype(np.float16), 0.7)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, softmax(LOGITS / 0.7, axis=1), rtol=1e-12)
+
+
+def test_no_rows_give_no_answers() -> None:
+    assert probabilities(np.zeros((0, 3)), 1.0).shape == (0, 3)
+    assert list(answers(np.zeros((0, 3)), "abc")) == []
+
+
+@pytest.mark.parametrize(("cool", "warm"), [(0.5, 1.0), (1.0, 4.0)])
+def test_a_higher_temperature_doubts_more_and_never_changes_the_answer(cool: float, warm: float) -> None:
+    sure, unsure = probabilities(LOGITS, cool), probabilities(LOGITS, warm)
+    assert (sure.max(axis=1) > unsure.max(axis=1)).all()
+    np.testing.assert_array_equal(sure.argsort(axis=1), unsure.argsort(axis=1))
+
+
+def test_an_answer_names_the_likeliest_class_and_keeps_the_order_of_classes() -> None:
+    first, second = answers(np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]), ("zebra", "ant", "mole"))
+    assert first == Answer("ant", 0.7, {"zebra": 0.2, "ant": 0.7, "mole": 0.1})
+    assert second == Answer("zebra", 0.5, {"zebra": 0.5, "ant": 0.25, "mole": 0.25})
+    assert list(first.probabilities) == ["zebra", "ant", "mole"]
+    assert {type(value) for value in first.probabilities.values()} == {float}  # JSON knows no numpy
+
+
+def test_of_two_equal_classes_the_first_is_the_answer() -> None:
+    assert next(answers(np.array([[0.4, 0.4, 0.2]]), "abc")).label == "a"
+
+
+def test_a_class_too_few_is_an_error() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        list(answers(np.array([[0.2, 0.7, 0.1]]), ("one", "two")))

@@ -1,0 +1,189 @@
+"""The table of pictures: its rows, its names by content, and pictures in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from graft.data.dataset import (
+    DIGEST,
+    SPLITS,
+    TEST,
+    TRAIN,
+    UNLABELLED,
+    UNSPLIT,
+    VALID,
+    Dataset,
+    as_rgb,
+    digest,
+    from_arrays,
+    from_paths,
+    pixels,
+)
+from graft.errors import DataError
+from graft_runtime.image import ImageError, decode
+
+RAMP = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+
+
+def six() -> Dataset:
+    """Six pictures of three classes, one unlabelled."""
+    paths = np.array([f"{letter}.jpg" for letter in "abcdef"], dtype=np.dtypes.StringDType())
+    labels = np.array([0, 2, 2, UNLABELLED, 0, 2], np.int32)
+    split = np.array([TRAIN, TEST, TRAIN, UNSPLIT, VALID, TEST], np.int8)
+    return Dataset(paths, labels, ("ant", "bee", "cow"), split, "photos", {"other files": 1})
+
+
+def test_the_codes_of_the_split_are_places_in_its_names() -> None:
+    assert [SPLITS[code] for code in (UNSPLIT, TRAIN, VALID, TEST)] == ["", "train", "valid", "test"]
+
+
+def test_counts_follow_the_classes_and_pass_over_the_unlabelled() -> None:
+    assert six().counts().tolist() == [2, 0, 3]
+    assert six().take(np.zeros(6, bool)).counts().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("rows", [np.array([4, 0, 4]), np.array([True, False, False, False, True, False])])
+def test_taken_rows_keep_everything_that_belongs_to_them(rows: Any) -> None:
+    table, wanted = six().take(rows), [4, 0, 4] if rows.dtype == int else [0, 4]
+    assert list(table.images) == [six().images[row] for row in wanted]
+    assert table.labels.tolist() == six().labels[wanted].tolist()
+    assert table.split.tolist() == six().split[wanted].tolist()
+    assert (table.classes, table.root, table.ignored) == (six().classes, "photos", {"other files": 1})
+    assert len(table) == len(wanted)
+
+
+def test_pictures_in_memory_can_be_taken_too() -> None:
+    table = from_arrays([RAMP, RAMP[:1], RAMP[:, :1]], [0, 1, 0], ("a", "b")).take(np.array([2, 1]))
+    assert [picture.shape for picture in table.images] == [(2, 1, 3), (1, 4, 3)]
+    assert table.labels.tolist() == [0, 1]
+
+
+def test_a_part_is_the_rows_of_its_codes() -> None:
+    assert six().part(TEST).tolist() == [1, 5]
+    assert six().part(TRAIN, VALID).tolist() == [0, 2, 4]
+
+
+def test_a_picture_is_called_by_its_path_or_its_number() -> None:
+    assert six().name(3) == "d.jpg"
+    assert from_arrays([RAMP, RAMP]).name(1) == "picture 1"
+
+
+def test_a_file_is_read_below_the_root(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    table = Dataset(np.array(["a.jpg", "b.jpg"], np.dtypes.StringDType()), *_two(), root=str(tmp_path))
+    assert table.read(0) == b"one"
+    with pytest.raises(OSError, match="b.jpg"):
+        table.read(1)
+
+
+def _two() -> tuple[Any, tuple[str, ...], Any]:
+    return np.zeros(2, np.int32), ("a",), np.zeros(2, np.int8)
+
+
+def test_files_of_your_own_choosing_need_no_root(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    table = from_paths([tmp_path / "a.jpg", "b.jpg"], [1, 0], ("x", "y"))
+    assert (table.read(0), table.name(1), table.labels.tolist()) == (b"one", "b.jpg", [1, 0])
+    assert table.classes == ("x", "y")
+
+
+@pytest.mark.parametrize("table", [from_paths(["a.jpg", "b.jpg"]), from_arrays([RAMP, RAMP])])
+def test_without_labels_all_are_unlabelled_and_undecided(table: Dataset) -> None:
+    assert table.labels.tolist() == [UNLABELLED] * 2
+    assert table.split.tolist() == [UNSPLIT] * 2
+
+
+# --- pictures in memory -----------------------------------------------------------------------------------------------
+
+
+def test_colour_stays_as_it_is() -> None:
+    np.testing.assert_array_equal(as_rgb(RAMP), RAMP)
+    np.testing.assert_array_equal(as_rgb(Image.fromarray(RAMP)), RAMP)
+
+
+@pytest.mark.parametrize("grey", [RAMP[..., 0], RAMP[..., :1], Image.fromarray(RAMP[..., 0])], ids=["2d", "3d", "PIL"])
+def test_grey_becomes_three_equal_channels(grey: Any) -> None:
+    np.testing.assert_array_equal(as_rgb(grey), np.stack([RAMP[..., 0]] * 3, axis=-1))
+
+
+def test_pixels_lie_in_order_however_they_were_cut_out() -> None:
+    turned = RAMP.transpose(1, 0, 2)[::-1]
+    assert as_rgb(turned).flags.c_contiguous
+    np.testing.assert_array_equal(as_rgb(turned), turned)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        RAMP.astype(np.float32) / 255,
+        RAMP.astype(np.int64),
+        RAMP > 3,
+        RAMP[..., :2],
+        np.zeros((2, 2, 4), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((1, 2, 2, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(5, np.uint8),
+        Image.new("RGBA", (2, 2)),
+        Image.new("1", (2, 2)),
+        None,
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_type_and_shape(picture: Any) -> None:
+    with pytest.raises(DataError, match=r"must be uint8 \[height, width\]") as caught:
+        as_rgb(picture)
+    assert f"Got {np.asarray(picture).dtype} {list(np.shape(picture))}" in str(caught.value)
+
+
+# --- names by content -------------------------------------------------------------------------------------------------
+
+
+@given(one=st.binary(), other=st.binary())
+def test_bytes_have_one_name_if_they_are_the_same(one: bytes, other: bytes) -> None:
+    assert len(digest(one)) == DIGEST
+    assert digest(one) == digest(bytes(bytearray(one)))
+    assert (digest(one) == digest(other)) == (one == other)
+
+
+@given(picture=arrays(np.uint8, (3, 4, 3)), at=st.integers(0, 35))
+def test_pixels_have_another_name_if_one_is_another(picture: Any, at: int) -> None:
+    changed = picture.copy()
+    changed.ravel()[at] ^= 1
+    assert digest(picture) == digest(picture.copy(order="F"))
+    assert digest(picture) != digest(changed)
+
+
+def test_the_same_pixels_in_another_shape_are_another_picture() -> None:
+    shapes = [(2, 4, 3), (4, 2, 3), (1, 8, 3), (8, 1, 3)]
+    names = {digest(RAMP.reshape(shape)) for shape in shapes} | {digest(RAMP.tobytes())}
+    assert len(names) == 5
+
+
+def test_a_name_never_changes_for_stores_are_found_by_it() -> None:
+    assert digest(b"a picture").hex() == "6d6f532c386533c4a121faffda65f7e1"
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_of_a_file_are_those_of_the_decoder(photos: Path) -> None:
+    raw = (photos / "disc/01.jpg").read_bytes()
+    np.testing.assert_array_equal(pixels(raw, 16), decode(raw, enough=16))
+    assert min(pixels(raw, 16).shape[:2]) < min(decode(raw).shape[:2])
+
+
+def test_pixels_in_memory_are_passed_on() -> None:
+    assert pixels(RAMP, 1) is RAMP
+
+
+def test_what_cannot_be_decoded_is_an_image_error() -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        pixels(b"no picture", 16)

@@ -1,0 +1,138 @@
+"""Twins are found, strangers stay apart, and the fast search finds what a comparison of all pairs finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+
+from graft.data import duplicates
+from graft.data.duplicates import ALIKE, blocks, moments, near_duplicates
+
+
+def random_features(rows: int, width: int = 64, seed: int = 0) -> NDArray[np.float32]:
+    """Features as networks give them: each with a mean and a spread of its own."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(rows, width)) * rng.uniform(0.1, 9, width) + rng.normal(0, 5, width)).astype(np.float32)
+
+
+def different(rows: int) -> NDArray[np.uint8]:
+    """Digests of pictures that have nothing in common."""
+    return np.random.default_rng(1).integers(0, 256, (rows, 16), np.uint8)
+
+
+def planted(rows: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Random features with exact copies, near copies of every nearness, and chains of them."""
+    rng, features, digests = np.random.default_rng(seed), random_features(rows, seed=seed), different(rows)
+    spread = features.std(axis=0)
+    for row in range(rows // 2):
+        noise = rng.choice([0.02, 0.1, 0.3, 0.5, 0.6])  # cosines of 1.0 down to 0.85
+        features[rng.integers(rows)] = features[row] + rng.normal(0, noise, features.shape[1]) * spread
+    digests[rng.integers(rows, size=5)] = digests[rng.integers(rows, size=5)]
+    order = rng.permutation(rows)
+    return features[order], digests[order]
+
+
+def brute_force(features: NDArray[np.float32], digests: NDArray[np.uint8]) -> NDArray[Any]:
+    """Groups from a comparison of all pairs."""
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    unit = standard / np.linalg.norm(standard, axis=1, keepdims=True)
+    same = (digests[:, None] == digests[None]).all(axis=2)
+    return connected_components((unit @ unit.T > ALIKE) | same, directed=False)[1]
+
+
+def together(groups: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which pairs share a group, whatever the groups are called."""
+    return groups[:, None] == groups[None]
+
+
+def test_strangers_stay_apart() -> None:
+    assert len(set(near_duplicates(random_features(200), different(200)))) == 200
+
+
+def test_copies_share_a_group_whatever_their_features() -> None:
+    digests = different(50)
+    digests[[7, 30]] = digests[3]
+    groups = near_duplicates(random_features(50), digests)
+    assert groups[3] == groups[7] == groups[30]
+    assert len(set(groups)) == 48
+
+
+def test_pictures_saved_again_share_a_group() -> None:
+    """Noise of a tenth of the spread is what JPEG at quality 75 does to features."""
+    features = random_features(50)
+    again = features + np.random.default_rng(2).normal(0, 0.1, features.shape) * features.std(axis=0)
+    groups = near_duplicates(np.concatenate([features, again.astype(np.float32)]), different(100))
+    np.testing.assert_array_equal(groups[:50], groups[50:])
+    assert len(set(groups)) == 50
+
+
+def test_groups_are_joined_through_a_common_member() -> None:
+    features, digests = random_features(40), different(40)
+    features[1] = features[0]  # alike in features
+    digests[2] = digests[1]  # alike in content
+    groups = near_duplicates(features, digests)
+    assert groups[0] == groups[1] == groups[2]
+    assert len(set(groups)) == 38
+
+
+def test_one_large_feature_does_not_make_all_alike() -> None:
+    features = random_features(60)
+    features[:, 0] += 1e4
+    assert len(set(near_duplicates(features, different(60)))) == 60
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("block", [37, 2048])
+def test_groups_are_those_of_a_comparison_of_all_pairs(monkeypatch: pytest.MonkeyPatch, seed: int, block: int) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    features, digests = planted(200, seed)
+    groups, truth = near_duplicates(features, digests), brute_force(features, digests)
+    assert 100 < len(set(truth)) < 180
+    np.testing.assert_array_equal(together(groups), together(truth))
+
+
+def test_order_changes_nothing() -> None:
+    features, digests = planted(150, 5)
+    order = np.random.default_rng(0).permutation(150)
+    one, other = near_duplicates(features, digests)[order], near_duplicates(features[order], digests[order])
+    np.testing.assert_array_equal(together(one), together(other))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_smallest_sets_have_no_duplicates(rows: int) -> None:
+    assert near_duplicates(random_features(rows), different(rows)).tolist() == list(range(rows))
+
+
+# --- a table larger than memory ---------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(rows=st.integers(0, 50), size=st.integers(1, 60))
+def test_blocks_walk_every_row_once(rows: int, size: int) -> None:
+    features = random_features(rows, 3)
+    walked = list(blocks(features, size))
+    assert [int(row) for some, _ in walked for row in some] == list(range(rows))
+    assert all(len(some) == len(block) <= size for some, block in walked)
+    for some, block in walked:
+        np.testing.assert_array_equal(block, features[some])
+
+
+def test_moments_are_those_of_numpy() -> None:
+    features = random_features(5000, 8) + np.float32(100)
+    mean, spread = moments(features)
+    np.testing.assert_allclose(mean, features.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(spread, features.std(axis=0, dtype=np.float64), rtol=1e-4)
+    assert (mean.dtype, spread.dtype) == (np.float32, np.float32)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.3, 1e6, 1e-6])
+def test_a_feature_that_never_changes_has_spread_one(value: float) -> None:
+    mean, spread = moments(np.full((3000, 2), value, np.float32))
+    assert spread.tolist() == [1, 1]
+    np.testing.assert_allclose(mean, value, rtol=1e-6)

@@ -1,0 +1,157 @@
+"""Who is trained on and who is judged by: groups stay whole, shares are kept, and names and order do not matter."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from graft.data.dataset import TEST, TRAIN
+from graft.data.split import folds, split
+
+
+@dataclass(frozen=True)
+class Table:
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+
+    def __getitem__(self, rows: Any) -> Table:
+        return Table(self.labels[rows], self.groups[rows], self.digests[rows])
+
+    @property
+    def columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+        return self.labels, self.groups, self.digests
+
+
+def table(labels: list[int], groups: list[int]) -> Table:
+    names = [hashlib.blake2b(b"%d" % row, digest_size=16).digest() for row in range(len(labels))]
+    digests = np.frombuffer(b"".join(names), np.uint8).reshape(-1, 16)
+    return Table(np.array(labels), np.array(groups), digests)
+
+
+@st.composite
+def tables(draw: st.DrawFn, torn: bool = True) -> Table:
+    """Up to 40 pictures of up to 4 classes in groups; where not torn, each group is of one class."""
+    size = draw(st.integers(1, 40))
+    column = st.lists(st.integers(0, 3), min_size=size, max_size=size)
+    labels, groups = draw(column), draw(st.lists(st.integers(0, size), min_size=size, max_size=size))
+    return table(labels, groups if torn else [group * 4 + label for group, label in zip(groups, labels, strict=True)])
+
+
+def whole(parts: NDArray[np.int8], groups: NDArray[np.int64]) -> bool:
+    """Whether each group is in one part."""
+    return all(len(set(parts[groups == group])) == 1 for group in set(groups))
+
+
+def wanted(size: int, share: float) -> int:
+    """How many pictures of a class of this size are to be TEST."""
+    return min(max(round(size * share), int(size > 1)), size - 1)
+
+
+SEEDS, SHARES = st.integers(0, 2**64 - 1), st.floats(0, 1)
+SINGLES = table([row % 3 for row in range(60)], list(range(60)))
+
+
+@settings(deadline=None)
+@given(data=tables(), share=SHARES, seed=SEEDS)
+def test_each_picture_is_in_one_part_and_each_group_is_whole(data: Table, share: float, seed: int) -> None:
+    part = split(*data.columns, share, seed)
+    assert part.shape == data.labels.shape
+    assert set(part) <= {TRAIN, TEST}
+    assert whole(part, data.groups)
+    for label in set(data.labels):
+        tested = int((part[data.labels == label] == TEST).sum())
+        assert tested <= wanted(int((data.labels == label).sum()), share)
+
+
+@settings(deadline=None)
+@given(data=tables(torn=False), share=SHARES, seed=SEEDS)
+def test_a_class_has_its_share_up_to_the_smallest_group_that_was_left(data: Table, share: float, seed: int) -> None:
+    part = split(*data.columns, share, seed)
+    for label in set(data.labels):
+        own = data.labels == label
+        left = np.unique(data.groups[own & (part == TRAIN)], return_counts=True)[1]
+        missing = wanted(int(own.sum()), share) - int((part[own] == TEST).sum())
+        assert 0 <= missing < left.min()
+
+
+@pytest.mark.parametrize(("share", "tested"), [(0.0, 1), (0.2, 4), (0.5, 10), (1.0, 19)])
+def test_single_pictures_are_shared_exactly(share: float, tested: int) -> None:
+    part = split(*SINGLES.columns, share, 0)
+    assert [int((part[SINGLES.labels == label] == TEST).sum()) for label in range(3)] == [tested] * 3
+
+
+def test_a_class_of_one_picture_or_one_group_stays_in_training() -> None:
+    data = table([0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 2, 3])
+    part = split(*data.columns, 0.5, 0)
+    assert part[:4].tolist() == [TRAIN] * 4
+    assert sorted(part[4:]) == [TRAIN, TEST]
+
+
+def test_another_seed_is_another_split() -> None:
+    parts = {split(*SINGLES.columns, 0.3, seed).tobytes() for seed in range(8)}
+    assert len(parts) == 8
+    assert len({folds(*SINGLES.columns, 5, seed).tobytes() for seed in range(8)}) == 8
+
+
+def test_every_picture_is_tested_under_some_seed() -> None:
+    tested = [split(*SINGLES.columns, 0.3, seed) == TEST for seed in range(100)]
+    np.testing.assert_allclose(np.mean(tested, axis=0), 0.3, atol=0.2)  # four standard deviations
+
+
+@settings(deadline=None)
+@given(data=tables(), share=SHARES, seed=SEEDS, dice=st.randoms(use_true_random=False))
+def test_order_and_names_of_groups_do_not_matter(data: Table, share: float, seed: int, dice: Any) -> None:
+    order, names = (
+        np.array(dice.sample(range(len(data.labels)), len(data.labels))),
+        np.array(dice.sample(range(99), 99)),
+    )
+    other = Table(data.labels, names[data.groups], data.digests)[order]
+    np.testing.assert_array_equal(split(*other.columns, share, seed), split(*data.columns, share, seed)[order])
+    np.testing.assert_array_equal(folds(*other.columns, 3, seed), folds(*data.columns, 3, seed)[order])
+
+
+def test_a_new_picture_moves_few_others() -> None:
+    """A place follows from the content: what was there before is split nearly as before."""
+    before, after = (split(*SINGLES[:rows].columns, 0.3, 0) for rows in (57, 60))
+    assert (before != after[:57]).sum() <= 6
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(data=tables(), count=st.integers(2, 6), seed=SEEDS)
+def test_each_picture_is_in_one_fold_and_each_group_is_whole(data: Table, count: int, seed: int) -> None:
+    fold = folds(*data.columns, count, seed)
+    assert fold.shape == data.labels.shape
+    assert set(fold) <= set(range(count))
+    assert whole(fold, data.groups)
+
+
+@settings(deadline=None)
+@given(data=tables(torn=False), count=st.integers(2, 6), seed=SEEDS)
+def test_classes_are_spread_evenly_up_to_their_largest_group(data: Table, count: int, seed: int) -> None:
+    fold = folds(*data.columns, count, seed)
+    for label in set(data.labels):
+        own = data.labels == label
+        filled = np.bincount(fold[own], minlength=count)
+        assert np.ptp(filled) <= np.unique(data.groups[own], return_counts=True)[1].max()
+
+
+def test_folds_of_single_pictures_are_equal() -> None:
+    fold = folds(*SINGLES.columns, 5, 0)
+    counts = [np.bincount(fold[SINGLES.labels == label], minlength=5).tolist() for label in range(3)]
+    assert counts == [[4] * 5] * 3
+
+
+def test_the_remainders_of_classes_go_to_different_folds() -> None:
+    data = table([0, 1, 2, 3], [0, 1, 2, 3])
+    assert sorted(folds(*data.columns, 4, 0)) == [0, 1, 2, 3]

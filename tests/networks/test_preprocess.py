@@ -1,0 +1,108 @@
+"""Preprocess: what timm's own evaluation transform makes of a picture, whatever its shape."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch.nn import functional
+
+from graft.networks import preprocess
+from graft.networks.preprocess import LONGEST, Preprocess
+
+SHAPES = [(300, 400), (400, 300), (97, 61), (64, 64), (20, 33), (240, 61)]
+
+
+def picture(height: int, width: int) -> NDArray[np.uint8]:
+    """Soft blobs with fine noise: both the resize and its rounding show."""
+    rng = np.random.default_rng(height * width)
+    blobs = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(blobs) + rng.normal(0, 9, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_picture_is_prepared_as_timm_does(
+    shape: tuple[int, int], crop: Literal["center", "squash"], interpolation: Literal["bicubic", "bilinear"]
+) -> None:
+    ours = Preprocess(size=56, resize=64, interpolation=interpolation, crop=crop)
+    timms = create_transform(
+        (3, 56, 56), interpolation=interpolation, crop_mode=crop, crop_pct=56 / 64, mean=ours.mean, std=ours.std
+    )
+    image = picture(*shape)
+    want = timms(Image.fromarray(image))  # type: ignore[operator]
+    got = ours.normalise(ours.prepare(image)[None])[0]
+    levels = (got - want).abs() * torch.tensor(ours.std).view(3, 1, 1) * 255
+    assert levels.max() <= 1.01
+    assert levels.mean() < 0.25
+
+
+def test_squash_shows_the_ends_that_the_centre_crop_cuts_off() -> None:
+    image = np.zeros((50, 150, 3), np.uint8)
+    image[:, :50], image[:, 100:] = 250, 250
+    assert Preprocess(size=30, resize=30).prepare(image)[:, :, 2:-2].max() == 0
+    squashed = Preprocess(size=30, resize=30, crop="squash").prepare(image)
+    assert (squashed[:, :, :8] == 250).all()
+    assert (squashed[:, :, -8:] == 250).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3000, 2), (2, 3000)])
+def test_extreme_shapes_give_their_centre_in_little_memory(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def counted(pixels: torch.Tensor, **options: object) -> torch.Tensor:
+        result = functional.interpolate(pixels, **options)  # type: ignore[arg-type]
+        made.append(result.numel())
+        return result
+
+    monkeypatch.setattr(preprocess, "functional", type("", (), {"interpolate": staticmethod(counted)}))
+    image = np.zeros((*shape, 3), np.uint8)
+    height, width = shape
+    image[height // 3 : height - height // 3, width // 3 : width - width // 3] = (10, 20, 30)
+    got = Preprocess(size=64, resize=72).prepare(image)
+    assert got.dtype == torch.uint8
+    assert torch.equal(got, torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64))
+    assert max(made) <= 3 * 72 * 72 * LONGEST
+
+
+def test_a_resize_smaller_than_the_picture_never_falls_short_of_the_crop() -> None:
+    for shape in [(65, 64), (64, 65), (999, 1000), (3, 2)]:
+        assert Preprocess(size=64, resize=64).prepare(picture(*shape)).shape == (3, 64, 64)
+
+
+def test_normalise_subtracts_the_mean_and_divides_by_the_deviation() -> None:
+    preprocess = Preprocess(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 0.1))
+    batch = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    want = torch.tensor([[-1.0, -1.0, 0.0], [1.0, 3.0, 10.0]])
+    assert torch.allclose(preprocess.normalise(batch).view(2, 3), want, atol=1e-6)
+
+
+def test_a_crop_shows_its_box_and_a_flip_mirrors_it() -> None:
+    preprocess = Preprocess(size=32, resize=40)
+    image = picture(80, 90)
+    left, top, width, height = box = (11, 7, 60, 33)
+    cut = Image.fromarray(image[top : top + height, left : left + width])
+    want = np.asarray(cut.resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    plain, mirrored = (preprocess.prepare_crop(image, box, flip) for flip in (False, True))
+    assert np.abs(plain.numpy().astype(int) - want).max() <= 1
+    assert torch.equal(mirrored, plain.flip(2))
+    assert not torch.equal(mirrored, plain)
+
+
+def test_enough_pixels_give_nearly_the_same_as_all_of_them() -> None:
+    preprocess = Preprocess(size=28, resize=32)
+    image = np.asarray(Image.fromarray(picture(8, 8)).resize((512, 512), Image.Resampling.BICUBIC))
+    short = preprocess.enough
+    smaller = np.asarray(Image.fromarray(image).resize((short, short), Image.Resampling.BOX))
+    gap = (preprocess.prepare(image).float() - preprocess.prepare(smaller).float()).abs()
+    assert short == 64
+    assert gap.max() <= 6
+    assert gap.mean() <= 1
