@@ -34,7 +34,7 @@ def complaint(text: str) -> str:
 
 
 @given(
-    classes=st.lists(st.text()).map(tuple),
+    classes=st.lists(st.text(), unique=True).map(tuple),
     layers=st.lists(st.text()).map(tuple),
     temperature=st.floats(0.01, 100),
     facts=st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.booleans(), st.none())),
@@ -75,6 +75,21 @@ def test_a_newer_schema_asks_for_an_update() -> None:
     assert complaint(changed(schema=SCHEMA + 1)) == (
         f"it has schema {SCHEMA + 1}, this version reads up to {SCHEMA}: please update graft"
     )
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"classes": "cat"}, "its entry 'classes' is no list of names"),
+        ({"classes": ["cat", 7]}, "its entry 'classes' is no list of names"),
+        ({"layers": 3}, "its entry 'layers' is no list of names"),
+        ({"classes": ["cat", "dog", "cat"]}, "two of its classes have the same name"),
+        ({"temperature": "warm"}, "its entry 'temperature' cannot be 'warm'"),
+        ({"head": []}, "its entry 'head' cannot be []"),
+    ],
+)
+def test_an_entry_of_the_wrong_kind_is_named(entries: dict[str, Any], message: str) -> None:
+    assert complaint(changed(**entries)) == message
 
 
 @pytest.mark.parametrize("text", ["", "{", "classes: cat", dump(card())[:-9], "\ufeff{}"])

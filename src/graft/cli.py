@@ -164,6 +164,7 @@ def _told(job: str) -> Iterator[None]:
     """A user's mistake becomes one clear message and an exit code of its own; Ctrl-C says what is kept."""
     try:
         yield
+        sys.stdout.flush()
     except GraftError as error:
         show.failed(error)
         raise typer.Exit(error.exit_code) from error
@@ -173,6 +174,9 @@ def _told(job: str) -> Iterator[None]:
     except BrokenPipeError as error:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from error
+    except OSError as error:  # standard output on a full disk, say
+        show.failed(error)
+        raise typer.Exit(6) from error
 
 
 if __name__ == "__main__":

@@ -95,6 +95,12 @@ def test_a_class_of_one_picture_or_one_group_stays_in_training() -> None:
     assert sorted(part[4:]) == [TRAIN, TEST]
 
 
+def test_a_class_without_pictures_takes_nothing_from_the_others() -> None:
+    data = table([0, 0, 2, 2], [0, 1, 2, 3])
+    part = split(*data.columns, 0.5, 0)
+    assert [sorted(part[:2]), sorted(part[2:])] == [[TRAIN, TEST]] * 2
+
+
 def test_another_seed_is_another_split() -> None:
     parts = {split(*SINGLES.columns, 0.3, seed).tobytes() for seed in range(8)}
     assert len(parts) == 8

@@ -39,7 +39,7 @@ def test_a_picture_is_prepared_as_timm_does(
     want = timms(Image.fromarray(image))  # type: ignore[operator]
     got = ours.normalise(ours.prepare(image)[None])[0]
     levels = (got - want).abs() * torch.tensor(ours.std).view(3, 1, 1) * 255
-    assert levels.max() <= 1.01
+    assert levels.max() <= 2.01
     assert levels.mean() < 0.25
 
 

@@ -86,7 +86,10 @@ def _table(images: Any, labels: ArrayLike | None, classes: tuple[str, ...]) -> D
 
 def as_rgb(picture: Any) -> NDArray[np.uint8]:
     """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no picture."""
-    pixels = image.upright(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
+    try:
+        pixels = image.upright(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
+    except image.ImageError as error:
+        raise DataError(f"A picture in memory cannot be used: {error}.") from error
     grey = pixels[..., None] if pixels.ndim == 2 else pixels
     if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or grey.size == 0:
         raise DataError(

@@ -25,7 +25,7 @@ def split(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share:
     classes = int(labels.max()) + 1
     sizes = np.bincount(labels, minlength=classes)
     room = np.maximum(np.rint(sizes * share).astype(int), sizes > 1)
-    room = np.minimum(room, sizes - 1)
+    room = np.minimum(room, np.maximum(sizes - 1, 0))  # a class may be empty
     part = np.full(len(labels), TRAIN, np.int8)
     for rows in _in_hash_order(groups, digests, seed):
         wanted = np.bincount(labels[rows], minlength=classes)

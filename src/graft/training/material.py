@@ -94,7 +94,16 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
         missing=missing,
         untested=_untested(parted),
     )
+    if (good.split != UNSPLIT).any():
+        groups = _without_tests(groups, parted.part(TRAIN), embedded)
     return Material(parted, embedded, groups, findings, seed)
+
+
+def _without_tests(groups: NDArray[np.int64], train: NDArray[np.intp], embedded: Embedded) -> NDArray[np.int64]:
+    """The groups with the training part's found among itself, so that no test picture decides on its folds."""
+    apart = groups + len(groups)
+    apart[train] = near_duplicates(embedded.chosen(train), embedded.digests[train])
+    return apart
 
 
 def _renumbered(good: Dataset, missing: Sequence[str], faults: dict[str, str]) -> Dataset:

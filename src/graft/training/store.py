@@ -42,7 +42,7 @@ class Store:
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._written = 0
         _make(folder)
-        for index in sorted(folder.glob("*.index")):
+        for index in sorted(folder.glob("*.index"), key=_age):  # a row that was damaged and computed anew: the new one
             self._load(index)
 
     def __enter__(self) -> Self:
@@ -141,6 +141,10 @@ class Store:
 def _mapped(path: Path, width: int) -> NDArray[np.float32]:
     rows = path.stat().st_size // (4 * width) if path.exists() else 0
     return np.memmap(path, np.float32, "r", shape=(rows, width)) if rows else np.empty((0, width), np.float32)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name
 
 
 def _make(folder: Path) -> None:

@@ -129,6 +129,14 @@ def test_what_is_no_picture_is_left_out_and_counted(tmp_path: Path) -> None:
     assert found.ignored == {HIDDEN: 6, OTHER: 5, OUTSIDE: 1, EMPTY: 2}
 
 
+def test_names_that_are_not_unicode_are_left_out_and_counted(tmp_path: Path) -> None:
+    latin = os.fsdecode(b"\xe9")
+    lay(tmp_path, "cat/1.jpg", "dog/1.jpg", f"cat/{latin}.jpg", f"dog/{latin}/1.jpg", f"{latin}.jpg")
+    found = read_folder(tmp_path)
+    assert table(found) == {"cat/1.jpg": "cat", "dog/1.jpg": "dog"}
+    assert found.ignored == {"names that are not Unicode": 2, OUTSIDE: 1}
+
+
 def test_pictures_beside_the_classes_of_a_part_are_counted(tmp_path: Path) -> None:
     found = read_folder(lay(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "train/0.jpg", "test/0.jpg", "0.jpg"))
     assert (len(found), found.ignored) == (2, {OUTSIDE: 3})

@@ -89,7 +89,9 @@ def _of_class(
     waiting, empty = [Path(folder.path)], True
     while waiting:
         for entry in _entries(waiting.pop(), seen, ignored):
-            if _is_folder(entry):
+            if not _is_unicode(entry.name):
+                ignored["names that are not Unicode"] += 1
+            elif _is_folder(entry):
                 waiting.append(Path(entry.path))
             elif _is_picture(entry.name):
                 empty = False
@@ -115,8 +117,6 @@ def _entries(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) ->
     for entry in entries:
         if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini", "__MACOSX"):
             ignored["hidden files"] += 1
-        elif not entry.is_dir() and not _is_unicode(entry.name):
-            ignored["files with a name that is not Unicode"] += 1
         else:
             yield entry
 

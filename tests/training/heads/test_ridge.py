@@ -1,0 +1,125 @@
+"""Ridge: the closed form is the model that brute force fits, and its left-out answers are honest refits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from graft.data import duplicates
+from graft.model.calibrate import temperature
+from graft.training.heads import problem as problem_module
+from graft.training.heads import ridge
+from graft.training.heads.problem import Problem, standardised
+
+CLOSE = 2e-5  # features and axes are float32
+CLOSE_WHEN_WIDE = 2e-3  # more features than pictures: 1 - leverage is small, and what is divided by it is rounded
+
+
+def problem_of(count: int, width: int, classes: int = 3, views: int = 1, grouped: bool = False) -> Problem:
+    rng = np.random.default_rng(count + width)
+    pictures = np.repeat(np.arange(count // views), views)
+    units = pictures // (1 + pictures % 2 * 3) if grouped else pictures  # groups of one to four pictures and their views
+    labels = rng.integers(0, classes, count // views)[pictures]
+    features = rng.standard_normal((count, width)) + np.eye(classes, width)[labels] * (1.5 if width < count else 4)
+    raw = (features * rng.uniform(0.5, 3, width) + rng.uniform(-2, 2, width)).astype(np.float32)
+    fold = (units % 4).astype(np.int8)
+    return Problem(standardised(raw, (width,)), labels.astype(np.int64), units.astype(np.int64), fold, classes)
+
+
+def refit(
+    problem: Problem, keep: NDArray[np.bool_], penalty: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight [d, classes] and intercept of the ridge on some rows; the intercept is not shrunk."""
+    x = problem.matrix[keep].astype(np.float64)
+    y = np.where(np.arange(problem.classes) == problem.labels[keep][:, None], 1.0, -1.0)
+    centred = x - x.mean(axis=0)
+    gram = centred.T @ centred + penalty * np.eye(problem.width)
+    weight = np.linalg.solve(gram, centred.T @ (y - y.mean(axis=0)))
+    return weight, y.mean(axis=0) - x.mean(axis=0) @ weight
+
+
+def without_its_unit(problem: Problem, strength: float) -> NDArray[np.float64]:
+    answers = np.empty((len(problem), problem.classes))
+    for unit in np.unique(problem.units):
+        out = problem.units == unit
+        weight, intercept = refit(problem, ~out, strength * len(problem))
+        answers[out] = problem.matrix[out] @ weight + intercept
+    return answers
+
+
+PROBLEMS = {
+    "more pictures than features": problem_of(40, 12),
+    "more features than pictures": problem_of(40, 70),
+    "two classes": problem_of(40, 12, classes=2),
+    "views": problem_of(40, 12, views=2),
+    "groups": problem_of(40, 12, grouped=True),
+    "groups and views of many features": problem_of(48, 90, views=2, grouped=True),
+}
+
+
+@pytest.fixture(params=PROBLEMS.values(), ids=PROBLEMS)
+def problem(request: pytest.FixtureRequest) -> Problem:
+    return request.param
+
+
+def test_left_out_answers_are_those_of_a_fit_without_the_unit(problem: Problem) -> None:
+    for strength in (1e-2, 1.0, 100.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ridge, "STRENGTHS", np.array([strength]))
+            solved = ridge.solve(problem)
+        close = CLOSE if problem.width < len(problem) or strength > 0.1 else CLOSE_WHEN_WIDE
+        assert np.abs(solved.logits - without_its_unit(problem, strength)).max() < close
+        assert solved.loss == temperature(solved.logits, problem.labels)[1]
+
+
+def test_the_units_of_a_problem_have_one_to_four_rows_or_more() -> None:
+    assert set(np.bincount(PROBLEMS["groups"].units)) >= {1, 2, 3}
+    assert max(np.bincount(PROBLEMS["groups and views of many features"].units)) >= 6
+
+
+def test_the_penalty_is_the_one_with_the_lowest_left_out_loss(problem: Problem) -> None:
+    losses = [temperature(without_its_unit(problem, each), problem.labels)[1] for each in ridge.STRENGTHS]
+    solved = ridge.solve(problem)
+    assert solved.strength == ridge.STRENGTHS[int(np.argmin(losses))]
+    assert solved.loss == pytest.approx(min(losses), abs=1e-5)
+    assert 0 < int(np.argmin(losses)) < len(ridge.STRENGTHS)
+
+
+def test_the_head_gives_the_closed_form_on_features_as_they_come(problem: Problem) -> None:
+    solved = ridge.solve(problem)
+    weight, intercept = refit(problem, np.ones(len(problem), bool), solved.strength * len(problem))
+    raw = problem.features.features[np.arange(len(problem))]
+    with torch.no_grad():
+        got = solved.head(torch.tensor(raw)).numpy()
+    assert np.abs(got - (problem.matrix @ weight + intercept)).max() < CLOSE
+    assert solved.head.spec == {"kind": "linear", "width": problem.width, "classes": problem.classes}
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (40, 70)])
+def test_blocks_that_fit_in_memory_give_what_the_whole_gives(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = problem_of(*shape, grouped=True)
+    whole = ridge.solve(problem)
+    sizes: list[int] = []
+
+    class Rows:
+        def __len__(self) -> int:
+            return len(problem)
+
+        def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+            sizes.append(len(rows))
+            return problem.features.features[rows]
+
+    for module in (ridge, problem_module):
+        monkeypatch.setattr(module, "blocks", lambda features: duplicates.blocks(features, 7))
+    monkeypatch.setattr(ridge, "AT_ONCE", 7)
+    streamed = ridge.solve(replace(problem, features=replace(problem.features, features=Rows())))
+    assert max(sizes) <= 7
+    assert streamed.strength == whole.strength
+    assert np.abs(streamed.logits - whole.logits).max() < CLOSE
+    assert torch.allclose(streamed.head.judge.weight, whole.head.judge.weight, atol=CLOSE)
