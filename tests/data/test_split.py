@@ -158,6 +158,12 @@ def test_folds_of_single_pictures_are_equal() -> None:
     assert counts == [[4] * 5] * 3
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_small_groups_fill_up_what_a_big_one_left_uneven(seed: int) -> None:
+    data = table([0] * 8, [0, 0, 0, 0, 1, 2, 3, 4])
+    assert np.bincount(folds(*data.columns, 2, seed)).tolist() == [4, 4]
+
+
 def test_the_remainders_of_classes_go_to_different_folds() -> None:
     data = table([0, 1, 2, 3], [0, 1, 2, 3])
     assert sorted(folds(*data.columns, 4, 0)) == [0, 1, 2, 3]

@@ -211,14 +211,20 @@ def test_cutting_a_network_in_train_mode_changes_nothing_in_it() -> None:
     backbone = backbone_of("test_resnet", 64)
     network = network_of(backbone).train()
     before = copy.deepcopy(network.state_dict())
-    cut.cut(network, backbone, "layer2")
+    halves = cut.cut(network, backbone, "layer2")
+    assert network.training
+    crossing = halves.frozen(pictures(64))
+    assert torch.equal(crossing, copy.deepcopy(halves.frozen).eval()(pictures(64)))
     assert all(torch.equal(now, before[key]) for key, now in network.state_dict().items())
 
 
 def test_what_trains_is_set_stage_by_stage() -> None:
     backbone = backbone_of("test_resnet", 64)
     network = network_of(backbone)
-    for border, kept in [("layer3", ("layer3.", "layer4.")), ("conv1.3", ("conv1.3", "conv1.4", "conv1.6", "bn1", "l"))]:
+    for border, kept in [
+        ("layer3", ("layer3.", "layer4.")),
+        ("conv1.3", ("conv1.3", "conv1.4", "conv1.6", "bn1", "l")),
+    ]:
         network.requires_grad_(True)
         halves = cut.cut(network, backbone, border)
         trains = {name for name, each in backbone.module.named_parameters() if each.requires_grad}
@@ -251,7 +257,15 @@ def test_a_cut_before_everything_trains_everything() -> None:
 
 @pytest.mark.parametrize(
     ("at", "border"),
-    [(-1, "layer4"), (7, "layer2"), (0.7, "layer2"), ("layer2", "layer2"), (1.0, "head"), (10, "head"), (0.0, "conv1.0")],
+    [
+        (-1, "layer4"),
+        (7, "layer2"),
+        (0.7, "layer2"),
+        ("layer2", "layer2"),
+        (1.0, "head"),
+        (10, "head"),
+        (0.0, "conv1.0"),
+    ],
 )
 def test_a_border_is_a_name_an_index_or_a_share(at: Any, border: str) -> None:
     backbone = backbone_of("test_resnet", 64)

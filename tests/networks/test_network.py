@@ -67,9 +67,7 @@ def test_the_key_changes_with_every_tensor_the_layers_and_the_preprocessing(back
     ("shape", "axes"),
     [((2, 6, 3, 3), (2, 3)), ((2, 3, 3, 6), (1, 2)), ((2, 5, 6), (1,)), ((2, 3, 3, 3), (2, 3)), ((2, 6, 1, 1), (2, 3))],
 )
-def test_pooling_averages_over_places_however_they_are_laid_out(
-    shape: tuple[int, ...], axes: tuple[int, ...]
-) -> None:
+def test_pooling_averages_over_places_however_they_are_laid_out(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     output = torch.randn(shape)
     assert torch.allclose(pooled(output), output.mean(axes))
 

@@ -62,6 +62,8 @@ def parse(text: str) -> Card:
         values[name] = _names(name, values.get(name, []))
     if wrong := sorted(name for name, value in values.items() if not isinstance(value, _KINDS[known[name].type])):
         raise CardError(f"its entry {wrong[0]!r} cannot be {values[wrong[0]]!r}")
+    if not values["temperature"] > 0:
+        raise CardError(f"its temperature must be above 0, and is {values['temperature']}")
     if len(set(values["classes"])) < len(values["classes"]):
         raise CardError("two of its classes have the same name")
     return Card(**values)

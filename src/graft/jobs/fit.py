@@ -73,7 +73,7 @@ def fit(
         with _timed(times, "embed more views"):
             if plan.views > 1:
                 more = embed(frozen, material.data.take(material.train), views=plan.views, seed=seed, watch=watch)
-                material = replace(material, embedded=replace(embedded, store=more.store))
+                material = replace(material, embedded=replace(material.embedded, store=more.store))
         with _timed(times, "solve head"):
             chosen = choose(plan.head, plan.layers, material.problems(frozen.widths, plan.views))
         with _timed(times, "calibrate, evaluate"):

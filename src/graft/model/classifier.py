@@ -147,5 +147,5 @@ def _as_dataset(images: Any) -> Dataset:
 
 
 def _is_one_array(images: Any) -> bool:
-    """A single picture [height, width] or [height, width, 3], as against a stack of them."""
-    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))
+    """A single picture [height, width] or [height, width, channels], as against a stack of them."""
+    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4))

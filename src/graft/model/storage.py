@@ -70,9 +70,11 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any]]:
         features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers)
         network = Network(features, Head(card.head))
         network.load_state_dict(tensors)
+        if features.width != card.head["width"]:
+            raise ValueError(f"the layers give {features.width} features, the head takes {card.head['width']}")
         if card.head["classes"] != len(card.classes):
             raise ValueError(f"the head has {card.head['classes']} outputs, the card {len(card.classes)} classes")
-    except (GraftError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (GraftError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder / TENSORS} and {folder / CARD} do not belong together: {error}") from error
     return network.eval().requires_grad_(False), card, _report(folder)
 

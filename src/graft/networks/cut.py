@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -46,7 +47,7 @@ def stages(backbone: Backbone) -> list[Stage]:
     """The chain of stages in the order in which a forward pass first meets them."""
     module = backbone.module
     names = list(_blocks(module))  # none lies inside another, so that they end in the order in which they begin
-    with heard(module, names) as outputs:  # in the order in which they were first heard
+    with _still(module), heard(module, names) as outputs:  # in the order in which they were first heard
         module(backbone.example().to(next(module.parameters()).dtype))
     return [
         Stage(name, tuple(output.shape[1:]), _size(module.get_submodule(name)))
@@ -120,14 +121,22 @@ def _split(network: Network, backbone: Backbone, chain: Sequence[str], place: in
 @torch.no_grad()
 def _whole(network: Network, halves: Halves, backbone: Backbone) -> bool:
     """Whether both halves in a row answer like the network, judged by how much two pictures' features differ."""
-    was = network.training
-    network.eval()
-    halves.tuned.eval()
     images = (backbone.example() * 40 + 128).clamp(0, 255).to(torch.uint8)
-    want, got = network.features(images), halves.tuned[0](halves.frozen(images))  # type: ignore[index]
-    network.train(was)
-    halves.tuned.train(was)
+    with _still(network), _still(halves.tuned):
+        want, got = network.features(images), halves.tuned[0](halves.frozen(images))  # type: ignore[index]
     return bool((want - got).abs().max() <= TOLERANCE * (want[0] - want[1]).abs().max())
+
+
+@contextmanager
+def _still(module: nn.Module) -> Iterator[None]:
+    """In eval mode for a while, so that looking changes no statistics; then each part as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def _nearest(network: Network, backbone: Backbone, chain: Sequence[str], place: int) -> str:

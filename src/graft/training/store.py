@@ -42,7 +42,7 @@ class Store:
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._written = 0
         _make(folder)
-        for index in sorted(folder.glob("*.index"), key=_age):  # a row that was damaged and computed anew: the new one
+        for index in sorted(folder.glob("*.index"), key=_age):  # a row computed anew replaces the damaged one
             self._load(index)
 
     def __enter__(self) -> Self:

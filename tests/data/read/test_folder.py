@@ -142,6 +142,7 @@ def test_pictures_beside_the_classes_of_a_part_are_counted(tmp_path: Path) -> No
     assert (len(found), found.ignored) == (2, {OUTSIDE: 3})
 
 
+@pytest.mark.timeout(30)  # a loop is the fault, so it must not take the five minutes that others may
 def test_links_cannot_loop(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
     (tmp_path / "cat/up").symlink_to(tmp_path, target_is_directory=True)

@@ -1,0 +1,136 @@
+"""Pictures to answers on the command line and in a CSV file, which must never replace a file of the user's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from graft import cli
+from graft.errors import DataError, ModelError, OutputError
+from graft.jobs.fit import fit
+from graft.jobs.predict import predict, write_csv
+from graft.model.classifier import Prediction, load
+from graft_runtime.decide import Answer
+
+
+@pytest.fixture(scope="module")
+def model(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict") / "model"
+    fit(photos, folder, strategy="probe:head=ridge,layers=last")
+    return folder
+
+
+def graft(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_command_line_and_python_and_the_classifier_agree(model: Path, photos: Path) -> None:
+    want = [each.as_dict() for each in load(model).predict(sorted((photos / "disc").iterdir()))]
+    assert [each.as_dict() for each in predict(model, [photos / "disc"])] == want
+    done = graft("predict", model, photos / "disc", "--json", "-q")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == want
+    lines = graft("predict", model, photos / "disc", "-q").stdout.splitlines()
+    assert [line.split()[-1] for line in lines] == [each["picture"] for each in want]
+    assert [line.split()[1] for line in lines] == [each["label"] for each in want]
+
+
+def test_a_folder_stands_for_its_pictures_and_files_come_in_the_order_given(model: Path, photos: Path) -> None:
+    last, first = photos / "stripes" / "03.jpg", photos / "disc" / "00.png"
+    found = predict(model, [last, photos, first])
+    assert len(found) == 38
+    assert (found[0].picture, found[-1].picture) == (str(last), str(first))
+    assert [each.picture for each in found[1:-1]] == sorted(each.picture for each in found[1:-1])
+
+
+def test_a_folder_named_like_a_picture_is_a_folder(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "all" / "trip.jpg").mkdir(parents=True)
+    shutil.copy(photos / "disc" / "00.png", tmp_path / "all" / "trip.jpg")
+    assert [(each.label, each.fault) for each in predict(model, [tmp_path / "all"])] == [("disc", "")]
+
+
+def test_what_is_not_there_is_told_before_any_work(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no file .*nowhere\.jpg"):
+        predict(model, [tmp_path / "nowhere.jpg"])
+    (tmp_path / "empty").mkdir()
+    done = graft("predict", model, tmp_path / "empty")
+    assert done.exit_code == 3
+    assert "holds no pictures" in done.stderr
+    with pytest.raises(ModelError, match="is no saved classifier"):
+        predict(tmp_path / "empty", [])
+
+
+def test_faults_alone_exit_with_3_and_with_an_answer_among_them_0(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no")
+    done = graft("predict", model, tmp_path / "bad.jpg")
+    assert done.exit_code == 3
+    assert "not judged, not an image" in done.stdout
+    assert graft("predict", model, tmp_path / "bad.jpg", photos / "disc" / "00.png").exit_code == 0
+
+
+def test_the_csv_says_what_the_json_says(model: Path, photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / '=2+5 日本, "x".png'
+    shutil.copy(photos / "frame" / "00.png", odd)
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    done = graft("predict", model, odd, tmp_path / "bad.jpg", "--csv", tmp_path / "answers.csv", "-q")
+    assert done.exit_code == 0
+    assert "2 answers written" in done.stdout
+    assert "bad.jpg: empty file" in done.stdout
+    want = predict(model, [odd])[0]
+    good, bad = rows(tmp_path / "answers.csv")
+    assert list(good) == ["picture", "label", "probability", "fault", "disc", "frame", "stripes"]
+    assert good["picture"] == str(odd)
+    assert good["label"] == "frame"
+    assert float(good["probability"]) == pytest.approx(want.probability, abs=1e-6)
+    assert sum(float(good[name]) for name in ("disc", "frame", "stripes")) == pytest.approx(1)
+    assert (bad["label"], bad["fault"], bad["disc"]) == ("", "empty file", "")
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
+    name = f"{start}cmd|' /C calc'!A0"
+    answer = Answer(name, 0.75, {name: 0.75, "b": 0.25})
+    write_csv([Prediction(f"{start}1.png", answer)], (name, "b"), tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert [cell for cell in cells if cell.startswith(start)] == []
+    assert cells.count(f"'{name}") == 2
+    assert f"'{start}1.png" in cells
+
+
+def test_a_csv_is_replaced_only_with_force_and_only_if_graft_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for probability in (0.75, 0.5):
+        write_csv([Prediction("p.png", Answer("b", probability, {"b": probability}))], ("b",), path, force=True)
+        assert float(rows(path)[0]["probability"]) == probability
+    with pytest.raises(OutputError, match="is there already"):
+        write_csv([], ("b",), path)
+    assert len(rows(path)) == 1
+    for mine in ("photo.jpg", "mine.csv"):
+        (tmp_path / mine).write_text("mine")
+        with pytest.raises(OutputError, match="not even --force"):
+            write_csv([], ("b",), tmp_path / mine, force=True)
+        assert (tmp_path / mine).read_text() == "mine"
+
+
+def test_a_csv_that_cannot_be_written_is_told_before_any_picture_is_judged(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.jobs.predict.load", lambda *_: pytest.fail("work was done first"))
+    (tmp_path / "mine.jpg").write_text("mine")
+    for place, force in (("no/where.csv", False), ("mine.jpg", False), ("mine.jpg", True), (".", True)):
+        words = ["predict", model, photos, "--csv", tmp_path / place, *(["--force"] if force else [])]
+        done = graft(*words)
+        assert done.exit_code == 6, place
+        assert done.stderr.startswith("graft: ")
+    assert (tmp_path / "mine.jpg").read_text() == "mine"

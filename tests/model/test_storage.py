@@ -1,0 +1,317 @@
+"""A classifier on disk: whole or not there, and each way of being damaged has a message of its own."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graft.errors import GraftError, ModelError, OutputError
+from graft.jobs.fit import fit
+from graft.model import storage
+from graft.model.classifier import Classifier, load
+
+QUICK = "probe:head=ridge,layers=last"
+
+
+def sha(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def hidden(folder: Path) -> list[str]:
+    """What a save may leave beside the classifier."""
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def classifier(photos: Path) -> Classifier:
+    return fit(photos, strategy=QUICK)
+
+
+@pytest.fixture(scope="module")
+def other(photos: Path) -> Classifier:
+    return fit(photos, strategy=QUICK, seed=1)
+
+
+@pytest.fixture
+def model(classifier: Classifier, tmp_path: Path) -> Path:
+    return classifier.save(tmp_path / "model")
+
+
+# --- saved = loaded ---------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_is_what_was_in_memory(classifier: Classifier, model: Path) -> None:
+    loaded = load(model)
+    mine, theirs = classifier.network.state_dict(), loaded.network.state_dict()
+    assert list(mine) == list(theirs)
+    assert all(np.array_equal(mine[name].numpy(), theirs[name].numpy()) for name in mine)
+    assert loaded.report == json.loads(json.dumps(classifier.report))
+    assert loaded.card.temperature == classifier.card.temperature
+    assert loaded.card.weights == {"model.safetensors": sha(model)}
+    assert sorted(path.name for path in model.iterdir()) == sorted(storage.FILES)
+    assert hidden(model.parent) == []
+
+
+def test_the_same_classifier_is_saved_to_the_same_bytes(classifier: Classifier, model: Path, tmp_path: Path) -> None:
+    load(model).save(tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()
+    }
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def edit(model: Path, **entries: Any) -> None:
+    card = json.loads((model / "model.json").read_text())
+    card.update(entries)
+    (model / "model.json").write_text(json.dumps(card))
+
+
+def flip(model: Path) -> None:
+    raw = bytearray((model / "model.safetensors").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (model / "model.safetensors").write_bytes(raw)
+
+
+def cut(model: Path) -> None:
+    os.truncate(model / "model.safetensors", 100_000)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "flipped": (flip, "model.safetensors is damaged: its SHA-256"),
+    "truncated": (cut, "model.safetensors is damaged: its SHA-256"),
+    "no weights": (lambda model: (model / "model.safetensors").unlink(), "model.safetensors cannot be read: No such"),
+    "no card": (lambda model: (model / "model.json").unlink(), "is no saved classifier: model.json"),
+    "no report": (lambda model: (model / "report.json").unlink(), "report.json cannot be read"),
+    "no folder": (shutil.rmtree, "is no saved classifier"),
+    "not JSON": (lambda model: (model / "model.json").write_text("{"), "it is not JSON"),
+    "not text": (lambda model: (model / "model.json").write_bytes(b"\xff\xfe"), "is no saved classifier"),
+    "another JSON": (lambda model: (model / "model.json").write_text("[1]"), "not written by graft"),
+    "newer": (lambda model: edit(model, schema=99), "schema 99.*please update graft"),
+    "fewer classes": (lambda model: edit(model, classes=["disc", "frame"]), "3 outputs, the card 2 classes"),
+    "twice a class": (lambda model: edit(model, classes=["disc", "disc", "frame"]), "same name"),
+    "no list": (lambda model: edit(model, classes=3), "'classes' is no list of names"),
+    "no number": (lambda model: edit(model, temperature="hot"), "'temperature' cannot be 'hot'"),
+    "other network": (lambda model: edit(model, backbone={"name": "resnet18"}), "do not belong together"),
+    "no network": (lambda model: edit(model, backbone={"name": "nonsense"}), "do not belong together.*nonsense"),
+    "no head": (lambda model: edit(model, head={"kind": "oracle", "width": 1, "classes": 3}), "do not belong together"),
+    "no such layer": (lambda model: edit(model, layers=["attic"]), "do not belong together"),
+    "no temperature": (lambda model: edit(model, temperature=0), "must be above 0"),
+    "other layers": (lambda model: edit(model, layers=["blocks.0"]), "do not belong together"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_each_damage_has_a_message_of_its_own(model: Path, damage: str) -> None:
+    make, message = DAMAGE[damage]
+    make(model)
+    with pytest.raises(ModelError, match=message):
+        load(model).predict(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, 0, [], {}, [[]]])
+def test_no_edited_card_raises_anything_but_a_graft_error(model: Path, value: Any) -> None:
+    original = (model / "model.json").read_text()
+    for name in ("classes", "preprocess", "backbone", "head", "temperature", "weights", "layers", "schema", "strategy"):
+        (model / "model.json").write_text(original)
+        edit(model, **{name: value})
+        with suppress(GraftError):
+            load(model).predict(np.zeros((8, 8, 3), np.uint8))
+
+
+# --- where it may write -----------------------------------------------------------------------------------------------
+
+
+def test_an_existing_classifier_is_replaced_only_with_force(other: Classifier, model: Path) -> None:
+    before = sha(model)
+    with pytest.raises(OutputError, match=r"already holds a classifier.*--force"):
+        other.save(model)
+    assert sha(model) == before
+    other.save(model, force=True)
+    assert sha(model) != before
+    assert hidden(model.parent) == []
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "README.md", "report.json", ".hidden", "disc/"])
+def test_a_folder_with_anything_of_the_users_is_never_replaced(
+    classifier: Classifier, tmp_path: Path, name: str
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / name).mkdir() if name.endswith("/") else (mine / name).write_text("mine")
+    with pytest.raises(OutputError, match="which graft did not write"):
+        classifier.save(mine, force=True)
+    assert (mine / name).is_dir() or (mine / name).read_text() == "mine"
+    assert hidden(tmp_path) == []
+
+
+def test_a_classifier_with_a_foreign_file_in_it_is_not_replaced(classifier: Classifier, model: Path) -> None:
+    (model / "notes.txt").write_text("mine")
+    before = sha(model)
+    with pytest.raises(OutputError, match=r"notes\.txt"):
+        classifier.save(model, force=True)
+    assert ((model / "notes.txt").read_text(), sha(model)) == ("mine", before)
+
+
+def test_an_empty_folder_is_filled_and_a_file_in_the_way_is_kept(classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    classifier.save(tmp_path / "empty")
+    assert load(tmp_path / "empty").classes == classifier.classes
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="file"):
+        classifier.save(tmp_path / "file", force=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# --- whole or not at all ----------------------------------------------------------------------------------------------
+
+
+class Faulty:
+    """Counts calls of what a save does to the disk, and makes one of them fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: int, fault: BaseException) -> None:
+        self.calls, self.failing, self.fault = 0, failing, fault
+        for name in ("mkdir", "rename", "read_bytes"):
+            monkeypatch.setattr(Path, name, self.wrapped(getattr(Path, name)))
+        monkeypatch.setattr(storage.os, "fsync", self.wrapped(os.fsync))
+        monkeypatch.setattr(storage, "_write", self.wrapped(storage._write))
+
+    def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.failing:
+                raise self.fault
+            return function(*args, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_whichever_step_fails_there_is_the_old_classifier_or_the_new_and_no_litter(
+    classifier: Classifier, other: Classifier, tmp_path: Path, fault: BaseException
+) -> None:
+    new = sha(other.save(tmp_path / "new"))
+    outcomes = []
+    for failing in range(1, 40):
+        place = tmp_path / f"{failing}"
+        old = sha(classifier.save(place / "model"))
+        with pytest.MonkeyPatch.context() as patch:
+            faulty = Faulty(patch, failing, fault)
+            try:
+                other.save(place / "model", force=True)
+            except (OutputError, KeyboardInterrupt) as error:
+                outcomes.append(type(error))
+        assert sha(place / "model") in (old, new)
+        load(place / "model")
+        with storage.claimed(place / "model", force=True):
+            pass
+        assert hidden(place) == []
+        shutil.rmtree(place)
+        if faulty.calls < failing:
+            break
+    assert len(outcomes) >= 12, "the faults missed the steps of a save"
+    assert faulty.calls < failing
+
+
+def test_the_next_run_sweeps_what_a_killed_one_left_and_brings_back_what_it_moved_aside(model: Path) -> None:
+    before, beside = sha(model), model.parent
+    half = beside / ".model.0123abcd"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    model.rename(beside / ".model.89abcdef.old")
+    with pytest.raises(OutputError, match="already holds a classifier"), storage.claimed(model, force=False):
+        pass
+    assert sha(model) == before
+    assert hidden(beside) == []
+
+
+def test_the_sweep_leaves_alone_whatever_it_did_not_make(classifier: Classifier, model: Path) -> None:
+    mine = [".model.backup-2024", ".model.2024-05-01.0123abcd", ".model.mybackup", ".models.0123abcd", ".model"]
+    for name in mine:
+        classifier.save(model.parent / name)
+    photos = model.parent / ".model.0123abcd"
+    photos.mkdir()
+    (photos / "cat.jpg").write_bytes(b"mine")
+    with storage.claimed(model, force=True):
+        pass
+    assert hidden(model.parent) == sorted([*mine, ".model.0123abcd"])
+    assert (photos / "cat.jpg").read_bytes() == b"mine"
+
+
+# --- other processes --------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from graft.model import storage
+with storage.claimed(Path(sys.argv[1]), force=False):
+    print("claimed", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_second_run_into_one_folder_is_refused_at_once_until_the_first_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "mine"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout
+        assert first.stdout.readline() == "claimed\n"
+        with pytest.raises(OutputError, match="Another run is writing"), storage.claimed(folder, force=True):
+            pass
+        assert OutputError.exit_code == 6
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate()
+    with storage.claimed(folder, force=False):
+        pass
+    assert hidden(tmp_path / "models") == []
+
+
+@pytest.fixture
+def small_files() -> Any:
+    """A file may grow to 1 MB, as if the disk were full then; a Python process ignores the signal of it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_is_full_while_saving_keeps_the_old_classifier(
+    other: Classifier, model: Path, small_files: Callable[[], None]
+) -> None:
+    before = sha(model)
+    small_files()
+    with pytest.raises(OutputError, match=rf"MB\) could not be written to {model}.*File too large"):
+        other.save(model, force=True)
+    assert sha(model) == before
+    assert hidden(model.parent) == []
+
+
+def test_a_disk_that_is_full_while_caching_is_told_with_the_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OutputError, match=rf"could not be cached in {tmp_path}.*GRAFT_CACHE"):
+            fit(photos, tmp_path / "model", strategy=QUICK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "model").exists()
+    fit(photos, tmp_path / "model", strategy=QUICK)  # with space again, what was half written does no harm
+    assert load(tmp_path / "model").report["evaluation"]["count"] == 6

@@ -1,0 +1,85 @@
+"""The choice of head and layers: by evidence, and by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from graft.data.duplicates import moments
+from graft.errors import DataError, UsageError
+from graft.training.heads import choose, logistic, problem, ridge
+from graft.training.heads.problem import Problem, standardised
+
+WIDTHS = (6, 8)
+
+
+def problems(where: int, apart: float = 3.0) -> dict[str, Problem]:
+    """Two layers, of which one carries the label: 0 the early, 1 the last."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 4
+    layers = [rng.standard_normal((80, width)) for width in WIDTHS]
+    layers[where] += apart * np.eye(4, WIDTHS[where])[labels]
+    features = np.concatenate(layers, axis=1).astype(np.float32)
+    fold = (np.arange(80) // 4 % 4).astype(np.int8)
+    whole = Problem(standardised(features, WIDTHS), labels, np.arange(80), fold, 4)
+    return {"last": replace(whole, features=whole.features.only(WIDTHS[0])), "all": whole}
+
+
+def test_the_layers_that_carry_the_label_are_chosen() -> None:
+    early, last = (choose.choose("auto", "auto", problems(where)) for where in (0, 1))
+    assert (early.layers, last.layers) == ("all", "last")
+    assert early.columns.tolist() == list(range(14))
+    assert last.columns.tolist() == list(range(6, 14))
+    assert early.solution.accuracy(problems(0)["all"].labels) > 0.9
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_auto_is_the_lowest_loss_of_what_was_tried(where: int) -> None:
+    given = problems(where, apart=1.5)
+    chosen = choose.choose("auto", "auto", given)
+    losses = [ridge.solve(given["last"]).loss, ridge.solve(given["all"]).loss]
+    layers = ("last", "all")[int(np.argmin(losses))]
+    losses.append(logistic.solve(given[layers]).loss)
+    assert [(line["head"], line["layers"]) for line in chosen.tried] == [
+        *(("ridge", "last"), ("ridge", "all"), ("logistic", layers))
+    ]
+    assert [line["out_of_fold_loss"] for line in chosen.tried] == pytest.approx(losses)
+    assert chosen.solution.loss == pytest.approx(min(losses))
+    assert chosen.layers == layers
+
+
+@pytest.mark.parametrize("head", [name for name in choose.NAMES if name != "auto"])
+def test_a_named_head_on_named_layers_is_that_and_nothing_else(head: str) -> None:
+    chosen = choose.choose(head, "last", problems(0, apart=9))
+    assert [(line["head"], line["layers"]) for line in chosen.tried] == [(head, "last")]
+    assert (chosen.solution.name, chosen.layers) == (head, "last")
+    assert chosen.tried[0]["out_of_fold_accuracy"] == chosen.solution.accuracy(problems(0)["last"].labels)
+
+
+def test_names_that_do_not_exist_are_answered_with_those_that_do() -> None:
+    with pytest.raises(UsageError, match=r"no head 'tree'\. There are auto, ridge, logistic, svm, lda, ncm, knn, mlp"):
+        choose.choose("tree", "auto", problems(0))
+    with pytest.raises(UsageError, match=r"Layers are auto, last, all\. Got 'first'"):
+        choose.choose("auto", "first", problems(0))
+
+
+def test_features_that_exceed_memory_leave_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problem, "TOP", 80 * 14 * 4 - 1)
+    with pytest.raises(DataError, match=r"'svm' needs all features in memory.*head=ridge"):
+        choose.choose("svm", "auto", problems(0))
+    assert choose.choose("ridge", "auto", problems(0)).solution.name == "ridge"
+
+
+def test_layers_are_made_comparable_whatever_their_scale_and_width() -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.standard_normal((50, 14)) * rng.uniform(0.1, 9, 14) + 5).astype(np.float32)
+    features[:, 3] = 7  # one that never changes
+    made = standardised(features, WIDTHS)[np.arange(50)]
+    assert np.allclose(made.mean(axis=0), 0, atol=1e-5)
+    spread = made.std(axis=0)
+    assert np.allclose(np.delete(spread[:6], 3), np.sqrt(8 / 6), atol=1e-4)
+    assert np.allclose(spread[6:], 1, atol=1e-4)
+    assert spread[3] == 0
+    assert moments(features)[1][3] == 1

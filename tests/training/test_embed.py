@@ -1,0 +1,196 @@
+"""Embedding: computed once, named by content, the same whoever asks and however often the run was killed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from graft.data import dataset as table
+from graft.data.dataset import Dataset
+from graft.data.read.folder import read_folder
+from graft.networks import engine
+from graft.networks.network import Features
+from graft.networks.preprocess import Preprocess
+from graft.training.embed import embed
+from graft.training.store import Store
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from torch import nn
+from graft.data.read.folder import read_folder
+from graft.networks.network import Features
+from graft.networks.preprocess import Preprocess
+from graft.training.embed import embed
+from graft.training.store import Store
+
+torch.manual_seed(0)
+parts = nn.Sequential(nn.Conv2d(3, 6, 5, stride=3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
+add = Store.add
+def third(store, keys, rows):
+    if len(store) == 16:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(store, keys, rows)
+Store.add = third
+embed(Features(parts, Preprocess(size=24, resize=28), ()), read_folder(sys.argv[1]), cache=Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Features:
+    torch.manual_seed(0)
+    parts = nn.Sequential(nn.Conv2d(3, 6, 5, stride=3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
+    return Features(parts, Preprocess(size=24, resize=28), ())
+
+
+def one_by_one(frozen: Features, data: Dataset) -> NDArray[np.float32]:
+    """Features of each picture's centre, without batches, threads or a store."""
+    prepared = [
+        frozen.preprocess.prepare(table.pixels(data.read(row), frozen.preprocess.enough)) for row in range(len(data))
+    ]
+    with torch.inference_mode():
+        return torch.cat([frozen(each[None]) for each in prepared]).numpy()
+
+
+def test_what_the_cache_holds_is_what_the_network_says(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    data = read_folder(photos)
+    first, second = (embed(frozen, data, cache=tmp_path) for _ in range(2))
+    assert (first.computed, second.computed) == (36, 0)
+    every = np.arange(36)
+    assert np.allclose(first[every], one_by_one(frozen, data), atol=1e-5)
+    assert np.array_equal(second[every], first[every])
+    assert np.array_equal(second[every[::-1][:5]], first[every][::-1][:5])
+
+
+def test_with_everything_cached_no_network_is_compiled(
+    frozen: Features, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(frozen, read_folder(photos), views=3, cache=tmp_path)
+    monkeypatch.delattr(engine, "compile")
+    monkeypatch.delattr(table, "pixels")  # nor anything decoded
+    assert embed(frozen, read_folder(photos), views=3, cache=tmp_path).computed == 0
+
+
+def test_new_pictures_are_computed_and_renamed_ones_are_not(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    folder, cache = tmp_path / "photos", tmp_path / "cache"
+    shutil.copytree(photos, folder)
+    taken = sorted(folder.rglob("*.*"))[::4]
+    for number, file in enumerate(taken):
+        file.rename(tmp_path / f"{number}{file.suffix}")
+    assert embed(frozen, read_folder(folder), cache=cache).computed == 27
+    for number, file in enumerate(taken):
+        (tmp_path / f"{number}{file.suffix}").rename(file)
+    assert embed(frozen, read_folder(folder), cache=cache).computed == 9
+    for file in sorted(folder.rglob("*.*")):
+        file.rename(file.with_name(f"renamed {file.name}"))
+    (folder / "disc").rename(folder / "round")
+    assert embed(frozen, read_folder(folder), cache=cache).computed == 0
+
+
+def test_another_network_has_a_cache_of_its_own(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    embed(frozen, read_folder(photos), cache=tmp_path)
+    other = Features(frozen.backbone, Preprocess(size=24, resize=24), ())
+    assert embed(other, read_folder(photos), cache=tmp_path).computed == 36
+
+
+def test_copies_of_a_picture_are_computed_once_or_twice_and_are_equal(frozen: Features, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
+    done = embed(frozen, table.from_arrays([pixels, pixels[::-1], pixels]), cache=tmp_path)
+    got = done[np.arange(3)]
+    assert np.array_equal(got[0], got[2])
+    assert not np.allclose(got[0], got[1])
+
+
+def test_faults_are_named_by_row_and_nothing_takes_their_place(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    files = [folder / "disc/00.png", folder / "frame/03.jpg", folder / "stripes/11.jpg"]
+    files[0].write_bytes(b"")
+    files[1].write_bytes(files[1].read_bytes()[:300])
+    data = read_folder(folder)
+    files[2].unlink()
+    done = embed(frozen, data, cache=tmp_path / "cache")
+    named = {data.name(row): reason for row, reason in done.faults.items()}
+    assert set(named) == {"disc/00.png", "frame/03.jpg", "stripes/11.jpg"}
+    assert named["disc/00.png"] == "empty file"
+    assert named["stripes/11.jpg"] == "cannot be read: No such file or directory"
+    assert len(done) == done.computed == 33
+    assert done.rows.tolist() == [row for row in range(36) if row not in done.faults]
+    assert np.allclose(done[np.arange(33)], one_by_one(frozen, data.take(done.rows)), atol=1e-5)
+
+
+def test_views_are_the_centre_its_mirror_image_and_seeded_crops(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    data, rows = read_folder(photos), np.arange(36)
+    shown = [embed(frozen, data, views=4, seed=seed, cache=tmp_path / str(seed)) for seed in (0, 1)]
+    zero, one = (each.chosen(rows, 4)[np.arange(4 * 36)].reshape(36, 4, -1) for each in shown)
+    assert shown[0].computed == 4 * 36
+    assert np.allclose(zero[:, 0], one_by_one(frozen, data), atol=1e-5)
+    prepared = [
+        frozen.preprocess.prepare(table.pixels(data.read(row), frozen.preprocess.enough)).flip(2) for row in range(36)
+    ]
+    with torch.inference_mode():
+        assert np.allclose(zero[:, 1], frozen(torch.stack(prepared)).numpy(), atol=1e-5)
+    assert np.allclose(zero[:, :2], one[:, :2], atol=1e-6)
+    apart = np.abs(zero[:, 2:] - one[:, 2:]).max(axis=2)
+    assert (apart > 1e-4).all()
+    assert (np.abs(zero[:, 2] - zero[:, 3]).max(axis=1) > 1e-4).all()
+
+
+def test_views_do_not_depend_on_the_order_of_the_files(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    data, order = read_folder(photos), np.random.default_rng(0).permutation(36)
+    plain = embed(frozen, data, views=3, cache=tmp_path / "a").chosen(np.arange(36), 3)[np.arange(108)]
+    mixed = embed(frozen, data.take(order), views=3, cache=tmp_path / "b").chosen(np.arange(36), 3)[np.arange(108)]
+    assert np.allclose(mixed.reshape(36, 3, -1), plain.reshape(36, 3, -1)[order], atol=1e-6)
+
+
+def test_more_views_compute_only_what_is_new(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    counts = [embed(frozen, read_folder(photos), views=views, cache=tmp_path).computed for views in (1, 3, 2, 4)]
+    assert counts == [36, 72, 0, 36]
+    assert embed(frozen, read_folder(photos), views=4, seed=9, cache=tmp_path).computed == 72
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_never_was(
+    frozen: Features, photos: Path, tmp_path: Path
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", CHILD, str(photos), str(tmp_path / "killed")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    data = read_folder(photos)
+    resumed = embed(frozen, data, cache=tmp_path / "killed")
+    never = embed(frozen, data, cache=tmp_path / "never")
+    assert (resumed.computed, never.computed) == (20, 36)
+    assert np.allclose(resumed[np.arange(36)], never[np.arange(36)], atol=1e-6)
+    assert np.array_equal(resumed.digests, never.digests)
+
+
+def test_a_damaged_row_is_computed_again(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    data = read_folder(photos)
+    want = embed(frozen, data, cache=tmp_path)[np.arange(36)]
+    (numbers,) = tmp_path.rglob("*.rows")
+    raw = bytearray(numbers.read_bytes())
+    raw[5] ^= 255
+    numbers.write_bytes(raw)
+    again = embed(frozen, data, cache=tmp_path)
+    assert again.computed == 1
+    assert np.allclose(again[np.arange(36)], want, atol=1e-6)
+    assert len(Store(numbers.parent, (frozen.width,))) == 36
+    assert embed(frozen, data, cache=tmp_path).computed == 0
+
+
+def test_what_runs_at_most_once_is_run_in_whole_batches(
+    frozen: Features, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    add = Store.add
+    monkeypatch.setattr(Store, "add", lambda self, keys, rows: (sizes.append(len(keys)), add(self, keys, rows))[1])
+    embed(frozen, read_folder(photos), cache=tmp_path)
+    assert sizes == [8, 8, 8, 8, 4]

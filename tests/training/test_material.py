@@ -1,0 +1,162 @@
+"""Material: who is trained on and who is tested, decided once, with nothing on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset, from_arrays
+from graft.errors import DataError
+from graft.training.embed import Embedded, _view_id
+from graft.training.material import Findings, Material, prepare
+from graft.training.store import Store
+
+WIDTH = 40
+CLASSES = ("ant", "bee", "cat")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path)
+
+
+class Made:
+    """Pictures that only have features; some rows can be faults, some can be near-duplicates of others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(
+        self,
+        labels: list[int],
+        split: list[int] | None = None,
+        faults: dict[int, str] | None = None,
+        twins: dict[int, int] | None = None,
+        views: int = 1,
+    ) -> tuple[Dataset, Embedded]:
+        count, rng = len(labels), np.random.default_rng(0)
+        features = rng.standard_normal((count, views, WIDTH)).astype(np.float32)
+        for one, other in (twins or {}).items():
+            features[one] = features[other] + 1e-3
+        data = from_arrays([np.zeros((1, 1, 3), np.uint8)] * count, labels, CLASSES)
+        data = replace(data, split=np.array(split or [UNSPLIT] * count, np.int8))
+        digests = np.frombuffer(b"".join((number + 1).to_bytes(16) for number in range(count)), np.uint8)
+        digests = digests.reshape(count, 16)
+        with Store(self.folder / "features", (WIDTH,)) as store:
+            for view in range(views):
+                store.add([(name.tobytes(), _view_id(0, view)) for name in digests], features[:, view])
+        good = np.array([row for row in range(count) if row not in (faults or {})], np.intp)
+        return data, Embedded(store, 0, good, digests[good], faults or {}, count, 0.0)
+
+
+def parts(material: Material) -> tuple[list[int], list[int]]:
+    return material.train.tolist(), material.test.tolist()
+
+
+def test_a_ready_made_split_is_respected(made: Made) -> None:
+    split = [TRAIN, TEST, TRAIN, TRAIN, TEST, TRAIN]
+    assert parts(prepare(*made([0, 0, 0, 1, 1, 1], split), seed=3)) == ([0, 2, 3, 5], [1, 4])
+
+
+def test_a_validation_part_joins_the_training_part(made: Made) -> None:
+    split = [TRAIN, TEST, VALID, TRAIN, TEST, VALID]
+    assert parts(prepare(*made([0, 0, 0, 1, 1, 1], split), seed=0)) == ([0, 2, 3, 5], [1, 4])
+
+
+def test_without_a_test_part_the_validation_part_is_it(made: Made) -> None:
+    split = [TRAIN, VALID, TRAIN, TRAIN, VALID, TRAIN]
+    assert parts(prepare(*made([0, 0, 0, 1, 1, 1], split), seed=0)) == ([0, 2, 3, 5], [1, 4])
+
+
+def test_a_training_part_alone_leaves_nothing_to_test(made: Made) -> None:
+    material = prepare(*made([0, 0, 1, 1], [TRAIN] * 4), seed=0)
+    assert parts(material) == ([0, 1, 2, 3], [])
+    assert material.findings.untested == ("ant", "bee")
+
+
+def test_without_a_split_a_fifth_of_each_class_is_the_test_part(made: Made) -> None:
+    labels = [0] * 20 + [1] * 10 + [2] * 10
+    material = prepare(*made(labels), seed=0)
+    assert np.bincount(np.array(labels)[material.test]).tolist() == [4, 2, 2]
+    assert sorted(material.train.tolist() + material.test.tolist()) == list(range(40))
+    assert parts(prepare(*made(labels), seed=0)) == parts(material)
+    assert parts(prepare(*made(labels), seed=1)) != parts(material)
+
+
+def test_near_duplicates_stay_on_one_side_of_our_split(made: Made) -> None:
+    twins = {number: number - 1 for number in range(1, 40, 2)}
+    material = prepare(*made([0] * 20 + [1] * 20, twins=twins), seed=0)
+    assert material.findings.alike == 40
+    assert material.findings.leaks == 0
+    assert {row ^ 1 for row in material.test.tolist()} == set(material.test.tolist())
+    assert len(material.test) == 8
+
+
+def test_leaks_of_a_ready_made_split_are_counted_and_left_as_they_are(made: Made) -> None:
+    split = [TRAIN, TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TEST]
+    material = prepare(*made([0, 0, 0, 1, 1, 1, 0, 1], split, twins={2: 0, 5: 3, 7: 6}), seed=0)
+    assert material.findings.leaks == 2  # 7 is like 6, but both are for testing
+    assert material.findings.alike == 6
+    assert material.test.tolist() == [2, 5, 6, 7]
+
+
+def test_a_class_that_lost_all_its_pictures_is_named_and_the_others_renumbered(made: Made) -> None:
+    data, embedded = made([0, 0, 1, 2, 2, 2], faults={2: "truncated"})
+    material = prepare(data, embedded, seed=0)
+    assert material.findings == Findings({"picture 2": "truncated"}, {}, 0, 0, ("bee",), ())
+    assert material.data.classes == ("ant", "cat")
+    assert material.data.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_fewer_than_two_classes_are_refused_with_the_reasons(made: Made) -> None:
+    data, embedded = made([0, 0, 1, 1], faults={2: "empty file", 3: "empty file"})
+    with pytest.raises(DataError, match=r"Fewer than two classes .*: 2 pictures were left out \(2 x empty file\)"):
+        prepare(data, embedded, seed=0)
+
+
+def test_a_class_that_only_the_test_part_has_is_refused(made: Made) -> None:
+    with pytest.raises(DataError, match="training part has no usable picture of cat, the test part has"):
+        prepare(*made([0, 0, 1, 1, 2], [TRAIN, TEST, TRAIN, TEST, TEST]), seed=0)
+
+
+def test_a_class_that_only_the_training_part_has_is_named(made: Made) -> None:
+    material = prepare(*made([0, 0, 1, 1, 2], [TRAIN, TEST, TRAIN, TEST, TRAIN]), seed=0)
+    assert material.findings.untested == ("cat",)
+
+
+def test_all_views_of_a_picture_and_of_its_twin_are_in_one_unit_and_one_fold(made: Made) -> None:
+    labels = [0] * 12 + [1] * 12
+    material = prepare(*made(labels, [TRAIN] * 22 + [TEST] * 2, twins={5: 4, 20: 4}, views=3), seed=0)
+    problems = material.problems((10, 30), views=3)
+    whole, last = problems["all"], problems["last"]
+    assert len(whole) == 66
+    assert whole.labels.reshape(22, 3).tolist() == [[label] * 3 for label in labels[:22]]
+    for column in (whole.units, whole.folds):
+        each = column.reshape(22, 3)
+        assert (each == each[:, :1]).all()
+        assert each[4, 0] == each[5, 0] == each[20, 0]
+    assert len(np.unique(whole.units)) == 20
+    assert all(len(np.unique(whole.folds[whole.units == unit])) == 1 for unit in whole.units)
+    assert sorted(np.unique(whole.folds).tolist()) == [0, 1, 2, 3]
+    assert np.array_equal(last.matrix, whole.matrix[:, 10:])
+
+
+def test_a_problem_is_the_training_features_standardised_by_themselves(made: Made) -> None:
+    data, embedded = made([0] * 8 + [1] * 8, ([TRAIN] * 6 + [TEST] * 2) * 2)
+    material = prepare(data, embedded, seed=0)
+    raw: NDArray[np.float32] = embedded[material.train]
+    want = (raw - raw.mean(axis=0)) / raw.std(axis=0)
+    assert np.allclose(material.problems((WIDTH,), 1)["all"].matrix, want, atol=1e-4)
+
+
+def test_the_fingerprint_names_pictures_and_labels_and_not_their_order(made: Made) -> None:
+    data, embedded = made([0, 1, 0, 1])
+    material = prepare(data, embedded, seed=0)
+    turned = replace(embedded, digests=embedded.digests[::-1])
+    assert prepare(data.take(np.array([3, 2, 1, 0])), turned, seed=0).fingerprint() == material.fingerprint()
+    other = replace(data, labels=np.array([1, 0, 0, 1], np.int32))
+    assert prepare(other, embedded, seed=0).fingerprint() != material.fingerprint()
