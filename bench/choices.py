@@ -33,7 +33,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     start = load_backbone()
     batches(start)
-    frozen = Features(start.module, start.preprocess, layers(stages(start), 8))
+    frozen = Features(start.module, start.preprocess, layers(stages(start)))
     materials = {name: loaded(Path(sys.argv[1]) / name, frozen) for name in SETS}
     thresholds(materials, frozen)
     weights(materials, frozen)

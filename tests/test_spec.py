@@ -71,19 +71,19 @@ def test_every_strategy_is_written_as_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "names"),
     [
-        ("prob", "There is no strategy 'prob'. There are probe, full."),
-        ("", "There is no strategy ''. There are probe, full."),
-        ("probe:view=4", "'probe' has no option 'view'. It has head, views, strength."),
-        ("full:views=4", "'full' has no option 'views'. It has epochs."),
-        ("probe:views=four", "'views' must be a whole number. Got 'four'."),
-        ("probe:views=4.5", "'views' must be a whole number. Got '4.5'."),
-        ("probe:views", "'views' must be a whole number. Got ''."),
-        ("probe:strength=much", "'strength' must be a number. Got 'much'."),
+        ("prob", ["'prob'", "probe, full"]),
+        ("", ["''", "probe, full"]),
+        ("probe:view=4", ["'probe'", "'view'", "head, views, strength"]),
+        ("full:views=4", ["'full'", "'views'", "epochs"]),
+        ("probe:views=four", ["'views'", "a whole number", "'four'"]),
+        ("probe:views=4.5", ["'views'", "a whole number", "'4.5'"]),
+        ("probe:views", ["'views'", "a whole number", "''"]),
+        ("probe:strength=much", ["'strength'", "a number", "'much'"]),
     ],
 )
-def test_a_wrong_text_is_answered_with_what_is_legal(text: str, message: str) -> None:
+def test_a_wrong_text_is_answered_with_what_was_given_and_what_is_legal(text: str, names: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         spec.parse(text, KINDS)
-    assert str(caught.value) == message
+    assert [name for name in names if name not in str(caught.value)] == []

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
-    from graft.data.dataset import Dataset
+    from graft.data.dataset import Dataset, from_arrays, from_paths
+    from graft.data.read.folder import read_folder
     from graft.errors import GraftError
     from graft.estimator import ImageClassifier
     from graft.jobs.embed import embed
@@ -26,8 +27,11 @@ __all__ = [
     "embed",
     "evaluate",
     "fit",
+    "from_arrays",
+    "from_paths",
     "load",
     "predict",
+    "read_folder",
 ]
 
 _HOMES = {
@@ -40,8 +44,11 @@ _HOMES = {
     "embed": "graft.jobs.embed",
     "evaluate": "graft.jobs.evaluate",
     "fit": "graft.jobs.fit",
+    "from_arrays": "graft.data.dataset",
+    "from_paths": "graft.data.dataset",
     "load": "graft.model.classifier",
     "predict": "graft.jobs.predict",
+    "read_folder": "graft.data.read.folder",
 }
 
 

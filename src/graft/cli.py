@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,19 +29,24 @@ app = typer.Typer(
 Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
 Weights = Annotated[Path | None, typer.Option(help="File with this network's weights, instead of the usual ones.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run of graft wrote there.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what is there: a classifier, or a file of answers or features.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Photos = Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class.")]
 Model = Annotated[Path, typer.Argument(help="Folder of a saved classifier.")]
 
+BEGAN = time.monotonic()
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
 
 
 @app.command()
 def fit(
     photos: Photos,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist, or be empty.")
+    ],
     strategy: Annotated[str, typer.Option(help="How to transfer: probe[:head=..,layers=..,views=..]")] = "probe",
     backbone: Backbone = DEFAULT,
     weights: Weights = None,
@@ -53,6 +60,7 @@ def fit(
     with _told("fit"):
         from graft.jobs.fit import fit as job
 
+        started = time.monotonic() - BEGAN
         classifier = job(
             photos,
             output,
@@ -64,7 +72,8 @@ def fit(
             force=force,
             watch=_watch(quiet),
         )
-        report = classifier.report | {"model": str(output)}
+        seconds = {"start-up": round(started, 3)} | classifier.report["seconds"]
+        report = classifier.report | {"model": str(output), "seconds": seconds}
         _print(report, as_json, lambda: show.fitted(report, photos, output))
 
 
@@ -114,7 +123,7 @@ def embed(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Save what a frozen backbone says of each photo: features for your own use."""
+    """Save the features of each photo, the numbers that a pretrained network sees in it, for your own use."""
     with _told("embed"):
         from graft.jobs import embed as job
 
@@ -145,6 +154,9 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an old terminal shows '日' as an escape, not a traceback
     app()
 
 
@@ -154,7 +166,7 @@ def _watch(quiet: bool) -> Any:
 
 def _print(value: Any, as_json: bool, otherwise: Any) -> None:
     if as_json:
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
     else:
         otherwise()
 

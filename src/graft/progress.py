@@ -10,6 +10,7 @@ from typing import Any
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # shows progress over (things, what they are, how many)
 
 PATIENCE = 2.0  # seconds after which people want to know
+WARM_UP = 16  # things that say nothing about the speed: the network is compiled when the first ones are there
 REMIND = 10.0  # seconds between lines where there is no terminal
 
 
@@ -45,13 +46,15 @@ def _bar(things: Iterable[Any], what: str, count: int) -> Iterator[Any]:
 def _lines(things: Iterable[Any], what: str, count: int) -> Iterator[Any]:
     start = time.monotonic()
     due = start + PATIENCE
-    for done, thing in enumerate(things):
+    for done, thing in enumerate(things, 1 - WARM_UP):
         yield thing
         now = time.monotonic()
-        if now >= due:
+        if done <= 0:
+            start = now
+        elif now >= due:
             due = now + REMIND
-            left = (now - start) / (done + 1) * (count - done - 1)
-            print(f"{what}: {done + 1:,} of {count:,}, {_rate(done + 1, start)}, {left:.0f} s left", file=sys.stderr)
+            left = (now - start) / done * (count - WARM_UP - done)
+            print(f"{what}: {done + WARM_UP:,} of {count:,}, {_rate(done, start)}, {left:.0f} s left", file=sys.stderr)
 
 
 def _rate(done: int, start: float) -> str:

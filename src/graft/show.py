@@ -60,7 +60,7 @@ def listed(networks: Sequence[Mapping[str, Any]]) -> None:
         cost = f"{each['gmac']:.2f}" if each["gmac"] else "-"
         place = f"{each['weights']:<9} {each['licence']}"
         print(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
-    print(f"{len(networks):,} networks; a hyphen: not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
+    print(f"{len(networks):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
 
 
 def failed(error: Exception) -> None:
@@ -104,7 +104,7 @@ def _findings(data: Mapping[str, Any]) -> None:
     if data["untested"]:
         print(f"  not tested   too few pictures of: {', '.join(data['untested'])}")
     if data["ignored"]:
-        print(f"  ignored      {', '.join(f'{count:,} {what}' for what, count in data['ignored'].items())}")
+        print(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in data['ignored'].items())}")
     _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
 
 

@@ -22,7 +22,7 @@ def parse(text: str, kinds: Mapping[str, type[Any]]) -> Any:
     """
     name, _, options = text.partition(":")
     if name not in kinds:
-        raise UsageError(f"There is no strategy {name!r}. There are {', '.join(kinds)}.")
+        raise UsageError(f"There is no strategy {name!r}. Choose one of: {', '.join(kinds)}.")
     fields = {field.name: field for field in dataclasses.fields(kinds[name])}
     values = {}
     for option in filter(None, options.split(",")):

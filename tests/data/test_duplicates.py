@@ -97,6 +97,14 @@ def test_groups_are_those_of_a_comparison_of_all_pairs(monkeypatch: pytest.Monke
     np.testing.assert_array_equal(together(groups), together(truth))
 
 
+def test_a_set_of_look_alikes_is_compared_a_few_pairs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", 8)
+    chunks = list(duplicates._candidates(np.ones((20, 1), np.float32)))
+    assert max(len(one) for one, _ in chunks) == 8
+    pairs = [(int(one), int(two)) for chunk in chunks for one, two in zip(*chunk, strict=True)]
+    assert sorted(pairs) == [(one, two) for one in range(20) for two in range(one + 1, 20)]
+
+
 def test_order_changes_nothing() -> None:
     features, digests = planted(150, 5)
     order = np.random.default_rng(0).permutation(150)

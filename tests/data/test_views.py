@@ -72,5 +72,11 @@ def test_crops_reach_every_edge() -> None:
     np.testing.assert_allclose(np.mean(free, axis=0), 0.5, atol=0.05)
 
 
+def test_a_crop_may_lie_in_the_last_row_and_column() -> None:
+    boxes = [crop(0, b"", view, 4, 4) for view in range(2, 302)]
+    assert {box.left for box in boxes if box.width == 3} == {0, 1}
+    assert {box.top for box in boxes if box.height == 3} == {0, 1}
+
+
 def test_a_picture_of_one_pixel_is_kept_whole() -> None:
     assert {crop(0, b"", view, 1, 1) for view in range(2, 40)} == {Crop(0, 0, 1, 1, flip) for flip in (False, True)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graft.model.calibrate import calibration_error, temperature
+from graft.model.calibrate import temperature
+from graft.model.evaluation import calibration_error
 from graft_runtime.decide import probabilities
 
 
@@ -47,10 +48,10 @@ def test_the_temperature_scales_with_the_logits() -> None:
 
 def test_calibration_error_by_hand() -> None:
     chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.35, 0.65]])
-    labels = np.array([0, 1, 1, 0])
-    # bin 13 of 15: |0.9 + 0.9 - 1| = 0.8; bin 9 holds 0.6 and 0.65: |1.25 - 1| = 0.25
-    assert calibration_error(chances, labels) == pytest.approx((0.8 + 0.25) / 4)
-    assert calibration_error(chances, labels, bins=1) == pytest.approx((3.05 - 2) / 4)
+    labels = np.array([0, 1, 1, 1])
+    # bin 13 of 15 is too sure: 0.9 + 0.9 - 1 = 0.8; bin 9, with 0.6 and 0.65, not enough: 1.25 - 2 = -0.75
+    assert calibration_error(chances, labels) == pytest.approx((0.8 + 0.75) / 4)
+    assert calibration_error(chances, labels, bins=1) == pytest.approx((3.05 - 3) / 4)
 
 
 def test_certain_and_right_has_no_calibration_error_certain_and_wrong_has_all() -> None:

@@ -75,7 +75,7 @@ def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, cla
 
 
 def from_arrays(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """A table over pictures in memory: arrays [height, width] or [height, width, 3 or 4], uint8, or PIL images."""
+    """A table over pictures in memory: uint8 arrays [height, width] or [height, width, 3], or PIL pictures."""
     return _table([as_rgb(picture) for picture in pictures], labels, classes)
 
 

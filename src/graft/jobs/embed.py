@@ -19,8 +19,6 @@ from graft.networks.network import Features, load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import embed as training
 
-LAYERS = 8
-
 
 @dataclass(frozen=True)
 class Table:
@@ -53,7 +51,7 @@ def embed(
     """
     data = source if isinstance(source, Dataset) else read_folder(source)
     pretrained = load_backbone(backbone, Path(weights) if weights else None, offline)
-    frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained), LAYERS))
+    frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained)))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]
     return Table(

@@ -30,8 +30,6 @@ from graft.training.heads.choose import Chosen, choose
 from graft.training.material import Material, prepare
 from graft.training.strategies import STRATEGIES
 
-LAYERS = 8  # how many earlier layers 'all layers' means, at most
-
 
 def fit(
     source: str | Path | Dataset,
@@ -65,18 +63,18 @@ def fit(
             data = source if isinstance(source, Dataset) else read_folder(source)
         with _timed(times, "load network"):
             pretrained = load_backbone(backbone, Path(weights) if weights else None, offline)
-            frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained), LAYERS))
+            frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained)))
         with _timed(times, "embed pictures"):
             embedded = embed(frozen, data, seed=seed, watch=watch)
-        with _timed(times, "find duplicates, split"):
+        with _timed(times, "split"):
             material = prepare(data, embedded, seed)
-        with _timed(times, "embed more views"):
+        with _timed(times, "more views"):
             if plan.views > 1:
                 more = embed(frozen, material.data.take(material.train), views=plan.views, seed=seed, watch=watch)
                 material = replace(material, embedded=replace(material.embedded, store=more.store))
         with _timed(times, "solve head"):
             chosen = choose(plan.head, plan.layers, material.problems(frozen.widths, plan.views))
-        with _timed(times, "calibrate, evaluate"):
+        with _timed(times, "evaluate"):
             classifier = _calibrated(pretrained, frozen, chosen, material, strategy)
             evaluation = _evaluated(classifier, chosen, material)
         classifier = _recorded(classifier, chosen, evaluation, material, times)
@@ -99,7 +97,9 @@ def _calibrated(
     views = len(chosen.solution.logits) // len(material.train)
     as_judged = chosen.solution.logits[::views]  # view 0 is what a prediction sees
     heat, _ = temperature(as_judged, material.data.labels[material.train])
-    return Classifier(network, card.describe(network, pretrained, material.data.classes, strategy, heat))
+    described = card.describe(network, pretrained, material.data.classes, strategy, heat)
+    solved = {"solver": chosen.solution.name, "strength": chosen.solution.strength}
+    return Classifier(network, replace(described, head=described.head | solved))
 
 
 @torch.inference_mode()

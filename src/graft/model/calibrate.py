@@ -26,12 +26,3 @@ def temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> tu
 
     best = minimize_scalar(loss, bounds=(_LOWEST, _HIGHEST), method="bounded")
     return float(np.exp(best.x)), float(best.fun)
-
-
-def calibration_error(chances: NDArray[np.float64], labels: NDArray[np.integer], bins: int = 15) -> float:
-    """Expected calibration error: how far confidence is from accuracy on average, 0 to 1 (Naeini et al. 2015)."""
-    confidence = chances.max(axis=1)
-    right = chances.argmax(axis=1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(which, confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
-from graft.data.dataset import Dataset
+from graft.data.dataset import TEST, Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
 from graft.model import pictures, storage
@@ -42,11 +42,15 @@ class Prediction:
         """How likely that class is, 0 to 1."""
         return self.answer.probability if self.answer else 0.0
 
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """How likely each class is; empty for a picture that could not be judged."""
+        return self.answer.probabilities if self.answer else {}
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        chances = self.answer.probabilities if self.answer else {}
         known = {"picture": self.picture, "label": self.label, "probability": self.probability}
-        return known | {"probabilities": chances, "fault": self.fault}
+        return known | {"probabilities": self.probabilities, "fault": self.fault}
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,13 @@ class Classifier:
     def evaluate(self, source: str | Path | Dataset, *, watch: Watch = unwatched) -> Evaluation:
         """The score on labelled pictures: a folder with class folders of the classifier's own names, or a Dataset.
 
+        Of one with a test part, only that part counts.
+
         Raises DataError for classes that it does not know, or when not one picture can be read.
         """
         data = self._matched(source) if isinstance(source, Dataset) else read_folder(source, self.classes)
+        if (data.split == TEST).any():
+            data = data.take(data.part(TEST))
         chances, rows, faults = self.probabilities(data, watch=watch)
         if not len(rows):
             raise DataError(f"None of the {len(data)} pictures can be read, the first because: {faults[0]}.")

@@ -8,10 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-from graft.model.calibrate import calibration_error
 
 CONFIDENCE = 0.95
 
@@ -68,6 +64,9 @@ def judge(
     faults: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Score probabilities [n, classes] against labels [n]; n is at least 1."""
+    from scipy.stats import binomtest  # here, because predicting needs neither, and they take a second to import
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     answers = chances.argmax(axis=1)
     right = int((answers == labels).sum())
     interval = binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
@@ -88,3 +87,12 @@ def judge(
         confusion=tuple(tuple(map(int, row)) for row in confusion_matrix(labels, answers, labels=every)),
         faults=dict(faults or {}),
     )
+
+
+def calibration_error(chances: NDArray[np.float64], labels: NDArray[np.integer], bins: int = 15) -> float:
+    """Expected calibration error: how far confidence is from accuracy on average, 0 to 1 (Naeini et al. 2015)."""
+    confidence = chances.max(axis=1)
+    right = chances.argmax(axis=1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))

@@ -48,7 +48,7 @@ def _origin(card: Card) -> list[str]:
         "## Where it comes from",
         "",
         f"- backbone: {card.backbone['name']}, weights {card.backbone['origin']}, licence {card.backbone['licence']}",
-        f"- strategy: {card.strategy}; head: {card.head['kind']}; layers: {', '.join((*card.layers, 'last'))}",
+        f"- strategy: {card.strategy}; head: {card.head['solver']}; layers: {', '.join((*card.layers, 'last'))}",
         f"- trained on {card.data['train']:,} pictures, tested on {card.data['test']:,}; seed {card.data['seed']}",
         f"- written by graft {card.provenance['graft']} on {card.provenance['created']}",
         "",

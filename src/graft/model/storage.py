@@ -160,8 +160,11 @@ def _card(folder: Path) -> Card:
     path = folder / CARD
     try:
         return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        what = f"it has no {path.name}" if folder.is_dir() else "there is no such folder"
+        raise ModelError(f"{folder} is no saved classifier: {what}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{folder} is no saved classifier: {path.name} cannot be read ({error}).") from error
+        raise ModelError(f"{path} cannot be read: {error}.") from error
     except CardError as error:
         raise ModelError(f"{path} cannot be used: {error}.") from error
 

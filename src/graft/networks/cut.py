@@ -56,7 +56,7 @@ def stages(backbone: Backbone) -> list[Stage]:
     ]
 
 
-def layers(chain: Sequence[Stage], most: int) -> tuple[str, ...]:
+def layers(chain: Sequence[Stage], most: int = 8) -> tuple[str, ...]:
     """The stages worth pooling: the last one of each resolution or width, evenly thinned to at most `most`.
 
     A network of one width throughout (a ViT) gives four, evenly spaced.

@@ -67,7 +67,7 @@ class Preprocess:
         return max(self.resize, self.resize * height // short), max(self.resize, self.resize * width // short)
 
     def _resized(self, image: NDArray[np.uint8], height: int, width: int) -> Tensor:
-        own = np.require(image, requirements="CW")  # decoded pictures may be read-only, of which torch warns
+        own = np.require(image, requirements=["C", "W"])  # decoded pictures may be read-only, of which torch warns
         pixels = torch.from_numpy(own).permute(2, 0, 1)[None]
         return functional.interpolate(pixels, size=(height, width), mode=self.interpolation, antialias=True)[0]
 

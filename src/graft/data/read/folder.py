@@ -20,6 +20,8 @@ _PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "vali
     "testing": TEST,
 }
 
+_UNREAD = (".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+
 
 def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dataset:
     """The pictures below `root`, one folder a class, or train/val/test folders with one folder a class in each.
@@ -79,7 +81,7 @@ def _folders(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) ->
         if _is_folder(entry):
             yield entry
         else:
-            ignored["pictures outside class folders" if _is_picture(entry.name) else "other files"] += 1
+            ignored["pictures outside class folders" if _is_picture(entry.name) else _kind(entry.name)] += 1
 
 
 def _of_class(
@@ -97,7 +99,7 @@ def _of_class(
                 empty = False
                 yield name, part, os.path.relpath(entry.path, root)
             else:
-                ignored["other files"] += 1
+                ignored[_kind(entry.name)] += 1
     if empty:
         ignored["folders without pictures"] += 1
 
@@ -136,6 +138,11 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def _kind(name: str) -> str:
+    """What to call a file that is left out."""
+    return "pictures to convert to JPEG first (HEIC, AVIF, raw)" if name.lower().endswith(_UNREAD) else "other files"
+
+
 def _class_name(folder: os.DirEntry[str]) -> str:
     name = unicodedata.normalize("NFC", folder.name)
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
@@ -161,7 +168,7 @@ def _check_classes(root: Path, found: tuple[str, ...], ignored: Counter[str]) ->
 
 
 def _hint(ignored: Counter[str]) -> str:
-    parts = [f"{count} {what}" for what, count in ignored.items()]
+    parts = [f"{what}: {count}" for what, count in ignored.items()]
     outside = ignored["pictures outside class folders"]
     advice = " Sort them into one folder for each class." if outside else ""
     return f" Left out: {', '.join(parts)}.{advice}" if parts else ""

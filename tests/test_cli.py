@@ -1,0 +1,247 @@
+"""The command line as real processes: exit codes, signals, pipes, old terminals, and no traceback for a mistake."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from graft import cli, show
+from graft.jobs.embed import embed
+from graft.jobs.fit import fit
+from graft.model.classifier import load
+from graft.networks import catalog
+
+QUICK = "probe:head=ridge,layers=last"
+
+# What a child process does before it becomes `graft`.
+SLOW = """
+from graft.training.store import Store
+import sys, time
+add = Store.add
+def slow(self, keys, rows):
+    add(self, keys, rows)
+    print("added", flush=True, file=sys.stderr)
+    time.sleep(2)
+Store.add = slow
+"""
+KILLED_IN_EMBEDDING = """
+from graft.training.store import Store
+import os, signal
+add, calls = Store.add, []
+def last(self, keys, rows):
+    add(self, keys, rows)
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+Store.add = last
+"""
+KILLED_IN_SAVING = """
+from pathlib import Path
+import os, signal
+rename = Path.rename
+def last(self, target):
+    rename(self, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = last
+"""
+NO_SOCKET = """
+import socket
+def refused(*_, **__):
+    raise AssertionError("a socket was opened")
+socket.socket.__init__ = socket.create_connection = socket.getaddrinfo = refused
+"""
+
+
+def child(before: str, *words: object, **options: Any) -> subprocess.Popen[str]:
+    code = f"{before}\nfrom graft import cli\ncli.main()"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], **pipes)
+
+
+def graft(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def sha(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that is empty."""
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def model(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An undisturbed classifier of the photos."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    fit(photos, folder, strategy=QUICK)
+    yield folder
+    load(folder)  # whatever the tests did, it is still whole
+
+
+# --- light, and the same words everywhere -----------------------------------------------------------------------------
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = """
+import sys
+from graft import cli
+sys.argv = ["graft", "fit", "--help"]
+try:
+    cli.main()
+finally:
+    print("HEAVY", [name for name in ("torch", "timm", "sklearn", "numpy", "PIL") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    assert "--strategy" in done.stdout
+
+
+def test_the_default_backbone_is_that_of_the_catalogue() -> None:
+    assert cli.DEFAULT == catalog.DEFAULT
+
+
+@pytest.mark.parametrize(("command", "job"), [("fit", fit), ("embed", embed)])
+def test_options_have_the_defaults_of_python(command: str, job: Any) -> None:
+    group = typer.main.get_command(cli.app)
+    options = {each.name: each.default for each in group.commands[command].params}  # pyright: ignore
+    python = {name: each.default for name, each in inspect.signature(job).parameters.items()}
+    shared = options.keys() & python.keys() - {"output"}
+    assert shared >= {"backbone", "weights", "offline"}
+    assert {name: options[name] for name in shared} == {name: python[name] for name in shared}
+    assert python.keys() - options.keys() <= {"source", "watch"}, "an option of Python is not on the command line"
+
+
+# --- exit codes -------------------------------------------------------------------------------------------------------
+
+
+def test_every_mistake_has_its_exit_code_and_one_message(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    new = tmp_path / "new"
+    mistakes: list[tuple[int, list[object]]] = [
+        (2, ["fit", photos, "-o", new, "--strategy", "magic"]),
+        (2, ["fit", photos, "-o", new, "--strategy", "probe:head"]),
+        (2, ["fit", photos, "-o", new, "--backbone", "resnet"]),
+        (2, ["fit", photos, "-o", new, "--seed", 2**70]),
+        (2, ["backbones", "-f", "nosuchnetwork"]),
+        (3, ["fit", tmp_path / "empty", "-o", new]),
+        (3, ["fit", tmp_path / "nowhere", "-o", new]),
+        (3, ["predict", model, tmp_path / "nowhere.jpg"]),
+        (3, ["evaluate", model, tmp_path / "empty"]),
+        (4, ["fit", photos, "-o", new, "--weights", tmp_path / "nowhere.pth"]),
+        (4, ["fit", photos, "-o", new, "--weights", photos / "disc" / "00.png"]),
+        (4, ["fit", photos, "-o", new, "--backbone", "resnet18", "--offline"]),
+        (5, ["predict", photos, photos]),
+        (5, ["evaluate", tmp_path / "nowhere", photos]),
+        (6, ["fit", photos, "-o", model]),
+        (6, ["fit", photos, "-o", photos, "--force"]),
+        (6, ["embed", photos, "-o", photos / "disc" / "00.png", "--force"]),
+    ]
+    for code, words in mistakes:
+        done = graft(*words)
+        assert (done.exit_code, done.stdout) == (code, ""), words
+        assert done.stderr.startswith("graft: "), words
+        assert done.stderr.count("\n") == 1, words
+        assert isinstance(done.exception, SystemExit), words
+    assert not new.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+@pytest.mark.parametrize("words", [["fit"], ["fit", "a", "b"], ["nosuch"], ["fit", ".", "-o", "m", "--seed", "-1"]])
+def test_words_that_make_no_command_exit_with_2(words: list[str]) -> None:
+    assert graft(*words).exit_code == 2
+
+
+def test_a_full_disk_behind_standard_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(show, "listed", full)
+    done = graft("backbones", "-f", "alexnet")
+    assert done.exit_code == 6
+    assert "No space left on device" in done.stderr
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_keeps_what_was_computed_and_a_second_run_meanwhile_is_refused(
+    photos: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    run = child(SLOW, "fit", photos, "-o", tmp_path / "m", "--strategy", QUICK, "-q")
+    assert run.stderr
+    assert [run.stderr.readline() for _ in range(2)] == ["added\n", "added\n"]
+    second = graft("fit", photos, "-o", tmp_path / "m", "--strategy", QUICK, "-q")
+    assert second.exit_code == 6
+    assert "Another run is writing" in second.stderr
+    start = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    out, told = run.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert (run.returncode, out) == (130, "")
+    assert "graft: stopped. Features computed so far are cached" in told
+    assert "Traceback" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    kept = sum(path.stat().st_size for path in own_cache.rglob("*.index")) // 24
+    assert 16 <= kept < 36
+    report = json.loads(graft("fit", photos, "-o", tmp_path / "m", "--strategy", QUICK, "-q", "--json").stdout)
+    assert report["embedded"]["computed"] == 36 - kept
+
+
+@pytest.mark.parametrize("moment", [KILLED_IN_EMBEDDING, KILLED_IN_SAVING], ids=["embedding", "saving"])
+def test_killed_at_any_moment_the_same_command_gives_the_undisturbed_classifier(
+    photos: Path, model: Path, tmp_path: Path, own_cache: Path, moment: str
+) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    words = ["fit", photos, "-o", tmp_path / "m", "--strategy", QUICK, "-q", "--force"]
+    run = child(moment, *words)
+    run.communicate(timeout=120)
+    assert run.returncode == -signal.SIGKILL
+    done = graft(*words)
+    assert done.exit_code == 0
+    assert sha(tmp_path / "m") == sha(model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "m"]
+
+
+# --- pipes and terminals ----------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: Path) -> None:
+    reader, writer = os.pipe()
+    run = child("", "predict", model, photos, "-q", stdout=writer)
+    os.close(writer)
+    os.close(reader)
+    _, told = run.communicate(timeout=120)
+    assert (run.returncode, told) == (0, "")
+
+
+def test_offline_in_a_plain_terminal_it_opens_no_socket_and_prints_json_and_nothing_else(
+    photos: Path, tmp_path: Path
+) -> None:
+    for name, source in (("日本 🐱", "disc"), ("naïve", "frame")):
+        shutil.copytree(photos / source, tmp_path / "p" / name)
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONWARNINGS": "error"}
+    words = ["fit", tmp_path / "p", "-o", tmp_path / "m é", "--strategy", QUICK, "--offline", "--json"]
+    run = child(NO_SOCKET, *words, env=plain)
+    out, told = run.communicate(timeout=120)
+    assert (run.returncode, told) == (0, "")
+    assert set(json.loads(out)["classes"]) == {"日本 🐱", "naïve"}
+    assert load(tmp_path / "m é").predict(sorted((photos / "disc").iterdir()))[0].label == "日本 🐱"
