@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,19 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: Path
     os.close(reader)
     _, told = run.communicate(timeout=120)
     assert (run.returncode, told) == (0, "")
+
+
+def test_a_terminal_that_cannot_show_a_letter_shows_an_escape(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(photos / "disc" / "00.png", tmp_path / "日本.png")
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["graft", "predict", str(model), str(tmp_path / "日本.png"), "-q"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert shown.getvalue().endswith(b"\\u65e5\\u672c.png\n")
 
 
 def test_offline_in_a_plain_terminal_it_opens_no_socket_and_prints_json_and_nothing_else(

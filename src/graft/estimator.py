@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
@@ -36,7 +36,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         backbone: str = catalog.DEFAULT,
         weights: str | Path | None = None,
         offline: bool = False,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.strategy = strategy
         self.backbone = backbone
@@ -44,9 +44,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.offline = offline
         self.random_state = random_state
 
-    def fit(self, X: Sequence[Any] | NDArray[Any], y: ArrayLike) -> Self:
+    def fit(self, X: Sequence[Any] | NDArray[Any], y: ArrayLike | None) -> Self:
         """Train on pictures X [n] and labels y [n]; every class needs a picture that can be read."""
-        labels = column_or_1d(y)
+        labels = column_or_1d(y, warn=True)
         check_classification_targets(labels)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -59,12 +59,16 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             backbone=self.backbone,
             weights=self.weights,
             offline=self.offline,
-            seed=self.random_state,
+            seed=self._seed(),
         )
         left = self.classifier_.classes  # without the classes that lost every picture to a fault
         if lost := [str(label) for name, label in zip(names, self.classes_, strict=True) if name not in left]:
             raise DataError(f"Not one picture of {', '.join(lost)} can be read; every class needs one.")
         return self
+
+    def _seed(self) -> int:
+        given = self.random_state
+        return given if isinstance(given, int) else int(check_random_state(given).randint(2**31))
 
     def predict_proba(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
         """Calibrated probabilities [n, classes], columns as in `classes_`; DataError for a picture it cannot read."""
@@ -80,7 +84,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
         """The likeliest class of each picture, [n]."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -48,7 +48,7 @@ def test_the_table_and_the_json_list_the_same(monkeypatch: pytest.MonkeyPatch) -
     found = json.loads(done.stdout)
     table = graft("backbones", "-f", "efficientnet_lite").stdout.splitlines()
     assert [line.split()[0] for line in table[1:-1]] == [each["name"] for each in found]
-    assert table[-1].startswith(f"{len(found)} networks")
+    assert table[-1].startswith(f"{len(found)} ")
 
 
 @pytest.mark.parametrize("filter", ["nosuchnetwork", "resnet[", "*.nosuchtag"])

@@ -182,7 +182,9 @@ def test_test_pictures_influence_nothing_but_the_score(photos: Path, tmp_path: P
     for name in ("disc", "frame", "stripes"):
         pictures = sorted((root / "train" / name).iterdir())
         for at, path in enumerate(pictures):
-            one, other = (Image.open(each).convert("RGB").resize((96, 96)) for each in (path, pictures[at - 1]))
+            following = pictures[(at + 1) % len(pictures)]
+            one, other = (Image.open(each).convert("RGB").resize((100, 100)) for each in (path, following))
+            one.save(root / "train" / name / f"same {at}.png")
             Image.blend(one, other, 0.03 + 0.04 * at).save(root / "train" / name / f"blend {at}.png")
     honest = fit(root, tmp_path / "honest", strategy=QUICK)
 

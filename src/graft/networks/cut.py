@@ -77,14 +77,18 @@ def cut(network: Network, backbone: Backbone, at: str | int | float) -> Halves:
     """
     chain = [stage.name for stage in stages(backbone)]
     place = _place(chain, at)
-    network.requires_grad_(False)
+    halves = _halved(network, backbone, chain, place)
+    network.requires_grad_(place == 0)
     network.head.requires_grad_(True)
-    if place == len(chain):
-        return Halves(_Frozen(network.features), network.head, "head")
     for name in chain[place:]:
         network.features.backbone.get_submodule(name).requires_grad_(True)
+    return halves
+
+
+def _halved(network: Network, backbone: Backbone, chain: Sequence[str], place: int) -> Halves:
+    if place == len(chain):
+        return Halves(_Frozen(network.features), network.head, "head")
     if place == 0:
-        network.requires_grad_(True)
         return Halves(nn.Identity(), network, chain[0])
     if network.features.layers:
         raise CutError("A network whose head reads several layers can be cut at 'head' only.")
