@@ -228,7 +228,8 @@ def test_killed_at_any_moment_the_same_command_gives_the_undisturbed_classifier(
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: Path) -> None:
     reader, writer = os.pipe()
-    run = child("", "predict", model, photos, "-q", stdout=writer)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as users have it: nothing is written before the end
+    run = child("", "predict", model, photos, "-q", stdout=writer, env=buffered)
     os.close(writer)
     os.close(reader)
     _, told = run.communicate(timeout=120)
