@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-ALIKE = 0.85  # cosine between standardised features; docs/data.md has the table behind it
+ALIKE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
 BLOCK = 2048
 SKETCH = 128  # dimensions of the random projection that finds candidates
 DOUBT = 0.15  # four standard deviations of a cosine estimated in SKETCH dimensions (Johnson and Lindenstrauss 1984)

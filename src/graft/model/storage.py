@@ -34,6 +34,7 @@ from graft.networks.preprocess import Preprocess
 from graft_runtime.card import Card, CardError, dump, parse
 
 TENSORS, CARD, REPORT, README = FILES = ("model.safetensors", "model.json", "report.json", "README.md")
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers wherever somebody looks
 
 
 def save(network: Network, card: Card, report: dict[str, Any], folder: Path, *, force: bool = False) -> Path:
@@ -113,7 +114,8 @@ def _sweep(folder: Path) -> None:
 def _refuse(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    entries = folder.iterdir() if folder.is_dir() else [folder]
+    names = sorted(entry.name for entry in entries if entry.name not in LITTER)
     foreign = [name for name in names if name not in FILES or CARD not in names]  # a lone README.md is the user's
     if foreign:
         raise OutputError(f"{folder} holds {foreign[0]!r}, which graft did not write. Choose another folder.")
@@ -150,6 +152,8 @@ def _replace(fresh: Path, folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError, size: int) -> OutputError:
     what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+    if not size:
+        return OutputError(f"{folder} cannot be written to: {what}. Choose another folder with --output.")
     return OutputError(
         f"The classifier ({size / 1e6:.0f} MB) could not be written to {folder}: {what}. Nothing is lost but time: "
         f"the features are cached. Choose another folder with --output and run the same command."

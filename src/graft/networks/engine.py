@@ -1,6 +1,6 @@
 """The fastest way to run a frozen network on this machine, with the same answers as plain PyTorch.
 
-On a CPU that is ONNX Runtime (12x plain eager PyTorch on the embedded default, see bench/README.md); it folds batch
+On a CPU that is ONNX Runtime (bench/README.md has the ratio to plain PyTorch); it folds batch
 norm into convolutions and fuses what PyTorch runs one by one. Every compiled network is compared with PyTorch before
 it is used; one that cannot be exported, or that differs, runs in PyTorch with the channels last in memory.
 """
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-BATCH_CPU = 8  # small batches stay in the processor's cache: 382 images/s against 299 with 64 (docs/features.md)
+BATCH_CPU = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
 BATCH_GPU = 128
 WORTH_COMPILING = 48  # images; exporting takes as long as running about that many in PyTorch
 CLOSE = 1e-4  # largest difference to PyTorch, relative to the largest feature
@@ -47,9 +47,10 @@ def compile(module: nn.Module, size: int, count: int) -> Run:
     module = module.eval()
     if device().type != "cpu":
         return InTorch(module.to(device()), BATCH_GPU)
+    module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if count >= WORTH_COMPILING and (session := _exported(module, size)):
         return session
-    return InTorch(module.to(memory_format=torch.channels_last), BATCH_CPU)
+    return InTorch(module, BATCH_CPU)
 
 
 class InTorch:

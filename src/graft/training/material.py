@@ -95,6 +95,8 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
         missing=missing,
         untested=_untested(parted),
     )
+    if len(np.unique(groups[parted.part(TRAIN)])) < 2:
+        raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")
     if (good.split != UNSPLIT).any():
         groups = _without_tests(groups, parted.part(TRAIN), embedded)
     return Material(parted, embedded, groups, findings, seed)

@@ -65,11 +65,14 @@ def _pictures(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, str
     """(class, part of the split, path relative to root) of each picture."""
     seen: set[tuple[int, int]] = set()
     tops = list(_folders(root, seen, ignored))
-    names = {top.name.lower() for top in tops}
-    if names & {"train", "training"} and names <= _PARTS.keys():
+    parts = {top.name: _PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
+    if TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1):
         for top in tops:
+            if parts[top.name] == UNSPLIT:
+                ignored["folders beside train and test"] += 1
+                continue
             for folder in _folders(Path(top.path), seen, ignored):
-                yield from _of_class(folder, _PARTS[top.name.lower()], root, seen, ignored)
+                yield from _of_class(folder, parts[top.name], root, seen, ignored)
     else:
         for folder in tops:
             yield from _of_class(folder, UNSPLIT, root, seen, ignored)

@@ -39,7 +39,7 @@ def standardised(features: Rows, widths: Sequence[int]) -> Standardised:
     """Features of several layers made comparable; `widths` are those of the layers, the last one last.
 
     The earlier layers together get the same norm as the last, else the wider group would drown the other
-    (Evci et al. 2022, Head2Toe). docs/heads.md has what it is worth.
+    (Evci et al. 2022, Head2Toe). bench/README.md has what it is worth.
     """
     mean, spread = moments(features)
     early = sum(widths[:-1])
