@@ -1,4 +1,4 @@
-"""Every measurement that bench/README.md quotes, one after the other (about 15 minutes on two cores).
+"""Every measurement that bench/README.md quotes, one after the other (about 20 minutes on two cores).
 
 python bench/run.py [../shared/data]
 """
@@ -19,6 +19,7 @@ def main() -> None:
         ["accuracy.py", data],
         ["resize.py", *(f"{data}/{name}" for name in ("flowers5", "clothing10", "rsscn7_sub"))],
         ["memory.py"],
+        ["choices.py", data],
     ]
     for script, *arguments in commands:
         print(f"\n$ python bench/{script} {' '.join(arguments)}\n", flush=True)

@@ -4,6 +4,7 @@ python bench/speed.py ../shared/data/flowers5 [--backbone NAME] [--rounds 5]
 """
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -49,6 +50,7 @@ def main() -> None:
         "end to end: embed, empty cache, compiling included": (lambda: fresh(frozen, data), len(data)),
         "PyTorch eager, channels first": (eager(frozen, few, torch.contiguous_format), FEW),
         "PyTorch eager, channels last": (eager(frozen, few, torch.channels_last), FEW),
+        **compiled(frozen, few),
         **openvino(frozen, few),
     }
     rates = measured(rivals, options.rounds)
@@ -76,6 +78,21 @@ def eager(frozen: Features, images: NDArray[np.uint8], layout: torch.memory_form
                 module(batch.contiguous(memory_format=layout))
 
     return run
+
+
+def compiled(frozen: Features, images: NDArray[np.uint8]) -> dict[str, tuple[Callable[[], object], int]]:
+    """torch.compile in batches of 32, where there is the C++ compiler that it needs; compiling is not counted."""
+    if not shutil.which("g++"):
+        return {}
+    fast = torch.compile(frozen)
+    batches = torch.from_numpy(images).split(32)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                fast(batch)
+
+    return {"PyTorch compiled, channels last": (run, FEW)}
 
 
 def openvino(frozen: Features, images: NDArray[np.uint8]) -> dict[str, tuple[Callable[[], object], int]]:

@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from graft.model.evaluation import Evaluation, OfClass, judge
+from graft.model.evaluation import Evaluation, OfClass, judge, wilson
 
 NAMES = ("ant", "bee", "cat", "dog")
 TRUE = np.array([0, 0, 0, 1, 1, 2])
@@ -67,3 +69,22 @@ def test_an_evaluation_is_ready_for_json(scored: Evaluation) -> None:
     read = json.loads(json.dumps(scored.as_dict()))
     assert read["macro_f1"] == scored.macro_f1
     assert tuple(OfClass(**each) for each in read["classes"]) == scored.classes
+
+
+def test_every_number_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 200)  # the fifth class has no picture
+    chances = random.dirichlet(np.ones(5), 200)
+    answers, every = chances.argmax(axis=1), np.arange(5)
+    scored = judge(chances, labels, tuple("abcde"))
+    precision, recall, f1, counts = precision_recall_fscore_support(labels, answers, labels=every, zero_division=0)
+    mine = [(each.precision, each.recall, each.f1, each.count) for each in scored.classes]
+    np.testing.assert_allclose(mine, np.c_[precision, recall, f1, counts])
+    np.testing.assert_array_equal(scored.confusion, confusion_matrix(labels, answers, labels=every))
+    assert scored.log_loss == pytest.approx(log_loss(labels, chances, labels=every))
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (0, 30), (30, 30), (7, 12), (460, 500)])
+def test_the_interval_is_scipys(right: int, count: int) -> None:
+    interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert wilson(right, count) == pytest.approx((interval.low, interval.high), abs=1e-12)

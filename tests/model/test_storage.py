@@ -168,6 +168,12 @@ def test_a_classifier_with_a_foreign_file_in_it_is_not_replaced(classifier: Clas
     assert ((model / "notes.txt").read_text(), sha(model)) == ("mine", before)
 
 
+def test_what_a_file_browser_left_behind_is_nobodys(classifier: Classifier, model: Path) -> None:
+    (model / ".DS_Store").write_bytes(b"litter")
+    classifier.save(model, force=True)
+    assert load(model).classes == classifier.classes
+
+
 def test_an_empty_folder_is_filled_and_a_file_in_the_way_is_kept(classifier: Classifier, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     classifier.save(tmp_path / "empty")

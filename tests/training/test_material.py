@@ -118,6 +118,11 @@ def test_fewer_than_two_classes_are_refused_with_the_reasons(made: Made) -> None
         prepare(data, embedded, seed=0)
 
 
+def test_classes_that_share_their_only_picture_are_refused(made: Made) -> None:
+    with pytest.raises(DataError, match="near-duplicates of each other"):
+        prepare(*made([0, 1], twins={0: 1}), 0)
+
+
 def test_a_class_that_only_the_test_part_has_is_refused(made: Made) -> None:
     with pytest.raises(DataError, match="training part has no usable picture of cat, the test part has"):
         prepare(*made([0, 0, 1, 1, 2], [TRAIN, TEST, TRAIN, TEST, TEST]), seed=0)

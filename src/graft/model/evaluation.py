@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95
+NORMAL = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
 @dataclass(frozen=True)
@@ -64,29 +65,35 @@ def judge(
     faults: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Score probabilities [n, classes] against labels [n]; n is at least 1."""
-    from scipy.stats import binomtest  # here, because predicting needs neither, and they take a second to import
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    answers = chances.argmax(axis=1)
-    right = int((answers == labels).sum())
-    interval = binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
-    every = np.arange(len(names))
-    table = precision_recall_fscore_support(labels, answers, labels=every, zero_division=0)  # pyright: ignore[reportArgumentType]
-    precision, recall, f1, counts = map(np.asarray, table)
+    confusion = np.bincount(labels * len(names) + chances.argmax(axis=1), minlength=len(names) ** 2)
+    confusion = confusion.reshape(len(names), len(names))
     own = np.maximum(chances[np.arange(len(labels)), labels], 1e-15)
+    right = int(confusion.trace())
     return Evaluation(
         accuracy=right / len(labels),
-        interval=(float(interval.low), float(interval.high)),
+        interval=wilson(right, len(labels)),
         count=len(labels),
         log_loss=float(-np.log(own).mean()),
         calibration_error=calibration_error(chances, labels),
-        classes=tuple(
-            OfClass(name, float(p), float(r), float(f), int(n))
-            for name, p, r, f, n in zip(names, precision, recall, f1, counts, strict=True)
-        ),
-        confusion=tuple(tuple(map(int, row)) for row in confusion_matrix(labels, answers, labels=every)),
+        classes=tuple(_of_class(name, at, confusion) for at, name in enumerate(names)),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
         faults=dict(faults or {}),
     )
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Where a share lies with 95 % confidence, after so many successes (Wilson 1927)."""
+    share, z = right / count, NORMAL
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def _of_class(name: str, at: int, confusion: NDArray[np.integer]) -> OfClass:
+    """Precision, recall and F1; 0 where nothing was answered or there."""
+    hits, answered, there = int(confusion[at, at]), int(confusion[:, at].sum()), int(confusion[at].sum())
+    f1 = 2 * hits / max(answered + there, 1)
+    return OfClass(name, hits / max(answered, 1), hits / max(there, 1), f1, there)
 
 
 def calibration_error(chances: NDArray[np.float64], labels: NDArray[np.integer], bins: int = 15) -> float:

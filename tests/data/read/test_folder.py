@@ -77,6 +77,17 @@ def test_ready_made_parts_are_kept(tmp_path: Path, train: str, valid: str, test:
     assert table(found)[f"{test}/cat/deep/1.jpg"] == "cat"
 
 
+def test_a_folder_beside_train_and_test_is_left_out_and_counted(tmp_path: Path) -> None:
+    found = read_folder(lay(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg"))
+    assert sorted(table(found).values()) == ["cat", "cat", "dog"]
+    assert found.ignored == {"folders beside train and test": 1}
+
+
+def test_iphone_pictures_are_named_as_such(tmp_path: Path) -> None:
+    found = read_folder(lay(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/2.HEIC", "dog/notes.txt"))
+    assert found.ignored == {"pictures to convert to JPEG first (HEIC, AVIF, raw)": 1, OTHER: 1}
+
+
 @pytest.mark.parametrize("names", [("train", "bus"), ("test", "val")])
 def test_other_folders_beside_them_make_parts_into_classes(tmp_path: Path, names: tuple[str, str]) -> None:
     found = read_folder(lay(tmp_path, *(f"{name}/cat/1.jpg" for name in names)))

@@ -9,7 +9,7 @@ import pytest
 
 from graft.data.duplicates import moments
 from graft.errors import DataError, UsageError
-from graft.training.heads import choose, logistic, problem, ridge
+from graft.training.heads import choose, classical, logistic, problem, ridge
 from graft.training.heads.problem import Problem, standardised
 
 WIDTHS = (6, 8)
@@ -83,3 +83,7 @@ def test_layers_are_made_comparable_whatever_their_scale_and_width() -> None:
     assert np.allclose(spread[6:], 1, atol=1e-4)
     assert spread[3] == 0
     assert moments(features)[1][3] == 1
+
+
+def test_the_names_are_those_of_all_solvers() -> None:
+    assert choose.NAMES == ("auto", "ridge", "logistic", *classical.NAMES)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.errors import DataError, UsageError
-from graft.training.heads import classical, logistic, ridge
+from graft.training.heads import logistic, ridge
 from graft.training.heads.problem import Problem, Solution
 
-NAMES = ("auto", "ridge", "logistic", *classical.NAMES)
+NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp")
 LAYERS = ("auto", "last", "all")
 REFINED = 1e8  # 'auto' tries logistic regression too up to so many products per step: about 10 s on two cores
 
@@ -50,7 +50,11 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
 
 def _solve(name: str, problem: Problem) -> Solution:
     own = {"ridge": ridge.solve, "logistic": logistic.solve}
-    return own[name](problem) if name in own else classical.solve(name, problem)
+    if name in own:
+        return own[name](problem)
+    from graft.training.heads import classical  # here, because scikit-learn takes over a second to import
+
+    return classical.solve(name, problem)
 
 
 def _cost(problem: Problem) -> int:
