@@ -44,14 +44,14 @@ def main() -> None:
 
 
 def paint(root: Path, count: int, classes: int = 10) -> None:
-    """Small noisy pictures; each class has a colour of its own."""
+    """Small pictures of random blots; each class has a tint of its own."""
     random = np.random.default_rng(0)
-    colours = random.integers(40, 216, (classes, 3))
+    tints = random.integers(0, 100, (classes, 3))
     for number in range(count):
         folder = root / f"class {number % classes}"
         folder.mkdir(parents=True, exist_ok=True)
-        noise = random.integers(-40, 40, (32, 32, 3))
-        Image.fromarray((colours[number % classes] + noise).astype(np.uint8)).save(folder / f"{number}.png")
+        blots = Image.fromarray((tints[number % classes] + random.integers(0, 156, (4, 4, 3))).astype(np.uint8))
+        blots.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
 
 
 if __name__ == "__main__":

@@ -97,12 +97,13 @@ def test_groups_are_those_of_a_comparison_of_all_pairs(monkeypatch: pytest.Monke
     np.testing.assert_array_equal(together(groups), together(truth))
 
 
-def test_a_set_of_look_alikes_is_compared_a_few_pairs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_look_alikes_of_several_blocks_become_one_group_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "BLOCK", 8)
-    chunks = list(duplicates._candidates(np.ones((20, 1), np.float32)))
-    assert max(len(one) for one, _ in chunks) == 8
-    pairs = [(int(one), int(two)) for chunk in chunks for one, two in zip(*chunk, strict=True)]
-    assert sorted(pairs) == [(one, two) for one in range(20) for two in range(one + 1, 20)]
+    random = np.random.default_rng(0)
+    kinds = random.permutation(np.repeat(np.arange(3), 20))
+    features = np.float32(3 * np.eye(3, 30)[kinds] + 0.01 * random.standard_normal((60, 30)))
+    groups = near_duplicates(features, different(60))
+    assert [len(set(kinds[groups == group])) for group in range(groups.max() + 1)] == [1, 1, 1]
 
 
 def test_order_changes_nothing() -> None:

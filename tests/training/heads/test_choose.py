@@ -86,4 +86,4 @@ def test_layers_are_made_comparable_whatever_their_scale_and_width() -> None:
 
 
 def test_the_names_are_those_of_all_solvers() -> None:
-    assert choose.NAMES == ("auto", "ridge", "logistic", *classical.NAMES)
+    assert ("auto", "ridge", "logistic", *classical.NAMES) == choose.NAMES
