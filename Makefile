@@ -25,7 +25,7 @@ setup: .venv/.ready  ## create .venv with graft, its runtime and all tools (once
 demo: .venv/.ready  ## train on 1,797 handwritten digits and predict three of them (into demo/)
 	$(BIN)/python examples/digits.py demo/digits
 	$(BIN)/graft fit demo/digits -o demo/model --force
-	$(BIN)/graft predict demo/model demo/digits/3/0003.png demo/digits/5/0005.png demo/digits/8/0008.png
+	$(BIN)/graft predict demo/model demo/digits/3/0003.png demo/digits/5/0015.png demo/digits/8/0008.png
 
 test: .venv/.ready  ## run the quick tests
 	$(BIN)/python -m pytest
