@@ -17,7 +17,7 @@ from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN
 from graft.data.read.folder import read_folder
 from graft.networks import engine
-from graft.networks.cut import layers, stages
+from graft.networks.cut import probed
 from graft.networks.network import Backbone, Features, load_backbone
 from graft.training.embed import embed
 from graft.training.heads import problem as problems
@@ -33,7 +33,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     start = load_backbone()
     batches(start)
-    frozen = Features(start.module, start.preprocess, layers(stages(start)))
+    frozen = probed(start)
     materials = {name: loaded(Path(sys.argv[1]) / name, frozen) for name in SETS}
     thresholds(materials, frozen)
     weights(materials, frozen)

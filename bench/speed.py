@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graft.data import dataset as table
+from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.model import pictures
 from graft.networks import catalog, engine
@@ -40,7 +40,7 @@ def main() -> None:
     frozen = Features(start.module, start.preprocess, ())
     data = read_folder(options.photos)
     data = data.take(np.arange(min(MANY, len(data))))
-    prepare = partial(prepared, frozen)
+    prepare = partial(pictures.prepared, start.preprocess)
     images = np.stack([picture.made for picture in pictures.each(data, prepare, unwatched) if picture.made is not None])
     fast = engine.compile(frozen, start.preprocess.size, len(data))
     few = images[:FEW]
@@ -57,12 +57,7 @@ def main() -> None:
     report(rates, difference(fast, frozen, images[:64]))
 
 
-def prepared(frozen: Features, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """One picture as the network gets it."""
-    return frozen.preprocess.prepare(table.pixels(raw, frozen.preprocess.enough)).numpy()
-
-
-def fresh(frozen: Features, data: table.Dataset) -> None:
+def fresh(frozen: Features, data: Dataset) -> None:
     """Embed with nothing cached; the network is compiled anew as well."""
     with tempfile.TemporaryDirectory() as cache:
         embed(frozen, data, cache=Path(cache))

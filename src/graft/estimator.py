@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,6 +99,5 @@ def _table(X: Sequence[Any] | NDArray[Any], index: ArrayLike | None, names: tupl
     pictures = list(X)
     if index is not None and len(pictures) != len(np.asarray(index)):
         raise ValueError(f"X has {len(pictures)} pictures, y has {len(np.asarray(index))} labels.")
-    paths = all(isinstance(picture, str | Path) for picture in pictures)
-    made = (table.from_paths if paths else table.from_arrays)(pictures, index, names)
-    return Dataset(made.images, made.labels, names, np.full(len(made), TRAIN, np.int8))
+    made = table.from_pictures(pictures, index, names)
+    return replace(made, split=np.full(len(made), TRAIN, np.int8))

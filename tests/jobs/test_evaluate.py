@@ -14,15 +14,7 @@ from graft import cli
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
 from graft.jobs.evaluate import evaluate
-from graft.jobs.fit import fit
 from graft.model.classifier import load
-
-
-@pytest.fixture(scope="module")
-def model(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate") / "model"
-    fit(photos, folder, strategy="probe:head=ridge,layers=last")
-    return folder
 
 
 def graft(*words: object) -> Result:

@@ -12,17 +12,9 @@ from typer.testing import CliRunner, Result
 
 from graft import cli
 from graft.errors import DataError, ModelError, OutputError
-from graft.jobs.fit import fit
 from graft.jobs.predict import predict, write_csv
 from graft.model.classifier import Prediction, load
 from graft_runtime.decide import Answer
-
-
-@pytest.fixture(scope="module")
-def model(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("predict") / "model"
-    fit(photos, folder, strategy="probe:head=ridge,layers=last")
-    return folder
 
 
 def graft(*words: object) -> Result:

@@ -40,7 +40,7 @@ def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
     """One picture as upright RGB, uint8 [height, width, 3].
 
     With `enough`, a JPEG may come back smaller, as long as its short side keeps at least that many pixels: the decoder
-    then skips the fine detail that a later resize would throw away (3x faster for photos of 12 megapixels).
+    then skips the fine detail that a later resize would throw away.
     The first frame of an animation counts; transparency is laid on white; 16-bit grey is scaled, not clipped.
 
     Raises ImageError: empty, not an image, too large, or damaged.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -60,9 +60,19 @@ class Dataset:
         item = self.images[row]
         return (Path(self.root) / item).read_bytes() if isinstance(item, str) else item
 
+    def named(self, faults: Mapping[int, str]) -> dict[str, str]:
+        """Faults by the names of the pictures instead of their rows."""
+        return {self.name(row): reason for row, reason in faults.items()}
+
     def counts(self) -> NDArray[np.intp]:
         """How many pictures each class has, [classes]."""
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+
+
+def from_pictures(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+    """A table over paths, if all are paths, else over pictures in memory."""
+    paths = all(isinstance(picture, str | Path) for picture in pictures)
+    return (from_paths if paths else from_arrays)(pictures, labels, classes)
 
 
 def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:

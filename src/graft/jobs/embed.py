@@ -14,8 +14,8 @@ from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import OutputError
 from graft.networks import catalog
-from graft.networks.cut import layers, stages
-from graft.networks.network import Features, load_backbone
+from graft.networks.cut import probed
+from graft.networks.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import embed as training
 
@@ -50,8 +50,7 @@ def embed(
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
     data = source if isinstance(source, Dataset) else read_folder(source)
-    pretrained = load_backbone(backbone, Path(weights) if weights else None, offline)
-    frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained)))
+    frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]
     return Table(
@@ -59,7 +58,7 @@ def embed(
         names=[data.name(int(row)) for row in seen.rows],
         labels=data.labels[seen.rows],
         classes=data.classes,
-        faults={data.name(row): reason for row, reason in seen.faults.items()},
+        faults=data.named(seen.faults),
         computed=seen.computed,
     )
 

@@ -22,7 +22,7 @@ from graft.model.calibrate import temperature
 from graft.model.classifier import Classifier
 from graft.model.evaluation import Evaluation, judge
 from graft.networks import catalog
-from graft.networks.cut import layers, stages
+from graft.networks.cut import probed
 from graft.networks.network import Backbone, Features, Network, load_backbone
 from graft.progress import Watch, unwatched
 from graft.training.embed import embed
@@ -63,7 +63,7 @@ def fit(
             data = source if isinstance(source, Dataset) else read_folder(source)
         with _timed(times, "load network"):
             pretrained = load_backbone(backbone, Path(weights) if weights else None, offline)
-            frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained)))
+            frozen = probed(pretrained)
         with _timed(times, "embed pictures"):
             embedded = embed(frozen, data, seed=seed, watch=watch)
         with _timed(times, "split"):
@@ -120,16 +120,14 @@ def _recorded(
 ) -> Classifier:
     """The same classifier with its scores, its data and where the time went on its card and in its report."""
     solution, findings = chosen.solution, material.findings
-    labels = material.data.labels[material.train]
     data = {
         "train": len(material.train),
         "test": len(material.test),
         "seed": material.seed,
         "root": Path(material.data.root).name,
+        "fingerprint": material.fingerprint(),
     }
-    data["fingerprint"] = material.fingerprint()
-    expected = solution.accuracy(np.repeat(labels, len(solution.logits) // len(labels)).astype(np.int64))
-    metrics: dict[str, Any] = {"out_of_fold_accuracy": expected, "out_of_fold_loss": solution.loss}
+    metrics: dict[str, Any] = {"out_of_fold_accuracy": chosen.accuracy, "out_of_fold_loss": solution.loss}
     if evaluation:
         metrics |= {name: getattr(evaluation, name) for name in ("accuracy", "interval", "macro_f1", "log_loss")}
     report = {
@@ -137,7 +135,7 @@ def _recorded(
         "example": material.data.name(int((*material.test, *material.train)[0])),
         "evaluation": evaluation.as_dict() if evaluation else None,
         "head": {"name": solution.name, "strength": solution.strength, "layers": chosen.layers, "tried": chosen.tried},
-        "out_of_fold_accuracy": expected,
+        "out_of_fold_accuracy": chosen.accuracy,
         "data": data | asdict(findings),
         "embedded": {"computed": material.embedded.computed, "seconds": material.embedded.seconds},
         "seconds": times,

@@ -85,7 +85,7 @@ class Classifier:
         rows: list[int] = []
         waiting: list[NDArray[np.uint8]] = []
         logits = [np.empty((0, len(self.classes)), np.float32)]
-        for picture in pictures.each(data, partial(self._prepared, self.network), watch):
+        for picture in pictures.each(data, partial(pictures.prepared, self.network.preprocess), watch):
             if picture.made is None:
                 faults[picture.row] = picture.fault
                 continue
@@ -115,8 +115,7 @@ class Classifier:
         chances, rows, faults = self.probabilities(data, watch=watch)
         if not len(rows):
             raise DataError(f"None of the {len(data)} pictures can be read, the first because: {faults[0]}.")
-        named = {data.name(row): reason for row, reason in faults.items()}
-        return judge(chances, data.labels[rows], self.classes, named)
+        return judge(chances, data.labels[rows], self.classes, data.named(faults))
 
     def _matched(self, data: Dataset) -> Dataset:
         """The same pictures with their labels counted as the classifier's own classes, by name."""
@@ -131,10 +130,6 @@ class Classifier:
         """Write the classifier into one folder, whole or not at all. Raises OutputError if it is already there."""
         return storage.save(self.network, self.card, self.report, Path(folder), force=force)
 
-    @staticmethod
-    def _prepared(network: Network, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return network.preprocess.prepare(table.pixels(raw, network.preprocess.enough)).numpy()
-
 
 def load(folder: str | Path) -> Classifier:
     """The classifier that was saved in this folder.
@@ -148,10 +143,7 @@ def _as_dataset(images: Any) -> Dataset:
     if isinstance(images, Dataset):
         return images
     alone = isinstance(images, str | Path) or not isinstance(images, Sequence | np.ndarray) or _is_one_array(images)
-    several: list[Any] = [images] if alone else list(cast(Sequence[Any], images))
-    if all(isinstance(image, str | Path) for image in several):
-        return table.from_paths(several)
-    return table.from_arrays(several)
+    return table.from_pictures([images] if alone else list(cast(Sequence[Any], images)))
 
 
 def _is_one_array(images: Any) -> bool:

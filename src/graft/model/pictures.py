@@ -12,8 +12,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Dataset
+from graft.data.dataset import Dataset, pixels
 from graft.networks import engine
+from graft.networks.preprocess import Preprocess
 from graft.progress import Watch
 from graft_runtime.image import ImageError
 
@@ -46,6 +47,11 @@ def each(data: Dataset, make: Callable[[bytes | NDArray[np.uint8]], Made], watch
             return Picture(row, None, f"cannot be read: {error.strerror or error}")
 
     yield from watch(_in_threads(work, len(data)), "pictures", len(data))
+
+
+def prepared(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A stored picture as the network gets it: uint8 [3, size, size]. Raises ImageError."""
+    return preprocess.prepare(pixels(raw, preprocess.enough)).numpy()
 
 
 def _in_threads(work: Callable[[int], Picture[Made]], count: int) -> Iterator[Picture[Made]]:

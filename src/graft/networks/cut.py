@@ -68,6 +68,11 @@ def layers(chain: Sequence[Stage], most: int = 8) -> tuple[str, ...]:
     return tuple(reversed(ends[::-1][::step]))
 
 
+def probed(backbone: Backbone) -> Features:
+    """The backbone as a probe sees it: frozen whole, with the features of all its layers."""
+    return Features(backbone.module, backbone.preprocess, layers(stages(backbone)))
+
+
 def cut(network: Network, backbone: Backbone, at: str | int | float) -> Halves:
     """Split before a stage: by name, by index (0 = before all, -1 = before the last), by share of the chain (0 to 1),
     or 'head' (everything frozen but the head).

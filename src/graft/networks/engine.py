@@ -82,7 +82,7 @@ class InTorch:
 class InOnnxRuntime:
     """Runs in ONNX Runtime with a fixed batch; a shorter one is filled up and the filling thrown away.
 
-    With the batch fixed every shape is a constant, which halves the time of networks with 'same' padding.
+    With the batch fixed every shape is a constant; else networks with 'same' padding work theirs out for each batch.
     """
 
     def __init__(self, model: str, batch: int) -> None:
@@ -112,7 +112,7 @@ def _exported(module: nn.Module, size: int) -> InOnnxRuntime | None:
     example = example.to(torch.uint8)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracing exporter is deprecated; it is ten times faster than the new
+            warnings.simplefilter("ignore")  # the tracing exporter is deprecated; it is many times faster than the new
             with TemporaryDirectory() as folder:
                 torch.onnx.export(module, (example,), f"{folder}/frozen.onnx", dynamo=False, opset_version=17)
                 session = InOnnxRuntime(f"{folder}/frozen.onnx", BATCH_CPU)

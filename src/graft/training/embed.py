@@ -45,13 +45,13 @@ class Embedded:
     def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return self.store.read([(self.digests[row].tobytes(), seeded.CENTRE) for row in rows])
 
-    def chosen(self, rows: NDArray[np.integer], views: int = 1) -> Chosen:
+    def chosen(self, rows: NDArray[np.integer], views: int = 1) -> Selection:
         """The features of some pictures in several views, as a table of their own."""
-        return Chosen(self, rows, views)
+        return Selection(self, rows, views)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """Features [len(rows) * views, d], picture by picture."""
 
     embedded: Embedded

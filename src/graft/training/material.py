@@ -79,7 +79,7 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
 
     Raises DataError when fewer than two classes are left, or a ready-made test part has a class of its own.
     """
-    faults = {data.name(row): reason for row, reason in embedded.faults.items()}
+    faults = data.named(embedded.faults)
     embedded = _by_content(embedded, data.labels)
     good = data.take(embedded.rows)
     missing = tuple(name for name, count in zip(data.classes, good.counts(), strict=True) if not count)

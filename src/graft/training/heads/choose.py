@@ -24,8 +24,18 @@ class Chosen:
 
     solution: Solution
     layers: str
-    columns: NDArray[np.intp]
+    problem: Problem
     tried: list[dict[str, Any]]
+
+    @property
+    def columns(self) -> NDArray[np.intp]:
+        """The columns of the cached features that the head reads."""
+        return self.problem.features.columns
+
+    @property
+    def accuracy(self) -> float:
+        """Share of out-of-fold answers that are right."""
+        return self.solution.accuracy(self.problem.labels)
 
 
 def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
@@ -45,7 +55,7 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
         found.append((name, _solve("logistic", problems[name])))
         name, best = min(found, key=lambda entry: entry[1].loss)
     tried = [_line(layer, solution, problems[layer]) for layer, solution in found]
-    return Chosen(best, name, problems[name].features.columns, tried)
+    return Chosen(best, name, problems[name], tried)
 
 
 def _solve(name: str, problem: Problem) -> Solution:

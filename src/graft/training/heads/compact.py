@@ -1,6 +1,6 @@
 """The same problem in fewer dimensions: n pictures span at most n, whatever the width of their features.
 
-A rotation: nothing is lost, and with 1,000 pictures of 2,096 features solvers take half the time.
+A rotation: nothing is lost, and solvers have less to do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
 from graft.networks.head import Head
 from graft.training.heads.problem import Problem, Standardised
@@ -21,9 +20,7 @@ def compact(problem: Problem) -> tuple[Problem, NDArray[np.float32]]:
     """The problem on the axes [d, r] that its pictures span, and these axes."""
     if len(problem) >= problem.width:
         return problem, np.eye(problem.width, dtype=np.float32)
-    values, vectors = eigh(problem.matrix @ problem.matrix.T, driver="evd")[:2]  # pyright: ignore[reportGeneralTypeIssues]
-    real = values > values[-1] * 1e-6
-    axes = ((problem.matrix.T @ vectors[:, real]) / np.sqrt(values[real])).astype(np.float32)
+    axes = problem.axes[1].astype(np.float32)
     width = axes.shape[1]
     plain = np.zeros(width, np.float32), np.ones(width, np.float32), np.arange(width)
     return replace(problem, features=Standardised(problem.matrix @ axes, *plain)), axes

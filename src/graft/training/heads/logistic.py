@@ -1,8 +1,8 @@
 """Multinomial logistic regression: all folds and the final model in one go, down a path of weaker penalties.
 
 Reading the features is what costs, so each product with them serves every fold at once; a fold is a column of weights
-that ignores its own pictures. Each step of the path starts where the last one ended. 1,400 pictures of 10 classes take
-a tenth of the time of one scikit-learn fit for each fold and penalty, with the same result (a test compares).
+that ignores its own pictures. Each step of the path starts where the last one ended. The weights are those of
+scikit-learn (a test compares), which would read the features once more for each fold and penalty.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOSE_BIAS = 0.01  # the bias' share of the penalty: without any, a class that a
 def solve(problem: Problem) -> Solution:
     """The logistic head whose penalty gives the lowest calibrated out-of-fold log-loss."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # L-BFGS is ten thousand small sums: on a busy machine threads wait for each other, 20x
+    torch.set_num_threads(1)  # L-BFGS is ten thousand small sums: on a busy machine threads wait for each other
     try:
         return _along_the_path(problem)
     finally:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from graft.data.duplicates import Rows, blocks, moments
 from graft.networks.head import Head
@@ -81,6 +82,26 @@ class Problem:
         for rows, block in blocks(self.features):
             whole[rows] = block
         return whole
+
+    @cached_property
+    def axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(power [r], axes [d, r]): the directions that the pictures span, and the squared length along each.
+
+        From the smaller of the two tables of products, features by features or pictures by pictures.
+        """
+        if len(self) <= self.width:
+            power, left = _eigen(self.matrix @ self.matrix.T)
+            return power, (self.matrix.T @ left) / np.sqrt(power)
+        gram = np.zeros((self.width, self.width), np.float32)
+        for _, block in blocks(self.features):
+            gram += block.T @ block
+        return _eigen(gram)
+
+
+def _eigen(symmetric: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values, vectors = eigh(symmetric, driver="evd")
+    real = values > values[-1] * 1e-6  # below it float32 holds only rounding
+    return values[real].astype(np.float64), vectors[:, real].astype(np.float64)
 
 
 @dataclass(frozen=True)

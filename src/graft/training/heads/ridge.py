@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from torch import nn
 
 from graft.data.duplicates import blocks
@@ -67,26 +66,11 @@ def standardising(head: Head, problem: Problem) -> Head:
 
 
 def _basis(problem: Problem, centred: NDArray[np.float64]) -> _Basis:
-    features = problem.features
-    if len(features) <= problem.width:
-        rows = problem.matrix
-        power, left = _eigen(rows @ rows.T)
-        axes = (rows.T @ left) / np.sqrt(power)
-    else:
-        gram = np.zeros((problem.width, problem.width), np.float32)
-        for _, block in blocks(features):
-            gram += block.T @ block
-        power, axes = _eigen(gram)
+    power, axes = problem.axes
     moment = np.zeros((problem.width, problem.classes))
-    for rows, block in blocks(features):
+    for rows, block in blocks(problem.features):
         moment += block.T @ centred[rows]
     return _Basis(axes.astype(np.float32), power, axes.T @ moment)
-
-
-def _eigen(symmetric: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    values, vectors = eigh(symmetric, driver="evd")
-    real = values > values[-1] * 1e-6  # below it float32 holds only rounding
-    return values[real].astype(np.float64), vectors[:, real].astype(np.float64)
 
 
 def _left_out(
