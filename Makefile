@@ -52,6 +52,7 @@ bench: .venv/.ready  ## measure the defaults on several data sets (long)
 constraints: .venv/.ready  ## renew constraints.txt with today's versions
 	$(BIN)/uv pip compile pyproject.toml runtime/pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --upgrade --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-package graft-runtime \
+	  --no-emit-package graft-vision \
 	  --custom-compile-command "make constraints" --quiet --output-file constraints.txt
 
 clean:  ## remove all that make and the tools have made, .venv and demo included

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft_runtime.card import SCHEMA, Card, CardError, dump, parse
+from graft_runtime.card import MULTILABEL, SCHEMA, Card, CardError, dump, parse
 
 NEEDED = ["backbone", "classes", "head", "preprocess", "strategy", "temperature"]
 
@@ -46,6 +46,27 @@ def test_a_card_comes_back_as_it_was(
     again = parse(dump(full))
     assert again == full
     assert again.classes == classes  # == has two tuples for equal, and no tuple equal to a list
+
+
+def test_a_card_of_several_labels_comes_back_with_its_thresholds() -> None:
+    full = card(
+        task=MULTILABEL, thresholds=(0.25, 1.0), top=False, pool=False, recipe={"epochs": 3}, choices={"a": [1]}
+    )
+    again = parse(dump(full))
+    assert again == full
+    assert again.thresholds == (0.25, 1.0)
+
+
+def test_a_card_from_before_there_were_several_labels_has_one() -> None:
+    old = parse(changed(thresholds=None, task=None, top=None, pool=None, recipe=None, choices=None))
+    assert (old.task, old.thresholds, old.top, old.pool, old.recipe, old.choices) == (
+        "multiclass",
+        (),
+        True,
+        True,
+        {},
+        {},
+    )
 
 
 def test_a_card_can_be_read_by_a_person() -> None:
@@ -86,6 +107,11 @@ def test_a_newer_schema_asks_for_an_update() -> None:
         ({"classes": ["cat", "dog", "cat"]}, "two of its classes have the same name"),
         ({"temperature": "warm"}, "its entry 'temperature' cannot be 'warm'"),
         ({"head": []}, "its entry 'head' cannot be []"),
+        ({"top": "yes"}, "its entry 'top' cannot be 'yes'"),
+        ({"thresholds": 0.5}, "its entry 'thresholds' is no list of numbers"),
+        ({"thresholds": ["0.5", 0.5]}, "its entry 'thresholds' is no list of numbers"),
+        ({"thresholds": [0.5]}, "it has 1 thresholds for 2 classes"),
+        ({"task": "ranking"}, "its task is 'ranking', this version knows multiclass, multilabel"),
     ],
 )
 def test_an_entry_of_the_wrong_kind_is_named(entries: dict[str, Any], message: str) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
+from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import Answer, answers, probabilities
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [-5.0, 5.0, 4.0]])
@@ -45,8 +46,8 @@ def test_a_higher_temperature_doubts_more_and_never_changes_the_answer(cool: flo
 
 def test_an_answer_names_the_likeliest_class_and_keeps_the_order_of_classes() -> None:
     first, second = answers(np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]), ("zebra", "ant", "mole"))
-    assert first == Answer("ant", 0.7, {"zebra": 0.2, "ant": 0.7, "mole": 0.1})
-    assert second == Answer("zebra", 0.5, {"zebra": 0.5, "ant": 0.25, "mole": 0.25})
+    assert first == Answer("ant", 0.7, {"zebra": 0.2, "ant": 0.7, "mole": 0.1}, ("ant",))
+    assert second == Answer("zebra", 0.5, {"zebra": 0.5, "ant": 0.25, "mole": 0.25}, ("zebra",))
     assert list(first.probabilities) == ["zebra", "ant", "mole"]
     assert {type(value) for value in first.probabilities.values()} == {float}  # JSON knows no numpy
 
@@ -58,3 +59,27 @@ def test_of_two_equal_classes_the_first_is_the_answer() -> None:
 def test_a_class_too_few_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         list(answers(np.array([[0.2, 0.7, 0.1]]), ("one", "two")))
+
+
+# --- several labels ---------------------------------------------------------------------------------------------------
+
+
+@given(
+    logits=arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-1e4, 1e4)),
+    temperature=st.floats(0.05, 20),
+)
+def test_of_several_labels_each_has_a_probability_of_its_own(logits: NDArray[np.float64], temperature: float) -> None:
+    got = probabilities(logits, temperature, MULTILABEL)
+    np.testing.assert_allclose(got, expit(logits / temperature), rtol=1e-9, atol=1e-300)
+
+
+def test_labels_are_those_that_reach_their_thresholds_likeliest_first() -> None:
+    chances = np.array([[0.3, 0.6, 0.9], [0.29, 0.59, 0.1], [0.31, 0.1, 0.1]])
+    said = list(answers(chances, ("zebra", "ant", "mole"), MULTILABEL, (0.3, 0.6, 0.95)))
+    assert [each.labels for each in said] == [("ant", "zebra"), (), ("zebra",)]
+    assert [(each.label, each.probability) for each in said] == [("mole", 0.9), ("ant", 0.59), ("zebra", 0.31)]
+
+
+def test_a_label_without_a_threshold_is_given_from_one_half_on() -> None:
+    (said,) = answers(np.array([[0.5, 0.49, 0.7]]), ("zebra", "ant", "mole"), MULTILABEL)
+    assert said.labels == ("mole", "zebra")

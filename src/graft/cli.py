@@ -38,25 +38,41 @@ Photos = Annotated[Path, typer.Argument(help="Folder with one folder of pictures
 Model = Annotated[Path, typer.Argument(help="Folder of a saved classifier.")]
 
 BEGAN = time.monotonic()
+NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
 
 
 @app.command()
 def fit(
-    photos: Photos,
+    photos: Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class, or a CSV table.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist, or be empty.")
     ],
-    strategy: Annotated[str, typer.Option(help="How to transfer: probe[:head=..,layers=..,views=..]")] = "probe",
-    backbone: Backbone = DEFAULT,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", "-s", help=f"How to transfer: {NAMES}; options as in tail:cut=0.5.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head to train: linear, mlp or conv; options as in mlp:hidden=256+128.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="How to train: epochs=10,rate=0.001,augment=strong,...")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"Pretrained network. [default: {DEFAULT}]")] = None,
     weights: Weights = None,
     offline: Offline = False,
-    seed: Annotated[int, typer.Option(help="Decides the split and the random views.", min=0)] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides the split and all that is drawn. [default: 0]", min=0)
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option("--from", help="model.json of a classifier: choose as was chosen for it.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in OUTPUT.run.")] = False,
+    log: Annotated[str, typer.Option(help="Where else to log: tensorboard, mlflow, or both with a comma.")] = "",
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a classifier on a folder of photos, score it on photos kept aside, and save it."""
+    """Train a classifier on labelled photos, score it on photos kept aside, and save it."""
     with _told("fit"):
         from graft.jobs.fit import fit as job
 
@@ -65,11 +81,17 @@ def fit(
             photos,
             output,
             strategy=strategy,
+            head=head,
+            recipe=recipe,
             backbone=backbone,
             weights=weights,
             offline=offline,
             seed=seed,
+            like=like,
+            resume=resume,
+            log=log,
             force=force,
+            told=(lambda epoch: None) if quiet else show.epoch,
             watch=_watch(quiet),
         )
         seconds = {"start-up": round(started, 3)} | classifier.report["seconds"]
@@ -133,6 +155,19 @@ def embed(
         )
         job.write(table, output)
         show.embedded(table.summary(), output)
+
+
+@app.command()
+def stages(
+    backbone: Annotated[str, typer.Argument(help="Network; `graft backbones` lists them.")] = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """List the stages of a network, for --strategy tail:cut=NAME."""
+    with _told("stages"):
+        from graft.jobs.stages import stages as job
+
+        chain = job(backbone)
+        _print(chain, as_json, lambda: show.stages(backbone, chain))
 
 
 @app.command()

@@ -6,7 +6,8 @@ GraftError
 ├── WeightsError    pretrained weights missing, damaged or of another network; exit code 4
 ├── CutError        a network that cannot be cut there; exit code 4
 ├── ModelError      a saved classifier that cannot be read; exit code 5
-└── OutputError     a place that cannot be written to; exit code 6
+├── OutputError     a place that cannot be written to; exit code 6
+└── TrainingError   a training that cannot go on; exit code 7
 
 Each message says what is wrong, where, and what to do. The command line prints it without a traceback.
 """
@@ -52,3 +53,9 @@ class OutputError(GraftError, OSError):
     """A file or folder cannot be written."""
 
     exit_code = 6
+
+
+class TrainingError(GraftError):
+    """A training cannot go on: what it would go on from is damaged, or its numbers are no longer finite."""
+
+    exit_code = 7

@@ -5,26 +5,46 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
-
-Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # shows progress over (things, what they are, how many)
 
 PATIENCE = 2.0  # seconds after which people want to know
 WARM_UP = 16  # things that say nothing about the speed: the network is compiled when the first ones are there
 REMIND = 10.0  # seconds between lines where there is no terminal
+REFRESH = 0.2  # seconds between looks at a note, which may have to ask a GPU
 
 
-def unwatched(things: Iterable[Any], _what: str, _count: int) -> Iterable[Any]:
+@dataclass(frozen=True)
+class Work:
+    """What the things are, for work that says something beside the bar, or of which a part was done before.
+
+    `note` is asked now and then, between two things; `before` of all things were done by a run that was interrupted.
+    """
+
+    name: str
+    note: Callable[[], str] = str  # nothing
+    before: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# Shows progress over (things still to do, what they are, how many these are with those done before).
+Watch = Callable[[Iterable[Any], str | Work, int], Iterable[Any]]
+
+
+def unwatched(things: Iterable[Any], _what: str | Work, _count: int) -> Iterable[Any]:
     """No progress shown."""
     return things
 
 
-def watched(things: Iterable[Any], what: str, count: int) -> Iterator[Any]:
+def watched(things: Iterable[Any], what: str | Work, count: int) -> Iterator[Any]:
     """A bar on the terminal, or a line now and then where standard error is a file; nothing for short work."""
-    return _bar(things, what, count) if sys.stderr.isatty() else _lines(things, what, count)
+    work = what if isinstance(what, Work) else Work(what)
+    return _bar(things, work, count) if sys.stderr.isatty() else _lines(things, work, count)
 
 
-def _bar(things: Iterable[Any], what: str, count: int) -> Iterator[Any]:
+def _bar(things: Iterable[Any], work: Work, count: int) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -34,28 +54,38 @@ def _bar(things: Iterable[Any], what: str, count: int) -> Iterator[Any]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=count, rate="")
-        for done, thing in enumerate(things):
+    start = due = time.monotonic()
+    note = ""
+    plain = sys.stdout.isatty()  # otherwise what is printed for a file would be shown above the bar, and not be in it
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=plain) as progress:
+        task = progress.add_task(work.name, total=count, completed=work.before, rate="", note="")
+        for done, thing in enumerate(things, 1):
             yield thing
-            progress.update(task, completed=done + 1, rate=_rate(done + 1, start))
+            if time.monotonic() >= due:
+                note, due = work.note(), time.monotonic() + REFRESH
+            progress.update(task, completed=work.before + done, rate=_rate(done, start), note=note)
 
 
-def _lines(things: Iterable[Any], what: str, count: int) -> Iterator[Any]:
+def _lines(things: Iterable[Any], work: Work, count: int) -> Iterator[Any]:
     start = time.monotonic()
     due = start + PATIENCE
-    for done, thing in enumerate(things, 1 - WARM_UP):
+    warm_up = min(WARM_UP, (count - work.before) // 10)
+    for done, thing in enumerate(things, 1 - warm_up):
         yield thing
         now = time.monotonic()
         if done <= 0:
             start = now
         elif now >= due:
             due = now + REMIND
-            left = (now - start) / done * (count - WARM_UP - done)
-            print(f"{what}: {done + WARM_UP:,} of {count:,}, {_rate(done, start)}, {left:.0f} s left", file=sys.stderr)
+            total = work.before + warm_up + done
+            left = (now - start) / done * (count - total)
+            said = [f"{work.name}: {total:,} of {count:,}", _rate(done, start), f"{left:.0f} s left", work.note()]
+            print(", ".join(filter(None, said)), file=sys.stderr)
 
 
 def _rate(done: int, start: float) -> str:
-    return f"{done / max(time.monotonic() - start, 1e-9):.0f}/s"
+    """So many a second, or so many seconds for one."""
+    rate = done / max(time.monotonic() - start, 1e-9)
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"

@@ -9,19 +9,73 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from graft.model import history
+from graft.model.history import Epoch
+
 MOST = 5  # lines of any one kind before "and 12 more"
 
 
 def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     """The closing summary of `graft fit`."""
-    data, head = report["data"], report["head"]
+    data = report["data"]
     _score(report)
-    print(f"  trained on   {data['train']:,} pictures of {len(report['classes'])} classes")
-    print(f"  head         {head['name']}, {'several layers' if head['layers'] == 'all' else 'last layer'}")
-    print(f"  time         {_time(report['seconds'])}")
+    if "valid" in report:
+        print(f"  trained on   {report['inner']:,} pictures, {report['valid']:,} more held out to choose by")
+    elif data["train"]:
+        print(f"  trained on   {data['train']:,} pictures of {len(report['classes'])} classes")
+    _training(report)
+    if "head" in report:
+        layers = report["layers"]
+        read = "last layer" if layers == ["last"] else f"{len(layers)} layers" if len(layers) > 1 else layers[0]
+        print(f"  head         {report['head']['name']}, {read}")
+    if "seconds" in report:
+        print(f"  time         {_time(report['seconds'])}")
     _findings(data)
+    for trouble in report.get("troubles", ()):
+        print(f"  careful      {trouble}")
     print(f"  saved in     {output}")
     print(f"\nNext:  graft predict {quote(str(output))} {quote(str(photos / report['example']))}")
+
+
+def epoch(epoch: Epoch) -> None:
+    """One line as soon as an epoch is over."""
+    print(f"  {history.line(epoch)}", file=sys.stderr)
+
+
+def stages(network: str, chain: Sequence[Mapping[str, Any]]) -> None:
+    """The table of `graft stages`."""
+    width = max(len(stage["name"]) for stage in chain)
+    print(f"{'index':>5} {'share':>6}  {'stage':<{width}}  {'output':<16} {'params':>11} {'below':>7}")
+    for stage in chain:
+        shape = " x ".join(map(str, stage["shape"]))
+        numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%}"
+        print(f"{stage['index']:>5} {stage['share']:>6}  {stage['name']:<{width}}  {shape:<16} {numbers}")
+    middle = chain[len(chain) * 3 // 4]["name"]
+    print(f"A cut freezes what is above its line. Next:  graft fit photos/ -o model/ --backbone {network} ", end="")
+    print(f"--strategy tail:cut={middle}")
+
+
+def _training(report: Mapping[str, Any]) -> None:
+    """What was frozen, what was trained, and what came of it."""
+    for phase in report.get("phases", ()):
+        where = (
+            f"above {phase['cut']!r}, stage {phase['place']} of {phase['stages']}" if phase["place"] else "everything"
+        )
+        where = "the head" if phase["cut"] == "head" else where
+        only = {"all": "", "adapters": ", adapters only", "norms": ", norms and biases only"}[phase["only"]]
+        print(f"  tuned        {where}{only}: {phase['trained_parameters']:,} parameters ", end="")
+        print(f"({phase['frozen_parameters']:,} frozen), {phase['epochs']} epochs")
+    if "training" in report:
+        training, blend = report["training"], report["training"]["blend"]
+        kept = f"epoch {training['best_epoch']}" if not blend["mean"] else "the mean of the later epochs"
+        if blend["share"] == 0:
+            kept = "the solved head: no epoch was better on the held-out pictures"
+        elif blend["share"] < 1:
+            kept = f"{blend['share']:.0%} of {kept}, the rest the solved head"
+        print(f"  kept         {kept}")
+        print(f"  cost         {report['forward_equivalents']:.1f} forward passes for each picture")
+        if training["trouble"]:
+            print(f"  careful      {training['trouble']}")
 
 
 def evaluated(evaluation: Mapping[str, Any]) -> None:
@@ -37,9 +91,10 @@ def predicted(predictions: Sequence[Mapping[str, Any]], csv: Path | None) -> Non
         print(f"{len(predictions):,} answers written to {csv}")
         _listed("left out", [f"{each['picture']}: {each['fault']}" for each in faults])
         return
-    width = max((len(each["label"]) for each in predictions), default=0)
-    for each in predictions:
-        answer = f"{each['probability']:7.1%}  {each['label']:<{width}}"
+    shown = [", ".join(each["labels"]) or ("" if each["fault"] else "none of the labels") for each in predictions]
+    width = max(map(len, shown), default=0)
+    for each, labels in zip(predictions, shown, strict=True):
+        answer = f"{each['probability']:7.1%}  {labels:<{width}}"
         print(f"{'    -    not judged, ' + each['fault'] if each['fault'] else answer}  {each['picture']}")
 
 
@@ -57,7 +112,7 @@ def listed(networks: Sequence[Mapping[str, Any]]) -> None:
     print(f"{'name':<48} {'params':>8} {'GMAC':>7} {'px':>5}  {'weights':<9} licence of the weights")
     for each in networks:
         million = f"{each['parameters'] / 1e6:.1f} M" if each["parameters"] else "-"
-        cost = f"{each['gmac']:.2f}" if each["gmac"] else "-"
+        cost = (f"{each['gmac']:.2f}" if each["gmac"] >= 0.01 else f"{each['gmac']:.1g}") if each["gmac"] else "-"
         place = f"{each['weights']:<9} {each['licence']}"
         print(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
     print(f"{len(networks):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
@@ -83,14 +138,20 @@ def _score(report: Mapping[str, Any], on: str = "pictures that it never saw") ->
         print("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
         return
     low, high = score["interval"]
-    print(f"\n{score['accuracy']:.1%} right on {score['count']:,} {on} ", end="")
+    several = score["task"] == "multilabel"
+    figure = score["mean_average_precision" if several else "accuracy"]
+    print(f"\n{figure:.1%} {'mean average precision' if several else 'right'} on {score['count']:,} {on} ", end="")
     print(f"(95 % confidence: {low:.1%} to {high:.1%})\n")
     if score["count"] < 100:
         print(f"  careful      {score['count']} test pictures are few: the true figure may be anywhere in that range")
     worst = sorted((each for each in score["classes"] if each["count"]), key=lambda each: each["f1"])[:3]
     named = ", ".join(f"{each['name']} (F1 {each['f1']:.1%})" for each in worst)
     print(f"  worst        {named}")
-    print(f"  probability  off by {score['calibration_error']:.1%} on average; log-loss {score['log_loss']:.3f}")
+    if several:
+        print(f"  labels       F1 {score['micro_f1']:.1%} over all answers, {score['macro_f1']:.1%} as mean ", end="")
+        print(f"over labels; every label right in {score['subset_accuracy']:.1%} of the pictures")
+    else:
+        print(f"  probability  off by {score['calibration_error']:.1%} on average; log-loss {score['log_loss']:.3f}")
 
 
 def _findings(data: Mapping[str, Any]) -> None:

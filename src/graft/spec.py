@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from graft.errors import UsageError
 
+Kind = TypeVar("Kind")
 
-def parse(text: str, kinds: Mapping[str, type[Any]]) -> Any:
+
+def parse(text: str, kinds: Mapping[str, type[Any]], what: str = "strategy") -> Any:
     """The dataclass that the text names, with the options it gives; UsageError names what is legal.
 
     >>> from dataclasses import dataclass
@@ -22,27 +26,62 @@ def parse(text: str, kinds: Mapping[str, type[Any]]) -> Any:
     """
     name, _, options = text.partition(":")
     if name not in kinds:
-        raise UsageError(f"There is no strategy {name!r}. Choose one of: {', '.join(kinds)}.")
-    fields = {field.name: field for field in dataclasses.fields(kinds[name])}
-    values = {}
-    for option in filter(None, options.split(",")):
-        key, _, value = option.partition("=")
-        if key not in fields:
-            raise UsageError(f"{name!r} has no option {key!r}. It has {', '.join(fields)}.")
-        values[key] = _value(key, value, type(fields[key].default))
-    return kinds[name](**values)
+        raise UsageError(f"There is no {what} {name!r}. Choose one of: {', '.join(kinds)}.")
+    return kinds[name](**_options(options, kinds[name], repr(name)))
+
+
+def change(value: Kind, options: str, what: str) -> Kind:
+    """The same dataclass with the options that the text gives: 'epochs=5,rate=0.001'."""
+    return dataclasses.replace(value, **_options(options, type(value), what))  # pyright: ignore[reportArgumentType]
 
 
 def write(value: Any, kinds: Mapping[str, type[Any]]) -> str:
     """The text that `parse` turns into this value; options at their default are left out."""
     name = next(name for name, kind in kinds.items() if kind is type(value))
-    fields = [(field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value)]
-    options = ",".join(f"{key}={given}" for key, given, default in fields if given != default)
+    options = changed(value)
     return f"{name}:{options}" if options else name
 
 
-def _value(key: str, text: str, kind: type[Any]) -> Any:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise UsageError(f"{key!r} must be {'a whole number' if kind is int else 'a number'}. Got {text!r}.") from error
+def changed(value: Any) -> str:
+    """The options of a dataclass that differ from their defaults, as text."""
+    fields = [(field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value)]
+    return ",".join(f"{key}={_text(given)}" for key, given, default in fields if given != default)
+
+
+def _options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for option in filter(None, text.split(",")):
+        key, _, value = option.partition("=")
+        if key not in fields:
+            listed = ", ".join(field.name for field in dataclasses.fields(kind)) or "none"
+            raise UsageError(f"{owner} has no option {key!r}. It has {listed}.")
+        values[key] = _value(key, value, hints[key])
+    return values
+
+
+def _value(key: str, text: str, hint: Any) -> Any:
+    """The text as the first of the option's types that takes it."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    for kind in kinds:
+        literals = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+        if text in literals:
+            return text
+        if kind is bool and text in _BOOLEANS:
+            return _BOOLEANS[text]
+        if not literals and kind is not bool:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    legal = " or ".join(_NAMES.get(kind) or "/".join(typing.get_args(kind)) for kind in kinds)
+    raise UsageError(f"{key!r} must be {legal}. Got {text!r}.")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
+_NAMES = {int: "a whole number", float: "a number", bool: "yes or no", str: "a text"}

@@ -199,3 +199,32 @@ def test_pixels_in_memory_are_passed_on() -> None:
 def test_what_cannot_be_decoded_is_an_image_error() -> None:
     with pytest.raises(ImageError, match="not an image"):
         pixels(b"no picture", 16)
+
+
+# --- several labels ---------------------------------------------------------------------------------------------------
+
+HOT = np.array([[1, 0, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0]], np.uint8)
+
+
+def several() -> Dataset:
+    return from_paths(list("abcd"), HOT, ("ant", "bee", "cow"))
+
+
+def test_a_table_of_0_and_1_is_several_labels_for_each_picture() -> None:
+    assert (several().task, six().task) == ("multilabel", "multiclass")
+    assert several().labels.dtype == np.uint8
+    assert len(several()) == 4
+    assert several().counts().tolist() == [2, 0, 2]
+    assert several().take(np.array([3, 0])).labels.tolist() == [[1, 0, 0], [1, 0, 1]]
+
+
+def test_targets_are_a_matrix_of_0_and_1_whichever_kind_the_labels_are() -> None:
+    assert np.array_equal(several().targets(), HOT.astype(np.float32))
+    assert six().targets().tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert six().targets().dtype == several().targets().dtype == np.float32
+
+
+@pytest.mark.parametrize("labels", [HOT * 2, HOT[:, :2], HOT - 0.5])
+def test_what_is_no_table_of_0_and_1_is_refused(labels: Any) -> None:
+    with pytest.raises(DataError, match=r"\[pictures, 3 classes\]. Got \[4, [23]\], from"):
+        from_paths(list("abcd"), labels, ("ant", "bee", "cow"))

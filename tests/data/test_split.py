@@ -18,7 +18,7 @@ from graft.data.split import folds, split
 
 @dataclass(frozen=True)
 class Table:
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer]
     groups: NDArray[np.int64]
     digests: NDArray[np.uint8]
 
@@ -26,7 +26,7 @@ class Table:
         return Table(self.labels[rows], self.groups[rows], self.digests[rows])
 
     @property
-    def columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+    def columns(self) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.uint8]]:
         return self.labels, self.groups, self.digests
 
 
@@ -167,3 +167,80 @@ def test_small_groups_fill_up_what_a_big_one_left_uneven(seed: int) -> None:
 def test_the_remainders_of_classes_go_to_different_folds() -> None:
     data = table([0, 1, 2, 3], [0, 1, 2, 3])
     assert sorted(folds(*data.columns, 4, 0)) == [0, 1, 2, 3]
+
+
+# --- several labels ---------------------------------------------------------------------------------------------------
+
+
+def tagged(size: int, shares: list[float], groups: list[int] | None = None) -> Table:
+    """Pictures that have each label with a probability of its own."""
+    labels = (np.random.default_rng(0).random((size, len(shares))) < shares).astype(np.uint8)
+    single = table([0] * size, groups or list(range(size)))
+    return Table(labels, single.groups, single.digests)
+
+
+@st.composite
+def tagged_tables(draw: st.DrawFn) -> Table:
+    """Up to 30 pictures in groups, each with any of 4 labels."""
+    size = draw(st.integers(1, 30))
+    rows = st.lists(st.lists(st.integers(0, 1), min_size=4, max_size=4), min_size=size, max_size=size)
+    single = table([0] * size, draw(st.lists(st.integers(0, size), min_size=size, max_size=size)))
+    return Table(np.array(draw(rows), np.uint8), single.groups, single.digests)
+
+
+SHARED = [0.5, 0.3, 0.1, 0.04, 0.02]
+MANY = tagged(400, SHARED)
+
+
+@settings(deadline=None)
+@given(data=tagged_tables(), share=SHARES, count=st.integers(2, 5), seed=SEEDS)
+def test_with_several_labels_groups_are_whole_and_no_class_loses_its_last_picture(
+    data: Table, share: float, count: int, seed: int
+) -> None:
+    part, fold = split(*data.columns, share, seed), folds(*data.columns, count, seed)
+    assert part.shape == fold.shape == (len(data.labels),)
+    assert set(part) <= {TRAIN, TEST}
+    assert set(fold) <= set(range(count))
+    assert whole(part, data.groups)
+    assert whole(fold, data.groups)
+    assert (data.labels[part == TRAIN].any(axis=0) == data.labels.any(axis=0)).all()
+
+
+@settings(deadline=None)
+@given(data=tagged_tables(), seed=SEEDS, dice=st.randoms(use_true_random=False))
+def test_with_several_labels_order_and_names_of_groups_do_not_matter(data: Table, seed: int, dice: Any) -> None:
+    order = np.array(dice.sample(range(len(data.labels)), len(data.labels)))
+    names = np.array(dice.sample(range(99), 99))
+    other = Table(data.labels, names[data.groups], data.digests)[order]
+    np.testing.assert_array_equal(split(*other.columns, 0.3, seed), split(*data.columns, 0.3, seed)[order])
+    np.testing.assert_array_equal(folds(*other.columns, 3, seed), folds(*data.columns, 3, seed)[order])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_label_has_its_share_in_the_test_part_and_in_every_fold(seed: int) -> None:
+    sizes = MANY.labels.sum(axis=0)
+    tested = MANY.labels[split(*MANY.columns, 0.25, seed) == TEST].sum(axis=0)
+    np.testing.assert_allclose(tested, sizes * 0.25, atol=2)
+    fold = folds(*MANY.columns, 4, seed)
+    filled = np.stack([MANY.labels[fold == each].sum(axis=0) for each in range(4)])
+    np.testing.assert_allclose(filled, np.tile(sizes / 4, (4, 1)), atol=2)
+    assert np.ptp(np.bincount(fold)) <= 3
+
+
+def test_rare_labels_are_dealt_better_than_by_chance() -> None:
+    """Iterative stratification is worth its name where chance would leave a label out of a fold."""
+    rare = MANY.labels[:, 4] > 0
+    assert rare.sum() == 5
+    for seed in range(5):
+        assert np.ptp(np.bincount(folds(*MANY.columns, 3, seed)[rare], minlength=3)) <= 1
+
+
+def test_pictures_without_any_label_are_spread_too() -> None:
+    data = tagged(40, [0.0, 0.2])
+    assert np.bincount(folds(*data.columns, 4, 0)).tolist() == [10] * 4
+    assert (split(*data.columns, 0.25, 0) == TEST).sum() == 10
+
+
+def test_with_several_labels_another_seed_is_another_split() -> None:
+    assert len({split(*MANY.columns, 0.3, seed).tobytes() for seed in range(5)}) == 5
+    assert len({folds(*MANY.columns, 4, seed).tobytes() for seed in range(5)}) == 5

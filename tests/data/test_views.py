@@ -30,12 +30,13 @@ def test_a_crop_of_a_square_keeps_the_area_and_the_aspect_it_may(seed: int, name
 
 
 def test_a_crop_never_changes_for_features_are_stored_under_its_number() -> None:
-    assert crop(0, b"a picture", 2, 640, 480) == Crop(left=60, top=6, width=332, height=411, flip=True)
+    stored = Crop(left=60, top=6, width=332, height=411, flip=True)
+    assert crop(0, b"a picture", 2, 640, 480) == crop(0, b"a picture", 2, 640, 480, epoch=0) == stored
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**64 - 2), name=st.binary(), view=st.integers(2, 2**32 - 2))
-def test_seed_picture_and_number_each_change_the_crop(seed: int, name: bytes, view: int) -> None:
+def test_seed_picture_number_and_epoch_each_change_the_crop(seed: int, name: bytes, view: int) -> None:
     side = 10_000  # two crops that agree by chance are one in 10**15
     crops = {
         crop(seed, name, view, side, side),
@@ -43,7 +44,8 @@ def test_seed_picture_and_number_each_change_the_crop(seed: int, name: bytes, vi
         crop(seed, name + b"\0", view, side, side),
         crop(seed, name, view + 1, side, side),
     }
-    assert len(crops) == 4
+    crops |= {crop(seed, name, view, side, side, epoch=epoch) for epoch in (1, 2, 2**32)}
+    assert len(crops) == 7
     assert crop(seed, name, view, side, side) in crops
 
 

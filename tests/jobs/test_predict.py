@@ -91,7 +91,7 @@ def test_the_csv_says_what_the_json_says(model: Path, photos: Path, tmp_path: Pa
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
     name = f"{start}cmd|' /C calc'!A0"
-    answer = Answer(name, 0.75, {name: 0.75, "b": 0.25})
+    answer = Answer(name, 0.75, {name: 0.75, "b": 0.25}, (name,))
     write_csv([Prediction(f"{start}1.png", answer)], (name, "b"), tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
@@ -100,10 +100,19 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
     assert f"'{start}1.png" in cells
 
 
+def test_several_labels_are_joined_in_the_csv(tmp_path: Path) -> None:
+    chances = {"a": 0.9, "b": 0.6, "c": 0.1}
+    said = [Prediction(f"{len(labels)}.png", Answer("a", 0.9, chances, labels)) for labels in ((), ("a",), ("a", "b"))]
+    write_csv(said, tuple(chances), tmp_path / "a.csv")
+    assert [(each["picture"], each["label"]) for each in rows(tmp_path / "a.csv")] == [
+        *(("0.png", ""), ("1.png", "a"), ("2.png", "a|b"))
+    ]
+
+
 def test_a_csv_is_replaced_only_with_force_and_only_if_graft_wrote_it(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for probability in (0.75, 0.5):
-        write_csv([Prediction("p.png", Answer("b", probability, {"b": probability}))], ("b",), path, force=True)
+        write_csv([Prediction("p.png", Answer("b", probability, {"b": probability}, ("b",)))], ("b",), path, force=True)
         assert float(rows(path)[0]["probability"]) == probability
     with pytest.raises(OutputError, match="is there already"):
         write_csv([], ("b",), path)

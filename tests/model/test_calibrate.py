@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.metrics import f1_score, log_loss
 
-from graft.model.calibrate import temperature
+from graft.model.calibrate import temperature, thresholds
 from graft.model.evaluation import calibration_error
 from graft_runtime.decide import probabilities
 
@@ -57,3 +60,71 @@ def test_calibration_error_by_hand() -> None:
 def test_certain_and_right_has_no_calibration_error_certain_and_wrong_has_all() -> None:
     assert calibration_error(np.eye(3), np.arange(3)) == 0
     assert calibration_error(np.eye(3), np.array([1, 2, 0])) == 1
+
+
+# --- several labels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_a_known_temperature_is_found_again_for_several_labels(true: float) -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.standard_normal((20000, 3)) * 2 - 1
+    labels = (rng.random((20000, 3)) < expit(honest)).astype(np.uint8)
+    found, loss = temperature(honest * true, labels)
+    assert found == pytest.approx(true, rel=0.05)
+    assert loss == pytest.approx(np.mean([log_loss(labels[:, at], expit(honest[:, at])) for at in range(3)]), rel=1e-3)
+
+
+def test_several_labels_without_an_error_get_platts_confidence() -> None:
+    for count in (10, 100, 1000):
+        labels = (np.arange(count)[:, None] % (2, 3) == 0).astype(np.uint8)
+        found, _ = temperature(labels * 2.0 - 1, labels)
+        assert probabilities(np.ones((1, 1)), found, "multilabel")[0, 0] == pytest.approx(1 - 1 / (count + 2), abs=1e-4)
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------------
+
+
+def f1_at(threshold: float, chances: NDArray[np.float64], there: NDArray[np.integer]) -> float:
+    return float(f1_score(there, chances >= threshold, zero_division=0.0))
+
+
+def drawn(count: int, share: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Probabilities in steps of 0.02, so that many are equal, and labels that follow them somewhat."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, 3)) < share).astype(np.uint8)
+    return np.round(np.clip(rng.random((count, 3)) * 0.6 + labels * 0.3, 0, 1) * 50) / 50, labels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_threshold_is_where_f1_is_highest_and_between_two_probabilities(seed: int) -> None:
+    chances, labels = drawn(120, 0.3, seed)
+    for at, threshold in enumerate(thresholds(chances, labels)):
+        own, there = chances[:, at], labels[:, at]
+        assert f1_at(threshold, own, there) == pytest.approx(max(f1_at(each, own, there) for each in np.unique(own)))
+        assert threshold not in own
+
+
+def test_the_fewer_pictures_a_class_has_the_nearer_it_is_to_the_common_threshold() -> None:
+    chances, labels = drawn(400, 0.3)
+    for count, trust in ((2, 0.2), (4, 0.4)):
+        rare = (np.arange(400) < count).astype(np.uint8)[:, None]
+        own = np.where(np.arange(400) < count, 0.96, 0.9)[:, None]  # F1 is highest between the two
+        every, known = np.c_[chances, own], np.c_[labels, rare]
+        common = thresholds(every.reshape(-1, 1), known.reshape(-1, 1))[0]
+        assert abs(common - 0.93) > 0.01
+        assert thresholds(every, known)[-1] == pytest.approx(trust * 0.93 + (1 - trust) * common)
+
+
+def test_a_class_without_a_picture_has_the_common_threshold() -> None:
+    chances, labels = drawn(200, 0.3)
+    labels[:, 1] = 0
+    found = thresholds(chances, labels)
+    assert found[1] == pytest.approx(thresholds(chances.reshape(-1, 1), labels.reshape(-1, 1))[0])
+    assert thresholds(chances, np.zeros_like(labels)) == (0.5, 0.5, 0.5)
+
+
+def test_a_class_that_every_picture_has_is_always_given() -> None:
+    chances = np.array([[0.2], [0.1], [0.9]])
+    (found,) = thresholds(np.tile(chances, (5, 1)), np.ones((15, 1), np.uint8))
+    assert 0 < found < 0.1

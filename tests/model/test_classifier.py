@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from graft.data import dataset as table
 from graft.data.read.folder import read_folder
+from graft.data.read.table import read_table
 from graft.errors import DataError
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
+from graft.model.multilabel import MultilabelEvaluation
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,8 @@ def test_faults_leave_the_order_and_the_others_alone(classifier: Classifier, pat
     assert found[1].answer == found[5].answer
     assert found[1].probability == pytest.approx(classifier.predict(paths[0])[0].probability, abs=1e-6)
     assert found[0].as_dict() == {
-        **{"picture": str(given[0]), "label": "", "probability": 0.0, "probabilities": {}, "fault": "empty file"}
+        **{"picture": str(given[0]), "label": "", "labels": [], "probability": 0.0},
+        **{"probabilities": {}, "fault": "empty file"},
     }
     json.dumps([each.as_dict() for each in found], allow_nan=False)
 
@@ -174,3 +178,77 @@ def test_a_dataset_without_labels_pictures_or_known_classes_is_not_scored(
         classifier.evaluate(table.from_paths([]))
     with pytest.raises(DataError, match="does not know dog"):
         classifier.evaluate(table.from_paths(paths, [0, 0, 0], ("dog",)))
+
+
+# --- several labels ---------------------------------------------------------------------------------------------------
+
+LABELS = {"disc": "round|full", "frame": "open", "stripes": ""}
+
+
+@pytest.fixture(scope="module")
+def tagged(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of the same pictures: discs are round and full, frames are open, stripes have no label."""
+    path = tmp_path_factory.mktemp("tagged") / "tags.csv"
+    rows = [f"{picture},{LABELS[name]}" for name in LABELS for picture in sorted((photos / name).iterdir())]
+    path.write_text("\n".join(["file,labels", *rows]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def several(tagged: Path) -> Classifier:
+    return fit(tagged, strategy="probe:head=ridge,layers=last")
+
+
+def test_any_number_of_labels_is_answered_likeliest_first(several: Classifier, paths: list[Path]) -> None:
+    stripes, disc, frame = several.predict(paths)
+    assert (stripes.labels, set(disc.labels), frame.labels) == ((), {"full", "round"}, ("open",))
+    assert (disc.label, frame.label) == (disc.labels[0], "open")
+    assert disc.probability == max(disc.probabilities.values()) == disc.probabilities[disc.labels[0]]
+    assert stripes.label in several.classes
+    assert disc.as_dict()["labels"] == list(disc.labels)
+    for each in (stripes, disc, frame):
+        limits = zip(several.classes, several.card.thresholds, strict=True)
+        assert set(each.labels) == {name for name, least in limits if each.probabilities[name] >= least}
+
+
+def test_saved_and_loaded_keeps_task_and_thresholds(several: Classifier, paths: list[Path], tmp_path: Path) -> None:
+    loaded = load(several.save(tmp_path / "model"))
+    assert (loaded.card.task, loaded.card.thresholds) == ("multilabel", several.card.thresholds)
+    assert loaded.predict(paths) == several.predict(paths)
+    assert "any number of 3 labels" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_the_score_of_several_labels_is_what_the_answers_say(several: Classifier, tagged: Path) -> None:
+    data = read_table(tagged)
+    score, said = several.evaluate(tagged), several.predict([str(path) for path in data.images])
+    assert isinstance(score, MultilabelEvaluation)
+    assert several.evaluate(data) == score
+    found = np.array([[name in each.labels for name in several.classes] for each in said])
+    assert score.subset_accuracy == (found == data.labels).all(axis=1).mean() > 0.9
+    assert [each.threshold for each in score.classes] == list(several.card.thresholds)
+    assert score.mean_average_precision > 0.95
+
+
+def test_labels_are_matched_by_name_and_those_not_asked_for_are_not_there(
+    several: Classifier, photos: Path, tagged: Path, tmp_path: Path
+) -> None:
+    data = read_table(tagged)
+    turned = replace(data, classes=data.classes[::-1], labels=data.labels[:, ::-1])
+    assert several.evaluate(turned) == several.evaluate(data)
+    (tmp_path / "open").symlink_to(photos / "frame")
+    assert [each.count for each in several.evaluate(tmp_path).classes] == [0, 12, 0]  # full, open, round
+    (tmp_path / "closed").symlink_to(photos / "disc")
+    with pytest.raises(DataError, match="does not know: 'closed'"):
+        several.evaluate(tmp_path)
+
+
+def test_a_classifier_of_one_label_refuses_several(classifier: Classifier, photos: Path) -> None:
+    files, hot = [photos / "disc" / "00.png", photos / "frame" / "00.png"], np.eye(3, dtype=np.uint8)[:2]
+    single = table.from_paths(files, hot, classifier.classes)
+    assert classifier.evaluate(single) == classifier.evaluate(table.from_paths(files, [0, 1], classifier.classes))
+    with pytest.raises(DataError, match="one label, and 1 of 2 pictures have several or none"):
+        classifier.evaluate(replace(single, labels=np.array([[1, 1, 0], [0, 1, 0]], np.uint8)))
+
+
+def test_of_one_label_the_labels_are_that_one(classifier: Classifier, paths: list[Path]) -> None:
+    assert [each.labels for each in classifier.predict(paths)] == [("stripes",), ("disc",), ("frame",)]

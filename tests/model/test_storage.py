@@ -13,16 +13,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from graft import spec
 from graft.errors import GraftError, ModelError, OutputError
 from graft.jobs.fit import fit
 from graft.model import storage
+from graft.model.card import describe
 from graft.model.classifier import Classifier, load
+from graft.networks import catalog
+from graft.networks.head import HEADS, Head, fresh
+from graft.networks.network import Backbone, Features, Network
+from graft.networks.weights import Source
 
 QUICK = "probe:head=ridge,layers=last"
 
@@ -73,6 +81,59 @@ def test_the_same_classifier_is_saved_to_the_same_bytes(classifier: Classifier, 
     }
 
 
+READS: dict[str, dict[str, Any]] = {
+    "last": {"layers": ()},
+    "all": {"layers": ("layer1", "layer3")},
+    "early": {"layers": ("layer1", "layer2"), "top": False},
+    "map": {"layers": ("layer3",), "pool": False},
+}
+
+
+def made(head: str, reads: str, seed: int = 0) -> Classifier:
+    """A classifier of random weights: this head on these features."""
+    torch.manual_seed(seed)
+    entry = catalog.find("test_resnet")
+    source = Source("file", None, "none", "nowhere")
+    backbone = Backbone(entry, catalog.headless(entry, catalog.build(entry)), catalog.preprocess(entry), source)
+    features = Features(backbone.module, backbone.preprocess, **READS[reads]).eval()
+    if head == "knn":
+        judge = Head({"kind": "knn", "width": features.width, "classes": 3, "stored": 9, "neighbours": 4})
+        judge.load_state_dict(
+            {name: torch.rand(each.shape).to(each.dtype) for name, each in judge.state_dict().items()}
+        )
+    else:
+        judge = fresh(spec.parse(head, HEADS, "head"), features.shape, 3)
+        judge.standardise(torch.rand(features.width), torch.rand(features.width) + 0.5)
+    network = Network(features, judge).eval().requires_grad_(False)
+    card = describe(network, backbone, ("a", "b", "c"), "test", 1.0)
+    data = {"train": 0, "test": 0, "seed": 0}
+    return Classifier(network, replace(card, head=card.head | {"solver": "none"}, data=data))
+
+
+HEAD_TEXTS = ("linear:init=he", "mlp:hidden=8+5,activation=gelu,dropout=0.5", "knn")
+PAIRS = [(head, reads) for head in HEAD_TEXTS for reads in READS] + [("conv:filters=4", "map")]
+
+
+@pytest.mark.parametrize(("head", "reads"), PAIRS)
+def test_each_head_on_each_kind_of_features_comes_back_bit_for_bit(head: str, reads: str, tmp_path: Path) -> None:
+    classifier = made(head, reads)
+    loaded = load(classifier.save(tmp_path / "model"))
+    images = torch.randint(0, 256, (4, 3, 160, 160)).to(torch.uint8)
+    answers = classifier.network(images)
+    assert torch.equal(loaded.network(images), answers)
+    assert not torch.equal(made(head, reads, seed=1).network(images), answers)
+    assert (loaded.card.top, loaded.card.pool) == (reads in ("last", "all"), reads != "map")
+
+
+def test_a_card_of_the_first_version_reads_the_last_layer_and_pools(classifier: Classifier, model: Path) -> None:
+    card = json.loads((model / "model.json").read_text())
+    for name in ("top", "pool"):
+        card.pop(name)
+    (model / "model.json").write_text(json.dumps(card))
+    features = load(model).network.features
+    assert (features.top, features.pool) == (True, True)
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +173,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no head": (lambda model: edit(model, head={"kind": "oracle", "width": 1, "classes": 3}), "do not belong together"),
     "no such layer": (lambda model: edit(model, layers=["attic"]), "do not belong together"),
     "no temperature": (lambda model: edit(model, temperature=0), "must be above 0"),
+    "no top": (lambda model: edit(model, top=False), "do not belong together.*Early features"),
+    "no map": (lambda model: edit(model, pool=False), "do not belong together.*A feature map is that of one layer"),
     "other layers": (lambda model: edit(model, layers=["blocks.0"]), "do not belong together"),
 }
 

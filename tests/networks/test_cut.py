@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from graft.errors import CutError
 from graft.networks import catalog, cut
+from graft.networks import chain as chains
 from graft.networks.catalog import Entry
-from graft.networks.cut import Stage
+from graft.networks.chain import Stage
 from graft.networks.head import Head
 from graft.networks.network import Backbone, Features, Network
 from graft.networks.preprocess import Preprocess
@@ -121,7 +122,7 @@ def test_every_border_works(name: str) -> None:
     network, images = network_of(backbone), pictures(64)
     with torch.no_grad():
         want = network(images)
-        for stage in cut.stages(backbone)[1:]:
+        for stage in chains.stages(backbone)[1:]:
             halves = cut.cut(network, backbone, stage.name)
             got = halves.tuned.eval()(halves.frozen(images))
             assert (got - want).abs().max() <= 1e-4 * (want[0] - want[1]).abs().max(), stage.name
@@ -169,8 +170,8 @@ def test_training_changes_everything_above_the_border_and_nothing_below(name: st
 
 
 def tail(backbone: Backbone, border: str) -> list[Stage]:
-    chain = cut.stages(backbone)
-    return chain[[stage.name for stage in chain].index(border) :]
+    stages = chains.stages(backbone)
+    return stages[[stage.name for stage in stages].index(border) :]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +195,8 @@ def test_training_on_stored_outputs_is_training_with_the_prefix_frozen(name: str
         if stored:
             trained(halves.tuned.train(), halves.frozen(images).clone())
         else:
-            chain = cut.stages(backbone)
-            below = chain if border == "head" else chain[: -len(tail(backbone, border))]
+            stages = chains.stages(backbone)
+            below = stages if border == "head" else stages[: -len(tail(backbone, border))]
             network.train(border != "head")
             for stage in below:
                 backbone.module.get_submodule(stage.name).eval()
@@ -329,18 +330,18 @@ def test_where_two_tensors_cross_the_nearest_border_that_works_is_named(to: int,
 
 
 def test_the_stages_of_efficientnet_lite0() -> None:
-    chain = cut.stages(backbone_of("tf_efficientnet_lite0", 224))
+    chain = chains.stages(backbone_of("tf_efficientnet_lite0", 224))
     blocks = [f"blocks.{group}.{block}" for group, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
     blocks[0], blocks[-1] = "blocks.0", "blocks.6"  # a group of one is a stage as a whole
     assert [stage.name for stage in chain] == ["conv_stem", "bn1", *blocks, "conv_head", "bn2"]
     assert chain[0] == Stage("conv_stem", (32, 112, 112), 864)
     assert chain[-1] == Stage("bn2", (1280, 7, 7), 2560)
     assert sum(stage.parameters for stage in chain) == 3_371_008
-    assert cut.layers(chain, 4) == ("blocks.0", "blocks.2.1", "blocks.4.2", "blocks.6")
+    assert chains.layers(chain, 4) == ("blocks.0", "blocks.2.1", "blocks.4.2", "blocks.6")
 
 
 def test_the_stages_of_deit_tiny() -> None:
-    chain = cut.stages(backbone_of("deit_tiny_patch16_224", 64))
+    chain = chains.stages(backbone_of("deit_tiny_patch16_224", 64))
     assert [stage.name for stage in chain] == ["patch_embed", *(f"blocks.{number}" for number in range(12)), "norm"]
     assert [stage.shape for stage in chain] == [(16, 192), *[(17, 192)] * 13]
     assert chain[1].parameters == 444_864
@@ -348,7 +349,7 @@ def test_the_stages_of_deit_tiny() -> None:
 
 def test_stages_leave_no_hooks_and_cover_the_weights_of_a_resnet() -> None:
     backbone = backbone_of("resnet50", 64)
-    chain = cut.stages(backbone)
+    chain = chains.stages(backbone)
     assert sum(stage.parameters for stage in chain) == sum(each.numel() for each in backbone.module.parameters())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in backbone.module.modules())
 
@@ -356,14 +357,14 @@ def test_stages_leave_no_hooks_and_cover_the_weights_of_a_resnet() -> None:
 def test_layers_are_the_ends_of_each_width_or_quarters_of_a_network_of_one_width() -> None:
     widths = [4, 4, 8, 8, 8, 16, 32, 64]
     chain = [Stage(f"s{number}", (width,), 1) for number, width in enumerate(widths)]
-    assert cut.layers(chain, 9) == ("s1", "s4", "s5", "s6")
-    assert cut.layers(chain, 2) == ("s4", "s6")
-    assert cut.layers(chain, 1) == ("s6",)
+    assert chains.layers(chain, 9) == ("s1", "s4", "s5", "s6")
+    assert chains.layers(chain, 2) == ("s4", "s6")
+    assert chains.layers(chain, 1) == ("s6",)
     same = [Stage(f"s{number}", (4,), 1) for number in range(12)]
-    assert cut.layers(same, 4) == ("s2", "s5", "s8", "s11")
+    assert chains.layers(same, 4) == ("s2", "s5", "s8", "s11")
 
 
 def test_a_backbone_of_another_size_has_the_same_stages() -> None:
     backbone = backbone_of("test_resnet", 64)
     larger = replace(backbone, preprocess=Preprocess(size=96, resize=96))
-    assert [stage.name for stage in cut.stages(larger)] == [stage.name for stage in cut.stages(backbone)]
+    assert [stage.name for stage in chains.stages(larger)] == [stage.name for stage in chains.stages(backbone)]

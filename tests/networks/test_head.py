@@ -1,4 +1,4 @@
-"""Heads: votes counted by hand, and a small dictionary that rebuilds each kind."""
+"""Heads: votes counted by hand, a small dictionary that rebuilds each kind, and a line of text that designs one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from graft.networks.head import Head, NearestNeighbours
+from graft import spec as texts
+from graft.errors import UsageError
+from graft.networks.head import ACTIVATIONS, HEADS, Conv, Design, Head, Linear, Mlp, NearestNeighbours, fresh
 
 SPECS = [
     {"kind": "linear", "width": 6, "classes": 3},
     {"kind": "mlp", "width": 6, "classes": 3, "hidden": [5, 4]},
     {"kind": "knn", "width": 6, "classes": 3, "stored": 9, "neighbours": 4},
 ]
+DESIGNS = [
+    "linear",
+    "linear:dropout=0.5,init=normal",
+    "mlp:hidden=5+4,activation=gelu,dropout=0.5",
+    "mlp:hidden=,init=glorot",
+    "conv",
+    "conv:filters=4,hidden=7,activation=tanh,spatial_dropout=0.4,dropout=0.2,seed=3",
+]
+MAP = (6, 5, 4)
+
+
+def designed(text: str) -> Design:
+    return texts.parse(text, HEADS, "head")
 
 
 @pytest.mark.parametrize("neighbours", [1, 4, 99])
@@ -64,5 +81,165 @@ def test_an_mlp_has_a_relu_between_its_layers_and_none_at_the_end() -> None:
 
 
 def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(ValueError, match="no head of kind 'tree'; there are linear, mlp and knn"):
+    with pytest.raises(ValueError, match="no head of kind 'tree'; there are linear, mlp, conv and knn"):
         Head({"kind": "tree", "width": 6, "classes": 3})
+
+
+# --- designs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_a_design_and_back() -> None:
+    assert designed("mlp:hidden=256+128,activation=gelu,dropout=0.5") == Mlp("256+128", "gelu", 0.5)
+    assert [designed(name) for name in HEADS] == [Linear(), Mlp(), Conv()]
+    for text in DESIGNS:
+        assert texts.write(designed(text), HEADS) == text
+
+
+@pytest.mark.parametrize("text", DESIGNS)
+def test_a_designed_head_is_rebuilt_from_its_spec_and_tensors(text: str) -> None:
+    head = fresh(designed(text), MAP, 3)
+    head.standardise(torch.randn(120), torch.rand(120) + 0.5)
+    nn.init.normal_(list(head.judge.parameters())[-1])
+    rebuilt = Head(json.loads(json.dumps(head.spec)))
+    features = torch.randn(7, 120)
+    rebuilt.load_state_dict(head.state_dict())
+    assert torch.equal(rebuilt.eval()(features), head.eval()(features))
+    assert head(features).shape == (7, 3)
+    assert head.spec["width"] == 120
+    torch.manual_seed(0)
+    first = head.train()(features)
+    torch.manual_seed(0)
+    assert torch.equal(first, rebuilt.train()(features))  # it learns in the same way: dropout is part of the spec
+    assert torch.equal(first, head.eval()(features)) == ("dropout" not in text)
+
+
+@pytest.mark.parametrize("text", DESIGNS)
+def test_a_fresh_head_depends_on_its_seed_alone_and_leaves_torch_its_numbers(text: str) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    first = fresh(designed(text), MAP, 3)
+    assert torch.equal(torch.rand(1), expected)
+    again = fresh(designed(text), MAP, 3)
+    assert all(torch.equal(one, other) for one, other in zip(first.parameters(), again.parameters(), strict=True))
+    other = fresh(texts.change(designed(text), "seed=8", "head"), MAP, 3)
+    assert torch.equal(first.state_dict()[_weight(first)], other.state_dict()[_weight(first)]) == (text == "linear")
+
+
+def _weight(head: Head) -> str:
+    return next(name for name, tensor in head.state_dict().items() if name.startswith("judge") and tensor.ndim > 1)
+
+
+@pytest.mark.parametrize(
+    ("init", "spread"),
+    [("he", (2 / 4000) ** 0.5), ("glorot", (2 / (4000 + 50)) ** 0.5), ("normal", 0.01), ("zero", 0.0)],
+)
+def test_weights_begin_as_wide_as_their_initialiser_says_and_biases_at_zero(init: str, spread: float) -> None:
+    judge = fresh(Linear(init=init), 4000, 50).judge
+    assert isinstance(judge, nn.Linear)
+    assert judge.weight.std().item() == pytest.approx(spread, rel=0.02)
+    assert not judge.bias.any()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_mlp_is_its_layers_with_the_activation_between(name: str) -> None:
+    head = fresh(Mlp("5", name), 6, 3)
+    first, _, last = head.judge.children()
+    features = torch.randn(4, 6)
+    by_hand = {
+        "relu": lambda x: x.clamp(min=0),
+        "leaky-relu": lambda x: torch.where(x > 0, x, 0.01 * x),
+        "tanh": torch.tanh,
+        "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
+        "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+    }
+    assert torch.allclose(head(features), last(by_hand[name](first(features))), atol=1e-6)
+
+
+def test_a_conv_head_is_the_classic_recipe() -> None:
+    head = fresh(Conv(filters=4, hidden="7+6"), MAP, 3)
+    layers = list(head.judge.children())
+    conv, dense = layers[0], [layer for layer in layers if isinstance(layer, nn.Linear)]
+    maps = torch.randn(2, *MAP)
+    inner = functional.max_pool2d(functional.relu(conv(maps)), 2).flatten(1)
+    assert inner.shape == (2, 4 * 2 * 2)
+    want = dense[2](functional.relu(dense[1](functional.relu(dense[0](inner)))))
+    assert torch.allclose(head(maps.flatten(1)), want, atol=1e-6)
+
+
+def test_a_conv_head_takes_the_smallest_map() -> None:
+    assert fresh(Conv(), (6, 1, 1), 3)(torch.randn(2, 6)).shape == (2, 3)
+
+
+def test_a_conv_head_standardises_each_channel_as_one() -> None:
+    maps = torch.randn(500, *MAP) * torch.arange(1.0, 7).view(6, 1, 1) + torch.randn(MAP) * 3
+    flat = maps.flatten(1)
+    head = fresh(Conv(), MAP, 3)
+    head.standardise(flat.mean(0), 1 / flat.std(0, correction=0))
+    channels = maps.transpose(0, 1).flatten(1)
+    assert torch.allclose(head.mean.flatten(), channels.mean(1), atol=1e-4)
+    assert torch.allclose(head.scale.flatten(), 1 / channels.std(1, correction=0), rtol=1e-4)
+    want = head.judge((maps - head.mean) * head.scale)
+    assert torch.allclose(head(flat), want)
+
+
+def test_standardised_features_have_mean_0_and_spread_1() -> None:
+    features = torch.randn(500, 6) * 3 + 7
+    head = fresh(Linear(), 6, 3)
+    head.standardise(features.mean(0), 1 / features.std(0))
+    head.judge = nn.Identity()
+    assert torch.allclose(head(features).mean(0), torch.zeros(6), atol=1e-5)
+    assert torch.allclose(head(features).std(0), torch.ones(6), atol=1e-5)
+
+
+def test_dropout_of_averages_is_spatial_dropout_before_averaging() -> None:
+    maps = torch.randn(8, 6, 5, 4)
+    head = fresh(Linear(dropout=0.5, init="normal"), 6, 3)
+    torch.manual_seed(0)
+    averaged: Tensor = head(maps.mean((2, 3)))
+    torch.manual_seed(0)  # the same channels go, for the same draws
+    spatial = head.judge(functional.dropout2d(maps, 0.5).mean((2, 3)))
+    assert torch.allclose(averaged, spatial, atol=1e-6)
+    assert not torch.allclose(averaged, head.eval()(maps.mean((2, 3))), atol=1e-3)
+
+
+def test_spatial_dropout_takes_whole_filters() -> None:
+    head = fresh(Conv(filters=64, activation="sigmoid", spatial_dropout=0.5), MAP, 3).train()
+    after = nn.Sequential(*list(head.judge.children())[:2])(torch.randn(1, *MAP))[0].flatten(1)
+    gone = (after == 0).all(1)
+    assert 10 < gone.sum() < 54
+    assert (after[~gone] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tree", "There is no head 'tree'. Choose one of: linear, mlp, conv"),
+        ("linear:dropout=1", "'dropout' must be from 0 to below 1. Got 1.0"),
+        ("linear:init=ones", "'init' must be one of he, glorot, normal, zero. Got 'ones'"),
+        ("linear:seed=-1", "'seed' must be from 0 to 2\\^64 - 1. Got -1"),
+        ("mlp:init=zero", "'init' must be one of he, glorot, normal. Got 'zero'"),
+        ("mlp:activation=step", "'activation' must be one of relu, leaky-relu, tanh, sigmoid, gelu. Got 'step'"),
+        ("mlp:hidden=256x128", "'hidden' must be widths of layers, such as 256 or 256\\+128. Got '256x128'"),
+        ("mlp:hidden=256+0", "'hidden' must be widths"),
+        ("mlp:dropout=nan", "'dropout' must be from 0 to below 1. Got nan"),
+        ("conv:filters=0", "'filters' must be at least 1. Got 0"),
+        ("conv:spatial_dropout=-0.1", "'spatial_dropout' must be from 0 to below 1"),
+        ("conv:activation=swish", "'activation' must be one of"),
+        ("conv:hidden=-3", "'hidden' must be widths"),
+    ],
+)
+def test_a_design_that_cannot_be_says_what_can(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        designed(text)
+
+
+@pytest.mark.parametrize("shape", [120, (120,), (24, 5)])
+def test_a_conv_head_without_a_map_is_refused(shape: int | tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="needs a feature map"):
+        fresh(Conv(), shape, 3)
+
+
+def test_a_conv_head_whose_map_and_width_differ_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"A map of \[6, 5, 4\] has 120 features, not 7"):
+        Head(fresh(Conv(), MAP, 3).spec | {"width": 7})

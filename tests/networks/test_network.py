@@ -6,11 +6,14 @@ import copy
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from graft.networks.head import Head
-from graft.networks.network import Features, Network, heard, pooled
+from graft.errors import UsageError
+from graft.networks import engine
+from graft.networks.head import Conv, Head, Linear, fresh
+from graft.networks.network import AllHeard, Features, Network, heard, mapped, pooled
 from graft.networks.preprocess import Preprocess
 
 PLAIN = Preprocess(size=8, resize=8)
@@ -81,3 +84,128 @@ def test_hooks_are_gone_after_an_error(backbone: nn.Module) -> None:
     with pytest.raises(ZeroDivisionError), heard(backbone, ["0", "2"]):
         raise ZeroDivisionError
     assert not any(part._forward_hooks for part in backbone.modules())
+
+
+# --- early features and maps ------------------------------------------------------------------------------------------
+
+SMALL = Preprocess(size=64, resize=64)
+
+
+def tiny(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=0).eval().requires_grad_(False)
+
+
+def images(side: int, count: int = 8) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+def test_early_features_are_all_features_without_the_last_and_what_comes_after_is_not_run(backbone: nn.Module) -> None:
+    whole = Features(backbone, PLAIN, ("2", "0"))
+    want = whole(images(8))[:, :9]
+    for late in (3, 4):
+        backbone[late] = Never()  # type: ignore[index]
+    early = Features(backbone, PLAIN, ("2", "0"), top=False)
+    assert torch.equal(early(images(8)), want)
+    assert early.widths == (5, 4)
+    assert early.shape == (9,)
+    assert not any(part._forward_hooks for part in backbone.modules())
+
+
+class Never(nn.Module):
+    """Fails when it is run."""
+
+    def forward(self, _features: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("this layer comes after the last that is needed")
+
+
+def test_the_map_of_one_layer_is_flattened_and_its_shape_is_known(backbone: nn.Module) -> None:
+    features = Features(backbone, PLAIN, ("0",), pool=False)
+    want = backbone.get_submodule("0")(PLAIN.normalise(images(8)))
+    assert torch.equal(features(images(8)), want.flatten(1))
+    assert (features.shape, features.widths, features.top) == ((4, 6, 6), (144,), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "side"),
+    [
+        ("test_resnet", ("layer2",), 64),
+        ("test_convnext", ("stages.0", "stages.2"), 64),
+        ("test_vit", ("blocks.1",), 160),
+    ],
+)
+def test_early_features_are_exported_and_give_the_same_numbers(name: str, layers: tuple[str, ...], side: int) -> None:
+    features = Features(tiny(name), Preprocess(size=side, resize=side), layers, top=False).eval()
+    run = engine.compile(features, side, 1000)
+    assert isinstance(run, engine.InOnnxRuntime)
+    want = features(images(side)).numpy()
+    assert abs(run(images(side).numpy()) - want).max() < 1e-4 * abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"), [("test_resnet", "layer3", (192, 4, 4)), ("swin", "1", (12, 16, 16))]
+)
+def test_a_conv_head_on_a_map_is_exported_and_gives_the_same_numbers(
+    name: str, layer: str, shape: tuple[int, ...]
+) -> None:
+    backbone = tiny(name) if name != "swin" else nn.Sequential(nn.Conv2d(3, 12, 4, 4), ChannelsLast()).eval()
+    features = Features(backbone, SMALL, (layer,), pool=False)
+    assert features.shape == shape
+    network = Network(features, fresh(Conv(), features.shape, 3)).eval().requires_grad_(False)
+    run = engine.compile(network, 64, 1000)
+    assert isinstance(run, engine.InOnnxRuntime)
+    want = network(images(64)).numpy()
+    assert abs(want[0] - want[1]).max() > 0
+    assert abs(run(images(64).numpy()) - want).max() < 1e-4 * abs(want).max()
+
+
+class ChannelsLast(nn.Module):
+    """Lays its maps out as Swin does."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.permute(0, 2, 3, 1)
+
+
+def test_a_map_with_channels_last_is_the_one_with_channels_first() -> None:
+    maps = torch.randn(2, 6, 3, 3)
+    assert torch.equal(mapped("a", maps.permute(0, 2, 3, 1)), maps)
+    assert mapped("a", maps) is maps
+
+
+def test_a_network_of_tokens_has_no_map_and_says_so() -> None:
+    with pytest.raises(UsageError, match=r"The layer 'blocks.1' gives no feature map but \[101, 64\] numbers"):
+        Features(tiny("test_vit"), Preprocess(size=160, resize=160), ("blocks.1",), pool=False).shape  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "message"),
+    [
+        ((), {"top": False}, "Early features need the name of at least one layer"),
+        ((), {"pool": False}, "A feature map is that of one layer. Got 0"),
+        (("0", "2"), {"pool": False}, "A feature map is that of one layer. Got 2: 0, 2"),
+    ],
+)
+def test_features_that_cannot_be_say_why(
+    backbone: nn.Module, layers: tuple[str, ...], options: dict[str, bool], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        Features(backbone, PLAIN, layers, **options)
+
+
+def test_the_key_tells_early_features_and_maps_apart_and_stays_what_it_was_for_all_others(backbone: nn.Module) -> None:
+    for tensor in backbone.state_dict().values():
+        tensor.zero_()
+    keys = [Features(backbone, PLAIN, ("0",), **options).key() for options in ({}, {"top": False}, {"pool": False})]
+    assert len(set(keys)) == 3
+    assert keys[0] == "db6720b22faf10ba21545f599a0ec685"  # of the first version: what it cached is still found
+
+
+def test_stopping_waits_for_the_last_of_the_layers(backbone: nn.Module) -> None:
+    with pytest.raises(AllHeard), heard(backbone, ["2", "0"], stop=True) as outputs:
+        backbone(torch.randn(2, 3, 8, 8))
+    assert list(outputs) == ["0", "2"]
+
+
+def test_a_linear_head_on_early_features_is_a_network(backbone: nn.Module) -> None:
+    features = Features(backbone, PLAIN, ("0",), top=False)
+    assert Network(features, fresh(Linear(), features.width, 2))(images(8)).shape == (8, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset, from_arrays
 from graft.errors import DataError
-from graft.training.embed import Embedded, _view_id
+from graft.training.embed import Embedded, view_id
 from graft.training.material import Findings, Material, prepare
 from graft.training.store import Store
 
@@ -48,7 +49,7 @@ class Made:
         digests = digests.reshape(count, 16)
         with Store(self.folder / "features", (WIDTH,)) as store:
             for view in range(views):
-                store.add([(name.tobytes(), _view_id(0, view)) for name in digests], features[:, view])
+                store.add([(name.tobytes(), view_id(0, view)) for name in digests], features[:, view])
         good = np.array([row for row in range(count) if row not in (faults or {})], np.intp)
         return data, Embedded(store, 0, good, digests[good], faults or {}, count, 0.0)
 
@@ -166,4 +167,126 @@ def test_the_fingerprint_names_pictures_and_labels_and_not_their_order(made: Mad
     turned = replace(embedded, digests=embedded.digests[::-1])
     assert prepare(data.take(np.array([3, 2, 1, 0])), turned, seed=0).fingerprint() == material.fingerprint()
     other = replace(data, labels=np.array([1, 0, 0, 1], np.int32))
+    assert prepare(other, embedded, seed=0).fingerprint() != material.fingerprint()
+
+
+# --- tuning: rows to learn from and rows to choose by -----------------------------------------------------------------
+
+
+def test_the_users_validation_part_is_held_out_while_tuning(made: Made) -> None:
+    split = [TRAIN, TEST, VALID, TRAIN, TEST, VALID]
+    material = prepare(*made([0, 0, 0, 1, 1, 1], split), seed=0)
+    assert material.valid.tolist() == [2, 5]
+    assert [rows.tolist() for rows in material.inner()] == [[0, 3], [2, 5]]
+
+
+def test_a_class_that_only_the_validation_part_has_is_tuned_on(made: Made) -> None:
+    split = [TRAIN, TEST, VALID, TRAIN, TEST, VALID, VALID]
+    material = prepare(*made([0, 0, 0, 0, 1, 1, 0], split), seed=0)
+    assert [rows.tolist() for rows in material.inner()] == [[0, 3, 5], [2, 6]]
+
+
+@pytest.mark.parametrize("split", [[TRAIN, VALID] * 3, None])
+def test_a_validation_part_that_is_the_test_part_or_none_leaves_none(made: Made, split: list[int] | None) -> None:
+    assert prepare(*made([0, 0, 0, 1, 1, 1], split), seed=0).valid.tolist() == []
+
+
+def test_without_a_validation_part_a_share_of_the_training_part_is_held_out(made: Made) -> None:
+    twins = {number: number - 1 for number in range(1, 60, 2)}
+    material = prepare(*made([0] * 40 + [1] * 20, twins=twins), seed=0)
+    tuned, held_out = material.inner()
+    assert sorted([*tuned, *held_out]) == material.train.tolist()
+    labels = material.data.labels
+    for label in (0, 1):
+        own = int((labels[material.train] == label).sum())
+        assert int((labels[held_out] == label).sum()) == pytest.approx(0.15 * own, abs=2)
+    assert not set(material.groups[tuned]) & set(material.groups[held_out])
+    assert material.inner()[1].tolist() == held_out.tolist()
+    assert replace(material, seed=1).inner()[1].tolist() != held_out.tolist()
+    assert len(material.inner(0.5)[1]) == pytest.approx(len(material.train) / 2, abs=2)
+
+
+def test_every_class_keeps_a_picture_to_tune_on(made: Made) -> None:
+    material = prepare(*made([0, 1, 2, 2], [TRAIN] * 4), seed=0)
+    tuned, held_out = material.inner(0.9)
+    assert set(material.data.labels[tuned]) == {0, 1, 2}
+    assert len(held_out) == 1
+
+
+def test_a_problem_on_some_rows_is_the_problem_of_a_material_of_these_rows(made: Made) -> None:
+    data, embedded = made([0, 1] * 20, [TRAIN] * 40)
+    material = prepare(data, embedded, seed=0)
+    tuned, held_out = material.inner()
+    parts = np.full(40, TEST, np.int8)
+    parts[tuned] = TRAIN
+    other = prepare(replace(data, split=parts), embedded, seed=0)
+    for name in ("last", "all"):
+        mine, theirs = material.problems((10, 30), 1, tuned)[name], other.problems((10, 30), 1)[name]
+        assert len(mine) == len(tuned) == 40 - len(held_out)
+        assert np.array_equal(mine.matrix, theirs.matrix)
+        assert np.array_equal(mine.labels, theirs.labels)
+        assert np.array_equal(mine.folds, theirs.folds)
+
+
+def test_pictures_with_and_without_a_label_are_refused(made: Made) -> None:
+    with pytest.raises(DataError, match="1 of 4 pictures have no label"):
+        prepare(*made([0, 0, 1, -1]), seed=0)
+
+
+# --- several labels ---------------------------------------------------------------------------------------------------
+
+
+def tagged(made: Made, labels: Any, *rest: Any, **more: Any) -> tuple[Dataset, Embedded]:
+    hot = np.array(labels, np.uint8)
+    data, embedded = made([0] * len(hot), *rest, **more)
+    return replace(data, labels=hot), embedded
+
+
+HOT = [[1, 0, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0], [1, 0, 0], [0, 1, 1]]
+
+
+def test_labels_without_a_usable_picture_are_left_out(made: Made) -> None:
+    material = prepare(*tagged(made, HOT, faults={7: "truncated"}), seed=0)
+    assert material.findings.missing == ("bee",)
+    assert material.data.classes == ("ant", "cat")
+    assert material.data.labels.tolist() == [[row[0], row[2]] for row in HOT[:7]]
+    assert np.array_equal(material.targets(np.array([4, 3])), [[1, 1], [0, 1]])
+
+
+def test_a_single_label_is_there_or_not_and_none_at_all_is_refused(made: Made) -> None:
+    one = [[row[0], 0, 0] for row in HOT]
+    assert prepare(*tagged(made, one), seed=0).data.classes == ("ant",)
+    with pytest.raises(DataError, match=r"No class has a picture that can be used: 0 pictures"):
+        prepare(*tagged(made, np.zeros((8, 3))), seed=0)
+
+
+def test_of_several_labels_each_is_split_folded_and_held_out_by_its_share(made: Made) -> None:
+    labels = (np.random.default_rng(1).random((200, 3)) < [0.5, 0.2, 0.06]).astype(np.uint8)
+    material = prepare(*tagged(made, labels, views=2), seed=0)
+    sizes = labels.sum(axis=0)
+    np.testing.assert_allclose(labels[material.test].sum(axis=0), sizes * 0.2, atol=2)
+    _, held_out = material.inner()
+    np.testing.assert_allclose(labels[held_out].sum(axis=0), labels[material.train].sum(axis=0) * 0.15, atol=2)
+    problem = material.problems((10, 30), 2)["all"]
+    assert problem.labels.shape == (2 * len(material.train), 3)
+    assert np.array_equal(problem.labels[::2], labels[material.train])
+    assert np.array_equal(problem.targets, problem.labels)
+    assert np.array_equal(problem.folds[1::2], problem.folds[::2])
+    filled = np.stack([problem.labels[problem.folds == fold].sum(axis=0) for fold in range(4)])
+    np.testing.assert_allclose(filled, np.tile(problem.labels.sum(axis=0) / 4, (4, 1)), atol=3)
+
+
+def test_a_label_that_only_the_test_part_has_is_refused_and_one_it_lacks_is_named(made: Made) -> None:
+    split = [TRAIN, TEST] * 4
+    with pytest.raises(DataError, match="training part has no usable picture of bee"):
+        prepare(*tagged(made, HOT, split), seed=0)
+    assert prepare(*tagged(made, HOT, [TRAIN, TEST, TEST, TRAIN] * 2), seed=0).findings.untested == ("bee", "cat")
+
+
+def test_the_fingerprint_of_several_labels_names_them_in_whatever_order_the_pictures_are(made: Made) -> None:
+    data, embedded = tagged(made, HOT)
+    material = prepare(data, embedded, seed=0)
+    turned = replace(embedded, digests=embedded.digests[::-1])
+    assert prepare(data.take(np.arange(8)[::-1]), turned, seed=0).fingerprint() == material.fingerprint()
+    other = replace(data, labels=np.array([[0, 1, 1], *HOT[1:]], np.uint8))
     assert prepare(other, embedded, seed=0).fingerprint() != material.fingerprint()

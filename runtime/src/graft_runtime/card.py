@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = 1
+MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each picture; any number of labels
 
 
 class CardError(ValueError):
@@ -19,6 +20,8 @@ class Card:
     """Everything about a classifier but its weights.
 
     `classes` is the ordered list that the columns of every answer follow; it is stored, never derived again.
+    `thresholds` say for each class from which probability on a picture has this label; empty where a picture has one
+    label. `top` and `pool` tell which outputs of the backbone the head reads: the last one, and those of `layers`.
     """
 
     classes: tuple[str, ...]
@@ -28,9 +31,14 @@ class Card:
     strategy: str
     temperature: float
     weights: dict[str, str] = field(default_factory=dict)  # file name: SHA-256
-    task: str = "multiclass"
+    task: str = MULTICLASS
+    thresholds: tuple[float, ...] = ()
     cut: str = "head"
     layers: tuple[str, ...] = ()
+    top: bool = True
+    pool: bool = True
+    recipe: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -60,13 +68,19 @@ def parse(text: str) -> Card:
     values: dict[str, Any] = {name: entries[name] for name in known if name in entries}
     for name in ("classes", "layers"):
         values[name] = _names(name, values.get(name, []))
+    values["thresholds"] = _numbers("thresholds", values.get("thresholds", []))
     if wrong := sorted(name for name, value in values.items() if not isinstance(value, _KINDS[known[name].type])):
         raise CardError(f"its entry {wrong[0]!r} cannot be {values[wrong[0]]!r}")
     if not values["temperature"] > 0:
         raise CardError(f"its temperature must be above 0, and is {values['temperature']}")
     if len(set(values["classes"])) < len(values["classes"]):
         raise CardError("two of its classes have the same name")
-    return Card(**values)
+    card = Card(**values)
+    if card.task not in TASKS:
+        raise CardError(f"its task is {card.task!r}, this version knows {', '.join(TASKS)}")
+    if len(card.thresholds) not in (0, len(card.classes)):
+        raise CardError(f"it has {len(card.thresholds)} thresholds for {len(card.classes)} classes")
+    return card
 
 
 def _names(name: str, entries: Any) -> tuple[str, ...]:
@@ -75,11 +89,19 @@ def _names(name: str, entries: Any) -> tuple[str, ...]:
     return tuple(entries)
 
 
+def _numbers(name: str, entries: Any) -> tuple[float, ...]:
+    if not isinstance(entries, list) or not all(isinstance(entry, int | float) for entry in entries):
+        raise CardError(f"its entry {name!r} is no list of numbers")
+    return tuple(map(float, entries))
+
+
 _KINDS: dict[Any, Any] = {  # the annotations above, as text, and what JSON makes of them
     "str": str,
     "int": int,
     "float": (int, float),
+    "bool": bool,
     "tuple[str, ...]": tuple,
+    "tuple[float, ...]": tuple,
     "dict[str, Any]": dict,
     "dict[str, str]": dict,
 }

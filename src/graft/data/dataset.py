@@ -15,11 +15,14 @@ from PIL import Image
 
 from graft.errors import DataError
 from graft_runtime import image
+from graft_runtime.card import MULTICLASS, MULTILABEL
 
 SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not decided yet'
 UNSPLIT, TRAIN, VALID, TEST = range(4)
 UNLABELLED = -1
 DIGEST = 16  # bytes
+
+Labels = NDArray[np.int32] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +30,13 @@ class Dataset:
     """Columns of equal length, never a list of objects: a million rows are a million short strings.
 
     `images` holds paths (a column of strings) or pixels (a sequence of uint8 arrays, for pictures already in memory).
+    `labels` are one class for each picture, int32 [n] with UNLABELLED where it is unknown; or, where a picture may
+    show several classes or none, uint8 [n, classes] with a 1 for each that it shows.
     `ignored` counts, in words, what the reader saw and left out.
     """
 
     images: Any
-    labels: NDArray[np.int32]  # [n]; UNLABELLED where unknown
+    labels: Labels
     classes: tuple[str, ...]
     split: NDArray[np.int8]  # [n]; index into SPLITS
     root: str = ""
@@ -39,6 +44,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def task(self) -> str:
+        """Whether a picture has one label ('multiclass') or any number of them ('multilabel')."""
+        return MULTILABEL if self.labels.ndim == 2 else MULTICLASS
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
         """The same table with only these rows."""
@@ -66,7 +76,25 @@ class Dataset:
 
     def counts(self) -> NDArray[np.intp]:
         """How many pictures each class has, [classes]."""
-        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        return tally(self.labels, len(self.classes))
+
+    def targets(self) -> NDArray[np.float32]:
+        """The labels as a matrix [n, classes]: 1 for each class that a picture shows."""
+        return targets(self.labels, len(self.classes))
+
+
+def tally(labels: NDArray[np.integer], classes: int) -> NDArray[np.intp]:
+    """How many pictures each class has, [classes]."""
+    if labels.ndim == 2:
+        return labels.sum(axis=0, dtype=np.intp)
+    return np.bincount(labels[labels >= 0], minlength=classes)
+
+
+def targets(labels: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
+    """Labels of either kind as a matrix [n, classes]; the row of an unlabelled picture is 0 throughout."""
+    if labels.ndim == 2:
+        return labels.astype(np.float32)
+    return (labels[:, None] == np.arange(classes)).astype(np.float32)
 
 
 def from_pictures(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
@@ -90,8 +118,20 @@ def from_arrays(pictures: Sequence[Any], labels: ArrayLike | None = None, classe
 
 
 def _table(images: Any, labels: ArrayLike | None, classes: tuple[str, ...]) -> Dataset:
-    known = np.full(len(images), UNLABELLED, np.int32) if labels is None else np.asarray(labels, np.int32)
+    known = np.full(len(images), UNLABELLED, np.int32) if labels is None else _known(labels, classes)
     return Dataset(images, known, classes, np.zeros(len(images), np.int8))
+
+
+def _known(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
+    given = np.asarray(labels)
+    if given.ndim < 2:
+        return given.astype(np.int32)
+    if given.shape[1:] != (len(classes),) or not np.isin(given, (0, 1)).all():
+        raise DataError(
+            f"Several labels for each picture are a table of 0 and 1, [pictures, {len(classes)} classes]. "
+            f"Got {list(given.shape)}, from {given.min(initial=0)} to {given.max(initial=0)}."
+        )
+    return given.astype(np.uint8)
 
 
 def as_rgb(picture: Any) -> NDArray[np.uint8]:

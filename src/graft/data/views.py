@@ -1,4 +1,4 @@
-"""Seeded views of a picture: what view number 3 shows depends on the seed, the picture and the number, nothing else."""
+"""Seeded views of a picture: what view 3 shows depends on seed, picture, number and epoch, nothing else."""
 
 from __future__ import annotations
 
@@ -24,19 +24,30 @@ class Crop:
     flip: bool
 
 
-def crop(seed: int, digest: bytes, view: int, width: int, height: int) -> Crop:
-    """The random resized crop that belongs to (seed, picture, view): the same in every process and order.
+def crop(
+    seed: int, digest: bytes, view: int, width: int, height: int, *, epoch: int = 0, least: float = SCALE[0]
+) -> Crop:
+    """The random resized crop that belongs to (seed, picture, view, epoch): the same in every process and order.
 
-    Szegedy et al. 2015's crop: area and aspect ratio uniform (the latter on a log scale), then a uniform place.
+    Szegedy et al. 2015's crop: area and aspect ratio uniform (the latter on a log scale), then a uniform place. `least`
+    is the smallest share of the area; the views that are stored are those of epoch 0.
 
     >>> crop(0, b"a picture", 2, 640, 480) == crop(0, b"a picture", 2, 640, 480)
     True
     """
-    name = hashlib.blake2b(digest + view.to_bytes(4) + seed.to_bytes(8), digest_size=16).digest()
-    random = np.random.default_rng(int.from_bytes(name))
-    area = width * height * random.uniform(*SCALE)
+    random = np.random.default_rng(draw(seed, digest, view, epoch))
+    area = width * height * random.uniform(least, SCALE[1])
     ratio = math.exp(random.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     wide = min(width, max(1, round(math.sqrt(area * ratio))))
     high = min(height, max(1, round(math.sqrt(area / ratio))))
     left, top = int(random.integers(width - wide + 1)), int(random.integers(height - high + 1))
     return Crop(left, top, wide, high, bool(random.random() < 0.5))
+
+
+def draw(seed: int, digest: bytes, view: int, epoch: int = 0, purpose: bytes = b"") -> int:
+    """A number of 128 bits to seed a generator with: a function of its arguments, without a pattern between them."""
+    # A salt of zeros is no salt: in epoch 0 this is the number under whose crops features have been stored all along.
+    name = hashlib.blake2b(
+        digest + view.to_bytes(4) + seed.to_bytes(8), digest_size=16, salt=epoch.to_bytes(8), person=purpose
+    )
+    return int.from_bytes(name.digest())

@@ -14,7 +14,7 @@ from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import OutputError
 from graft.networks import catalog
-from graft.networks.cut import probed
+from graft.networks.chain import probed
 from graft.networks.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import embed as training

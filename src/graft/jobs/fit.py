@@ -11,115 +11,176 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from graft import spec
-from graft.data.dataset import Dataset
+from graft.data.dataset import TEST, Dataset
 from graft.data.duplicates import blocks
-from graft.data.read.folder import read_folder
+from graft.data.read.source import read_source
 from graft.errors import UsageError
+from graft.jobs import direct, logs
+from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
-from graft.model.calibrate import temperature
+from graft.model.calibrate import temperature, thresholds
 from graft.model.classifier import Classifier
-from graft.model.evaluation import Evaluation, judge
-from graft.networks import catalog
-from graft.networks.cut import probed
-from graft.networks.network import Backbone, Features, Network, load_backbone
+from graft.model.multilabel import Score
+from graft.networks.chain import probed
+from graft.networks.fresh import fresh_backbone
+from graft.networks.network import Backbone, load_backbone
 from graft.progress import Watch, unwatched
+from graft.training.choices import Choices
 from graft.training.embed import embed
-from graft.training.heads.choose import Chosen, choose
-from graft.training.material import Material, prepare
-from graft.training.strategies import STRATEGIES
+from graft.training.material import Findings, Material, prepare
+from graft.training.probe import Trained, solve
+from graft.training.strategies import Direct, Scratch
+from graft.training.train import train
+from graft_runtime.card import MULTILABEL
 
 
 def fit(
     source: str | Path | Dataset,
     output: str | Path | None = None,
     *,
-    strategy: str = "probe",
-    backbone: str = catalog.DEFAULT,
+    strategy: str | None = None,
+    head: str | None = None,
+    recipe: str | None = None,
+    backbone: str | None = None,
     weights: str | Path | None = None,
     offline: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
+    like: str | Path | None = None,
+    resume: bool = False,
+    log: str = "",
     force: bool = False,
+    told: Told = unheard,
     watch: Watch = unwatched,
 ) -> Classifier:
     """Train a classifier on labelled pictures, score it on pictures kept aside, and save it.
 
-    `source` is a folder with one folder for each class (or train/val/test folders of these), or a Dataset. A fifth of
-    the pictures is kept for the score unless the source has a test part. With no `output` nothing is saved. The test
-    pictures influence nothing but the score; near-duplicates stay on one side.
+    `source` is a folder with one folder for each class (or train/val/test folders of these), a table of files and
+    labels (CSV), or a Dataset. A fifth of the pictures is kept for the score unless the source has a test part. With no
+    `output` nothing is saved. The test pictures influence nothing but the score; near-duplicates stay on one side.
 
-    Raises GraftError: UsageError, DataError, WeightsError or OutputError, each saying what to do.
+    `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
+    'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices count where none is given. While a
+    strategy trains, checkpoints lie in `output`.run, and `resume` goes on from there. `log` names 'tensorboard',
+    'mlflow' or both; `told` hears of each epoch.
+
+    Raises GraftError: UsageError, DataError, WeightsError, CutError, TrainingError or OutputError, each saying what to
+    do.
 
     >>> import graft
     >>> graft.fit("photos/", "model/").predict("photo.jpg")[0].label  # doctest: +SKIP
     'tulip'
     """
-    times: dict[str, float] = {}
-    _check_seed(seed)
-    with storage.claimed(Path(output), force=force) if output else nullcontext():
-        plan = spec.parse(strategy, STRATEGIES)
-        with _timed(times, "read folder"):
-            data = source if isinstance(source, Dataset) else read_folder(source)
+    asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
+    choices = Choices.of(card.choices(Path(like)) if like else {}, **asked)
+    _check(choices, output, resume, log)
+    place, times = Path(output) if output else None, dict[str, float]()
+    with storage.claimed(place, force=force) if place else nullcontext():
+        with _timed(times, "read pictures"):
+            data = source if isinstance(source, Dataset) else read_source(source)
+        if isinstance(choices.plan, Direct):
+            return _saved(_direct(choices, data, weights, offline, watch), place, force)
         with _timed(times, "load network"):
-            pretrained = load_backbone(backbone, Path(weights) if weights else None, offline)
-            frozen = probed(pretrained)
-        with _timed(times, "embed pictures"):
-            embedded = embed(frozen, data, seed=seed, watch=watch)
-        with _timed(times, "split"):
-            material = prepare(data, embedded, seed)
-        with _timed(times, "more views"):
-            if plan.views > 1:
-                more = embed(frozen, material.data.take(material.train), views=plan.views, seed=seed, watch=watch)
-                material = replace(material, embedded=replace(material.embedded, store=more.store))
-        with _timed(times, "solve head"):
-            chosen = choose(plan.head, plan.layers, material.problems(frozen.widths, plan.views))
-        with _timed(times, "evaluate"):
-            classifier = _calibrated(pretrained, frozen, chosen, material, strategy)
-            evaluation = _evaluated(classifier, chosen, material)
-        classifier = _recorded(classifier, chosen, evaluation, material, times)
-        if output:
-            classifier.save(output, force=force)
+            pretrained = _start(choices, weights, offline)
+        material = _looked_at(choices, pretrained, data, offline, times, watch)
+        settings = _settings(choices, pretrained, material)
+        with running(place if choices.trains else None, settings, log, told, resume=resume, force=force) as now:
+            with _timed(times, "train" if choices.trains else "solve head"):
+                if choices.trains:
+                    trained = train(choices, pretrained, material, now.run, now.hear, watch)
+                else:
+                    trained = solve(choices, pretrained, material, watch)
+            with _timed(times, "evaluate"):
+                classifier = _calibrated(choices, pretrained, trained, material)
+                score = _score(classifier, trained, watch)
+            classifier = _saved(_recorded(classifier, trained, score, times, now.troubles), place, force)
+            now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
     return classifier
 
 
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"The seed must be from 0 to 2^64 - 1. Got {seed}.")
+def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) -> None:
+    logs.check(log)
+    choices.check()
+    if resume and not (output and choices.trains):
+        raise UsageError("--resume is for strategies that train, with an --output that an interrupted run belongs to.")
+    if log and not (output and choices.trains):
+        raise UsageError("--log is for strategies that train, with an --output beside which the curves are written.")
 
 
-def _calibrated(
-    pretrained: Backbone, frozen: Features, chosen: Chosen, material: Material, strategy: str
-) -> Classifier:
-    """The network with its head, and the temperature that the out-of-fold logits call for."""
-    features = Features(frozen.backbone, frozen.preprocess, frozen.layers if chosen.layers == "all" else ())
-    network = Network(features, chosen.solution.head).eval()
-    views = len(chosen.solution.logits) // len(material.train)
-    as_judged = chosen.solution.logits[::views]  # view 0 is what a prediction sees
-    heat, _ = temperature(as_judged, material.data.labels[material.train])
-    described = card.describe(network, pretrained, material.data.classes, strategy, heat)
-    solved = {"solver": chosen.solution.name, "strength": chosen.solution.strength}
-    return Classifier(network, replace(described, head=described.head | solved))
+def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:
+    """The backbone: pretrained, or with weights drawn from the seed."""
+    if isinstance(choices.plan, Scratch):
+        if weights:
+            raise UsageError("The strategy 'scratch' begins with random weights. Leave --weights out, or choose full.")
+        return fresh_backbone(choices.backbone, choices.seed)
+    return load_backbone(choices.backbone, Path(weights) if weights else None, offline)
+
+
+def _looked_at(
+    choices: Choices, pretrained: Backbone, data: Dataset, offline: bool, times: dict[str, float], watch: Watch
+) -> Material:
+    """The good pictures with their features, near-duplicates found, and split.
+
+    A network that has seen nothing cannot tell near-duplicates: then the default network looks.
+    """
+    with _timed(times, "embed pictures"):
+        looking = load_backbone(offline=offline) if isinstance(choices.plan, Scratch) else pretrained
+        embedded = embed(probed(looking), data, seed=choices.seed, watch=watch)
+    with _timed(times, "split"):
+        return prepare(data, embedded, choices.seed)
+
+
+def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dict[str, Any]:
+    """What a run is, so that another one is not mistaken for it."""
+    versions = {name: card.versions()[name] for name in ("graft", "torch", "timm")}
+    recipe = {f"recipe {name}": value for name, value in (asdict(choices.settings) if choices.settings else {}).items()}
+    known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": pretrained.source.sha256}
+    return {name: value for name, value in known.items() if name != "recipe"} | versions
+
+
+def _calibrated(choices: Choices, pretrained: Backbone, trained: Trained, material: Material) -> Classifier:
+    """The network as a classifier, with the temperature and thresholds that the left-out answers call for."""
+    heat, _ = temperature(trained.logits, trained.labels)
+    described = card.describe(trained.network, pretrained, material.data.classes, choices.strategy, heat)
+    described = replace(
+        described,
+        task=material.data.task,
+        head=described.head | trained.solved,
+        choices=asdict(choices),
+        recipe=trained.record.get("recipe", {}),
+        cut=trained.record["phases"][-1]["cut"] if "phases" in trained.record else "head",
+    )
+    classifier = Classifier(trained.network, described)
+    if described.task == MULTILABEL:
+        found = thresholds(classifier.calibrated(trained.logits), trained.labels)
+        classifier = replace(classifier, card=replace(described, thresholds=found))
+    return classifier
+
+
+def _score(classifier: Classifier, trained: Trained, watch: Watch) -> Score | None:
+    """The score on the test pictures, from cached features where the head reads such; None without any."""
+    material = trained.material
+    if not len(material.test):
+        return None
+    if trained.columns is None:
+        return classifier.evaluate(material.data.take(material.test), watch=watch)
+    chances = classifier.calibrated(_from_features(classifier, trained, trained.columns))
+    return classifier.judged(chances, material.data.labels[material.test])
 
 
 @torch.inference_mode()
-def _evaluated(classifier: Classifier, chosen: Chosen, material: Material) -> Evaluation | None:
-    """The score on the test pictures, from the features that are in the store already; None without any."""
-    if not len(material.test):
-        return None
-    logits = [
-        classifier.network.head(torch.from_numpy(block[:, chosen.columns])).numpy()
-        for _, block in blocks(material.embedded.chosen(material.test))
-    ]
-    chances = classifier.calibrated(np.concatenate(logits))
-    return judge(chances, material.data.labels[material.test], classifier.classes)
+def _from_features(classifier: Classifier, trained: Trained, columns: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The head's logits for the test pictures, from the features that are in the store already."""
+    parts = blocks(trained.material.embedded.chosen(trained.material.test))
+    return np.concatenate([classifier.network.head(torch.from_numpy(block[:, columns])).numpy() for _, block in parts])
 
 
 def _recorded(
-    classifier: Classifier, chosen: Chosen, evaluation: Evaluation | None, material: Material, times: dict[str, float]
+    classifier: Classifier, trained: Trained, score: Score | None, times: dict[str, float], troubles: list[str]
 ) -> Classifier:
     """The same classifier with its scores, its data and where the time went on its card and in its report."""
-    solution, findings = chosen.solution, material.findings
+    material = trained.material
     data = {
         "train": len(material.train),
         "test": len(material.test),
@@ -127,20 +188,50 @@ def _recorded(
         "root": Path(material.data.root).name,
         "fingerprint": material.fingerprint(),
     }
-    metrics: dict[str, Any] = {"out_of_fold_accuracy": chosen.accuracy, "out_of_fold_loss": solution.loss}
-    if evaluation:
-        metrics |= {name: getattr(evaluation, name) for name in ("accuracy", "interval", "macro_f1", "log_loss")}
+    plain = score.as_dict() if score else {}
+    named = ("accuracy", "mean_average_precision", "interval", "macro_f1", "micro_f1", "log_loss")
+    metrics = {
+        name: trained.record[name] for name in ("out_of_fold_accuracy", "out_of_fold_loss") if name in trained.record
+    }
+    metrics |= {name: plain[name] for name in named if name in plain}
     report = {
         "classes": classifier.classes,
+        "task": classifier.card.task,
+        "strategy": classifier.card.strategy,
         "example": material.data.name(int((*material.test, *material.train)[0])),
-        "evaluation": evaluation.as_dict() if evaluation else None,
-        "head": {"name": solution.name, "strength": solution.strength, "layers": chosen.layers, "tried": chosen.tried},
-        "out_of_fold_accuracy": chosen.accuracy,
-        "data": data | asdict(findings),
+        "evaluation": plain or None,
+        "data": data | asdict(material.findings),
         "embedded": {"computed": material.embedded.computed, "seconds": material.embedded.seconds},
+        "troubles": troubles,
         "seconds": times,
-    }
+    } | trained.record
     return replace(classifier, card=replace(classifier.card, metrics=metrics, data=data), report=report)
+
+
+def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline: bool, watch: Watch) -> Classifier:
+    """The network as it is, scored on the pictures whose classes it knows: all of them, as it was trained on none."""
+    classifier = direct.direct(choices.backbone, weights, offline=offline)
+    known = direct.relabelled(data, classifier)
+    judged = known.take(known.part(TEST)) if (known.split == TEST).any() else known
+    score = classifier.evaluate(judged, watch=watch).as_dict()
+    about = {"train": 0, "test": len(judged), "seed": choices.seed, "root": Path(data.root).name}
+    metrics = {name: score[name] for name in ("accuracy", "interval", "macro_f1", "log_loss")}
+    described = replace(classifier.card, metrics=metrics, data=about, choices=asdict(choices))
+    report = {
+        "classes": classifier.classes,
+        "task": described.task,
+        "strategy": described.strategy,
+        "example": known.name(0),
+        "evaluation": score,
+        "data": about | asdict(Findings({}, dict(data.ignored))),
+    }
+    return replace(classifier, card=described, report=report)
+
+
+def _saved(classifier: Classifier, output: Path | None, force: bool) -> Classifier:
+    if output:
+        classifier.save(output, force=force)
+    return classifier
 
 
 @contextmanager

@@ -39,6 +39,8 @@ def check(path: Path, *, force: bool) -> None:
 def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: Path, *, force: bool = False) -> None:
     """One row for each picture: its path, answer, probability, fault, and the probability of every class.
 
+    The answer is the label, or several joined by '|'; the probability is that of the likeliest class.
+
     Raises OutputError rather than overwrite a file, or, with `force`, rather than one that graft did not write.
     """
     check(path, force=force)
@@ -48,7 +50,8 @@ def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: P
             rows.writerow([*COLUMNS, *map(_harmless, classes)])
             for each in predictions:
                 chances = each.answer.probabilities.values() if each.answer else [""] * len(classes)
-                rows.writerow([_harmless(each.picture), _harmless(each.label), each.probability, each.fault, *chances])
+                answer = _harmless("|".join(each.labels))
+                rows.writerow([_harmless(each.picture), answer, each.probability, each.fault, *chances])
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 

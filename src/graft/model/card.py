@@ -6,10 +6,12 @@ import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from graft.errors import ModelError
 from graft.networks.network import Backbone, Network
-from graft_runtime.card import Card
+from graft_runtime.card import Card, CardError, parse
 
 
 def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], strategy: str, temperature: float) -> Card:
@@ -30,12 +32,23 @@ def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], str
         strategy=strategy,
         temperature=temperature,
         layers=network.features.layers,
-        provenance=_versions(),
+        top=network.features.top,
+        pool=network.features.pool,
+        provenance=versions(),
         licences={"weights": source.licence, "code": "Apache-2.0"},
     )
 
 
-def _versions() -> dict[str, Any]:
+def choices(path: Path) -> dict[str, Any]:
+    """What was chosen for the classifier with this card (model.json). Raises ModelError."""
+    try:
+        return parse((path / "model.json" if path.is_dir() else path).read_text(encoding="utf-8")).choices
+    except (OSError, UnicodeDecodeError, CardError) as error:
+        raise ModelError(f"{path} cannot be used as a card: {error}.") from error
+
+
+def versions() -> dict[str, Any]:
+    """What made the classifier, and when."""
     packages = {"graft": "graft-vision", "torch": "torch", "timm": "timm", "onnxruntime": "onnxruntime"}
     return {
         **{name: version(package) for name, package in packages.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from graft.data import dataset as table
 from graft.data.dataset import TEST, Dataset
-from graft.data.read.folder import read_folder
+from graft.data.read.source import read_source
 from graft.errors import DataError
 from graft.model import pictures, storage
-from graft.model.evaluation import Evaluation, judge
+from graft.model.evaluation import judge
+from graft.model.multilabel import Score, judge_labels
 from graft.networks import engine
 from graft.networks.network import Network
 from graft.progress import Watch, unwatched
-from graft_runtime.card import Card
+from graft_runtime.card import MULTICLASS, MULTILABEL, Card
 from graft_runtime.decide import Answer, answers, probabilities
 
 
@@ -38,6 +39,11 @@ class Prediction:
         return self.answer.label if self.answer else ""
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What the picture is said to show: one class, or any number of them if the classifier gives several."""
+        return self.answer.labels if self.answer else ()
+
+    @property
     def probability(self) -> float:
         """How likely that class is, 0 to 1."""
         return self.answer.probability if self.answer else 0.0
@@ -50,7 +56,7 @@ class Prediction:
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         known = {"picture": self.picture, "label": self.label, "probability": self.probability}
-        return known | {"probabilities": self.probabilities, "fault": self.fault}
+        return known | {"labels": list(self.labels), "probabilities": self.probabilities, "fault": self.fault}
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Classifier:
         """
         data = _as_dataset(images)
         chances, rows, faults = self.probabilities(data, watch=watch)
-        said = dict(zip(rows.tolist(), answers(chances, self.classes), strict=True))
+        said = dict(zip(rows.tolist(), self.answers(chances), strict=True))
         return [Prediction(data.name(row), said.get(row), faults.get(row, "")) for row in range(len(data))]
 
     def probabilities(
@@ -100,31 +106,47 @@ class Classifier:
 
     def calibrated(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
         """Probabilities [n, classes] that mean what they say, from logits."""
-        return probabilities(logits, self.card.temperature)
+        return probabilities(logits, self.card.temperature, self.card.task)
 
-    def evaluate(self, source: str | Path | Dataset, *, watch: Watch = unwatched) -> Evaluation:
-        """The score on labelled pictures: a folder with class folders of the classifier's own names, or a Dataset.
+    def answers(self, chances: NDArray[np.float64]) -> Iterator[Answer]:
+        """One Answer for each row of calibrated probabilities [n, classes]."""
+        return answers(chances, self.classes, self.card.task, self.card.thresholds)
 
-        Of one with a test part, only that part counts.
+    def evaluate(self, source: str | Path | Dataset, *, watch: Watch = unwatched) -> Score:
+        """The score on labelled pictures: a folder with class folders of the classifier's own names, a table, or a
+        Dataset. Of one with a test part, only that part counts.
 
         Raises DataError for classes that it does not know, or when not one picture can be read.
         """
-        data = self._matched(source) if isinstance(source, Dataset) else read_folder(source, self.classes)
+        data = self._matched(source if isinstance(source, Dataset) else read_source(source, self.classes))
         if (data.split == TEST).any():
             data = data.take(data.part(TEST))
         chances, rows, faults = self.probabilities(data, watch=watch)
         if not len(rows):
             raise DataError(f"None of the {len(data)} pictures can be read, the first because: {faults[0]}.")
-        return judge(chances, data.labels[rows], self.classes, data.named(faults))
+        return self.judged(chances, data.labels[rows], data.named(faults))
+
+    def judged(
+        self, chances: NDArray[np.float64], labels: NDArray[np.integer], faults: Mapping[str, str] | None = None
+    ) -> Score:
+        """The score of calibrated probabilities [n, classes] against labels of the classifier's own kind."""
+        if self.card.task == MULTILABEL:
+            return judge_labels(chances, labels, self.classes, self.card.thresholds, faults)
+        return judge(chances, labels, self.classes, faults)
 
     def _matched(self, data: Dataset) -> Dataset:
         """The same pictures with their labels counted as the classifier's own classes, by name."""
         if unknown := sorted(set(data.classes) - set(self.classes)):
             raise DataError(f"The classifier does not know {', '.join(unknown)}. It knows {', '.join(self.classes)}.")
-        if not len(data) or (data.labels < 0).any():
+        if not len(data) or (data.task == MULTICLASS and (data.labels < 0).any()):
             raise DataError("A score needs pictures, and a label for each.")
         order = np.array([self.classes.index(name) for name in data.classes], np.int32)
-        return replace(data, classes=self.classes, labels=order[data.labels])
+        if self.card.task == MULTILABEL:
+            labels = np.zeros((len(data), len(self.classes)), np.uint8)
+            labels[:, order] = data.targets()
+        else:
+            labels = order[_only(data)]
+        return replace(data, classes=self.classes, labels=labels)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the classifier into one folder, whole or not at all. Raises OutputError if it is already there."""
@@ -137,6 +159,17 @@ def load(folder: str | Path) -> Classifier:
     Raises ModelError when it is damaged, incomplete, or newer than this version can read.
     """
     return Classifier(*storage.load(Path(folder)))
+
+
+def _only(data: Dataset) -> NDArray[np.integer]:
+    """The one label of each picture, [n]."""
+    if data.task == MULTICLASS:
+        return data.labels
+    if odd := int((data.labels.sum(axis=1) != 1).sum()):
+        raise DataError(
+            f"The classifier gives each picture one label, and {odd} of {len(data)} pictures have several or none."
+        )
+    return data.labels.argmax(axis=1)
 
 
 def _as_dataset(images: Any) -> Dataset:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft_runtime.card import MULTICLASS
+
 NORMAL = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
@@ -53,9 +55,13 @@ class Evaluation:
         """The classes with the lowest F1."""
         return sorted(self.judged(), key=lambda each: each.f1)[:most]
 
+    def figures(self) -> dict[str, Any]:
+        """The numbers that sum it up."""
+        return {name: getattr(self, name) for name in ("accuracy", "interval", "macro_f1", "log_loss")}
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return asdict(self) | {"macro_f1": self.macro_f1}
+        return {"task": MULTICLASS} | asdict(self) | {"macro_f1": self.macro_f1}
 
 
 def judge(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graft_runtime.card import Card
+from graft_runtime.card import MULTILABEL, Card
 
 
 def text(card: Card, report: dict[str, Any]) -> str:
@@ -14,18 +14,46 @@ def text(card: Card, report: dict[str, Any]) -> str:
 
 def _what(card: Card) -> list[str]:
     names = ", ".join(card.classes[:20]) + (f" and {len(card.classes) - 20} more" if len(card.classes) > 20 else "")
-    return [
-        "# Image classifier",
-        "",
-        f"Tells {len(card.classes)} classes apart: {names}. It always answers one of them, whatever the picture shows.",
-        "",
-    ]
+    if card.task == MULTILABEL:
+        said = f"Gives a picture any number of {len(card.classes)} labels, or none: {names}."
+    else:
+        always = "It always answers one of them, whatever the picture shows."
+        said = f"Tells {len(card.classes)} classes apart: {names}. {always}"
+    return ["# Image classifier", "", said, ""]
 
 
 def _score(report: dict[str, Any]) -> list[str]:
     score = report.get("evaluation")
     if not score:
         return ["It was **not evaluated**: there were no pictures to spare for a test.", ""]
+    return _of_several(score) if score.get("task") == MULTILABEL else _of_one(score)
+
+
+def _of_several(score: dict[str, Any]) -> list[str]:
+    low, high = score["interval"]
+    rows = [
+        f"| {_escaped(each['name'])} | {_percent(each['average_precision'])} | {each['precision']:.1%} "
+        f"| {each['recall']:.1%} | {each['threshold']:.2f} | {each['count']} |"
+        for each in sorted(score["classes"], key=lambda each: each["f1"])
+    ]
+    return [
+        f"The mean average precision on {score['count']} test pictures that it never saw is",
+        f"**{score['mean_average_precision']:.1%}**; the true figure lies between {low:.1%} and {high:.1%} with 95 %",
+        f"confidence, for pictures taken the same way. {score['subset_accuracy']:.1%} of them get exactly the right",
+        f"labels; F1 over all labels is {score['micro_f1']:.1%}. Expect worse in a new place or with a new camera.",
+        "",
+        "| label, worst first | average precision | precision | recall | from probability | test pictures |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _of_one(score: dict[str, Any]) -> list[str]:
     low, high = score["interval"]
     rows = [
         f"| {_escaped(each['name'])} | {each['precision']:.1%} | {each['recall']:.1%} | {each['count']} |"

@@ -4,6 +4,7 @@ model.safetensors   the tensors of backbone and head
 model.json          the card: classes, preprocessing, backbone, head, temperature, scores, provenance, licences
 report.json         the evaluation in full
 README.md           the model card
+history.csv         what each epoch brought, of a classifier that was trained by epochs
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from graft.errors import GraftError, ModelError, OutputError
-from graft.model import readme
+from graft.model import history, readme
+from graft.model.history import Epoch
 from graft.networks import catalog
 from graft.networks.head import Head
 from graft.networks.network import Features, Network
 from graft.networks.preprocess import Preprocess
 from graft_runtime.card import Card, CardError, dump, parse
 
-TENSORS, CARD, REPORT, README = FILES = ("model.safetensors", "model.json", "report.json", "README.md")
+TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
+HISTORY = "history.csv"
+FILES = (*ALWAYS, HISTORY)
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers wherever somebody looks
 
 
@@ -47,6 +51,8 @@ def save(network: Network, card: Card, report: dict[str, Any], folder: Path, *, 
     weights = safetensors.save(tensors)
     card = replace(card, weights={TENSORS: hashlib.sha256(weights).hexdigest()})
     texts = {CARD: dump(card), REPORT: json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
+    if epochs := report.get("training", {}).get("history"):
+        texts[HISTORY] = history.text([Epoch(**epoch) for epoch in epochs])
     contents = {TENSORS: weights} | {name: text.encode() for name, text in texts.items()}
     fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
@@ -68,7 +74,7 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any]]:
     try:
         entry = catalog.find(card.backbone["name"])
         backbone = catalog.headless(entry, catalog.build(entry))
-        features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers)
+        features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers, card.top, card.pool)
         network = Network(features, Head(card.head))
         network.load_state_dict(tensors)
         if features.width != card.head["width"]:
@@ -105,7 +111,7 @@ def _sweep(folder: Path) -> None:
     ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?")
     for left in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name) and path.is_dir()]:
         names = {path.name for path in left.iterdir()}
-        if left.suffix == ".old" and not folder.exists() and names == set(FILES):
+        if left.suffix == ".old" and not folder.exists() and set(ALWAYS) <= names <= set(FILES):
             left.rename(folder)
         elif names <= set(FILES):
             shutil.rmtree(left)

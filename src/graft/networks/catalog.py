@@ -1,4 +1,4 @@
-"""Names to networks: every image network of timm, and the few of torchvision that timm lacks."""
+"""Names to networks: every image network of timm, the few of torchvision that timm lacks, and three of our own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from torchvision.models import WeightsEnum
 
 from graft.errors import UsageError
 from graft.networks.preprocess import Preprocess
+from graft.networks.small import SIZE, SMALL
 
 DEFAULT = "tf_efficientnet_lite0"
 
@@ -42,6 +43,7 @@ TORCHVISION = {
 }
 
 NOT_STATED = "not stated"
+NOT_NEEDED = "not needed"  # nobody published weights
 
 TABLE = Path(__file__).with_name("catalog.csv")
 
@@ -52,10 +54,11 @@ class Entry:
 
     `parameters` and `gmac` (10^9 multiply-adds for one picture of `size` pixels) count the classifier in, and are None
     where nobody measured them; `licence` is that of the pretrained weights, 'not stated' where the source says nothing.
+    The three networks of graft itself have neither a classifier nor pretrained weights.
     """
 
     name: str
-    library: Literal["timm", "torchvision"]
+    library: Literal["timm", "torchvision", "graft"]
     parameters: int | None
     gmac: float | None
     size: int
@@ -64,7 +67,7 @@ class Entry:
 
 def names() -> list[str]:
     """All networks by name, sorted; a timm name also takes a tag that says which weights: `resnet50.a1_in1k`."""
-    return sorted({*filter(_is_square, timm.list_models()), *TORCHVISION})
+    return sorted({*filter(_is_square, timm.list_models()), *TORCHVISION, *SMALL})
 
 
 def entries(filter: str = "*") -> Iterator[Entry]:
@@ -82,7 +85,7 @@ def entries(filter: str = "*") -> Iterator[Entry]:
 def find(name: str) -> Entry:
     """The entry of a network, by its name, its name and tag, or another name for it."""
     name = ALIASES.get(name) or get_deprecated_models().get(name) or name
-    if name in TORCHVISION:
+    if name in TORCHVISION or name in SMALL:
         return _entry(name)
     cfg = facts(name)
     if cfg is None:
@@ -109,7 +112,9 @@ def published(name: str) -> WeightsEnum:
 
 
 def build(entry: Entry) -> nn.Module:
-    """The whole network with its ImageNet classifier, random weights, ready to predict."""
+    """The whole network with its ImageNet classifier, if it has one; random weights, ready to predict."""
+    if entry.library == "graft":
+        return SMALL[entry.name]().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old layers, slow initialisation: nothing that our user could change
         if entry.library == "timm":
@@ -119,6 +124,8 @@ def build(entry: Entry) -> nn.Module:
 
 def headless(entry: Entry, network: nn.Module) -> nn.Module:
     """The same network, changed in place so that it gives pooled features [n, d] instead of 1000 scores."""
+    if entry.library == "graft":
+        return network
     if entry.library == "timm":
         network.reset_classifier(0)  # pyright: ignore[reportCallIssue]
     elif entry.name == "alexnet":
@@ -132,6 +139,8 @@ def headless(entry: Entry, network: nn.Module) -> nn.Module:
 
 def classifier_names(entry: Entry) -> tuple[str, ...]:
     """How the names of the tensors begin that `headless` takes away."""
+    if entry.library == "graft":
+        return ()
     named = TORCHVISION[entry.name] if entry.library == "torchvision" else _facts(entry.name).classifier
     return tuple(f"{each}." for each in ([named] if isinstance(named, str) else named or ()))
 
@@ -140,6 +149,8 @@ def preprocess(entry: Entry) -> Preprocess:
     """What the weights of this network expect of a picture."""
     if entry.library == "torchvision":
         return _preprocess_torchvision(entry.name)
+    if entry.library == "graft":
+        return Preprocess(SIZE, SIZE, "bilinear", "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     cfg = _facts(entry.name)
     return Preprocess(
         size=entry.size,
@@ -183,6 +194,8 @@ def _entry(name: str) -> Entry:
     if name in TORCHVISION:
         size = _preprocess_torchvision(name).size
         return Entry(name, "torchvision", *_measured(name, size), size, NOT_STATED)
+    if name in SMALL:
+        return Entry(name, "graft", *_measured(name, SIZE), SIZE, NOT_NEEDED)
     cfg = _facts(name)
     architecture, size = name.partition(".")[0], cfg.input_size[-1]
     # Measured with the default weights: others may have another input, or a classifier of another size.

@@ -1,4 +1,4 @@
-"""A network as a chain of stages, and the cut that splits it into a frozen and a tuned half.
+"""The cut that splits a network, a chain of stages, into a frozen and a tuned half.
 
 No tracing: the frozen half runs the network and stops where the border stage would begin; the tuned half is a copy of
 the structure that shares every tensor, with the stages before the border taken out, and goes on from what the border
@@ -8,102 +8,90 @@ stage received. Every cut is verified by numbers: both halves in a row must answ
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graft.errors import CutError
-from graft.networks.network import Backbone, Features, Network, heard
+from graft.networks.chain import Stage, stages, still
+from graft.networks.network import FORMAT, AllHeard, Backbone, Features, Network, heard, mapped, pooled
+from graft.networks.preprocess import Preprocess
 
 TOLERANCE = 1e-3  # of the difference between two pictures' answers; float32 leaves about 1e-6
-_STACKS = (nn.Sequential, nn.ModuleList)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One link of the chain: its name in the backbone, the shape of what it hands on, and its parameters."""
-
-    name: str
-    shape: tuple[int, ...]
-    parameters: int
 
 
 @dataclass(frozen=True)
 class Halves:
-    """A network cut in two; both halves hold its own weights, so training `tuned` trains the network."""
+    """A network cut in two; both halves hold its own weights, so training `tuned` trains the network.
+
+    The border is the stage at `place` in `chain`, the first one that is tuned; 'head' where `place` is past the last.
+    """
 
     frozen: nn.Module
     tuned: nn.Module
-    border: str
+    chain: tuple[Stage, ...]
+    place: int
 
-
-@torch.no_grad()
-def stages(backbone: Backbone) -> list[Stage]:
-    """The chain of stages in the order in which a forward pass first meets them."""
-    module = backbone.module
-    names = list(_blocks(module))  # none lies inside another, so that they end in the order in which they begin
-    with _still(module), heard(module, names) as outputs:  # in the order in which they were first heard
-        module(backbone.example().to(next(module.parameters()).dtype))
-    return [
-        Stage(name, tuple(output.shape[1:]), _size(module.get_submodule(name)))
-        for name, output in outputs.items()
-        if isinstance(output, Tensor)
-    ]
-
-
-def layers(chain: Sequence[Stage], most: int = 8) -> tuple[str, ...]:
-    """The stages worth pooling: the last one of each resolution or width, evenly thinned to at most `most`.
-
-    A network of one width throughout (a ViT) gives four, evenly spaced.
-    """
-    ends = [a.name for a, b in pairwise(chain) if a.shape != b.shape]
-    if len(ends) < 4:
-        ends = [chain[len(chain) * quarter // 4 - 1].name for quarter in (1, 2, 3, 4) if len(chain) * quarter >= 4]
-    step = max(1, -(-len(ends) // most))
-    return tuple(reversed(ends[::-1][::step]))
-
-
-def probed(backbone: Backbone) -> Features:
-    """The backbone as a probe sees it: frozen whole, with the features of all its layers."""
-    return Features(backbone.module, backbone.preprocess, layers(stages(backbone)))
+    @property
+    def border(self) -> str:
+        """The first stage that is tuned."""
+        return self.chain[self.place].name if self.place < len(self.chain) else "head"
 
 
 def cut(network: Network, backbone: Backbone, at: str | int | float) -> Halves:
     """Split before a stage: by name, by index (0 = before all, -1 = before the last), by share of the chain (0 to 1),
     or 'head' (everything frozen but the head).
 
-    Freezes the parameters below the border and makes those above it trainable; nowhere else is this decided.
+    Freezes the parameters below the border and makes those above it trainable; nowhere else is this decided. A head
+    that reads several layers goes on reading them: those below the border are frozen outputs too.
     Raises CutError, which names the nearest border that works, where more than one tensor crosses.
     """
-    chain = [stage.name for stage in stages(backbone)]
-    place = _place(chain, at)
-    halves = _halved(network, backbone, chain, place)
+    chain = stages(backbone)
+    place = _place([stage.name for stage in chain], at)
+    frozen, tuned = _halved(network, backbone, chain, place)
+    place = len(chain) if tuned is network.head else place
     network.requires_grad_(place == 0)
     network.head.requires_grad_(True)
-    for name in chain[place:]:
-        network.features.backbone.get_submodule(name).requires_grad_(True)
-    return halves
+    for stage in chain[place : _deepest(network.features, chain)]:
+        network.features.backbone.get_submodule(stage.name).requires_grad_(True)
+    return Halves(frozen, tuned, tuple(chain), place)
 
 
-def _halved(network: Network, backbone: Backbone, chain: Sequence[str], place: int) -> Halves:
-    if place == len(chain):
-        return Halves(_Frozen(network.features), network.head, "head")
+def place_of(text: str) -> str | int | float:
+    """A cut as text: an index ('-1'), a share of the chain ('0.75'), or the name of a stage."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _deepest(features: Features, chain: Sequence[Stage]) -> int:
+    """The place after the last stage that the head needs."""
+    names = [stage.name for stage in chain]
+    return len(chain) if features.top else max(names.index(name) for name in features.layers) + 1
+
+
+def _halved(network: Network, backbone: Backbone, chain: Sequence[Stage], place: int) -> tuple[nn.Module, nn.Module]:
+    if place >= _deepest(network.features, chain):
+        return Frozen(network.features, network.features, ()), network.head
     if place == 0:
-        return Halves(nn.Identity(), network, chain[0])
-    if network.features.layers:
-        raise CutError("A network whose head reads several layers can be cut at 'head' only.")
-    halves = _split(network, backbone, chain, place)
-    if not _whole(network, halves, backbone):
+        return nn.Identity(), network
+    frozen, tuned = _split(network, backbone, chain, place)
+    if not _whole(network, frozen, tuned[0], backbone):
         raise CutError(
-            f"{backbone.entry.name} cannot be cut before {chain[place]!r}: more than one tensor crosses there. "
+            f"{backbone.entry.name} cannot be cut before {chain[place].name!r}: more than one tensor crosses there. "
             f"{_nearest(network, backbone, chain, place)}"
         )
-    return halves
+    return frozen, tuned
 
 
 def _place(chain: Sequence[str], at: str | int | float) -> int:
@@ -121,38 +109,30 @@ def _place(chain: Sequence[str], at: str | int | float) -> int:
     return place
 
 
-def _split(network: Network, backbone: Backbone, chain: Sequence[str], place: int) -> Halves:
-    prefix = _Prefix(network.features, chain[place])
-    rest = _Suffix(network.features.backbone, chain[:1], chain[1:place], chain[place], backbone.example()[:1])
-    return Halves(_Frozen(prefix), nn.Sequential(rest, network.head), chain[place])
+def _split(network: Network, backbone: Backbone, chain: Sequence[Stage], place: int) -> tuple[Frozen, nn.Sequential]:
+    names = [stage.name for stage in chain]
+    prefix = _Prefix(
+        network.features, names[place], [name for name in network.features.layers if name in names[:place]]
+    )
+    rest = _Suffix(network.features, names, place, backbone.example()[:1])
+    return Frozen(prefix, network.features, names[place:]), nn.Sequential(rest, network.head)
 
 
 @torch.no_grad()
-def _whole(network: Network, halves: Halves, backbone: Backbone) -> bool:
+def _whole(network: Network, frozen: nn.Module, rest: nn.Module, backbone: Backbone) -> bool:
     """Whether both halves in a row answer like the network, judged by how much two pictures' features differ."""
     images = (backbone.example() * 40 + 128).clamp(0, 255).to(torch.uint8)
-    with _still(network), _still(halves.tuned):
-        want, got = network.features(images), halves.tuned[0](halves.frozen(images))  # type: ignore[index]
+    images = images.to(next(network.features.parameters()).device)
+    with still(network), still(rest):
+        want, got = network.features(images), rest(frozen(images))
     return bool((want - got).abs().max() <= TOLERANCE * (want[0] - want[1]).abs().max())
 
 
-@contextmanager
-def _still(module: nn.Module) -> Iterator[None]:
-    """In eval mode for a while, so that looking changes no statistics; then each part as it was."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-def _nearest(network: Network, backbone: Backbone, chain: Sequence[str], place: int) -> str:
-    others = sorted(range(1, len(chain)), key=lambda other: abs(other - place))
-    for other in others:
-        if other != place and _whole(network, _split(network, backbone, chain, other), backbone):
-            return f"The nearest border that works is {chain[other]!r}."
+def _nearest(network: Network, backbone: Backbone, chain: Sequence[Stage], place: int) -> str:
+    for other in sorted(set(range(1, len(chain))) - {place}, key=lambda other: abs(other - place)):
+        frozen, tuned = _split(network, backbone, chain, other)
+        if _whole(network, frozen, tuned[0], backbone):
+            return f"The nearest border that works is {chain[other].name!r}."
     return "No border inside this network works: use the probe ('head') or full fine-tuning (0)."
 
 
@@ -163,35 +143,77 @@ class _Reached(Exception):
         self.features = features
 
 
-class _Frozen(nn.Module):
+class Frozen(nn.Module):
     """Computes without ever changing: no gradients, and always in eval mode, so batch norm keeps its statistics."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, features: Features, above: Sequence[str]) -> None:
         super().__init__()
         self.inner = inner.eval()
+        self._whole = [features]  # in a list, so that its parts above the border are no parts of this module
+        self.above = tuple(f"{name}." for name in above)
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             return self.inner(images)
 
-    def train(self, mode: bool = True) -> _Frozen:
+    def train(self, mode: bool = True) -> Frozen:
         return super().train(False)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How to make a picture ready."""
+        return self._whole[0].preprocess
+
+    @property
+    def inside(self) -> bool:
+        """Whether the border lies inside the network, not below the head."""
+        return not isinstance(self.inner, Features)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """What crosses the border for one picture."""
+        side = self.preprocess.size
+        device = next(self._whole[0].parameters()).device
+        return tuple(self(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).shape[1:])
+
+    @property
+    def width(self) -> int:
+        """How many numbers that is."""
+        return math.prod(self.shape)
+
+    def key(self) -> str:
+        """A name for what this computes: the weights below the border, preprocessing and layers read there."""
+        features = self._whole[0]
+        if not self.inside:
+            return features.key()
+        whole = hashlib.sha256(repr((FORMAT, features.preprocess, features.layers, self.above[0])).encode())
+        for name, tensor in sorted(features.backbone.state_dict().items()):
+            if not name.startswith(self.above):
+                whole.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()[:32]
 
 
 class _Prefix(nn.Module):
-    """The network up to, not including, the border stage."""
+    """The network up to, not including, the border stage; with the pooled layers below it that the head reads."""
 
-    def __init__(self, features: Features, border: str) -> None:
+    def __init__(self, features: Features, border: str, early: Sequence[str]) -> None:
         super().__init__()
-        self.features, self.border = features, border
+        self.features, self.border, self.early = features, border, tuple(early)
 
     def forward(self, images: Tensor) -> Tensor:
+        with heard(self.features.backbone, self.early) as outputs:
+            reached = self._reached(images)
+        if not self.early:
+            return reached
+        return torch.cat([reached.flatten(1), *(pooled(outputs[name]) for name in self.early)], dim=1)
+
+    def _reached(self, images: Tensor) -> Tensor:
         def stop(_stage: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             raise _Reached(inputs[0])
 
         hook = self.features.backbone.get_submodule(self.border).register_forward_pre_hook(stop)
         try:
-            self.features(images)
+            self.features.backbone(self.features.preprocess.normalise(images))
         except _Reached as reached:
             return reached.features
         finally:
@@ -207,27 +229,41 @@ class _Skip(nn.Module):
 
 
 class _Suffix(nn.Module):
-    """The backbone from the border stage on: the same weights, the stages before it taken out."""
+    """The features from the border on: the same weights, the stages before it taken out."""
 
-    def __init__(
-        self, backbone: nn.Module, stem: Sequence[str], before: Sequence[str], border: str, example: Tensor
-    ) -> None:
+    def __init__(self, features: Features, names: Sequence[str], place: int, example: Tensor) -> None:
         super().__init__()
-        self.stem = tuple(stem)  # still runs, on one blank picture, so that code between stages sees its shapes
+        backbone = features.backbone
+        self.stem = tuple(names[:1])  # still runs, on one blank picture, so that code between stages sees its shapes
+        self.late = tuple(name for name in features.layers if name in names[place:])
+        self.early, self.top, self.pool = len(features.layers) > len(self.late), features.top, features.pool
         shared: dict[int, Any] = {id(tensor): tensor for tensor in [*backbone.parameters(), *backbone.buffers()]}
         self.rest = copy.deepcopy(backbone, shared)
-        for name in before:
+        for name in names[1:place]:
             self.rest.set_submodule(name, _Skip())
-        self.register_buffer("blank", torch.zeros_like(example), persistent=False)
+        device = next(backbone.parameters()).device
+        self.register_buffer("blank", torch.zeros_like(example, device=device), persistent=False)
         self._given: list[Tensor] = []
-        self.rest.get_submodule(border).register_forward_pre_hook(lambda _stage, inputs: (self._given[0], *inputs[1:]))
+        border = self.rest.get_submodule(names[place])
+        border.register_forward_pre_hook(lambda _stage, inputs: (self._given[0], *inputs[1:]))
+        self.border: tuple[int, ...] = ()
+        if self.early:  # one row of numbers crosses: what the border stage receives, then the pooled layers below it
+            with torch.no_grad():
+                self.border = tuple(_Prefix(features, names[place], ())._reached(_grey(features)).shape[1:])
 
-    def forward(self, features: Tensor) -> Tensor:
-        self._given = [features]
+    def forward(self, crossing: Tensor) -> Tensor:
+        size = math.prod(self.border)
+        features = crossing[:, :size].unflatten(1, self.border) if self.early else crossing
+        parts = [crossing[:, size:]] if self.early else []
+        self._given, last = [features], []
         try:
-            return self.rest(self.blank.to(features.dtype))
+            with heard(self.rest, self.late, stop=not self.top) as outputs, suppress(AllHeard):
+                last = [self.rest(self.blank.to(features.dtype))]
         finally:
             self._given = []
+        for name in self.late:
+            parts.append(pooled(outputs[name]) if self.pool else mapped(name, outputs[name]).flatten(1))
+        return torch.cat(parts + last * self.top, dim=1)
 
     def train(self, mode: bool = True) -> _Suffix:
         super().train(mode)
@@ -236,18 +272,7 @@ class _Suffix(nn.Module):
         return self
 
 
-def _blocks(module: nn.Module, name: str = "", whole: int = 0) -> Iterator[str]:
-    """Names of the largest repeated parts: open stacks, and whatever holds a stack and half of the network."""
-    size = _size(module)
-    whole = whole or size
-    stack = isinstance(module, _STACKS) and len(module) > 1
-    trunk = 2 * size > whole and any(isinstance(child, _STACKS) for child in module.children())
-    if not name or stack or trunk:
-        for child_name, child in module.named_children():
-            yield from _blocks(child, f"{name}.{child_name}" if name else child_name, whole)
-    elif size:
-        yield name
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _grey(features: Features) -> Tensor:
+    side = features.preprocess.size
+    device = next(features.parameters()).device
+    return torch.full((1, 3, side, side), 128, dtype=torch.uint8, device=device)

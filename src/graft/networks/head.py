@@ -2,22 +2,115 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graft.errors import UsageError
 
-class Mlp(nn.Sequential):
-    """Linear layers with ReLU between."""
+Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        super().__init__(*layers[:-1])
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+}
+INITIALISERS = {
+    "he": nn.init.kaiming_normal_,  # He et al. 2015, for ReLU and its like
+    "glorot": nn.init.xavier_uniform_,  # Glorot and Bengio 2010, for tanh and sigmoid
+    "normal": partial(nn.init.normal_, std=0.01),
+    "zero": lambda weight, generator: nn.init.zeros_(weight),
+}
+BEFORE = {"activation": "relu", "dropout": 0.0}  # what the specs of linear and mlp heads once left unsaid
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One layer on the features.
+
+    `dropout` takes whole features away. They are averages over space, so that this is the same as taking whole
+    channels of the map away before it is averaged: spatial dropout (Tompson et al. 2015) needs no option of its own.
+    """
+
+    dropout: float = 0.0
+    init: str = "zero"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_share("dropout", self.dropout)
+        _check_choice("init", self.init, INITIALISERS)
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Hidden layers of the widths `hidden` (256+128), each followed by the activation and dropout."""
+
+    hidden: str = "256"
+    activation: str = "relu"
+    dropout: float = 0.0
+    init: str = "he"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _widths(self.hidden)
+        _check_share("dropout", self.dropout)
+        _check_layers(self.activation, self.init)
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """The classic head on a feature map: 3 x 3 convolution, activation, largest of each 2 x 2, then as `Mlp`.
+
+    `spatial_dropout` takes whole filters away before the pooling.
+    """
+
+    filters: int = 32
+    hidden: str = "30+30"
+    activation: str = "relu"
+    spatial_dropout: float = 0.0
+    dropout: float = 0.0
+    init: str = "he"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.filters < 1:
+            raise UsageError(f"'filters' must be at least 1. Got {self.filters}.")
+        _widths(self.hidden)
+        _check_share("spatial_dropout", self.spatial_dropout)
+        _check_share("dropout", self.dropout)
+        _check_layers(self.activation, self.init)
+        _check_seed(self.seed)
+
+
+Design = Linear | Mlp | Conv
+HEADS: dict[str, type[Any]] = {"linear": Linear, "mlp": Mlp, "conv": Conv}
+
+
+def fresh(design: Design, shape: Shape, classes: int) -> Head:
+    """An untrained head of this design for features of this width, or maps of this shape. Draws no number of torch's.
+
+    Raises UsageError for a conv head without a map.
+    """
+    width = shape if isinstance(shape, int) else math.prod(shape)
+    with torch.random.fork_rng(devices=[]):  # torch fills new layers with numbers of its own first
+        head = Head(_spec(design, shape) | {"width": width, "classes": classes})
+    generator = torch.Generator().manual_seed(design.seed)
+    for tensor in head.judge.parameters():
+        if tensor.ndim > 1:
+            INITIALISERS[design.init](tensor, generator=generator)
+        else:
+            nn.init.zeros_(tensor)
+    return head
 
 
 class NearestNeighbours(nn.Module):
@@ -45,7 +138,10 @@ class NearestNeighbours(nn.Module):
 
 
 class Head(nn.Module):
-    """Standardise features [n, d], then judge them: logits [n, classes]."""
+    """Standardise features [n, d], then judge them: logits [n, classes].
+
+    A conv head takes maps [n, c, h, w] flattened to [n, c*h*w], and standardises each channel as one.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -53,21 +149,109 @@ class Head(nn.Module):
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("mean", torch.zeros(spec["width"]))
-        self.register_buffer("scale", torch.ones(spec["width"]))
-        self.judge = _judge(spec)
+        self.map = tuple(spec["shape"]) if spec["kind"] == "conv" else ()
+        if self.map and math.prod(self.map) != spec["width"]:
+            raise ValueError(f"A map of {list(self.map)} has {math.prod(self.map)} features, not {spec['width']}.")
+        alike = (self.map[0], 1, 1) if self.map else (spec["width"],)
+        self.register_buffer("mean", torch.zeros(alike))
+        self.register_buffer("scale", torch.ones(alike))
+        self.dropout = nn.Dropout((BEFORE | spec)["dropout"] if spec["kind"] == "linear" else 0.0)
+        self.judge = _judge(BEFORE | spec)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.judge((features - self.mean) * self.scale)
+        laid_out = features.unflatten(1, self.map) if self.map else features
+        return self.judge(self.dropout((laid_out - self.mean) * self.scale))
+
+    @torch.no_grad()
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """Take over the mean [d] and the scale [d], one over the spread, of the training features as they come."""
+        if self.map:
+            mean, variance = mean.view(self.map), scale.view(self.map) ** -2
+            centre = mean.mean((1, 2), keepdim=True)
+            scale = (variance + (mean - centre) ** 2).mean((1, 2), keepdim=True) ** -0.5
+            mean = centre
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
 
 
 def _judge(spec: dict[str, Any]) -> nn.Module:
-    """The spec's `kind` decides: linear, mlp (`hidden`: widths) or knn (`stored`, `neighbours`)."""
+    """The spec's `kind` decides: linear, mlp (`hidden`), conv (`shape`, `filters`) or knn (`stored`, `neighbours`)."""
     width, classes = spec["width"], spec["classes"]
     if spec["kind"] == "linear":
         return nn.Linear(width, classes)
     if spec["kind"] == "mlp":
-        return Mlp([width, *spec["hidden"], classes])
+        return _dense([width, *spec["hidden"], classes], spec)
+    if spec["kind"] == "conv":
+        return _convolved(spec)
     if spec["kind"] == "knn":
         return NearestNeighbours(spec["stored"], width, classes, spec["neighbours"])
-    raise ValueError(f"There is no head of kind {spec['kind']!r}; there are linear, mlp and knn.")
+    raise ValueError(f"There is no head of kind {spec['kind']!r}; there are linear, mlp, conv and knn.")
+
+
+def _dense(widths: Sequence[int], spec: dict[str, Any]) -> nn.Sequential:
+    """Linear layers with the activation, and dropout where there is any, between."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), _activated(spec, nn.Dropout(spec["dropout"]))]
+    return nn.Sequential(*layers[:-1])
+
+
+def _convolved(spec: dict[str, Any]) -> nn.Sequential:
+    channels, height, width = spec["shape"]
+    pool = min(2, height), min(2, width)  # a map of 1 x 1 has nothing to choose from
+    flat = spec["filters"] * (height // pool[0]) * (width // pool[1])
+    return nn.Sequential(
+        nn.Conv2d(channels, spec["filters"], 3, padding=1),
+        _activated(spec, nn.Dropout2d(spec["spatial_dropout"])),
+        nn.MaxPool2d(pool),
+        nn.Flatten(),
+        *_dense([flat, *spec["hidden"], spec["classes"]], spec),
+    )
+
+
+def _activated(spec: dict[str, Any], dropout: nn.Dropout | nn.Dropout2d) -> nn.Module:
+    """In one place of the chain with or without dropout, so that no other layer changes its name."""
+    activation = ACTIVATIONS[spec["activation"]]()
+    return nn.Sequential(activation, dropout) if dropout.p else activation
+
+
+def _spec(design: Design, shape: Shape) -> dict[str, Any]:
+    """What has to be known to build the head again; how it was filled at the start is not part of it."""
+    if isinstance(design, Linear):
+        return {"kind": "linear"} | ({"dropout": design.dropout} if design.dropout else {})
+    hidden = {"hidden": _widths(design.hidden), "activation": design.activation, "dropout": design.dropout}
+    if isinstance(design, Mlp):
+        return {"kind": "mlp"} | hidden
+    if isinstance(shape, int) or len(shape) != 3:
+        raise UsageError(f"A conv head needs a feature map [channels, height, width]. Got features of shape {shape}.")
+    own = {"shape": list(shape), "filters": design.filters, "spatial_dropout": design.spatial_dropout}
+    return {"kind": "conv"} | own | hidden
+
+
+def _widths(hidden: str) -> list[int]:
+    """[256, 128] from '256+128'; no text, no hidden layer."""
+    parts = hidden.split("+") if hidden else []
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"'hidden' must be widths of layers, such as 256 or 256+128. Got {hidden!r}.")
+    return [int(part) for part in parts]
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UsageError(f"{name!r} must be from 0 to below 1. Got {value}.")
+
+
+def _check_choice(name: str, value: str, legal: Sequence[str] | dict[str, Any]) -> None:
+    if value not in legal:
+        raise UsageError(f"{name!r} must be one of {', '.join(legal)}. Got {value!r}.")
+
+
+def _check_layers(activation: str, init: str) -> None:
+    _check_choice("activation", activation, ACTIVATIONS)
+    # From zero the hidden layers would have no gradient: only a linear head can start there.
+    _check_choice("init", init, [name for name in INITIALISERS if name != "zero"])
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"'seed' must be from 0 to 2^64 - 1. Got {seed}.")

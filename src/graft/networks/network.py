@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graft.errors import UsageError
 from graft.networks import catalog, weights
 from graft.networks.catalog import Entry
 from graft.networks.head import Head
@@ -54,37 +55,65 @@ def load_backbone(name: str = catalog.DEFAULT, file: Path | None = None, offline
 class Features(nn.Module):
     """uint8 pictures [n, 3, size, size] to features [n, d]: chosen layers, each averaged over space, then the last.
 
-    The frozen half of a probe, and the first half of the classifier that it makes.
+    The frozen half of a probe, and the first half of the classifier that it makes. With `top=False` what the backbone
+    itself says is left out, and nothing after the last of the layers is computed: early features. With `pool=False` it
+    is the map [c, h, w] of one layer, flattened, and nothing else.
     """
 
-    def __init__(self, backbone: nn.Module, preprocess: Preprocess, layers: Sequence[str]) -> None:
+    def __init__(
+        self, backbone: nn.Module, preprocess: Preprocess, layers: Sequence[str], top: bool = True, pool: bool = True
+    ) -> None:
         super().__init__()
         self.backbone, self.preprocess, self.layers = backbone, preprocess, tuple(layers)
+        self.top, self.pool = top and pool, pool
+        if not pool and len(self.layers) != 1:
+            raise UsageError(f"A feature map is that of one layer. Got {len(self.layers)}: {', '.join(self.layers)}.")
+        if not self.top and not self.layers:
+            raise UsageError("Early features need the name of at least one layer. Got none.")
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat(self.each(images), dim=1)
 
     def each(self, images: Tensor) -> list[Tensor]:
-        """The pooled output of each layer and, last, of the backbone."""
-        with heard(self.backbone, self.layers) as outputs:
-            last = self.backbone(self.preprocess.normalise(images))
-        return [pooled(outputs[name]) for name in self.layers] + [last]
+        """The pooled output of each layer and, last, of the backbone; or the one map, flattened."""
+        return self._parts(images) if self.pool else [part.flatten(1) for part in self._parts(images)]
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        last: list[Tensor] = []
+        with heard(self.backbone, self.layers, stop=not self.top) as outputs, suppress(AllHeard):
+            last = [self.backbone(self.preprocess.normalise(images))]
+        parts = [pooled(outputs[name]) if self.pool else mapped(name, outputs[name]) for name in self.layers]
+        return parts + last if self.top else parts
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """How many features each layer gives, the last one last."""
-        side = self.preprocess.size
         with torch.no_grad():
-            return tuple(part.shape[1] for part in self.each(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+            return tuple(part.shape[1] for part in self.each(self._blank()))
 
     @property
     def width(self) -> int:
         """How many features there are."""
         return sum(self.widths)
 
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(c, h, w) of the map, or (d,) of pooled features; raises UsageError where the layer has no map."""
+        if self.pool:
+            return (self.width,)
+        with torch.no_grad():
+            return tuple(self._parts(self._blank())[0].shape[1:])
+
+    def _blank(self) -> Tensor:
+        side = self.preprocess.size
+        device = next((tensor.device for tensor in self.backbone.parameters()), None)
+        return torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+
     def key(self) -> str:
         """A name for what this computes: weights, preprocessing and layers. Features are cached under it."""
-        whole = hashlib.sha256(repr((FORMAT, self.preprocess, self.layers)).encode())
+        plain = (FORMAT, self.preprocess, self.layers)
+        what = plain if self.top and self.pool else (*plain, self.top, self.pool)
+        whole = hashlib.sha256(repr(what).encode())
         for name, tensor in sorted(self.backbone.state_dict().items()):
             whole.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return whole.hexdigest()[:32]
@@ -106,14 +135,23 @@ class Network(nn.Module):
         return self.head(self.features(images))
 
 
+class AllHeard(Exception):
+    """Ends a forward pass whose remainder nobody needs."""
+
+
 @contextmanager
-def heard(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Collects the outputs of the named parts during a forward pass, in the order in which they come."""
+def heard(module: nn.Module, names: Sequence[str], stop: bool = False) -> Iterator[dict[str, Any]]:
+    """Collects the outputs of the named parts during a forward pass, in the order in which they come.
+
+    With `stop`, AllHeard leaves the forward pass as soon as each of them has come once.
+    """
     outputs: dict[str, Any] = {}
 
     def listen(name: str) -> torch.utils.hooks.RemovableHandle:
         def keep(_part: nn.Module, _inputs: object, output: object) -> None:
             outputs[name] = output
+            if stop and len(outputs) == len(set(names)):
+                raise AllHeard
 
         return module.get_submodule(name).register_forward_hook(keep)
 
@@ -128,6 +166,20 @@ def heard(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 def pooled(output: Tensor) -> Tensor:
     """A layer's output averaged over space (or over tokens): [n, channels]."""
     if output.ndim == 4:
-        channels_last = output.shape[1] == output.shape[2] != output.shape[3]  # as Swin in timm: [n, h, w, c]
-        return output.mean((1, 2) if channels_last else (2, 3))
+        return output.mean((1, 2) if _channels_last(output) else (2, 3))
     return output.mean(1) if output.ndim == 3 else output
+
+
+def mapped(name: str, output: Tensor) -> Tensor:
+    """A layer's output as a feature map [n, channels, height, width]; UsageError where it has none."""
+    if output.ndim != 4:
+        raise UsageError(
+            f"The layer {name!r} gives no feature map but {list(output.shape[1:])} numbers for a picture, and a conv "
+            "head needs a map. Networks made of convolutions have one, so has Swin; for this one choose an mlp head."
+        )
+    return output.permute(0, 3, 1, 2) if _channels_last(output) else output
+
+
+def _channels_last(output: Tensor) -> bool:
+    """As Swin in timm lays out its maps: [n, h, w, c]."""
+    return bool(output.shape[1] == output.shape[2] != output.shape[3])  # in a traced pass sizes are tensors

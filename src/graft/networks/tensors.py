@@ -74,7 +74,7 @@ def _is_counter(name: str) -> bool:
 
 def _renamed(entry: Entry, network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under timm's names, where timm knows how to turn torchvision's or the authors' into its own."""
-    if entry.library == "torchvision":
+    if entry.library != "timm":
         return tensors
     module = sys.modules[model_entrypoint(entry.name.partition(".")[0]).__module__]
     for convert in (getattr(module, name) for name in RENAMES if hasattr(module, name)):

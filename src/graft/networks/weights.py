@@ -44,7 +44,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch's custom: resnet50-0676ba61.pth
 SILENCE = 30  # seconds after which a server that sends nothing is given up
 
-Place = Literal["file", "folder", "embedded", "cached", "download"]
+Place = Literal["file", "folder", "embedded", "cached", "download", "random"]  # the last: drawn, taken from nowhere
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def locate(entry: Entry, file: Path | None = None, offline: bool = False) -> Sou
     source = _in_folders(entry) or _embedded(entry) or _cached(entry)
     if source is not None:
         return source
+    if entry.library == "graft":
+        raise WeightsError(
+            f"There are no pretrained weights of '{entry.name}': it learns from your pictures alone. "
+            "Use `--strategy scratch`, or pass --weights FILE."
+        )
     if not (_repository(entry) or _url(entry)):
         raise WeightsError(f"No weights of '{entry.name}' are published. {_advice(entry)}")
     if offline or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):

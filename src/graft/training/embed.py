@@ -17,6 +17,7 @@ from graft.data import views as seeded
 from graft.data.dataset import Dataset
 from graft.model import pictures
 from graft.networks import engine
+from graft.networks.cut import Frozen
 from graft.networks.network import Features
 from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
@@ -63,7 +64,7 @@ class Selection:
 
     def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         names = self.embedded.digests[self.rows[rows // self.views]]
-        ids = [_view_id(self.embedded.seed, int(view)) for view in rows % self.views]
+        ids = [view_id(self.embedded.seed, int(view)) for view in rows % self.views]
         return self.embedded.store.read([(name.tobytes(), view) for name, view in zip(names, ids, strict=True)])
 
 
@@ -74,7 +75,7 @@ def cache_folder() -> Path:
 
 
 def embed(
-    frozen: Features,
+    frozen: Features | Frozen,
     data: Dataset,
     *,
     views: int = 1,
@@ -86,11 +87,13 @@ def embed(
 
     View 0 is the picture as it will be judged, 1 its mirror image, and from 2 on random crops seeded by (seed, picture,
     view). A picture that cannot be read or decoded is left out and named in `faults`; nothing takes its place. Killed
-    at any moment, the next run goes on from there. Raises OutputError when the cache cannot be written.
+    at any moment, the next run goes on from there. What crosses a border inside the network is kept in 16 bits, as it
+    is large. Raises OutputError when the cache cannot be written.
     """
     start = time.monotonic()
     digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
-    with Store((cache or cache_folder()) / "features" / frozen.key(), (frozen.width,)) as store:
+    kind = np.float16 if isinstance(frozen, Frozen) and frozen.inside else np.float32
+    with Store((cache or cache_folder()) / "features" / frozen.key(), (frozen.width,), kind) as store:
         network = _Network(frozen, store, len(data) * views)
         for picture in pictures.each(data, _Views(frozen.preprocess, store, views, seed), watch):
             if picture.made is None:
@@ -122,7 +125,7 @@ class _Views:
 
     def __call__(self, raw: bytes | NDArray[np.uint8]) -> _Seen:
         digest = table.digest(raw)
-        wanted = {view: (digest, _view_id(self.seed, view)) for view in range(self.views)}
+        wanted = {view: (digest, view_id(self.seed, view)) for view in range(self.views)}
         missing = {view: key for view, key in wanted.items() if key not in self.store}
         if not missing:
             return _Seen(digest, [])
@@ -141,7 +144,7 @@ class _Views:
 class _Network:
     """Gathers pictures into batches, runs the frozen network on them, and stores what it says."""
 
-    def __init__(self, frozen: Features, store: Store, expected: int) -> None:
+    def __init__(self, frozen: Features | Frozen, store: Store, expected: int) -> None:
         self.frozen, self.store, self.expected = frozen, store, expected
         self.waiting: list[tuple[Key, NDArray[np.uint8]]] = []
         self.computed = 0
@@ -167,7 +170,7 @@ class _Network:
         self.computed += count
 
 
-def _view_id(seed: int, view: int) -> int:
+def view_id(seed: int, view: int) -> int:
     """The number under which a view is stored: the two fixed ones as they are, a random one by its seed."""
     if view in (seeded.CENTRE, seeded.MIRROR):
         return view

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
+from graft.data import dataset as table
+from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, VALID, Dataset
 from graft.data.duplicates import near_duplicates
 from graft.data.split import folds, split
 from graft.errors import DataError
 from graft.training.embed import Embedded
 from graft.training.heads.problem import Problem, standardised
+from graft_runtime.card import MULTICLASS, MULTILABEL
 
 TEST_SHARE = 0.2
+VALID_SHARE = 0.15  # of the training part, where tuning needs pictures to choose by
 FOLDS = 4
 
 
@@ -40,7 +43,11 @@ class Findings:
 
 @dataclass(frozen=True)
 class Material:
-    """The good pictures with their features and groups; row i of all three is the same picture."""
+    """The good pictures with their features and groups; row i of all three is the same picture.
+
+    `train` are all pictures that a head may be solved on, and among them `valid` those that the user set aside for
+    choosing; `test` are for the score alone.
+    """
 
     data: Dataset
     embedded: Embedded
@@ -48,25 +55,52 @@ class Material:
     findings: Findings
     seed: int = 0
     train: NDArray[np.intp] = field(init=False)
+    valid: NDArray[np.intp] = field(init=False)
     test: NDArray[np.intp] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "train", self.data.part(TRAIN))
+        object.__setattr__(self, "train", self.data.part(TRAIN, VALID))
+        object.__setattr__(self, "valid", self.data.part(VALID))
         object.__setattr__(self, "test", self.data.part(TEST))
 
     def fingerprint(self) -> str:
         """A name for exactly these pictures with these labels, whatever their files are called."""
-        named = np.array(self.data.classes, dtype=str)[self.data.labels]
-        rows = sorted(zip((digest.tobytes().hex() for digest in self.embedded.digests), named.tolist(), strict=True))
+        names = [digest.tobytes().hex() for digest in self.embedded.digests]
+        rows = sorted(zip(names, _named(self.data), strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
-    def problems(self, widths: Sequence[int], views: int) -> dict[str, Problem]:
-        """The training part as a Problem for each choice of layers, all views of a picture in one unit and fold."""
-        labels, groups = self.data.labels[self.train], self.groups[self.train]
-        fold = folds(labels, groups, self.embedded.digests[self.train], FOLDS, self.seed)
+    def targets(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """What to train these pictures towards, [rows, classes]: 1 for each class that a picture shows."""
+        return table.targets(self.data.labels[rows], len(self.data.classes))
+
+    def inner(self, share: float = VALID_SHARE) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The training part as rows to tune on and rows held out to choose by.
+
+        The held out ones are the user's validation part, without the pictures of a class that the others lack; where
+        there is no such part, about `share` of each class. Then near-duplicates stay on one side, every class keeps a
+        picture to tune on, and with a handful of pictures nothing may be left to hold out.
+        """
+        if len(self.valid):
+            lacking = table.tally(self.data.labels[self.data.part(TRAIN)], len(self.data.classes)) == 0
+            needed = self.targets(self.valid)[:, lacking].any(axis=1)
+            held_out = self.valid[~needed]
+        else:
+            digests = self.embedded.digests[self.train]
+            part = split(self.data.labels[self.train], self.groups[self.train], digests, share, self.seed)
+            held_out = self.train[part == TEST]
+        return np.setdiff1d(self.train, held_out), held_out
+
+    def problems(self, widths: Sequence[int], views: int, rows: NDArray[np.intp] | None = None) -> dict[str, Problem]:
+        """The training part, or these rows of it, as a Problem for each choice of layers.
+
+        All views of a picture are in one unit and fold.
+        """
+        rows = self.train if rows is None else rows
+        labels, groups = self.data.labels[rows], self.groups[rows]
+        fold = folds(labels, groups, self.embedded.digests[rows], FOLDS, self.seed)
         whole = Problem(
-            standardised(self.embedded.chosen(self.train, views), widths),
-            np.repeat(labels.astype(np.int64), views),
+            standardised(self.embedded.chosen(rows, views), widths),
+            np.repeat(labels if labels.ndim == 2 else labels.astype(np.int64), views, axis=0),
             np.repeat(groups, views),
             np.repeat(fold, views),
             len(self.data.classes),
@@ -77,8 +111,10 @@ class Material:
 def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
     """Leave out the faults and what cannot be learned, find near-duplicates, and split.
 
-    Raises DataError when fewer than two classes are left, or a ready-made test part has a class of its own.
+    Raises DataError when fewer than two classes are left, a ready-made test part has a class of its own, or some
+    pictures have labels and others none that is known.
     """
+    _check_labelled(data)
     faults = data.named(embedded.faults)
     embedded = _by_content(embedded, data.labels)
     good = data.take(embedded.rows)
@@ -91,20 +127,34 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
         faults=faults,
         ignored=dict(data.ignored),
         alike=int((np.bincount(groups)[groups] > 1).sum()),
-        leaks=int(np.isin(groups[parted.part(TEST)], groups[parted.part(TRAIN)]).sum()),
+        leaks=int(np.isin(groups[parted.part(TEST)], groups[parted.part(TRAIN, VALID)]).sum()),
         missing=missing,
         untested=_untested(parted),
     )
-    if len(np.unique(groups[parted.part(TRAIN)])) < 2:
+    if len(np.unique(groups[parted.part(TRAIN, VALID)])) < 2:
         raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")
     if (good.split != UNSPLIT).any():
-        groups = _without_tests(groups, parted.part(TRAIN), embedded)
+        groups = _without_tests(groups, parted.part(TRAIN, VALID), embedded)
     return Material(parted, embedded, groups, findings, seed)
 
 
-def _by_content(embedded: Embedded, labels: NDArray[np.int32]) -> Embedded:
+def _check_labelled(data: Dataset) -> None:
+    unknown = int((data.labels == UNLABELLED).sum()) if data.task == MULTICLASS else 0
+    if 0 < unknown < len(data):
+        raise DataError(f"{unknown} of {len(data)} pictures have no label. Leave them out, or label them.")
+
+
+def _named(data: Dataset) -> list[Any]:
+    """The label of each picture in words; where there may be several, a list."""
+    names = np.array(data.classes, dtype=str)
+    if data.task == MULTILABEL:
+        return [names[row > 0].tolist() for row in data.labels]
+    return names[data.labels].tolist()
+
+
+def _by_content(embedded: Embedded, labels: NDArray[np.integer]) -> Embedded:
     """The pictures in the order of their contents: sums are then the same to the bit, whatever files are called."""
-    order = np.lexsort((labels[embedded.rows], *embedded.digests.T))
+    order = np.lexsort((*np.atleast_2d(labels[embedded.rows].T), *embedded.digests.T))
     return replace(embedded, rows=embedded.rows[order], digests=embedded.digests[order])
 
 
@@ -118,31 +168,34 @@ def _without_tests(groups: NDArray[np.int64], train: NDArray[np.intp], embedded:
 def _renumbered(good: Dataset, missing: Sequence[str], faults: dict[str, str]) -> Dataset:
     """The table without classes that lost all their pictures."""
     left = tuple(name for name in good.classes if name not in missing)
-    if len(left) < 2:
+    several = good.task == MULTILABEL
+    if len(left) < (1 if several else 2):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(faults.values()).most_common(5))
         raise DataError(
-            f"Fewer than two classes have a picture that can be used: {len(faults)} pictures were left out"
-            f"{f' ({reasons})' if reasons else ''}."
+            f"{'No class has' if several else 'Fewer than two classes have'} a picture that can be used: "
+            f"{len(faults)} pictures were left out{f' ({reasons})' if reasons else ''}."
         )
     number = {name: at for at, name in enumerate(left)}
-    table = np.array([number.get(name, -1) for name in good.classes], np.int32)
-    return replace(good, classes=left, labels=table[good.labels])
+    if several:
+        return replace(good, classes=left, labels=good.labels[:, [name in number for name in good.classes]])
+    renamed = np.array([number.get(name, -1) for name in good.classes], np.int32)
+    return replace(good, classes=left, labels=renamed[good.labels])
 
 
 def _parts(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed: int) -> NDArray[np.int8]:
-    """TRAIN or TEST for each picture: the user's own split where there is one, else one of ours.
+    """The part of each picture: the user's own split where there is one, else one of ours.
 
-    A validation part joins the training part, since the probe chooses by out-of-fold evidence; where there is no test
-    part it is the test part, untouched until the score.
+    Where there is no test part, the validation part is the test part, untouched until the score.
     """
     if (data.split == UNSPLIT).all():
         return split(data.labels, groups, digests, TEST_SHARE, seed)
-    held_out = TEST if (data.split == TEST).any() else VALID
-    return np.where(data.split == held_out, TEST, TRAIN).astype(np.int8)
+    if (data.split == TEST).any():
+        return np.where(data.split == UNSPLIT, TRAIN, data.split).astype(np.int8)
+    return np.where(data.split == VALID, TEST, TRAIN).astype(np.int8)
 
 
 def _check_known(data: Dataset) -> None:
-    trained = np.bincount(data.labels[data.part(TRAIN)], minlength=len(data.classes))
+    trained = table.tally(data.labels[data.part(TRAIN, VALID)], len(data.classes))
     if unknown := [name for name, count in zip(data.classes, trained, strict=True) if not count]:
         raise DataError(
             f"The training part has no usable picture of {', '.join(unknown)}, the test part has. "
@@ -151,5 +204,5 @@ def _check_known(data: Dataset) -> None:
 
 
 def _untested(data: Dataset) -> tuple[str, ...]:
-    tested = np.bincount(data.labels[data.part(TEST)], minlength=len(data.classes))
+    tested = table.tally(data.labels[data.part(TEST)], len(data.classes))
     return tuple(name for name, count in zip(data.classes, tested, strict=True) if not count)

@@ -28,16 +28,16 @@ Key = tuple[bytes, int]  # content of a picture, number of a view
 
 
 class Store:
-    """The rows of one frozen network, each float32 of the same shape.
+    """The rows of one frozen network, numbers of the same type and shape.
 
     A context manager. Raises OutputError when the disk is full or the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int]) -> None:
-        self.folder, self.shape = folder, tuple(shape)
+    def __init__(self, folder: Path, shape: Sequence[int], kind: type[np.floating] = np.float32) -> None:
+        self.folder, self.shape, self.kind = folder, tuple(shape), kind
         self.width = int(np.prod(self.shape))
         self._places: dict[Key, tuple[int, int, int]] = {}  # key: (part, row, checksum)
-        self._parts: list[NDArray[np.float32]] = []
+        self._parts: list[NDArray[np.floating]] = []
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._written = 0
@@ -66,10 +66,11 @@ class Store:
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, keys: Sequence[Key], rows: NDArray[np.float32]) -> None:
+    def add(self, keys: Sequence[Key], rows: NDArray[np.floating]) -> None:
         """Append rows [n, *shape]; numbers first, index second, so that what is indexed is whole."""
         numbers, index = self._files or self._open()
-        flat = np.ascontiguousarray(rows.reshape(len(keys), self.width), np.float32)
+        limits = np.finfo(self.kind)
+        flat = np.ascontiguousarray(rows.reshape(len(keys), self.width).clip(limits.min, limits.max), self.kind)
         entries = [(*key, zlib.crc32(row.tobytes())) for key, row in zip(keys, flat, strict=True)]
         try:
             numbers.write(flat.tobytes())
@@ -84,7 +85,7 @@ class Store:
 
     def read(self, keys: Sequence[Key]) -> NDArray[np.float32]:
         """The rows of these keys, [n, *shape], from disk; raises KeyError for one that is not there."""
-        out = np.empty((len(keys), self.width), np.float32)
+        out = np.empty((len(keys), self.width), np.float32)  # whatever the type on disk
         for at, key in enumerate(keys):
             part, row, _ = self._places[key]
             out[at] = self._part(part)[row]
@@ -100,12 +101,12 @@ class Store:
         except OSError as error:  # what a full disk did not take before, it does not take now
             raise self._full(error) from error
         if self._files:
-            self._parts[-1] = _mapped(self.folder / f"{self._name}.rows", self.width)
+            self._parts[-1] = self._mapped(self.folder / f"{self._name}.rows")
         self._files = None
 
     def _load(self, index: Path) -> None:
         raw = index.read_bytes()
-        numbers = _mapped(index.with_suffix(".rows"), self.width)
+        numbers = self._mapped(index.with_suffix(".rows"))
         whole = min(len(raw) // _ENTRY.itemsize, len(numbers))
         entries = np.frombuffer(raw, _ENTRY, count=whole)
         self._parts.append(numbers)
@@ -120,14 +121,20 @@ class Store:
         except OSError as error:
             raise self._full(error) from error
         self._files = files
-        self._parts.append(np.empty((0, self.width), np.float32))
+        self._parts.append(np.empty((0, self.width), self.kind))
         return files
 
-    def _part(self, part: int) -> NDArray[np.float32]:
+    def _part(self, part: int) -> NDArray[np.floating]:
         """The numbers of one part; the one being written is mapped anew when it has grown."""
         if self._files and part == len(self._parts) - 1 and len(self._parts[part]) < self._written:
-            self._parts[part] = _mapped(self.folder / f"{self._name}.rows", self.width)
+            self._parts[part] = self._mapped(self.folder / f"{self._name}.rows")
         return self._parts[part]
+
+    def _mapped(self, path: Path) -> NDArray[np.floating]:
+        size = np.dtype(self.kind).itemsize * self.width
+        rows = path.stat().st_size // size if path.exists() else 0
+        shape = (rows, self.width)
+        return np.memmap(path, self.kind, "r", shape=shape) if rows else np.empty((0, self.width), self.kind)
 
     def _full(self, error: OSError) -> OutputError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -136,11 +143,6 @@ class Store:
             f"{what}: features could not be cached in {self.folder}. {len(self):,} are kept there and will be used "
             f"next time. Free some space, or set GRAFT_CACHE to a folder on another disk."
         )
-
-
-def _mapped(path: Path, width: int) -> NDArray[np.float32]:
-    rows = path.stat().st_size // (4 * width) if path.exists() else 0
-    return np.memmap(path, np.float32, "r", shape=(rows, width)) if rows else np.empty((0, width), np.float32)
 
 
 def _age(path: Path) -> tuple[int, str]:

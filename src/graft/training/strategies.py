@@ -1,11 +1,55 @@
-"""The ways of transferring: each names a cut, a head and how to train what lies above the cut."""
+"""The ways of transferring. Each names where to start, what stays frozen in which phase, and how to train the rest.
+
+A strategy that trains is a start and a row of phases: `start` says where the weights come from, each `Phase` where the
+network is cut while it lasts. One loop (`training/loop.py`) runs them all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from graft.errors import UsageError
 from graft.training.heads.choose import check
+from graft.training.recipe import Recipe
+
+Start = Literal["solved", "fresh", "random"]  # the head is solved on features; it is new; the whole network is new
+Only = Literal["all", "adapters", "norms"]  # which parameters above the cut are trained
+
+MOST_VIEWS = 64
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Train what lies above `cut` for a share of the epochs, at `rate` times the recipe's rate.
+
+    With `views` the frozen half's outputs for so many views of each picture are computed once and kept; with 0 views
+    the pictures are augmented anew in each epoch and go through the whole network.
+    """
+
+    cut: str
+    share: float = 1.0
+    rate: float = 1.0
+    views: int = 0
+    only: Only = "all"
+
+
+@runtime_checkable
+class Training(Protocol):
+    """A strategy that trains: see `Tail` for a short one."""
+
+    recipe: ClassVar[Recipe]
+    start: ClassVar[Start]
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        """What to train, in order, for a network with these stages."""
+        ...
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The network with its own pretrained classes; nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +65,164 @@ class Probe:
     views: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.views <= 64:
-            raise UsageError(f"'views' must be from 1 to 64. Got {self.views}.")
+        _check_views(self.views, 1)
         check(self.head, self.layers)  # now, and not after minutes of embedding
 
 
-STRATEGIES = {"probe": Probe}
+@dataclass(frozen=True)
+class EarlyFeatures:
+    """A head on what an earlier stage says, or several stages at once ('blocks.2+blocks.4'); the rest is left out.
+
+    `at` names stages, indices or shares of the chain. `solver` is the probe's head; where a head to train is named
+    instead, it takes the place of everything after that stage, and `cut` says from which stage on training goes.
+    """
+
+    at: str = "0.5"
+    solver: str = "auto"
+    views: int = 1
+    cut: str = "head"
+    recipe: ClassVar[Recipe] = Recipe(epochs=20, rate=1e-3)
+    start: ClassVar[Start] = "fresh"
+
+    def __post_init__(self) -> None:
+        _check_views(self.views, 1)
+        check(self.solver, "auto")
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase(self.cut, views=self.views),)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Start from the solved head, then train the stages above the cut from cached outputs of those below."""
+
+    cut: str = "0.75"
+    views: int = 4
+    recipe: ClassVar[Recipe] = Recipe(epochs=12, rate=5e-4)
+    start: ClassVar[Start] = "solved"
+
+    def __post_init__(self) -> None:
+        _check_views(self.views, 0)
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase(self.cut, views=self.views),)
+
+
+@dataclass(frozen=True)
+class LpFt:
+    """Solve the head exactly, then fine-tune everything from there (Kumar et al. 2022)."""
+
+    cut: str = "0"
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=5e-4, layer_decay=0.9)
+    start: ClassVar[Start] = "solved"
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase(self.cut),)
+
+
+@dataclass(frozen=True)
+class TwoPhase:
+    """A new head first, with everything frozen; then all unfrozen at a lower rate."""
+
+    first: float = 0.3
+    lower: float = 0.1
+    recipe: ClassVar[Recipe] = Recipe(epochs=10, rate=2e-3)
+    start: ClassVar[Start] = "fresh"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first < 1:
+            raise UsageError(f"'first', the head's share of the epochs, must be between 0 and 1. Got {self.first}.")
+        if not 0 < self.lower <= 1:
+            raise UsageError(f"'lower', a factor of the rate, must be above 0 and at most 1. Got {self.lower}.")
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase("head", self.first, views=4), Phase("0", 1 - self.first, self.lower))
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Unfreeze from the top: the head, then stage by stage (Howard and Ruder 2018), in `steps` phases."""
+
+    steps: int = 4
+    recipe: ClassVar[Recipe] = Recipe(epochs=12, rate=1e-3, layer_decay=0.9)
+    start: ClassVar[Start] = "fresh"
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise UsageError(f"'steps' must be at least 2: the head, and everything. Got {self.steps}.")
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        places = [round(len(chain) * (1 - step / (self.steps - 1))) for step in range(self.steps)]
+        cuts = ["head" if place == len(chain) else str(place) for place in dict.fromkeys(places)]
+        return tuple(Phase(cut, 1 / len(cuts), views=2 if cut != "0" else 0) for cut in cuts)
+
+
+@dataclass(frozen=True)
+class Full:
+    """A new head on the pretrained network, everything trained at once."""
+
+    recipe: ClassVar[Recipe] = Recipe(epochs=10, rate=1e-3)
+    start: ClassVar[Start] = "fresh"
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase("0"),)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Random weights, everything trained: what the pictures alone can teach. The honest baseline."""
+
+    recipe: ClassVar[Recipe] = Recipe(epochs=30, rate=2e-3, weight_decay=0.05, batch_norm="train")
+    start: ClassVar[Start] = "random"
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase("0"),)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters beside the weights of the stages above the cut (Hu et al. 2022); merged at the end."""
+
+    rank: int = 8
+    cut: str = "0"
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=1e-3, weight_decay=0.0)
+    start: ClassVar[Start] = "solved"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError(f"'rank' must be at least 1. Got {self.rank}.")
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase(self.cut, only="adapters"),)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Only normalisation layers and biases above the cut (Frankle et al. 2021; Ben Zaken et al. 2022), and the head."""
+
+    cut: str = "0"
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=1e-3, weight_decay=0.0)
+    start: ClassVar[Start] = "solved"
+
+    def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
+        return (Phase(self.cut, only="norms"),)
+
+
+STRATEGIES = {
+    "direct": Direct,
+    "probe": Probe,
+    "early-features": EarlyFeatures,
+    "tail": Tail,
+    "lp-ft": LpFt,
+    "two-phase": TwoPhase,
+    "gradual": Gradual,
+    "full": Full,
+    "scratch": Scratch,
+    "lora": Lora,
+    "norm": Norm,
+}
+
+
+def _check_views(views: int, least: int) -> None:
+    if not least <= views <= MOST_VIEWS:
+        raise UsageError(f"'views' must be from {least} to {MOST_VIEWS}. Got {views}.")

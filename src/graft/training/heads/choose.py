@@ -14,6 +14,7 @@ from graft.training.heads import logistic, ridge
 from graft.training.heads.problem import Problem, Solution
 
 NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp")
+ONE_LABEL = ("knn",)  # heads that count votes for one class of each picture
 LAYERS = ("auto", "last", "all")
 REFINED = 1e8  # 'auto' tries logistic regression too up to so many products per step: about 10 s on two cores
 
@@ -37,6 +38,11 @@ class Chosen:
         """Share of out-of-fold answers that are right."""
         return self.solution.accuracy(self.problem.labels)
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the out-of-fold answers are worth, by names for a report."""
+        return self.solution.figures(self.problem.labels)
+
 
 def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
     """Solve the asked head on the asked layers; with 'auto', let the lowest out-of-fold log-loss decide.
@@ -44,7 +50,7 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
     Ridge decides between the layers, as it takes the shortest; on these, logistic regression may then do better.
     Raises UsageError for an unknown name and DataError where the features exceed what the head can hold in memory.
     """
-    check(head, layers)
+    check(head, layers, several=any(problem.several for problem in problems.values()))
     if head not in ("auto", "ridge") and not all(problem.fits_in_memory for problem in problems.values()):
         raise DataError(f"The head {head!r} needs all features in memory, and there are too many. Use head=ridge.")
     wanted = problems if layers == "auto" else {layers: problems[layers]}
@@ -72,10 +78,13 @@ def _cost(problem: Problem) -> int:
     return len(problem) * min(len(problem), problem.width) * problem.classes
 
 
-def check(head: str, layers: str) -> None:
-    """Raises UsageError for a head or a choice of layers that there is not."""
+def check(head: str, layers: str, several: bool = False) -> None:
+    """Raises UsageError for a head or a choice of layers that there is not, or not for several labels a picture."""
     if head not in NAMES:
         raise UsageError(f"There is no head {head!r}. There are {', '.join(NAMES)}.")
+    if several and head in ONE_LABEL:
+        able = ", ".join(name for name in NAMES if name not in ONE_LABEL)
+        raise UsageError(f"The head {head!r} takes one label for each picture. Several labels are taken by {able}.")
     if layers not in LAYERS:
         raise UsageError(f"Layers are {', '.join(LAYERS)}. Got {layers!r}.")
 
@@ -85,6 +94,5 @@ def _line(layers: str, solution: Solution, problem: Problem) -> dict[str, Any]:
         "head": solution.name,
         "layers": layers,
         "strength": solution.strength,
-        "out_of_fold_loss": solution.loss,
-        "out_of_fold_accuracy": solution.accuracy(problem.labels),
+        **solution.figures(problem.labels),
     }

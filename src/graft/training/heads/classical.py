@@ -1,7 +1,8 @@
 """The other heads, mostly by scikit-learn: SVM, LDA, nearest mean, nearest neighbours, and a small MLP.
 
 All go the same way: for each strength, fit on all folds but one and answer for that one; keep the strength whose
-answers have the lowest calibrated log-loss; fit on everything; turn the result into a torch head.
+answers have the lowest calibrated log-loss; fit on everything; turn the result into a torch head. Several labels are
+learned each against the rest, or by an MLP all at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from graft.training.heads.ridge import linear_head, standardising
 
 PATIENCE = 2  # strengths without a gain before the path is given up
 HIDDEN = (256,)
+LOOSE_BIAS = 10  # of an SVM against the rest: it must reach what most pictures say, and liblinear shrinks it
 
 Fitted = Any  # a fitted scikit-learn estimator
 Logits = NDArray[np.float64]
@@ -49,7 +52,7 @@ class _Method:
 def _linear(problem: Problem, fitted: Fitted) -> Head:
     """Two classes come with one score: the first class then gets its opposite."""
     weight, bias = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
-    both = len(weight) == 1
+    both = len(weight) < problem.classes
     return linear_head(problem, np.r_[-weight, weight] if both else weight, np.r_[-bias, bias] if both else bias)
 
 
@@ -64,7 +67,7 @@ def _mlp(problem: Problem, fitted: Fitted) -> Head:
     layers = [layer for layer in head.judge if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
     with torch.no_grad():
         for layer, weight, bias in zip(layers, fitted.coefs_, fitted.intercepts_, strict=True):
-            both = layer is layers[-1] and weight.shape[1] == 1
+            both = layer is layers[-1] and weight.shape[1] < problem.classes
             layer.weight.copy_(torch.as_tensor(np.c_[-weight, weight].T if both else weight.T))
             layer.bias.copy_(torch.as_tensor(np.r_[-bias, bias] if both else bias))
     return standardising(head, problem)
@@ -118,25 +121,69 @@ _METHODS = {
 }
 
 NAMES = tuple(_METHODS)
+TOGETHER = ("mlp",)  # learns several labels at once; the others learn each against the rest
+
+
+@dataclass(frozen=True)
+class _EachAgainstTheRest:
+    """Linear heads that tell the pictures with a label from those without, stacked as scikit-learn would."""
+
+    coef_: NDArray[np.float64]
+    intercept_: NDArray[np.float64]
+
+
+def _fitted(name: str, problem: Problem, rows: NDArray[np.bool_], strength: float) -> Fitted:
+    """The estimator of this name, fitted on some rows."""
+    features, labels = problem.matrix[rows], problem.labels[rows]
+    estimator = partial(_METHODS[name].make, strength, len(labels))
+    if not problem.several:
+        return estimator().fit(features, labels)
+    if name in TOGETHER:
+        return estimator().fit(features, labels if problem.classes > 1 else labels[:, 0])
+    lines = [_against_the_rest(name, problem, estimator, features, there) for there in labels.T]
+    return _EachAgainstTheRest(np.stack([line[0] for line in lines]), np.array([line[1] for line in lines]))
+
+
+def _against_the_rest(
+    name: str,
+    problem: Problem,
+    estimator: Callable[[], Any],
+    features: NDArray[np.float32],
+    there: NDArray[np.integer],
+) -> tuple[NDArray[np.float64], float]:
+    """(weight, bias) by which the second of two classes exceeds the first; all alike have only their prior odds."""
+    hits, count = int(there.sum()), len(there)
+    if hits in (0, count):
+        return np.zeros(features.shape[1]), float(np.log((hits + 0.5) / (count - hits + 0.5)))
+    binary = estimator()
+    if isinstance(binary, LinearSVC):
+        binary.intercept_scaling = LOOSE_BIAS
+    head = _METHODS[name].head(replace(problem, classes=2), binary.fit(features, there.astype(np.int64)))
+    weight, bias = (each.detach().double().numpy() for each in head.judge.parameters())
+    return weight[1] - weight[0], float(bias[1] - bias[0])
 
 
 def solve(name: str, problem: Problem) -> Solution:
     """The head of this name with the strength that its out-of-fold answers speak for."""
-    method = _METHODS[name]
     small, axes = compact(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a path's rough start need not converge to be of use
-        strength, logits, loss = _path(method, small)
-        fitted = method.make(strength, len(small)).fit(small.matrix, small.labels)
-    return Solution(name, float(strength), expand(method.head(small, fitted), axes, problem), logits, loss)
+        strength, logits, loss = _path(name, small)
+        fitted = _fitted(name, small, np.ones(len(small), bool), strength)
+    return Solution(name, float(strength), expand(_head(name, small, fitted), axes, problem), logits, loss)
 
 
-def _path(method: _Method, problem: Problem) -> tuple[float, Logits, float]:
+def _head(name: str, problem: Problem, fitted: Fitted) -> Head:
+    return (_linear if isinstance(fitted, _EachAgainstTheRest) else _METHODS[name].head)(problem, fitted)
+
+
+def _path(name: str, problem: Problem) -> tuple[float, Logits, float]:
     """(strength, out-of-fold logits, log-loss) of the best strength."""
-    best = (method.strengths[0], np.zeros((len(problem), problem.classes)), np.inf)
+    strengths = _METHODS[name].strengths
+    best = (strengths[0], np.zeros((len(problem), problem.classes)), np.inf)
     worse = 0
-    for strength in method.strengths:
-        logits = _out_of_fold(method, problem, strength)
+    for strength in strengths:
+        logits = _out_of_fold(name, problem, strength)
         loss = temperature(logits, problem.labels)[1]
         worse = 0 if loss < best[2] else worse + 1
         best = min(best, (strength, logits, loss), key=lambda entry: entry[2])
@@ -145,21 +192,21 @@ def _path(method: _Method, problem: Problem) -> tuple[float, Logits, float]:
     return best
 
 
-def _out_of_fold(method: _Method, problem: Problem, strength: float) -> Logits:
+def _out_of_fold(name: str, problem: Problem, strength: float) -> Logits:
     logits = np.zeros((len(problem), problem.classes))
     for fold in np.unique(problem.folds):
         inside, outside = problem.folds != fold, problem.folds == fold
-        if len(np.unique(problem.labels[inside])) < 2:  # nothing to tell apart: these pictures get no opinion
+        labels = problem.labels[inside]
+        if (labels == labels[0]).all():  # nothing to tell apart: these pictures get no opinion
             continue
-        model = method.make(strength, int(inside.sum())).fit(problem.matrix[inside], problem.labels[inside])
-        logits[outside] = _logits(method, problem, model, outside)
+        logits[outside] = _logits(name, problem, _fitted(name, problem, inside, strength), outside)
     return logits
 
 
-def _logits(method: _Method, problem: Problem, fitted: Fitted, rows: NDArray[np.bool_]) -> Logits:
+def _logits(name: str, problem: Problem, fitted: Fitted, rows: NDArray[np.bool_]) -> Logits:
     """What the fitted model says, by the very head that would be saved; classes unknown to it get the lowest logit."""
-    known = fitted.classes_
-    head = method.head(replace(problem, classes=len(known)), fitted)
+    known = np.arange(problem.classes) if problem.several else fitted.classes_
+    head = _head(name, replace(problem, classes=len(known)), fitted)
     with torch.inference_mode():
         said = head.judge(torch.as_tensor(problem.matrix[rows])).double().numpy()
     full = np.full((len(said), problem.classes), said.min(initial=0.0))

@@ -1,8 +1,9 @@
 """Multinomial logistic regression: all folds and the final model in one go, down a path of weaker penalties.
 
 Reading the features is what costs, so each product with them serves every fold at once; a fold is a column of weights
-that ignores its own pictures. Each step of the path starts where the last one ended. The weights are those of
-scikit-learn (a test compares), which would read the features once more for each fold and penalty.
+that ignores its own pictures. Of several labels each is a regression of its own, all with one penalty. Each step of
+the path starts where the last one ended. The weights are those of scikit-learn (a test compares), which would read
+the features once more for each fold and penalty.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ def solve(problem: Problem) -> Solution:
 def _along_the_path(problem: Problem) -> Solution:
     small, axes = compact(problem)
     features = functional.pad(torch.from_numpy(small.matrix), (0, 1), value=1.0)  # the bias is one more feature
-    labels, shares = torch.from_numpy(problem.labels), _shares(problem)
+    targets = torch.from_numpy(problem.targets if problem.several else problem.labels)
+    shares = _shares(problem)
     weights = torch.zeros(shares.shape[1], problem.classes, features.shape[1])
     best, worse = None, 0
     for strength in STRENGTHS:
-        weights = _minimised(features, labels, shares, float(strength), weights)
+        weights = _minimised(features, targets, shares, float(strength), weights)
         logits = _out_of_fold(features, weights, shares)
         loss = temperature(logits, problem.labels)[1]
         worse = worse + 1 if best and loss >= best[0] else 0
@@ -60,24 +62,31 @@ def _shares(problem: Problem) -> Tensor:
     return torch.from_numpy((inside / np.maximum(inside.sum(axis=0), 1)).astype(np.float32))
 
 
-def _minimised(features: Tensor, labels: Tensor, shares: Tensor, strength: float, start: Tensor) -> Tensor:
+def _minimised(features: Tensor, targets: Tensor, shares: Tensor, strength: float, start: Tensor) -> Tensor:
     """Weights [models, classes, features] of all models at this penalty."""
     weights = start.clone().requires_grad_()
     penalty = torch.full((features.shape[1],), strength / 2)
     penalty[-1] *= LOOSE_BIAS
-    repeated = labels[:, None].expand(-1, len(start))
     search = torch.optim.LBFGS([weights], max_iter=STEPS, tolerance_grad=1e-4, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
         logits = (features @ weights.flatten(0, 1).T).unflatten(1, start.shape[:2])
-        errors = functional.cross_entropy(logits.movedim(2, 1), repeated, reduction="none")
-        total = (errors * shares).sum() + (weights.square() * penalty).sum()
+        total = (_errors(logits, targets) * shares).sum() + (weights.square() * penalty).sum()
         total.backward()
         return total
 
     search.step(loss)  # pyright: ignore[reportArgumentType]
     return weights.detach()
+
+
+def _errors(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy [n, models] of logits [n, models, classes]; of several labels [n, classes] the sum over all."""
+    if targets.ndim == 1:
+        repeated = targets[:, None].expand(-1, logits.shape[1])
+        return functional.cross_entropy(logits.movedim(2, 1), repeated, reduction="none")
+    every = targets[:, None].expand_as(logits)
+    return functional.binary_cross_entropy_with_logits(logits, every, reduction="none").sum(dim=2)
 
 
 def _out_of_fold(features: Tensor, weights: Tensor, shares: Tensor) -> NDArray[np.float64]:

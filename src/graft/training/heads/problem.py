@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from graft.data import dataset as table
 from graft.data.duplicates import Rows, blocks, moments
+from graft.model.multilabel import mean_average_precision
 from graft.networks.head import Head
 
 TOP = 1 << 30  # bytes of features that a solver may hold in memory; beyond it only ridge, which streams, applies
@@ -54,10 +56,11 @@ class Problem:
     """Standardised training features [n, d] and everything an honest solver needs beside them.
 
     `units` number what must not be torn apart: all views of a picture and its near-duplicates. `folds` respect them.
+    `labels` are one class for each row [n], or 0 and 1 for each row and class [n, classes].
     """
 
     features: Standardised
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer]
     units: NDArray[np.int64]
     folds: NDArray[np.int8]
     classes: int
@@ -69,6 +72,16 @@ class Problem:
     def width(self) -> int:
         """How many features there are."""
         return len(self.features.columns)
+
+    @property
+    def several(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    @cached_property
+    def targets(self) -> NDArray[np.float32]:
+        """The labels as a matrix [n, classes] of 0 and 1."""
+        return table.targets(self.labels, self.classes)
 
     @property
     def fits_in_memory(self) -> bool:
@@ -117,6 +130,14 @@ class Solution:
     logits: NDArray[np.float64]
     loss: float
 
-    def accuracy(self, labels: NDArray[np.int64]) -> float:
-        """Share of out-of-fold answers that are right."""
-        return float((self.logits.argmax(axis=1) == labels).mean())
+    def accuracy(self, labels: NDArray[np.integer]) -> float:
+        """Share of out-of-fold answers that are right; of several labels, each is an answer of its own."""
+        answers = self.logits.argmax(axis=1) if labels.ndim == 1 else self.logits > 0
+        return float((answers == labels).mean())
+
+    def figures(self, labels: NDArray[np.integer]) -> dict[str, float]:
+        """What the out-of-fold answers are worth, by names for a report; several labels also have a ranking."""
+        found = {"out_of_fold_loss": self.loss, "out_of_fold_accuracy": self.accuracy(labels)}
+        if labels.ndim == 2:
+            found["out_of_fold_mean_average_precision"] = mean_average_precision(self.logits, labels)
+        return found

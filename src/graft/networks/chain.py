@@ -1,0 +1,84 @@
+"""A network as a chain of stages: the largest repeated parts, in the order in which a forward pass meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from graft.networks.network import Backbone, Features, heard
+
+_STACKS = (nn.Sequential, nn.ModuleList)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One link of the chain: its name in the backbone, the shape of what it hands on, and its parameters."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+@torch.no_grad()
+def stages(backbone: Backbone) -> list[Stage]:
+    """The chain of stages in the order in which a forward pass first meets them."""
+    module = backbone.module
+    names = list(_blocks(module))  # none lies inside another, so that they end in the order in which they begin
+    with still(module), heard(module, names) as outputs:  # in the order in which they were first heard
+        module(backbone.example().to(next(module.parameters())))
+    return [
+        Stage(name, tuple(output.shape[1:]), _size(module.get_submodule(name)))
+        for name, output in outputs.items()
+        if isinstance(output, Tensor)
+    ]
+
+
+def layers(chain: Sequence[Stage], most: int = 8) -> tuple[str, ...]:
+    """The stages worth pooling: the last one of each resolution or width, evenly thinned to at most `most`.
+
+    A network of one width throughout (a ViT) gives four, evenly spaced.
+    """
+    ends = [a.name for a, b in pairwise(chain) if a.shape != b.shape]
+    if len(ends) < 4:
+        ends = [chain[len(chain) * quarter // 4 - 1].name for quarter in (1, 2, 3, 4) if len(chain) * quarter >= 4]
+    step = max(1, -(-len(ends) // most))
+    return tuple(dict.fromkeys(reversed(ends[::-1][::step])))
+
+
+def probed(backbone: Backbone) -> Features:
+    """The backbone as a probe sees it: frozen whole, with the features of all its layers."""
+    return Features(backbone.module, backbone.preprocess, layers(stages(backbone)))
+
+
+@contextmanager
+def still(module: nn.Module) -> Iterator[None]:
+    """In eval mode for a while, so that looking changes no statistics; then each part as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _blocks(module: nn.Module, name: str = "", whole: int = 0) -> Iterator[str]:
+    """Names of the largest repeated parts: open stacks, and whatever holds a stack and half of the network."""
+    size = _size(module)
+    whole = whole or size
+    stack = isinstance(module, _STACKS) and len(module) > 1
+    trunk = 2 * size > whole and any(isinstance(child, _STACKS) for child in module.children())
+    if not name or stack or trunk:
+        for child_name, child in module.named_children():
+            yield from _blocks(child, f"{name}.{child_name}" if name else child_name, whole)
+    elif size:
+        yield name
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,69 @@
+"""What a person chose for a training, as texts that can be written down and as the values that they stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from graft import spec
+from graft.data.augment import Augment
+from graft.errors import UsageError
+from graft.networks import catalog
+from graft.networks.head import HEADS, Design
+from graft.training.recipe import Recipe
+from graft.training.strategies import STRATEGIES, EarlyFeatures, Training
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Strategy, head, recipe, backbone and seed: with the same pictures they make the same classifier."""
+
+    strategy: str = "probe"
+    head: str = ""
+    recipe: str = ""
+    backbone: str = catalog.DEFAULT
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"The seed must be from 0 to 2^64 - 1. Got {self.seed}.")
+
+    @classmethod
+    def of(cls, written: dict[str, Any], **given: Any) -> Self:
+        """Choices that were written down, but for those given now (None: not given)."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        kept = {name: value for name, value in written.items() if name in known}
+        return cls(**kept | {name: value for name, value in given.items() if value is not None})
+
+    @cached_property
+    def plan(self) -> Any:
+        """The strategy."""
+        return spec.parse(self.strategy, STRATEGIES)
+
+    @cached_property
+    def design(self) -> Design | None:
+        """The head to train, if one was named."""
+        return spec.parse(self.head, HEADS, "head") if self.head else None
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be, or does not go together: now, and not after minutes of embedding."""
+        if self.head and not isinstance(self.plan, Training):
+            raise UsageError(f"--head is for strategies that train. {self.strategy!r} takes its own, see its options.")
+        if self.recipe and not self.trains:
+            raise UsageError(
+                f"A recipe is for training, and {self.strategy!r} trains nothing. Choose tail, for instance."
+            )
+        if self.settings:
+            Augment.parse(self.settings.augment)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the loop runs. Early features are solved unless a head to train is named."""
+        return isinstance(self.plan, Training) and (not isinstance(self.plan, EarlyFeatures) or bool(self.head))
+
+    @cached_property
+    def settings(self) -> Recipe | None:
+        """The strategy's recipe with what was changed in it; None where nothing is trained."""
+        return spec.change(self.plan.recipe, self.recipe, "The recipe") if self.trains else None

@@ -1,0 +1,122 @@
+"""Losses: logits and targets, both [n, classes], become one number for each picture, for the loop to weigh.
+
+'multiclass': each picture is of one class, and the chances of all classes sum to 1 (softmax). 'multilabel': each class
+is a question of its own (sigmoid). Targets are chances: one-hot, multi-hot or anything between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+from graft.errors import UsageError
+from graft.training.recipe import Recipe
+
+Task = Literal["multiclass", "multilabel"]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+GAMMA = 2.0  # of the focal loss (Lin et al. 2017)
+GAMMA_NEGATIVE, MARGIN = 4, 0.05  # of the asymmetric loss (Ridnik et al. 2021), which leaves the positives as they are
+TINY = 1e-8  # a chance below it counts as this
+
+
+def loss_of(recipe: Recipe, task: Task) -> Loss:
+    """The loss that the recipe names, with its smoothing; 'auto' is cross-entropy or, for multilabel, bce.
+
+    With one class for each picture 'bce' and 'asymmetric' ask "this class or not?" once for each class
+    (Wightman et al. 2021). Smoothing moves the targets of every loss: towards 1/classes, or towards 1/2 where each
+    class is asked for by itself.
+    """
+    name = _name(recipe, task)
+    legal = {**_SIGMOID, **_SOFTMAX} if task == "multiclass" else _SIGMOID
+    if name not in legal:
+        kind = "one class for each picture" if task == "multiclass" else "several labels for each picture"
+        raise UsageError(f"'loss' must be one of auto, {', '.join(sorted(legal))} with {kind}. Got {name!r}.")
+    loss, alone = legal[name], one_vs_rest(recipe, task)
+
+    def smoothed(logits: Tensor, targets: Tensor) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision has no room for logs
+        neutral = 1 / 2 if alone else 1 / targets.shape[1]
+        return loss(logits, targets * (1 - recipe.smoothing) + neutral * recipe.smoothing)
+
+    return smoothed
+
+
+def one_vs_rest(recipe: Recipe, task: Task) -> bool:
+    """Whether the loss asks for each class by itself (sigmoid), and not for one among all (softmax)."""
+    return task == "multilabel" or _name(recipe, task) not in _SOFTMAX
+
+
+def penalty(parameters: Sequence[Tensor], starts: Sequence[Tensor], recipe: Recipe) -> Tensor | None:
+    """l1 * sum |w| + l2_sp / 2 * sum (w - start)^2 (Xuhong et al. 2018); None, at no cost, where both are 0."""
+    parts: list[Tensor] = []
+    if recipe.l1:
+        parts += [recipe.l1 * weight.abs().sum() for weight in parameters]
+    if recipe.l2_sp:
+        pairs = zip(parameters, starts, strict=True)
+        parts += [recipe.l2_sp / 2 * (weight - start).square().sum() for weight, start in pairs]
+    return torch.stack(parts).sum() if parts else None
+
+
+def _name(recipe: Recipe, task: Task) -> str:
+    if recipe.loss != "auto":
+        return recipe.loss
+    return "cross-entropy" if task == "multiclass" else "bce"
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _kl(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.kl_div(logits.log_softmax(1), targets, reduction="none").sum(1)
+
+
+def _softmax_focal(logits: Tensor, targets: Tensor) -> Tensor:
+    logs = logits.log_softmax(1)
+    return -(targets * (1 - logs.exp()) ** GAMMA * logs).sum(1)
+
+
+def _softmax_mse(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.softmax(1) - targets).square().sum(1)
+
+
+def _bce(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+
+
+def _sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
+    # alpha=-1: no weight for the positives, so that gamma 0 is bce; that is what `balance` is for
+    return sigmoid_focal_loss(logits, targets, alpha=-1, gamma=GAMMA).mean(1)
+
+
+def _sigmoid_mse(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.sigmoid() - targets).square().sum(1)
+
+
+def _asymmetric(logits: Tensor, targets: Tensor) -> Tensor:
+    """timm's AsymmetricLossMultiLabel for each picture: by itself it gives one per picture only in newer versions."""
+    yes = logits.sigmoid()
+    no = (1 - yes + MARGIN).clamp(max=1)  # negatives that are easy by the margin count nothing
+    error = targets * yes.clamp(min=TINY).log() + (1 - targets) * no.clamp(min=TINY).log()
+    miss = 1 - yes * targets - no * (1 - targets)
+    return -(error * miss ** (GAMMA_NEGATIVE * (1 - targets))).sum(1)
+
+
+_SOFTMAX: dict[str, Loss] = {
+    "cross-entropy": _cross_entropy,
+    "focal": _softmax_focal,
+    "kl": _kl,
+    "mse": _softmax_mse,
+}
+_SIGMOID: dict[str, Loss] = {
+    "asymmetric": _asymmetric,
+    "bce": _bce,
+    "focal": _sigmoid_focal,
+    "mse": _sigmoid_mse,
+}

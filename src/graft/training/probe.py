@@ -1,0 +1,93 @@
+"""Solved heads on a frozen backbone: the probe, on all layers or on earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.dataset import Labels
+from graft.networks.chain import layers, stages
+from graft.networks.network import Backbone, Features, Network
+from graft.progress import Watch
+from graft.training.choices import Choices
+from graft.training.early import early
+from graft.training.embed import embed
+from graft.training.heads.choose import Chosen, choose
+from graft.training.material import Material
+from graft.training.strategies import EarlyFeatures, Probe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that learned; what it says, [n, classes], of pictures that it did not learn from; and what was chosen.
+
+    `labels` are those of the same pictures. `columns` of the material's cached features are what its head reads, None
+    where they are not cached. `record` is for the report, `solved` for the card: plain values.
+    """
+
+    network: Network
+    material: Material
+    logits: NDArray[np.float64]
+    labels: Labels
+    record: dict[str, Any]
+    solved: dict[str, Any] = field(default_factory=dict)
+    columns: NDArray[np.intp] | None = None
+
+
+def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch) -> Trained:
+    """The best head on what the frozen network says, by out-of-fold evidence.
+
+    It reads the backbone's layers, or the early stages that the strategy names.
+    """
+    plan, chain = choices.plan, stages(backbone)
+    if isinstance(plan, EarlyFeatures):
+        frozen, head, read = early(plan.at, backbone, chain), plan.solver, "all"
+    else:
+        plan = plan if isinstance(plan, Probe) else Probe()
+        frozen, head, read = Features(backbone.module, backbone.preprocess, layers(chain)), plan.head, plan.layers
+    material = embedded_by(frozen, material, plan.views, choices.seed, watch)
+    chosen = choose(head, read, material.problems(frozen.widths, plan.views))
+    return Trained(
+        network=Network(read_by(frozen, chosen), chosen.solution.head).eval(),
+        material=material,
+        logits=chosen.solution.logits[:: plan.views],  # view 0 is what a prediction sees
+        labels=material.data.labels[material.train],
+        record=record(chosen, frozen),
+        solved={"solver": chosen.solution.name, "strength": chosen.solution.strength},
+        columns=chosen.columns,
+    )
+
+
+def embedded_by(frozen: Features, material: Material, views: int, seed: int, watch: Watch) -> Material:
+    """The material with this network's features: those of view 0 for every picture, of all views for training."""
+    store = material.embedded.store
+    if store.folder.name != frozen.key():
+        store = embed(frozen, material.data, seed=seed, watch=watch).store
+    if views > 1:
+        store = embed(frozen, material.data.take(material.train), views=views, seed=seed, watch=watch).store
+    return replace(material, embedded=replace(material.embedded, store=store))
+
+
+def read_by(frozen: Features, chosen: Chosen) -> Features:
+    """The features that the chosen head reads."""
+    layers: Sequence[str] = frozen.layers if chosen.layers == "all" else ()
+    return Features(frozen.backbone, frozen.preprocess, layers, top=frozen.top, pool=frozen.pool)
+
+
+def record(chosen: Chosen, frozen: Features) -> dict[str, Any]:
+    """What was chosen, and what else was tried."""
+    return {
+        "layers": [*read_by(frozen, chosen).layers, *(["last"] if frozen.top else [])],
+        "head": {
+            "name": chosen.solution.name,
+            "strength": chosen.solution.strength,
+            "layers": chosen.layers,
+            "tried": chosen.tried,
+        },
+        "out_of_fold_accuracy": chosen.accuracy,
+        "out_of_fold_loss": chosen.solution.loss,
+    }

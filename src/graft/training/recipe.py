@@ -1,0 +1,88 @@
+"""Everything that training needs beside the network and the pictures, as one line of text or a frozen dataclass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from graft.errors import UsageError
+
+Auto = Literal["auto"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("sgd", "momentum", "nesterov", "adam", "adamw", "adagrad", "adadelta", "rmsprop"),
+    "schedule": ("constant", "step", "multi-step", "cosine", "restarts", "one-cycle", "plateau", "high-low"),
+    "loss": ("auto", "cross-entropy", "focal", "mse", "kl", "bce", "asymmetric"),
+    "balance": ("none", "weights", "sampler", "logits"),
+    "batch_norm": ("frozen", "train"),
+    "metric": ("loss", "accuracy", "balanced-accuracy", "macro-f1", "micro-f1", "auc", "map"),
+    "blend": ("auto", "none"),
+}
+SHARES = ("warmup", "smoothing", "ema")  # from 0 to below 1
+POSITIVE = ("epochs", "accumulate")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Rates are those of the head; `layer_decay` multiplies them once for each stage further down.
+
+    `epochs` passes over the pictures in steps of `batch`, of which `accumulate` make one update. `rate=auto` finds the
+    rate by a range test (Smith 2017). `warmup` is the share of all updates in which the rate rises from 0. `patience`
+    stops after so many epochs without a better `metric` on the validation pictures (0: never); the best epoch counts
+    in any case. `blend=auto` also tries the mean of the epochs, and weights between the start and the best epoch
+    (Wortsman et al. 2022, WiSE-FT), and keeps what the validation pictures speak for. `teacher` is the folder of a
+    saved classifier whose probabilities are the targets of `loss=kl`.
+    """
+
+    epochs: int = 10
+    batch: int | Auto = "auto"
+    optimizer: str = "adamw"
+    rate: float | Auto = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    layer_decay: float = 1.0
+    weight_decay: float = 0.01
+    l1: float = 0.0
+    l2_sp: float = 0.0
+    clip: float = 1.0
+    accumulate: int = 1
+    ema: float = 0.0
+    loss: str = "auto"
+    smoothing: float = 0.0
+    teacher: str = ""
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    balance: str = "none"
+    augment: str = "light"
+    batch_norm: str = "frozen"
+    metric: str = "loss"
+    patience: int = 0
+    blend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, legal in CHOICES.items():
+            if getattr(self, name) not in legal:
+                raise UsageError(f"{name!r} must be one of {', '.join(legal)}. Got {getattr(self, name)!r}.")
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name))
+        if (self.loss == "kl") != bool(self.teacher):
+            raise UsageError("'loss=kl' and 'teacher' belong together: the teacher's probabilities are its targets.")
+
+
+def _check(name: str, value: Any) -> None:
+    """Numbers must be finite, and in the range that their name allows."""
+    if isinstance(value, str):
+        return
+    if name == "rate" and not (math.isfinite(value) and value > 0):
+        raise UsageError(f"'rate' must be above 0, or 'auto'. Got {value}.")
+    if name == "batch" and value < 1:
+        raise UsageError(f"'batch' must be at least 1, or 'auto'. Got {value}.")
+    if name in POSITIVE and value < 1:
+        raise UsageError(f"{name!r} must be at least 1. Got {value}.")
+    if name in SHARES and not 0 <= value < 1:
+        raise UsageError(f"{name!r} must be from 0 to below 1. Got {value}.")
+    if name == "layer_decay" and not 0 < value <= 1:
+        raise UsageError(f"'layer_decay' must be above 0 and at most 1. Got {value}.")
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{name!r} must be 0 or more. Got {value}.")

@@ -1,0 +1,111 @@
+"""A strategy on its pictures: the network that came of it, what it says of pictures that it did not learn from, how."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from graft.networks import adapters
+from graft.networks.cut import Halves
+from graft.networks.network import Backbone, Network
+from graft.progress import Watch
+from graft.training import start
+from graft.training.checkpoint import Run
+from graft.training.choices import Choices
+from graft.training.material import Material
+from graft.training.phases import Ground, batch_of, epochs_of, opened
+from graft.training.probe import Trained, solve
+from graft.training.strategies import Lora
+from graft.training.tune import Told, Tuned, tune
+
+
+def train(
+    choices: Choices, backbone: Backbone, material: Material, run: Run | None, told: Told, watch: Watch
+) -> Trained:
+    """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
+    assert choices.settings
+    ground = start.ground(choices.plan, choices.design, choices.settings, backbone, material, choices.seed, watch)
+    record = described(ground)
+    tuned = tune(ground, run, told)
+    record |= told_of(tuned)
+    if isinstance(choices.plan, Lora):
+        adapters.merge(backbone.module)
+    if tuned.mixed.share == 0:  # the solved head won; solved on all pictures it is better still
+        probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), backbone, material, watch)
+        return replace(probe, record=record | probe.record)
+    network = ground.network.eval().requires_grad_(False).cpu()
+    return Trained(network, material, tuned.logits, ground.labels, record, {"solver": "trained"})
+
+
+def described(ground: Ground) -> dict[str, Any]:
+    """Where each phase cuts, what it freezes and trains, and what that costs."""
+    recipe, phases = ground.recipe, []
+    spans = epochs_of(ground.phases, recipe.epochs)
+    cost = 1.0  # the look at every picture, from which near-duplicates and the solved head come
+    for phase, (first, last) in zip(ground.phases, spans, strict=True):
+        halves = opened(ground.network, ground.backbone, phase)
+        trained = sum(each.numel() for each in ground.network.parameters() if each.requires_grad)
+        whole = sum(each.numel() for each in ground.network.parameters())
+        share = _share(ground.network, halves)
+        below = phase.views if phase.views else last - first
+        cost += below * (1 - share) + 3 * share * (last - first)
+        phases.append(
+            {
+                "cut": halves.border,
+                "place": halves.place,
+                "stages": len(halves.chain),
+                "frozen": [stage.name for stage in halves.chain[: halves.place]],
+                "trained": [stage.name for stage in halves.chain[halves.place :]] + ["head"],
+                "only": phase.only,
+                "frozen_parameters": whole - trained,
+                "trained_parameters": trained,
+                "share_of_the_work": round(share, 4),
+                "views": phase.views,
+                "epochs": last - first,
+            }
+        )
+    return {
+        "phases": phases,
+        "forward_equivalents": round(cost, 2),
+        "recipe": asdict(recipe) | {"batch": batch_of(recipe, len(ground.inner))},
+        "inner": len(ground.inner),
+        "valid": len(ground.valid),
+        "head": {
+            "name": ground.network.head.spec["kind"],
+            "layers": "all" if ground.network.features.layers else "last",
+        },
+    }
+
+
+def told_of(tuned: Tuned) -> dict[str, Any]:
+    """What came of the training."""
+    course, mixed = tuned.course, tuned.mixed
+    best = max((epoch.number for epoch in course.epochs if epoch.best), default=0)
+    return {
+        "training": {
+            "epochs": len(course.epochs),
+            "best_epoch": best,
+            "blend": {"share": mixed.share, "mean": mixed.mean, "tried": mixed.tried},
+            "trouble": course.trouble,
+            "history": [asdict(epoch) for epoch in course.epochs],
+        }
+    }
+
+
+@torch.no_grad()
+def _share(network: Network, halves: Halves) -> float:
+    """The tuned half's part of the multiplications that one picture takes."""
+    side = network.preprocess.size
+    picture = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=next(network.parameters()).device)
+    crossing = halves.frozen(picture)
+    return min(1.0, _work(halves.tuned, crossing) / max(_work(network, picture), 1))
+
+
+def _work(module: nn.Module, inputs: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module.eval()(inputs)
+    return counter.get_total_flops()

@@ -1,0 +1,86 @@
+"""A network as it is: it answers with ImageNet's classes, scores folders named like them, and can be saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from graft.data.dataset import from_arrays
+from graft.data.read.folder import read_folder
+from graft.errors import DataError
+from graft.jobs.direct import direct, relabelled
+from graft.model.classifier import Classifier, load
+from graft.networks.direct import class_names
+from graft.networks.head import Linear, fresh
+from graft.networks.network import Network
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return direct(offline=True)
+
+
+def test_it_answers_with_the_classes_of_imagenet(classifier: Classifier) -> None:
+    answer = classifier.predict(PICTURE)[0]
+    assert answer.label in class_names(1000)
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    card = classifier.card
+    assert (card.strategy, card.temperature, card.task) == ("direct", 1.0, "multiclass")
+    assert card.backbone["name"] == "tf_efficientnet_lite0"
+
+
+def test_saved_is_loaded(classifier: Classifier, tmp_path: Path) -> None:
+    again = load(classifier.save(tmp_path / "model"))
+    mine, theirs = classifier.network.state_dict(), again.network.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert again.classes == classifier.classes
+    assert "head: published" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_class_folders_are_relabelled_by_what_they_are_called(classifier: Classifier) -> None:
+    data = from_arrays([PICTURE] * 4, [2, 0, 1, 2], ("n01440764", "goldfish", "DAISY"))
+    again = relabelled(data, classifier)
+    assert again.classes == classifier.classes
+    assert again.labels.tolist() == [985, 0, 1, 985]
+
+
+def test_several_labels_are_relabelled_column_by_column(classifier: Classifier) -> None:
+    data = from_arrays([PICTURE] * 3, [[1, 0, 0], [0, 1, 1], [0, 0, 0]], ("tench", "daisy", "n01440764"))
+    labels = relabelled(data, classifier).labels
+    assert [np.flatnonzero(row).tolist() for row in labels] == [[0], [0, 985], []]
+
+
+def test_what_cannot_be_scored_is_told(classifier: Classifier) -> None:
+    with pytest.raises(DataError, match="'stripes'"):
+        relabelled(from_arrays([PICTURE], [0], ("stripes",)), classifier)
+    with pytest.raises(DataError, match="a label for each"):
+        relabelled(from_arrays([PICTURE]), classifier)
+
+
+def test_a_classifier_of_other_classes_matches_by_their_names(classifier: Classifier) -> None:
+    features = classifier.network.features
+    network = Network(features, fresh(Linear(), features.width, 2))
+    other = Classifier(network, replace(classifier.card, classes=("cat", "dog")))
+    assert relabelled(from_arrays([PICTURE], [0], ("Dog",)), other).labels.tolist() == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least"), [("tf_efficientnet_lite0", 0.7), ("mobilenetv2_100", 0.7), ("deit_tiny_patch16_224", 0.7)]
+)
+def test_daisies_are_recognised(shared: Path, monkeypatch: pytest.MonkeyPatch, name: str, least: float) -> None:
+    monkeypatch.setenv("GRAFT_WEIGHTS", str(shared / "weights"))
+    flowers = read_folder(shared / "data" / "flowers5" / "test")
+    daisies = replace(flowers.take(flowers.labels == flowers.classes.index("daisy")), classes=("daisy",))
+    daisies = replace(daisies, labels=np.zeros(len(daisies), np.int32))
+    judge = direct(name, offline=True)
+    score = judge.evaluate(relabelled(daisies, judge))
+    print(name, score.count, score.accuracy)
+    assert score.accuracy > least

@@ -1,0 +1,148 @@
+"""Killed and resumed = never killed: real processes, SIGKILL at any step, every tensor compared."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from graft.errors import ModelError, OutputError, UsageError
+from graft.jobs.fit import fit
+from graft.model import history
+from graft.networks import catalog
+from graft.progress import Work, unwatched
+from graft.training import tune
+
+RECIPE = "epochs=4,batch=8,rate=0.0005,mixup=0.2,ema=0.9,augment=strong"
+OPTIONS = {"backbone": "test_resnet", "recipe": RECIPE, "offline": True}
+STRATEGIES = ["tail:cut=0.5,views=2", "lp-ft", "full"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, as if they had been pretrained."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after each update, not once a minute."""
+    monkeypatch.setattr(tune, "SAVE_EVERY", 0.0)
+
+
+def killed(photos: Path, weights: Path, output: Path, strategy: str, after: int, resume: bool) -> int:
+    """Train in a process of its own, which is killed after so many updates; its exit code."""
+
+    def watch(things: Iterable[Any], what: str | Work, _count: int) -> Iterable[Any]:
+        for done, thing in enumerate(things):
+            if str(what) == "updates" and done == after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield thing
+
+    def work() -> None:
+        fit(photos, output, strategy=strategy, weights=weights, resume=resume, watch=watch, **OPTIONS)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(120)
+    return process.exitcode or 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_and_resumed_is_never_killed(strategy: str, photos: Path, weights: Path, tmp_path: Path) -> None:
+    whole = fit(photos, tmp_path / "whole", strategy=strategy, weights=weights, **OPTIONS)
+    broken = tmp_path / "broken"
+    for after, resume in ((2, False), (3, True)):  # inside the first epoch, and again later
+        assert killed(photos, weights, broken, strategy, after, resume) == -signal.SIGKILL
+        assert not broken.exists()
+        assert list((tmp_path / "broken.run").glob("checkpoint-*.pt"))
+    resumed = fit(photos, broken, strategy=strategy, weights=weights, resume=True, **OPTIONS)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert one.keys() == other.keys()
+    assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
+    assert resumed.card.temperature == whole.card.temperature
+    for mine, theirs in zip(curves(whole.report), curves(resumed.report), strict=True):
+        assert mine == theirs
+    assert not (tmp_path / "broken.run").exists()
+
+
+def curves(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in epoch.items() if name != "seconds"} for epoch in report["training"]["history"]
+    ]
+
+
+def test_a_run_is_not_mixed_up_with_another(photos: Path, weights: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    with pytest.raises(UsageError, match="nothing to resume"):
+        fit(photos, output, strategy="tail", weights=weights, resume=True, **OPTIONS)
+    assert killed(photos, weights, output, "tail:cut=0.5", 2, False) == -signal.SIGKILL
+    with pytest.raises(
+        OutputError, match=r"interrupted run is in .*model\.run: go on with --resume, or start again with --force"
+    ):
+        fit(photos, output, strategy="tail:cut=0.5", weights=weights, **OPTIONS)
+    changed = {**OPTIONS, "recipe": RECIPE.replace("rate=0.0005", "rate=0.001")}
+    with pytest.raises(UsageError, match=r"(?s)another one:.*recipe rate: was 0.0005, now 0.001"):
+        fit(photos, output, strategy="tail:cut=0.5", weights=weights, resume=True, **changed)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(photos, fewer)
+    next(fewer.glob("*/*.jpg")).unlink()
+    with pytest.raises(UsageError, match=r"(?s)another one:.*pictures: was"):
+        fit(fewer, output, strategy="tail:cut=0.5", weights=weights, resume=True, **OPTIONS)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(photos: Path, weights: Path, tmp_path: Path) -> None:
+    whole = fit(photos, tmp_path / "whole", strategy="tail:cut=0.5", weights=weights, **OPTIONS)
+    output = tmp_path / "model"
+    assert killed(photos, weights, output, "tail:cut=0.5", 5, False) == -signal.SIGKILL
+    older, newest = sorted((tmp_path / "model.run").glob("checkpoint-*.pt"))
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])  # as a full disk leaves it
+    resumed = fit(photos, output, strategy="tail:cut=0.5", weights=weights, resume=True, **OPTIONS)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], value), name
+    assert any(
+        "damaged" in each and older.stem.split("-")[1].lstrip("0") in each for each in resumed.report["troubles"]
+    )
+
+
+def test_what_was_chosen_is_written_and_can_be_repeated(photos: Path, weights: Path, tmp_path: Path) -> None:
+    first = fit(photos, tmp_path / "one", strategy="tail:cut=0.5", weights=weights, seed=3, **OPTIONS)
+    card = json.loads((tmp_path / "one" / "model.json").read_text())
+    assert card["choices"] == {
+        "strategy": "tail:cut=0.5",
+        "head": "",
+        "recipe": RECIPE,
+        "backbone": "test_resnet",
+        "seed": 3,
+    }
+    assert card["recipe"]["rate"] == 0.0005
+    assert card["recipe"]["batch"] == 8
+    again = fit(photos, tmp_path / "two", like=tmp_path / "one" / "model.json", weights=weights, offline=True)
+    assert first.card.cut == again.card.cut
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+    other = fit(photos, like=tmp_path / "one", recipe="epochs=1", weights=weights, offline=True)
+    assert other.card.recipe["epochs"] == 1
+    assert other.card.choices["strategy"] == "tail:cut=0.5"
+    with pytest.raises(ModelError, match="cannot be used as a card"):
+        fit(photos, like=tmp_path / "nothing.json")
+
+
+def test_the_history_stays_with_the_classifier(photos: Path, weights: Path, tmp_path: Path) -> None:
+    trained = fit(photos, tmp_path / "model", strategy="tail:cut=0.5", weights=weights, **OPTIONS)
+    rows = history.read(tmp_path / "model" / "history.csv")
+    assert [row.number for row in rows] == [1, 2, 3, 4]
+    assert [row.loss for row in rows] == [row["loss"] for row in trained.report["training"]["history"]]
+    assert unwatched([1], "", 1) == [1]

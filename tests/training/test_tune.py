@@ -1,0 +1,290 @@
+"""Every strategy on small and large networks: what is frozen stays, what is trained moves, and the best of it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from graft.data.read.folder import read_folder
+from graft.errors import CutError, GraftError, TrainingError, UsageError
+from graft.model.history import Epoch
+from graft.networks.chain import probed
+from graft.networks.fresh import fresh_backbone
+from graft.networks.network import Backbone, load_backbone
+from graft.networks.preprocess import Preprocess
+from graft.networks.weights import Source
+from graft.progress import unwatched
+from graft.training import phases, start
+from graft.training.choices import Choices
+from graft.training.embed import embed
+from graft.training.feed import Stored
+from graft.training.material import Material, prepare
+from graft.training.phases import Ground
+from graft.training.train import described, train
+
+TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
+SMALL = [("test_resnet", 64), ("test_vit", 160), ("test_convnext", 64)]
+LARGE = [
+    ("alexnet", 96),
+    ("vgg11", 64),
+    ("googlenet", 64),
+    ("inception_v3", 96),
+    ("resnet18", 64),
+    ("densenet121", 64),
+    ("mobilenet_v2", 64),
+    ("mobilenet_v3_small", 64),
+    ("efficientnet_b0", 64),
+    ("convnext_atto", 64),
+    ("deit_tiny_patch16_224", 64),
+    ("swin_tiny_patch4_window7_224", 112),
+    ("cnn", 32),
+    ("mlp", 32),
+    ("rnn", 32),
+]
+FIXED = {"deit_tiny_patch16_224": {"img_size": 64}, "swin_tiny_patch4_window7_224": {"img_size": 112}}
+
+
+def told(_epoch: Epoch) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def material(photos: Path) -> Material:
+    """The photos, looked at by the default network."""
+    return looked_at(photos, load_backbone())
+
+
+def looked_at(photos: Path, backbone: Backbone) -> Material:
+    data = read_folder(photos)
+    return prepare(data, embed(probed(backbone), data), 0)
+
+
+def backbone_of(name: str, size: int, shaken: Any) -> Backbone:
+    """A network with random weights for pictures of this size."""
+    made = fresh_backbone(name)
+    if name in FIXED:
+        made = replace(made, module=timm.create_model(name, num_classes=0, **FIXED[name]).eval().requires_grad_(False))
+    shaken(made.module)
+    preprocess = Preprocess(size=size, resize=size)
+    return Backbone(made.entry, made.module, preprocess, Source("random", None, "", ""))
+
+
+def ground_of(choices: Choices, backbone: Backbone, material: Material) -> Ground:
+    assert choices.settings
+    return start.ground(choices.plan, choices.design, choices.settings, backbone, material, choices.seed, unwatched)
+
+
+def choices_of(strategy: str, recipe: str = "", head: str = "") -> Choices:
+    head = head or ("linear" if strategy.startswith("early") else "")
+    return Choices(strategy, head, ",".join(filter(None, ["epochs=4,batch=16,schedule=constant,warmup=0", recipe])))
+
+
+# --- every strategy, every family -------------------------------------------------------------------------------------
+
+
+def check(name: str, size: int, strategy: str, material: Material, shaken: Any) -> None:
+    """One training: what the last phase freezes is bit-identical, what it trains has moved, and all is finite."""
+    backbone = backbone_of(name, size, shaken)
+    before = {key: value.clone() for key, value in backbone.module.state_dict().items()}
+    choices = choices_of(strategy, "blend=none")
+    trained = train(choices, backbone, material, None, told, unwatched)
+    after = trained.network.features.backbone.state_dict()
+    assert before.keys() == after.keys()  # adapters are merged
+    last = trained.record["phases"][-1]
+    frozen = tuple(f"{stage}." for stage in last["frozen"])
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert not {key for key in moved if key.startswith(frozen)}
+    best = trained.record["training"]["history"][trained.record["training"]["best_epoch"] - 1]
+    if last["cut"] != "head" and best["phase"] == last["cut"]:  # an epoch of an earlier phase may have been better
+        assert moved
+    if strategy == "norm":
+        assert all(after[key].ndim == 1 or "norm" in key for key in moved)
+    assert np.isfinite(trained.logits).all()
+    assert trained.logits.shape == (len(trained.labels), 3)
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(trained.network(images)).all()
+
+
+@pytest.mark.parametrize("strategy", TRAINED)
+@pytest.mark.parametrize(("name", "size"), SMALL)
+def test_every_strategy_on_small_networks(name: str, size: int, strategy: str, material: Material, shaken: Any) -> None:
+    check(name, size, strategy, material, shaken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", TRAINED)
+@pytest.mark.parametrize(("name", "size"), LARGE)
+def test_every_strategy_on_every_family(name: str, size: int, strategy: str, material: Material, shaken: Any) -> None:
+    if (name, strategy) == ("mlp", "lora") or (name in ("cnn", "mlp", "rnn") and strategy not in ("scratch", "full")):
+        pytest.skip("the small reference networks are for training from scratch")
+    check(name, size, strategy, material, shaken)
+
+
+# --- the laws ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_tail_on_stored_outputs_is_a_tail_on_outputs_computed_anew(
+    name: str, material: Material, shaken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one view and the store in 32 bits the trained weights are the same, to rounding."""
+    monkeypatch.setattr("graft.training.embed.np.float16", np.float32)
+    found = []
+    for views in (1, 0):
+        backbone = backbone_of(name, 160, shaken)
+        choices = choices_of(f"tail:cut=0.6,views={views}", "augment=none,blend=none,rate=1e-4")
+        trained = train(choices, backbone, material, None, told, unwatched)
+        found.append(trained.network.state_dict())
+        if views:
+            start_weights = backbone_of(name, 160, shaken).module.state_dict()
+    moved = max(
+        float((found[0][f"features.backbone.{key}"] - value).abs().max()) for key, value in start_weights.items()
+    )
+    gap = max(float((value.float() - found[1][key].float()).abs().max()) for key, value in found[0].items())
+    assert moved > 1e-3
+    assert gap < 1e-5
+
+
+def test_the_solved_start_is_the_probe(material: Material, shaken: Any) -> None:
+    backbone = backbone_of("test_resnet", 64, shaken)
+    ground = ground_of(choices_of("tail"), backbone, material)
+    taught = phases.taught(ground, 0, {})
+    assert isinstance(taught.held_out, Stored)
+    whole = ground.network.eval()
+    images = torch.stack([ground.network.preprocess.prepare(pixels(material, int(row))) for row in ground.valid])
+    from graft.training import loop
+
+    said = loop.logits(taught.lesson.tuned, taught.held_out, len(ground.valid), 8)
+    with torch.no_grad():
+        want = whole(images).double().numpy()
+    np.testing.assert_allclose(said, want, atol=2e-2 * np.ptp(want))  # 16 bits in the store
+
+
+def pixels(material: Material, row: int) -> Any:
+    from graft.data.dataset import pixels as decoded
+
+    return decoded(material.data.read(row), 10_000)
+
+
+def test_with_nothing_gained_the_probe_on_all_pictures_is_the_result(material: Material, shaken: Any) -> None:
+    """A rate so small that no epoch can beat the start: the classifier is that of the strategy probe."""
+    from graft.training.probe import solve
+
+    backbone = backbone_of("test_resnet", 64, shaken)
+    probe = solve(Choices(), backbone, material, unwatched)
+    recipe = "epochs=1,optimizer=sgd,rate=1e-12"
+    trained = train(
+        Choices("tail", "", recipe), backbone_of("test_resnet", 64, shaken), material, None, told, unwatched
+    )
+    shares = trained.record["training"]["blend"]["tried"]
+    assert {f"{share / 10:.1f} of the best epoch" for share in range(10)} <= shares.keys()
+    if trained.record["training"]["blend"]["share"] == 0:
+        for name, value in probe.network.state_dict().items():
+            assert torch.equal(trained.network.state_dict()[name], value)
+        assert len(trained.labels) == len(material.train)
+
+
+def test_two_phases_freeze_first_and_unfreeze_then(material: Material, shaken: Any) -> None:
+    heard: list[Epoch] = []
+    choices = choices_of("two-phase:first=0.5,lower=0.1", "rate=0.01")
+    backbone = backbone_of("test_resnet", 64, shaken)
+    record = train(choices, backbone, material, None, heard.append, unwatched).record
+    assert [epoch.phase for epoch in heard] == ["head", "head", *[record["phases"][1]["cut"]] * 2]
+    assert [round(epoch.rate, 6) for epoch in heard] == [0.01, 0.01, 0.001, 0.001]
+    assert record["phases"][0]["trained_parameters"] < record["phases"][1]["trained_parameters"]
+    assert record["phases"][1]["frozen_parameters"] == 0
+
+
+def test_gradual_unfreezes_from_the_top(material: Material, shaken: Any) -> None:
+    ground = ground_of(choices_of("gradual:steps=4"), backbone_of("test_resnet", 64, shaken), material)
+    record = described(ground)
+    places = [phase["place"] for phase in record["phases"]]
+    assert places == sorted(places, reverse=True)
+    assert places[0] == len(ground.chain)
+    assert places[-1] == 0
+    counts = [phase["trained_parameters"] for phase in record["phases"]]
+    assert counts == sorted(counts)
+
+
+def test_patience_stops_and_the_best_epoch_is_kept(material: Material, shaken: Any) -> None:
+    heard: list[Epoch] = []
+    choices = choices_of("full", "epochs=40,patience=2,rate=1e-3,blend=none,metric=accuracy")
+    backbone = backbone_of("test_resnet", 64, shaken)
+    trained = train(choices, backbone, material, None, heard.append, unwatched)
+    assert 3 <= len(heard) < 40
+    best = max(epoch.metrics["accuracy"] for epoch in heard)
+    assert [epoch.metrics["accuracy"] for epoch in heard if epoch.best][-1] == best
+    assert float((trained.logits.argmax(1) == trained.labels).mean()) == best
+
+
+def test_a_loss_that_explodes_at_once_is_an_error_and_later_keeps_the_best_epoch(
+    material: Material, shaken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = choices_of("full", "optimizer=sgd,rate=1e9,clip=0")
+    with pytest.raises(TrainingError, match="Lower the rate"):
+        train(choices, backbone_of("test_resnet", 64, shaken), material, None, told, unwatched)
+    heard: list[Epoch] = []
+
+    def breaks(epoch: Epoch) -> None:
+        heard.append(epoch)
+        if epoch.number == 2:
+            monkeypatch.setattr("graft.training.loop.EXPLODED", 0.0)  # from here on every loss is too much
+
+    choices = choices_of("full", "blend=none")
+    trained = train(choices, backbone_of("test_resnet", 64, shaken), material, None, breaks, unwatched)
+    assert len(heard) == 2
+    assert "epoch 3, step 1" in trained.record["training"]["trouble"]
+    assert "best epoch before that is kept" in trained.record["training"]["trouble"]
+    best = next(epoch for epoch in reversed(heard) if epoch.best)
+    assert float((trained.logits.argmax(1) == trained.labels).mean()) == best.metrics["accuracy"]
+
+
+# --- what does not go together ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "recipe", "head", "kind", "says"),
+    [
+        ("tail:cut=layer9", "", "", CutError, "There is no stage 'layer9'. The stages are"),
+        ("tail:cut=77", "", "", CutError, "A cut is a stage, an index"),
+        ("two-phase", "epochs=1", "", UsageError, "has 2 phases, so 'epochs' must be at least 2"),
+        ("full", "loss=asymmetric,metric=loss,teacher=", "", None, ""),
+        ("early-features:at=9.5", "", "linear", UsageError, "There is no stage '9.5'"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    strategy: str, recipe: str, head: str, kind: type[GraftError] | None, says: str, material: Material, shaken: Any
+) -> None:
+    backbone = backbone_of("test_resnet", 64, shaken)
+    choices = Choices(strategy, head, recipe)
+    if kind is None:
+        assert ground_of(choices, backbone, material).targets.shape[1] == 3
+        return
+    with pytest.raises(kind) as caught:
+        phases.epochs_of(ground_of(choices, backbone, material).phases, choices.settings.epochs)  # type: ignore[union-attr]
+    assert says in str(caught.value)
+
+
+def test_a_conv_head_needs_a_map(material: Material, shaken: Any) -> None:
+    backbone = backbone_of("test_vit", 160, shaken)
+    with pytest.raises(UsageError, match="no feature map for a conv head"):
+        ground_of(choices_of("full", head="conv"), backbone, material)
+
+
+@pytest.mark.parametrize("head", ["conv:filters=4,hidden=8", "mlp:hidden=8+8,activation=gelu,dropout=0.1", "linear"])
+@pytest.mark.parametrize(
+    "strategy", ["tail:cut=0.6", "two-phase", "early-features:at=layer2", "early-features:at=layer2,cut=layer1"]
+)
+def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: Material, shaken: Any) -> None:
+    backbone = backbone_of("test_resnet", 64, shaken)
+    trained = train(choices_of(strategy, head=head), backbone, material, None, told, unwatched)
+    assert trained.network.head.spec["kind"] == head.partition(":")[0]
+    if "early" in strategy:
+        assert trained.network.features.layers == ("layer2",)
+        assert not trained.network.features.top
