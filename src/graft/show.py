@@ -72,7 +72,8 @@ def _training(report: Mapping[str, Any]) -> None:
             kept = "the solved head: no epoch was better on the held-out pictures"
         elif blend["share"] < 1:
             kept = f"{blend['share']:.0%} of {kept}, the rest the solved head"
-        print(f"  kept         {kept}")
+        refit = f"; then trained in the same way on all {report['refit']:,}" if "refit" in report else ""
+        print(f"  kept         {kept}{refit}")
         print(f"  cost         {report['forward_equivalents']:.1f} forward passes for each picture")
         if training["trouble"]:
             print(f"  careful      {training['trouble']}")

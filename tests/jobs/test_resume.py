@@ -24,6 +24,7 @@ from graft.training import tune
 
 RECIPE = "epochs=4,batch=8,rate=0.0005,mixup=0.2,ema=0.9,augment=strong"
 OPTIONS = {"backbone": "test_resnet", "recipe": RECIPE, "offline": True}
+UPDATES = 4 * 3  # of the training by which all is chosen: four epochs of 24 pictures
 STRATEGIES = ["tail:cut=0.5,views=2", "lp-ft", "full"]
 
 
@@ -44,11 +45,14 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def killed(photos: Path, weights: Path, output: Path, strategy: str, after: int, resume: bool) -> int:
     """Train in a process of its own, which is killed after so many updates; its exit code."""
+    done = 0
 
     def watch(things: Iterable[Any], what: str | Work, _count: int) -> Iterable[Any]:
-        for done, thing in enumerate(things):
+        nonlocal done
+        for thing in things:
             if str(what) == "updates" and done == after:
                 os.kill(os.getpid(), signal.SIGKILL)
+            done += str(what) == "updates"
             yield thing
 
     def work() -> None:
@@ -64,7 +68,7 @@ def killed(photos: Path, weights: Path, output: Path, strategy: str, after: int,
 def test_killed_and_resumed_is_never_killed(strategy: str, photos: Path, weights: Path, tmp_path: Path) -> None:
     whole = fit(photos, tmp_path / "whole", strategy=strategy, weights=weights, **OPTIONS)
     broken = tmp_path / "broken"
-    for after, resume in ((2, False), (3, True)):  # inside the first epoch, and again later
+    for after, resume in ((2, False), (3, True), (UPDATES - 4, True)):  # the last one in the refit, on all pictures
         assert killed(photos, weights, broken, strategy, after, resume) == -signal.SIGKILL
         assert not broken.exists()
         assert list((tmp_path / "broken.run").glob("checkpoint-*.pt"))

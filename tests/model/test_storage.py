@@ -70,7 +70,7 @@ def test_saved_and_loaded_is_what_was_in_memory(classifier: Classifier, model: P
     assert loaded.report == json.loads(json.dumps(classifier.report))
     assert loaded.card.temperature == classifier.card.temperature
     assert loaded.card.weights == {"model.safetensors": sha(model)}
-    assert sorted(path.name for path in model.iterdir()) == sorted(storage.FILES)
+    assert sorted(path.name for path in model.iterdir()) == sorted(storage.ALWAYS)
     assert hidden(model.parent) == []
 
 

@@ -277,7 +277,7 @@ def test_a_saved_schedule_goes_through_a_file_of_plain_things(tmp_path_factory: 
 # --- the range test ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("curvature", [1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("curvature", [1.0, 30.0, 1000.0, 3e5])
 def test_the_range_test_of_a_quadratic_finds_a_rate_below_two_over_the_curvature(curvature: float) -> None:
     steep, flat = torch.tensor([1.0, 1.0]), torch.tensor([curvature, curvature / 10])
 
@@ -377,10 +377,10 @@ def test_the_range_test_does_not_take_losses_that_differ_by_chance_for_an_explos
 
     def step(rate: float) -> float:
         asked.append(rate)
-        return 100.0 if rate > 1e-2 else float(rng.choice([0.001, 0.1]))
+        return 100.0 if rate > 1.1e-2 else float(rng.choice([0.001, 0.1]))
 
     assert 3e-4 < range_test(step) <= 1e-3
-    assert asked[-2] < 1e-2 < asked[-1]
+    assert asked[-2] < 1.1e-2 < asked[-1]
 
 
 # --- the running mean -------------------------------------------------------------------------------------------------

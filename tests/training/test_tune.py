@@ -1,4 +1,4 @@
-"""Every strategy on small and large networks: what is frozen stays, what is trained moves, and the best of it is kept."""
+"""Every strategy on small and large networks: what is frozen stays, what is trained moves, the best of it is kept."""
 
 from __future__ import annotations
 

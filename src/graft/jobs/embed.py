@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Dataset
-from graft.data.read.folder import read_folder
+from graft.data.dataset import Dataset, Labels
+from graft.data.read.source import read_source
 from graft.errors import OutputError
 from graft.networks import catalog
 from graft.networks.chain import probed
@@ -22,11 +22,14 @@ from graft.training import embed as training
 
 @dataclass(frozen=True)
 class Table:
-    """Features [n, d] of the pictures `names`, with labels [n] into `classes`; `faults` names the ones left out."""
+    """Features [n, d] of the pictures `names`, with labels [n] into `classes`, or several as a 0/1 matrix.
+
+    `faults` names the pictures left out.
+    """
 
     features: NDArray[np.float32]
     names: list[str]
-    labels: NDArray[np.int32]
+    labels: Labels
     classes: tuple[str, ...]
     faults: dict[str, str]
     computed: int
@@ -49,7 +52,7 @@ def embed(
 
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
-    data = source if isinstance(source, Dataset) else read_folder(source)
+    data = source if isinstance(source, Dataset) else read_source(source)
     frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]

@@ -72,11 +72,12 @@ def _of_one(score: dict[str, Any]) -> list[str]:
 
 
 def _origin(card: Card) -> list[str]:
+    layers = [*card.layers, *(["last"] if card.top else [])]
     return [
         "## Where it comes from",
         "",
         f"- backbone: {card.backbone['name']}, weights {card.backbone['origin']}, licence {card.backbone['licence']}",
-        f"- strategy: {card.strategy}; head: {card.head['solver']}; layers: {', '.join((*card.layers, 'last'))}",
+        f"- strategy: {card.strategy}; head: {card.head['solver']}; layers: {', '.join(layers)}",
         f"- trained on {card.data['train']:,} pictures, tested on {card.data['test']:,}; seed {card.data['seed']}",
         f"- written by graft {card.provenance['graft']} on {card.provenance['created']}",
         "",

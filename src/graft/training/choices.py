@@ -12,8 +12,12 @@ from graft.data.augment import Augment
 from graft.errors import UsageError
 from graft.networks import catalog
 from graft.networks.head import HEADS, Design
+from graft.training import metrics
+from graft.training.heads.choose import check
+from graft.training.losses import loss_of
 from graft.training.recipe import Recipe
-from graft.training.strategies import STRATEGIES, EarlyFeatures, Training
+from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Training
+from graft_runtime.card import MULTILABEL
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ class Choices:
             )
         if self.settings:
             Augment.parse(self.settings.augment)
+
+    def check_task(self, task: str) -> None:
+        """Raises UsageError for a strategy, head, loss or metric that does not go with the pictures' labels."""
+        several = task == MULTILABEL
+        if several and isinstance(self.plan, Direct):
+            raise UsageError(
+                "These pictures have several labels each, and 'direct' answers one class. Every other strategy takes "
+                "several: probe, for instance."
+            )
+        if isinstance(self.plan, Probe):
+            check(self.plan.head, self.plan.layers, several)
+        if isinstance(self.plan, EarlyFeatures) and not self.trains:
+            check(self.plan.solver, "auto", several)
+        if self.settings:
+            loss_of(self.settings, "multilabel" if several else "multiclass")
+            metrics.check(self.settings.metric, task)
 
     @property
     def trains(self) -> bool:

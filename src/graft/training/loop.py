@@ -141,7 +141,8 @@ def seed_of(*parts: object) -> int:
 
 def find_rate(lesson: Lesson) -> float:
     """The rate that a range test speaks for (Smith 2017); the weights are as before when it returns."""
-    before = [parameter.detach().clone() for _, _, parameter in lesson.parameters]
+    tensors = [*(parameter for _, _, parameter in lesson.parameters), *lesson.tuned.buffers()]
+    before = [tensor.detach().clone() for tensor in tensors]
     state = State(lesson)
     order = balance.order(len(lesson.targets), lesson.targets, lesson.recipe, lesson.seed, 0)
     groups = [np.resize(order[start:], lesson.batch) for start in range(0, len(order), lesson.batch)]
@@ -152,14 +153,15 @@ def find_rate(lesson: Lesson) -> float:
     def tried(rate: float) -> float:
         rows, batch = next(steps)
         optim.set_rate(state.optimizer, rate)
+        state.step += 1  # for draws of its own
         return _update(state, batch, lesson.targets[rows], 0, checked=False)
 
     try:
         return optim.range_test(tried)
     finally:
         with torch.no_grad():
-            for (_, _, parameter), value in zip(lesson.parameters, before, strict=True):
-                parameter.copy_(value)
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
 
 
 def _update(state: State, inputs: Tensor, targets: Tensor, epoch: int, checked: bool = True) -> float:

@@ -50,7 +50,8 @@ def _measured(said: NDArray[np.float64], labels: Labels, metric: str) -> float:
     if metric == "balanced-accuracy":
         right = [float((answers[labels == label] == label).mean()) for label in np.unique(labels)]
         return float(np.mean(right))
-    return float(metrics.f1_score(labels, answers, average=metric.removesuffix("-f1"), zero_division=0.0))
+    average = metric.removesuffix("-f1")
+    return float(metrics.f1_score(labels, answers, average=average, zero_division=0))  # pyright: ignore[reportArgumentType]
 
 
 def _ranked(said: NDArray[np.float64], labels: Labels, measure: Callable[..., float]) -> float:

@@ -200,9 +200,8 @@ def _explored(step: Callable[[float], float], rates: Sequence[float]) -> tuple[l
 
 
 def _quiet(losses: Sequence[float]) -> tuple[float, float]:
-    """(median, standard deviation as the median deviation has it) of the first losses."""
-    start = float(np.median(losses[:QUIET]))
-    return start, 1.4826 * float(np.median(np.abs(np.array(losses[:QUIET]) - start)))
+    """(mean, standard deviation) of the first losses."""
+    return float(np.mean(losses[:QUIET])), float(np.std(losses[:QUIET]))
 
 
 class Ema:

@@ -88,6 +88,5 @@ def record(chosen: Chosen, frozen: Features) -> dict[str, Any]:
             "layers": chosen.layers,
             "tried": chosen.tried,
         },
-        "out_of_fold_accuracy": chosen.accuracy,
-        "out_of_fold_loss": chosen.solution.loss,
+        **chosen.figures,
     }

@@ -28,11 +28,13 @@ class Recipe:
     """How to train. Rates are those of the head; `layer_decay` multiplies them once for each stage further down.
 
     `epochs` passes over the pictures in steps of `batch`, of which `accumulate` make one update. `rate=auto` finds the
-    rate by a range test (Smith 2017). `warmup` is the share of all updates in which the rate rises from 0. `patience`
-    stops after so many epochs without a better `metric` on the validation pictures (0: never); the best epoch counts
-    in any case. `blend=auto` also tries the mean of the epochs, and weights between the start and the best epoch
-    (Wortsman et al. 2022, WiSE-FT), and keeps what the validation pictures speak for. `teacher` is the folder of a
-    saved classifier whose probabilities are the targets of `loss=kl`.
+    rate by a range test (Smith 2017). `warmup` is the share of all updates in which the rate rises from 0; one-cycle
+    has a rise of its own instead. `smoothing` moves the targets of every loss. `patience` stops after so many epochs
+    without a better `metric` on the validation pictures (0: never); the best epoch counts in any case. `blend=auto`
+    also tries the mean of the epochs, and weights between the start and the best epoch (Wortsman et al. 2022, WiSE-FT),
+    and keeps what the validation pictures speak for. `refit` then trains once more in the same way on all pictures,
+    those held out for validation included; `auto` does so with few pictures, where each counts. `teacher` is the folder
+    of a saved classifier whose probabilities are the targets of `loss=kl`.
     """
 
     epochs: int = 10
@@ -59,6 +61,7 @@ class Recipe:
     metric: str = "loss"
     patience: int = 0
     blend: str = "auto"
+    refit: bool | Auto = "auto"
 
     def __post_init__(self) -> None:
         for name, legal in CHOICES.items():
@@ -72,7 +75,7 @@ class Recipe:
 
 def _check(name: str, value: Any) -> None:
     """Numbers must be finite, and in the range that their name allows."""
-    if isinstance(value, str):
+    if isinstance(value, str | bool):
         return
     if name == "rate" and not (math.isfinite(value) and value > 0):
         raise UsageError(f"'rate' must be above 0, or 'auto'. Got {value}.")

@@ -19,10 +19,8 @@ from graft.networks.chain import Stage, layers, stages
 from graft.networks.head import Conv, Design, Linear, fresh
 from graft.networks.network import Backbone, Features, Network
 from graft.progress import Watch
-from graft.training import metrics
 from graft.training.early import early
 from graft.training.heads.choose import choose
-from graft.training.losses import loss_of
 from graft.training.material import Material
 from graft.training.phases import Ground, changeable, opened
 from graft.training.probe import embedded_by, read_by
@@ -40,12 +38,15 @@ def ground(
     material: Material,
     seed: int,
     watch: Watch,
+    all_of_them: bool = False,
 ) -> Ground:
-    """All that a training stands on. Raises UsageError or DataError for what does not go together."""
-    inner, valid = material.inner()
-    if not len(valid):
+    """All that a training stands on; with `all_of_them` no picture is held out.
+
+    Raises UsageError or DataError for what does not go together.
+    """
+    inner, valid = (material.train, material.train[:0]) if all_of_them else material.inner()
+    if not len(valid) and not all_of_them:
         raise DataError("Too few pictures to hold some out for validation: use --strategy probe, or add pictures.")
-    metrics.check(recipe.metric, material.data.task)
     chain = stages(backbone)
     phases = plan.phases([stage.name for stage in chain])
     start = "fresh" if plan.start == "solved" and design else plan.start
@@ -61,7 +62,7 @@ def ground(
         adapters.add_lora(backbone.module, names[names.index(above) :], plan.rank, 2.0 * plan.rank, seed)
     opened(network, backbone, phases[-1])  # the widest: it names all that may change
     targets = soft(recipe, material, inner) if recipe.teacher else hard(material, inner)
-    made = Ground(
+    return Ground(
         network=network,
         backbone=backbone,
         chain=tuple(chain),
@@ -77,8 +78,6 @@ def ground(
         seed=seed,
         watch=watch,
     )
-    loss_of(recipe, made.task)  # refuses a loss of the other task now, and not after minutes of embedding
-    return made
 
 
 def solved(

@@ -98,7 +98,7 @@ class Tail:
 
     cut: str = "0.75"
     views: int = 4
-    recipe: ClassVar[Recipe] = Recipe(epochs=12, rate=5e-4)
+    recipe: ClassVar[Recipe] = Recipe(epochs=12, rate=5e-4, mixup=0.4, smoothing=0.1)
     start: ClassVar[Start] = "solved"
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class LpFt:
     """Solve the head exactly, then fine-tune everything from there (Kumar et al. 2022)."""
 
     cut: str = "0"
-    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=5e-4, layer_decay=0.9)
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=5e-4, layer_decay=0.9, mixup=0.4, smoothing=0.1)
     start: ClassVar[Start] = "solved"
 
     def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
@@ -185,7 +185,7 @@ class Lora:
 
     rank: int = 8
     cut: str = "0"
-    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=1e-3, weight_decay=0.0)
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=1e-3, weight_decay=0.0, mixup=0.4, smoothing=0.1)
     start: ClassVar[Start] = "solved"
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class Norm:
     """Only normalisation layers and biases above the cut (Frankle et al. 2021; Ben Zaken et al. 2022), and the head."""
 
     cut: str = "0"
-    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=1e-3, weight_decay=0.0)
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, rate=1e-3, weight_decay=0.0, mixup=0.4, smoothing=0.1)
     start: ClassVar[Start] = "solved"
 
     def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:

@@ -20,25 +20,51 @@ from graft.training.material import Material
 from graft.training.phases import Ground, batch_of, epochs_of, opened
 from graft.training.probe import Trained, solve
 from graft.training.strategies import Lora
-from graft.training.tune import Told, Tuned, tune
+from graft.training.tune import Told, Tuned, again, tune
+
+FEW = 2000  # pictures below which each counts, so that those held out are learned from in the end
 
 
 def train(
     choices: Choices, backbone: Backbone, material: Material, run: Run | None, told: Told, watch: Watch
 ) -> Trained:
     """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
-    assert choices.settings
-    ground = start.ground(choices.plan, choices.design, choices.settings, backbone, material, choices.seed, watch)
+    pristine = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    ground = _ground(choices, backbone, material, watch, all_of_them=False)
     record = described(ground)
     tuned = tune(ground, run, told)
     record |= told_of(tuned)
-    if isinstance(choices.plan, Lora):
-        adapters.merge(backbone.module)
     if tuned.mixed.share == 0:  # the solved head won; solved on all pictures it is better still
+        _merge(choices, backbone)
         probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), backbone, material, watch)
         return replace(probe, record=record | probe.record)
+    if _refits(ground):
+        _merge(choices, backbone)
+        backbone.module.load_state_dict(pristine)
+        ground = _ground(choices, backbone, material, watch, all_of_them=True)
+        again(ground, tuned, run, told)
+        record |= {"refit": len(ground.inner)}
+    _merge(choices, backbone)
     network = ground.network.eval().requires_grad_(False).cpu()
-    return Trained(network, material, tuned.logits, ground.labels, record, {"solver": "trained"})
+    labels = material.data.labels[material.inner()[1]]
+    return Trained(network, material, tuned.logits, labels, record, {"solver": "trained"})
+
+
+def _ground(choices: Choices, backbone: Backbone, material: Material, watch: Watch, all_of_them: bool) -> Ground:
+    assert choices.settings
+    plan, design, recipe = choices.plan, choices.design, choices.settings
+    return start.ground(plan, design, recipe, backbone, material, choices.seed, watch, all_of_them)
+
+
+def _refits(ground: Ground) -> bool:
+    few = len(ground.inner) < FEW
+    return few if ground.recipe.refit == "auto" else ground.recipe.refit is True
+
+
+def _merge(choices: Choices, backbone: Backbone) -> None:
+    """Adapters become a part of the weights that they stand beside."""
+    if isinstance(choices.plan, Lora):
+        adapters.merge(backbone.module)
 
 
 def described(ground: Ground) -> dict[str, Any]:
@@ -84,11 +110,10 @@ def described(ground: Ground) -> dict[str, Any]:
 def told_of(tuned: Tuned) -> dict[str, Any]:
     """What came of the training."""
     course, mixed = tuned.course, tuned.mixed
-    best = max((epoch.number for epoch in course.epochs if epoch.best), default=0)
     return {
         "training": {
             "epochs": len(course.epochs),
-            "best_epoch": best,
+            "best_epoch": course.best_epoch,
             "blend": {"share": mixed.share, "mean": mixed.mean, "tried": mixed.tried},
             "trouble": course.trouble,
             "history": [asdict(epoch) for epoch in course.epochs],

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graft.errors import TrainingError
@@ -40,10 +41,15 @@ class Course:
     epochs: list[Epoch] = field(default_factory=list)
     trouble: str = ""  # why it stopped before its end
 
+    @property
+    def best_epoch(self) -> int:
+        """Its number, counted from 1; 0 before the first."""
+        return max((epoch.number for epoch in self.epochs if epoch.best), default=0)
+
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a training came to: the held-out logits [n, classes] by the weights that the network now has, and how."""
+    """What a training came to: the held-out logits [n, classes] by the weights that the network then had, and how."""
 
     logits: NDArray[np.float64]
     mixed: blend.Mixed
@@ -56,44 +62,73 @@ def tune(ground: Ground, run: Run | None, told: Told) -> Tuned:
     With a run, checkpoints are kept in its folder, and training goes on from the newest one. `told` hears of each
     epoch. Raises TrainingError when the loss explodes before the first epoch is over; later, the best epoch counts.
     """
-    course, resumed = Course(), run.latest() if run else None
+    saved = run.latest() if run else None
+    if saved and saved[1]["chosen"]:  # it was interrupted later, when all was chosen
+        return _chosen(saved[1]["chosen"])
     starts = blend.snapshot(ground.network, ground.names)
-    if resumed:
-        course = _restored(ground, resumed[1])
+    course = _taught(ground, starts, _Keeper(run, told), saved[1] if saved else None)
+    return _finished(ground, starts, course)
+
+
+def again(ground: Ground, tuned: Tuned, run: Run | None, told: Told) -> None:
+    """The same training with nothing held out: as long as was best, blended as was best."""
+    saved = run.latest() if run else None
+    state = saved[1] if saved and saved[1]["chosen"] else None
+    starts = blend.snapshot(ground.network, ground.names)
+    course = _taught(ground, starts, _Keeper(run, told, tuned), state)
+    end = course.mean if tuned.mixed.mean else course.best
+    blend.restore(ground.network, blend.between(starts, end, tuned.mixed.share))
+
+
+def _taught(ground: Ground, starts: Weights, keeper: _Keeper, saved: dict[str, Any] | None) -> Course:
+    """Phase after phase, from the start or from a checkpoint."""
+    course = _restored(ground, saved) if saved else Course()
     for number in range(course.phase, len(ground.phases)):
+        if keeper.chosen and course.epochs and course.epochs[-1].number >= keeper.last(ground):
+            break
         lesson = taught(ground, number, starts)
         state = State(lesson.lesson)
-        if resumed:
-            state.load_state_dict(resumed[1]["state"])
-            resumed = None
+        if saved:
+            state.load_state_dict(saved["state"])
+            saved = None
         elif number > course.phase:
             course.phase, course.waited = number, 0
         try:
-            _phase(ground, lesson, state, course, _Keeper(run, told))
+            _phase(ground, lesson, state, course, keeper)
         except TrainingError as error:
             if not course.best:
                 raise
             course.trouble = f"{error} The best epoch before that is kept."
             break
-    return _finished(ground, starts, course)
+    return course
 
 
 @dataclass
 class _Keeper:
-    """Writes down what happens: checkpoints, history, logs."""
+    """Writes down what happens: checkpoints, history, logs. `chosen` is what a refit repeats."""
 
     run: Run | None
     told: Told
+    chosen: Tuned | None = None
     saved: float = field(default_factory=time.monotonic)
 
+    def last(self, ground: Ground) -> int:
+        """The number of the epoch to stop after."""
+        if self.chosen and not self.chosen.mixed.mean:
+            return self.chosen.course.best_epoch
+        return ground.recipe.epochs
+
     def epoch(self, epoch: Epoch) -> None:
+        if self.chosen:  # the curves are those of the training by which all was chosen
+            return
         if self.run:
             self.run.record(epoch)
         self.told(epoch)
 
     def step(self, ground: Ground, state: State, course: Course, last: bool) -> None:
         if self.run and (last or time.monotonic() - self.saved > SAVE_EVERY):
-            self.run.save(course.updates, _state(ground, state, course))
+            before = self.chosen.course.updates if self.chosen else 0
+            self.run.save(before + course.updates, _state(ground, state, course, self.chosen))
             self.saved = time.monotonic()
 
 
@@ -115,17 +150,17 @@ def _phase(ground: Ground, taught: Taught, state: State, course: Course, keeper:
             note.epoch = epoch
             keeper.epoch(epoch)
         keeper.step(ground, state, course, step.last)
-        if step.last and recipe.patience and course.waited >= recipe.patience:
+        tired = bool(recipe.patience) and course.waited >= recipe.patience
+        if step.last and (tired or course.epochs[-1].number >= keeper.last(ground)):
             return
 
 
 def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: Step, seconds: float) -> Epoch:
     """What the validation pictures say of this epoch; the best weights so far are kept."""
-    recipe, lesson = ground.recipe, taught.lesson
+    recipe = ground.recipe
     with _averaged(state):
-        said = loop.logits(lesson.tuned, taught.held_out, len(ground.valid), lesson.batch)
-        scores = metrics.judged(said, ground.labels, recipe.metric)
-        score = metrics.higher(scores, recipe.metric)
+        scores = _scores(ground, taught) if len(ground.valid) else {}
+        score = metrics.higher(scores, recipe.metric) if scores else float(step.epoch)  # in a refit the last one counts
         better = score > course.score
         if better:
             course.score, course.best, course.waited = score, blend.snapshot(ground.network, ground.names), 0
@@ -134,7 +169,8 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
         if 2 * step.epoch >= recipe.epochs and recipe.blend == "auto":
             course.mean = blend.averaged(course.mean, ground.network, ground.names, course.averaged)
             course.averaged += 1
-    state.schedule.epoch(scores[recipe.metric])
+    if scores:
+        state.schedule.epoch(scores[recipe.metric])
     epoch = Epoch(
         phase=taught.name,
         number=step.epoch + 1,
@@ -149,6 +185,11 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
     )
     course.epochs.append(epoch)
     return epoch
+
+
+def _scores(ground: Ground, taught: Taught) -> metrics.Scores:
+    said = loop.logits(taught.lesson.tuned, taught.held_out, len(ground.valid), taught.lesson.batch)
+    return metrics.judged(said, ground.labels, ground.recipe.metric)
 
 
 @contextmanager
@@ -191,16 +232,34 @@ def _finished(ground: Ground, starts: Weights, course: Course) -> Tuned:
     return Tuned(said, mixed, course)
 
 
-def _state(ground: Ground, state: State, course: Course) -> dict[str, Any]:
-    """A checkpoint: weights, the state of the loop, and the course."""
+def _state(ground: Ground, state: State, course: Course, chosen: Tuned | None) -> dict[str, Any]:
+    """A checkpoint: weights, the state of the loop, the course; in a refit also what was chosen before."""
     return {
         "weights": blend.snapshot(ground.network, ground.names),
         "state": state.state_dict(),
-        "course": {**vars(course), "epochs": [vars(epoch) for epoch in course.epochs]},
+        "course": _plain(course),
+        "chosen": {
+            "logits": torch.from_numpy(chosen.logits),
+            "mixed": vars(chosen.mixed),
+            "course": _plain(chosen.course) | {"best": {}, "mean": {}},
+        }
+        if chosen
+        else None,
     }
+
+
+def _plain(course: Course) -> dict[str, Any]:
+    return {**vars(course), "epochs": [vars(epoch) for epoch in course.epochs]}
+
+
+def _course(plain: dict[str, Any]) -> Course:
+    return Course(**{**plain, "epochs": [Epoch(**epoch) for epoch in plain["epochs"]]})
+
+
+def _chosen(plain: dict[str, Any]) -> Tuned:
+    return Tuned(plain["logits"].numpy(), blend.Mixed(**plain["mixed"]), _course(plain["course"]))
 
 
 def _restored(ground: Ground, saved: dict[str, Any]) -> Course:
     blend.restore(ground.network, saved["weights"])
-    course = saved["course"]
-    return Course(**{**course, "epochs": [Epoch(**epoch) for epoch in course["epochs"]]})
+    return _course(saved["course"])

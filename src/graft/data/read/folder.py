@@ -15,7 +15,7 @@ from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.errors import DataError
 from graft_runtime.image import SUFFIXES
 
-_PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
+PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
     "test": TEST,
     "testing": TEST,
 }
@@ -35,7 +35,7 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dat
     root = _existing(Path(root))
     ignored: Counter[str] = Counter()
     rows = sorted(_pictures(root, ignored), key=lambda row: row[2])
-    found = tuple(sorted({name for name, _, _ in rows}, key=_natural))
+    found = tuple(sorted({name for name, _, _ in rows}, key=natural))
     if classes is None:
         _check_classes(root, found, ignored)
     elif unknown := sorted(set(found) - set(classes)):
@@ -65,7 +65,7 @@ def _pictures(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, str
     """(class, part of the split, path relative to root) of each picture."""
     seen: set[tuple[int, int]] = set()
     tops = list(_folders(root, seen, ignored))
-    parts = {top.name: _PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
+    parts = {top.name: PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
     if TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1):
         for top in tops:
             if parts[top.name] == UNSPLIT:
@@ -156,7 +156,7 @@ def _class_name(folder: os.DirEntry[str]) -> str:
     return name
 
 
-def _natural(name: str) -> list[str | int]:
+def natural(name: str) -> list[str | int]:
     """Sorts 'class 2' before 'class 10'."""
     pieces = re.split(r"([0-9]+)", name)
     return [int(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)] + [name]

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from graft.data.dataset import TRAIN, UNSPLIT, Dataset, Labels
-from graft.data.read.folder import _PARTS, _natural
+from graft.data.read.folder import PARTS as FOLDERS
+from graft.data.read.folder import natural
 from graft.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
 FILE = ("file", "image", "path", "filename", "picture")
 LABEL = ("label", "labels", "class", "classes", "tags", "category")
 SPLIT = ("split", "part")
-PARTS = {"": UNSPLIT} | _PARTS
+PARTS = {"": UNSPLIT} | FOLDERS
 BESIDE = "split.csv"  # file, split: read if the table says nothing of parts
 IMAGES = "images"  # where pictures may lie that are not beside the table
 
@@ -71,7 +72,7 @@ def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Data
     files, said = cells.files(), _labels(cells)
     first = _once(path, files, said)
     places = np.array(_places(path, [files[row] for row in first]), dtype=np.dtypes.StringDType())
-    found = tuple(sorted({label for row in said for label in row}, key=_natural))
+    found = tuple(sorted({label for row in said for label in row}, key=natural))
     _check(path, found, classes, said)
     split = np.array(_parts(cells), np.int8)[first]
     if (split == TRAIN).all():  # training alone is not a decision about the test part
