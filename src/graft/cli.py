@@ -35,7 +35,9 @@ Force = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Photos = Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class.")]
-Model = Annotated[Path, typer.Argument(help="Folder of a saved classifier.")]
+Model = Annotated[
+    Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
+]
 
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
@@ -114,7 +116,7 @@ def predict(
 
         if csv:
             job.check(csv, force=force)
-        classifier = job.load(model)
+        classifier = job.opened(str(model))
         predictions = job.predict(classifier, images, watch=_watch(quiet))
         if csv:
             job.write_csv(predictions, classifier.classes, csv, force=force)
@@ -130,7 +132,7 @@ def evaluate(model: Model, photos: Photos, as_json: AsJson = False, quiet: Quiet
     with _told("evaluate"):
         from graft.jobs.evaluate import evaluate as job
 
-        evaluation = job(model, photos, watch=_watch(quiet)).as_dict()
+        evaluation = job(str(model), photos, watch=_watch(quiet)).as_dict()
         _print(evaluation, as_json, lambda: show.evaluated(evaluation))
 
 

@@ -67,9 +67,9 @@ def _training(report: Mapping[str, Any]) -> None:
         print(f"({phase['frozen_parameters']:,} frozen), {phase['epochs']} epochs")
     if "training" in report:
         training, blend = report["training"], report["training"]["blend"]
-        kept = f"epoch {training['best_epoch']}" if not blend["mean"] else "the mean of the later epochs"
+        kept = f"epoch {training['kept']}" if not blend["mean"] else "the mean of the later epochs"
         if blend["share"] == 0:
-            kept = "the solved head: no epoch was better on the held-out pictures"
+            kept = "the solved head: training did no better on the held-out pictures"
         elif blend["share"] < 1:
             kept = f"{blend['share']:.0%} of {kept}, the rest the solved head"
         refit = f"; then trained in the same way on all {report['refit']:,}" if "refit" in report else ""

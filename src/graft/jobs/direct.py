@@ -10,7 +10,7 @@ import numpy as np
 from graft.data.dataset import Dataset
 from graft.errors import DataError
 from graft.model import card
-from graft.model.classifier import Classifier
+from graft.model.classifier import Classifier, load
 from graft.networks import catalog
 from graft.networks import direct as pretrained
 
@@ -27,6 +27,18 @@ def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *
     described = card.describe(network, source, classes, "direct", 1.0)
     none = {"train": 0, "test": 0, "seed": 0}  # no picture and no chance had a part in it
     return Classifier(network, replace(described, head=described.head | {"solver": "published"}, data=none))
+
+
+def opened(model: str | Path | Classifier) -> Classifier:
+    """A classifier as it is, the one saved in a folder, or a pretrained network by its name, with its own classes.
+
+    Raises ModelError for what is none of these.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if not Path(model).exists() and catalog.known(str(model)):
+        return direct(str(model))
+    return load(model)
 
 
 def relabelled(data: Dataset, classifier: Classifier) -> Dataset:

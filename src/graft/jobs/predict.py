@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graft.errors import DataError, OutputError
-from graft.model.classifier import Classifier, Prediction, load
+from graft.jobs.direct import opened
+from graft.model.classifier import Classifier, Prediction
 from graft.progress import Watch, unwatched
 from graft_runtime.image import SUFFIXES
 
@@ -17,11 +18,12 @@ COLUMNS = ("picture", "label", "probability", "fault")
 def predict(
     classifier: str | Path | Classifier, images: Sequence[str | Path], *, watch: Watch = unwatched
 ) -> list[Prediction]:
-    """What a classifier, or the one saved in a folder, says of each picture; a folder stands for its pictures.
+    """What a classifier, the one saved in a folder, or a network by name says of each picture; a folder of pictures
+    stands for all of them.
 
     Raises DataError for a path that is not there; a picture that cannot be decoded gets its fault instead.
     """
-    judge = classifier if isinstance(classifier, Classifier) else load(classifier)
+    judge = opened(classifier)
     return judge.predict([str(path) for path in _files(images)], watch=watch)
 
 

@@ -98,6 +98,15 @@ def find(name: str) -> Entry:
     return _entry(name)
 
 
+def known(name: str) -> bool:
+    """Whether there is a network of this name."""
+    try:
+        find(name)
+    except UsageError:
+        return False
+    return True
+
+
 def facts(name: str) -> PretrainedCfg | None:
     """What timm says of a network and its weights; None if it has no network, or no weights, of this name."""
     try:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 Weights = dict[str, Tensor]
 Judged = tuple[NDArray[np.float64], float]  # held-out logits, and their score: higher is better
 
-SHARES = tuple(share / 10 for share in range(10))  # of the best epoch; the rest is the start
+SHARES = tuple(share / 10 for share in range(10))  # of the epoch that counts; the rest is the start
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """Which weights won: `share` of the best epoch, the rest the start; or the mean of the later epochs.
+    """Which weights won: `share` of the epoch that counts, the rest the start; or the mean of the later epochs.
 
     `tried` has the score of each candidate.
     """
@@ -64,7 +64,7 @@ def best_of(
 ) -> tuple[NDArray[np.float64], Mixed]:
     """Try the candidates in the network, leave the winner in it, and say which it is.
 
-    The best epoch comes first and wins a tie. With no start there is nothing to interpolate with.
+    The epoch that counts comes first and wins a tie. With no start there is nothing to interpolate with.
     """
     found: list[tuple[float, str, float, Weights, NDArray[np.float64]]] = []
     for name, share, weights in _candidates(start, best, mean):
@@ -77,9 +77,9 @@ def best_of(
 
 
 def _candidates(start: Weights, best: Weights, mean: Weights) -> Iterator[tuple[str, float, Weights]]:
-    yield "best epoch", 1.0, best
+    yield "epoch", 1.0, best
     if mean:
         yield "mean", 1.0, mean
     if start:
         for share in reversed(SHARES):
-            yield f"{share:.1f} of the best epoch", share, between(start, best, share)
+            yield f"{share:.1f} of the epoch", share, between(start, best, share)

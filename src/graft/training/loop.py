@@ -210,8 +210,10 @@ def _backward(state: State, inputs: Tensor, targets: Tensor) -> float:
         loss = (each if state.weigh is None else each * state.weigh(wanted)).sum() / len(inputs)
         loss.backward()
         total += loss.item()
-    starts = [lesson.starts[name] for _, name, _ in lesson.parameters]
-    if (extra := losses.penalty(state.trained, starts, lesson.recipe)) is not None:
+    if lesson.recipe.l1 or lesson.recipe.l2_sp:
+        starts = [lesson.starts[name] for _, name, _ in lesson.parameters]
+        extra = losses.penalty(state.trained, starts, lesson.recipe)
+        assert extra is not None
         extra.backward()
     return total
 

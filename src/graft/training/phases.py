@@ -26,6 +26,7 @@ from graft.training.recipe import Recipe
 from graft.training.strategies import Phase, Start
 from graft_runtime.card import MULTILABEL
 
+FEW = 2000  # pictures below which each counts, so that those held out are learned from in the end
 LARGEST = 32  # pictures in an automatic batch
 STEPS = 16  # updates that an automatic batch leaves in an epoch of few pictures
 
@@ -52,6 +53,17 @@ class Ground:
     names: tuple[str, ...]
     seed: int
     watch: Watch
+
+    @property
+    def refits(self) -> bool:
+        """Whether what is chosen here will be trained once more, on all pictures."""
+        few = len(self.inner) < FEW
+        return few if self.recipe.refit == "auto" else self.recipe.refit is True
+
+    @property
+    def steady(self) -> bool:
+        """Whether the last epoch counts, not the best: a refit repeats a whole schedule, and cannot repeat luck."""
+        return self.refits and not self.recipe.patience
 
     @property
     def task(self) -> Task:

@@ -22,8 +22,6 @@ from graft.training.probe import Trained, solve
 from graft.training.strategies import Lora
 from graft.training.tune import Told, Tuned, again, tune
 
-FEW = 2000  # pictures below which each counts, so that those held out are learned from in the end
-
 
 def train(
     choices: Choices, backbone: Backbone, material: Material, run: Run | None, told: Told, watch: Watch
@@ -38,12 +36,13 @@ def train(
         _merge(choices, backbone)
         probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), backbone, material, watch)
         return replace(probe, record=record | probe.record)
-    if _refits(ground):
+    if ground.refits:
         _merge(choices, backbone)
         backbone.module.load_state_dict(pristine)
         ground = _ground(choices, backbone, material, watch, all_of_them=True)
         again(ground, tuned, run, told)
-        record |= {"refit": len(ground.inner)}
+        total = round(record["forward_equivalents"] + record["of_a_refit"], 2)
+        record |= {"refit": len(ground.inner), "forward_equivalents": total}
     _merge(choices, backbone)
     network = ground.network.eval().requires_grad_(False).cpu()
     labels = material.data.labels[material.inner()[1]]
@@ -56,11 +55,6 @@ def _ground(choices: Choices, backbone: Backbone, material: Material, watch: Wat
     return start.ground(plan, design, recipe, backbone, material, choices.seed, watch, all_of_them)
 
 
-def _refits(ground: Ground) -> bool:
-    few = len(ground.inner) < FEW
-    return few if ground.recipe.refit == "auto" else ground.recipe.refit is True
-
-
 def _merge(choices: Choices, backbone: Backbone) -> None:
     """Adapters become a part of the weights that they stand beside."""
     if isinstance(choices.plan, Lora):
@@ -71,14 +65,14 @@ def described(ground: Ground) -> dict[str, Any]:
     """Where each phase cuts, what it freezes and trains, and what that costs."""
     recipe, phases = ground.recipe, []
     spans = epochs_of(ground.phases, recipe.epochs)
-    cost = 1.0  # the look at every picture, from which near-duplicates and the solved head come
+    cost, repeated = 1.0, 0.0  # the look at every picture, from which near-duplicates and the solved head come
     for phase, (first, last) in zip(ground.phases, spans, strict=True):
         halves = opened(ground.network, ground.backbone, phase)
         trained = sum(each.numel() for each in ground.network.parameters() if each.requires_grad)
         whole = sum(each.numel() for each in ground.network.parameters())
         share = _share(ground.network, halves)
-        below = phase.views if phase.views else last - first
-        cost += below * (1 - share) + 3 * share * (last - first)
+        anew = 3 * share * (last - first) + (0 if phase.views else (1 - share) * (last - first))
+        cost, repeated = cost + phase.views * (1 - share) + anew, repeated + anew
         phases.append(
             {
                 "cut": halves.border,
@@ -96,7 +90,8 @@ def described(ground: Ground) -> dict[str, Any]:
         )
     return {
         "phases": phases,
-        "forward_equivalents": round(cost, 2),
+        "forward_equivalents": round(cost, 2),  # passes of a picture through the network; a training step is three
+        "of_a_refit": round(repeated, 2),
         "recipe": asdict(recipe) | {"batch": batch_of(recipe, len(ground.inner))},
         "inner": len(ground.inner),
         "valid": len(ground.valid),
@@ -114,6 +109,7 @@ def told_of(tuned: Tuned) -> dict[str, Any]:
         "training": {
             "epochs": len(course.epochs),
             "best_epoch": course.best_epoch,
+            "kept": tuned.kept,
             "blend": {"share": mixed.share, "mean": mixed.mean, "tried": mixed.tried},
             "trouble": course.trouble,
             "history": [asdict(epoch) for epoch in course.epochs],

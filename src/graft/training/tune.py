@@ -54,6 +54,7 @@ class Tuned:
     logits: NDArray[np.float64]
     mixed: blend.Mixed
     course: Course
+    kept: int  # the number of the epoch that is mixed with the start
 
 
 def tune(ground: Ground, run: Run | None, told: Told) -> Tuned:
@@ -114,7 +115,7 @@ class _Keeper:
 
     def last(self, ground: Ground) -> int:
         """The number of the epoch to stop after."""
-        if self.chosen and not self.chosen.mixed.mean:
+        if self.chosen and not ground.steady:
             return self.chosen.course.best_epoch
         return ground.recipe.epochs
 
@@ -162,10 +163,9 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
         scores = _scores(ground, taught) if len(ground.valid) else {}
         score = metrics.higher(scores, recipe.metric) if scores else float(step.epoch)  # in a refit the last one counts
         better = score > course.score
-        if better:
-            course.score, course.best, course.waited = score, blend.snapshot(ground.network, ground.names), 0
-        else:
-            course.waited += 1
+        if better or ground.steady:
+            course.best = blend.snapshot(ground.network, ground.names)
+        course.score, course.waited = max(score, course.score), 0 if better else course.waited + 1
         if 2 * step.epoch >= recipe.epochs and recipe.blend == "auto":
             course.mean = blend.averaged(course.mean, ground.network, ground.names, course.averaged)
             course.averaged += 1
@@ -229,7 +229,7 @@ def _finished(ground: Ground, starts: Weights, course: Course) -> Tuned:
     wise = ground.recipe.blend == "auto"
     origin = starts if wise and ground.start == "solved" else {}
     said, mixed = blend.best_of(ground.network, origin, course.best, course.mean if wise else {}, judged)
-    return Tuned(said, mixed, course)
+    return Tuned(said, mixed, course, course.epochs[-1].number if ground.steady else course.best_epoch)
 
 
 def _state(ground: Ground, state: State, course: Course, chosen: Tuned | None) -> dict[str, Any]:
@@ -242,6 +242,7 @@ def _state(ground: Ground, state: State, course: Course, chosen: Tuned | None) -
             "logits": torch.from_numpy(chosen.logits),
             "mixed": vars(chosen.mixed),
             "course": _plain(chosen.course) | {"best": {}, "mean": {}},
+            "kept": chosen.kept,
         }
         if chosen
         else None,
@@ -257,7 +258,7 @@ def _course(plain: dict[str, Any]) -> Course:
 
 
 def _chosen(plain: dict[str, Any]) -> Tuned:
-    return Tuned(plain["logits"].numpy(), blend.Mixed(**plain["mixed"]), _course(plain["course"]))
+    return Tuned(plain["logits"].numpy(), blend.Mixed(**plain["mixed"]), _course(plain["course"]), plain["kept"])
 
 
 def _restored(ground: Ground, saved: dict[str, Any]) -> Course:
