@@ -1,6 +1,6 @@
 """fastai's `fine_tune` on the default network with its weights, on a data set's own train and test folders.
 
-Needs fastai, which graft does not: pip install fastai. python bench/fastai_side.py ../shared/data/rsscn7_sub --epochs 4
+Needs fastai, which graft does not: pip install fastai. python bench/with_fastai.py ../shared/data/rsscn7_sub --epochs 4
 """
 
 import argparse
