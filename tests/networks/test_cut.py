@@ -6,7 +6,7 @@ Every network is shaken first: with freshly drawn weights many answer the same f
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+import math
 from typing import Any
 
 import pytest
@@ -253,6 +253,126 @@ def test_a_cut_before_everything_trains_everything() -> None:
     assert torch.equal(halves.frozen(pictures(64)), pictures(64))
 
 
+# --- heads that read several layers -----------------------------------------------------------------------------------
+
+READING = [  # network, pictures' side, layers that the head reads, borders: each with some of them below, some above
+    ("test_resnet", 64, ("layer1", "layer3"), ["layer1", "layer2", "layer3", "layer4"]),
+    ("deit_tiny_patch16_224", 64, ("blocks.2", "blocks.8"), ["blocks.1", "blocks.3", "blocks.9", "norm"]),
+    (
+        "densenet121",
+        64,
+        ("features.denseblock1", "features.denseblock3"),
+        ["features.denseblock2", "features.denseblock3", "features.transition3.conv"],
+    ),
+    ("googlenet", 64, ("conv1", "inception4a", "inception4e"), ["conv2", "inception4b", "inception5a"]),
+]
+
+
+def reading(backbone: Backbone, layers: tuple[str, ...], top: bool = True, pool: bool = True) -> Network:
+    """A network whose head reads these layers, its weights such that each feature counts."""
+    features = Features(backbone.module, backbone.preprocess, layers, top=top, pool=pool)
+    torch.manual_seed(0)
+    return Network(features, Head({"kind": "linear", "width": features.width, "classes": 3})).eval()
+
+
+@pytest.mark.parametrize(("name", "size", "layers", "borders"), READING, ids=[name for name, *_ in READING])
+def test_a_head_on_several_layers_is_cut_inside_too(
+    name: str, size: int, layers: tuple[str, ...], borders: list[str]
+) -> None:
+    backbone = backbone_of(name, size)
+    network, images = reading(backbone, layers), pictures(size)
+    with torch.no_grad():
+        want = network(images)
+        parts = network.features.each(images)
+    assert all((part[0] - part[1]).abs().max() > 1e-3 * part.abs().max() for part in parts)  # every layer tells
+    spread = (want[0] - want[1]).abs().max()
+    names = [stage.name for stage in chains.stages(backbone)]
+    for border in borders:
+        halves = cut.cut(network, backbone, border)
+        assert halves.border == border
+        assert isinstance(halves.frozen, cut.Frozen)
+        with torch.no_grad():
+            crossing = halves.frozen(images)
+            assert (halves.tuned.eval()(crossing) - want).abs().max() <= 1e-4 * spread, border
+        assert tuple(crossing.shape) == (3, *halves.frozen.shape)
+        below = [part for layer, part in zip(layers, parts, strict=False) if names.index(layer) < names.index(border)]
+        if below:  # one row of numbers crosses, and what the head reads below stands at its end
+            early = torch.cat(below, dim=1)
+            assert torch.equal(crossing[:, -early.shape[1] :], early), border
+
+
+@pytest.mark.parametrize(("layers", "top"), [(("layer1", "layer3"), True), (("layer2", "layer4"), False)])
+@pytest.mark.parametrize("border", ["layer2", "layer3", "layer4"])
+def test_training_such_a_head_on_stored_outputs_is_training_with_the_prefix_frozen(
+    layers: tuple[str, ...], top: bool, border: str
+) -> None:
+    images, weights = pictures(64, 8), list[dict[str, Tensor]]()
+    for stored in (True, False):
+        backbone = backbone_of("test_resnet", 64)
+        network = reading(backbone, layers, top)
+        halves = cut.cut(network, backbone, border)
+        if stored:
+            trained(halves.tuned.train(), halves.frozen(images).clone())
+        else:
+            network.train()
+            for stage in chains.stages(backbone)[: -len(tail(backbone, border))]:
+                backbone.module.get_submodule(stage.name).eval()
+            trained(network, images)
+        weights.append(network.state_dict())
+    before = reading(backbone_of("test_resnet", 64), layers, top).state_dict()
+    above = tuple(f"features.backbone.{stage.name}." for stage in tail(backbone_of("test_resnet", 64), border))
+    moved = {key for key in before if not torch.equal(before[key], weights[0][key])}
+    assert {key for key in moved if not key.startswith("head.")} == {key for key in before if key.startswith(above)}
+    assert {key for key in moved if key.startswith("head.")} == {key for key in before if key.startswith("head.judge")}
+    assert max(float((one - weights[1][key]).abs().max()) for key, one in weights[0].items()) < 1e-6
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("border", ["layer3", "layer4", "head"])
+def test_a_cut_above_the_only_layer_of_early_features_is_at_the_head(border: str, pool: bool) -> None:
+    backbone = backbone_of("test_resnet", 64)
+    network = reading(backbone, ("layer2",), top=False, pool=pool)
+    halves = cut.cut(network, backbone, border)
+    assert halves.border == "head"
+    assert halves.tuned is network.head
+    assert not any(each.requires_grad for each in network.features.parameters())
+    images = pictures(64)
+    assert torch.equal(halves.frozen(images), network.features(images))
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_what_early_features_leave_out_is_not_trained(pool: bool) -> None:
+    backbone = backbone_of("test_resnet", 64)
+    network = reading(backbone, ("layer3",), top=False, pool=pool)
+    for border, kept in (("layer2", ("layer2.", "layer3.")), ("layer3", ("layer3.",))):
+        halves = cut.cut(network, backbone, border)
+        assert halves.border == border
+        trains = {name for name, each in backbone.module.named_parameters() if each.requires_grad}
+        assert trains == {name for name, _ in backbone.module.named_parameters() if name.startswith(kept)}
+        images = pictures(64)
+        with torch.no_grad():
+            want = network(images)
+            got = halves.tuned.eval()(halves.frozen(images))
+        assert (got - want).abs().max() <= 1e-4 * (want[0] - want[1]).abs().max()
+
+
+def test_what_crosses_has_another_name_where_other_layers_are_read() -> None:
+    backbone = backbone_of("test_resnet", 64)
+    keys = []
+    for layers in ((), ("layer1",), ("layer2",), ("layer1", "layer2")):
+        frozen = cut.cut(reading(backbone, layers), backbone, "layer3").frozen
+        assert isinstance(frozen, cut.Frozen)
+        keys.append(frozen.key())
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize("at", [math.nan, math.inf, -math.inf])
+def test_a_share_that_is_no_number_is_refused(at: float) -> None:
+    backbone = backbone_of("test_resnet", 64)
+    with pytest.raises(CutError, match=rf"a share from 0\.0 to 1\.0\. Got {at}\."):
+        cut.cut(network_of(backbone), backbone, at)
+
+
 # --- which border -----------------------------------------------------------------------------------------------------
 
 
@@ -286,15 +406,6 @@ def test_an_index_or_share_outside_the_chain_is_refused(at: Any) -> None:
         cut.cut(network_of(backbone), backbone, at)
 
 
-def test_a_head_on_several_layers_is_cut_at_the_head_only() -> None:
-    backbone = backbone_of("test_resnet", 64)
-    features = Features(backbone.module, backbone.preprocess, ("layer2",))
-    network = Network(features, Head({"kind": "linear", "width": features.width, "classes": 3})).eval()
-    with pytest.raises(CutError, match="several layers"):
-        cut.cut(network, backbone, "layer3")
-    assert torch.equal(cut.cut(network, backbone, "head").frozen(pictures(64)), features(pictures(64)))
-
-
 class Skipping(nn.Module):
     """Five stages; what the first says skips the next ones and joins again at number `to` of them."""
 
@@ -324,47 +435,3 @@ def test_where_two_tensors_cross_the_nearest_border_that_works_is_named(to: int,
     backbone = around(Skipping(to), Entry("skipping", "timm", None, None, 16, ""), 16)
     with pytest.raises(CutError, match=f"skipping cannot be cut before '{at}': more than one tensor crosses.*{hint}"):
         cut.cut(network_of(backbone), backbone, at)
-
-
-# --- the chain --------------------------------------------------------------------------------------------------------
-
-
-def test_the_stages_of_efficientnet_lite0() -> None:
-    chain = chains.stages(backbone_of("tf_efficientnet_lite0", 224))
-    blocks = [f"blocks.{group}.{block}" for group, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
-    blocks[0], blocks[-1] = "blocks.0", "blocks.6"  # a group of one is a stage as a whole
-    assert [stage.name for stage in chain] == ["conv_stem", "bn1", *blocks, "conv_head", "bn2"]
-    assert chain[0] == Stage("conv_stem", (32, 112, 112), 864)
-    assert chain[-1] == Stage("bn2", (1280, 7, 7), 2560)
-    assert sum(stage.parameters for stage in chain) == 3_371_008
-    assert chains.layers(chain, 4) == ("blocks.0", "blocks.2.1", "blocks.4.2", "blocks.6")
-
-
-def test_the_stages_of_deit_tiny() -> None:
-    chain = chains.stages(backbone_of("deit_tiny_patch16_224", 64))
-    assert [stage.name for stage in chain] == ["patch_embed", *(f"blocks.{number}" for number in range(12)), "norm"]
-    assert [stage.shape for stage in chain] == [(16, 192), *[(17, 192)] * 13]
-    assert chain[1].parameters == 444_864
-
-
-def test_stages_leave_no_hooks_and_cover_the_weights_of_a_resnet() -> None:
-    backbone = backbone_of("resnet50", 64)
-    chain = chains.stages(backbone)
-    assert sum(stage.parameters for stage in chain) == sum(each.numel() for each in backbone.module.parameters())
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in backbone.module.modules())
-
-
-def test_layers_are_the_ends_of_each_width_or_quarters_of_a_network_of_one_width() -> None:
-    widths = [4, 4, 8, 8, 8, 16, 32, 64]
-    chain = [Stage(f"s{number}", (width,), 1) for number, width in enumerate(widths)]
-    assert chains.layers(chain, 9) == ("s1", "s4", "s5", "s6")
-    assert chains.layers(chain, 2) == ("s4", "s6")
-    assert chains.layers(chain, 1) == ("s6",)
-    same = [Stage(f"s{number}", (4,), 1) for number in range(12)]
-    assert chains.layers(same, 4) == ("s2", "s5", "s8", "s11")
-
-
-def test_a_backbone_of_another_size_has_the_same_stages() -> None:
-    backbone = backbone_of("test_resnet", 64)
-    larger = replace(backbone, preprocess=Preprocess(size=96, resize=96))
-    assert [stage.name for stage in chains.stages(larger)] == [stage.name for stage in chains.stages(backbone)]

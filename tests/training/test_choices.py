@@ -134,8 +134,8 @@ def test_losses_and_metrics_belong_to_a_task() -> None:
     ("strategy", "says"),
     [
         ("direct", "'direct' answers one class. Every other strategy takes several"),
-        ("probe:head=knn", "several"),
-        ("early-features:solver=knn", "several"),
+        ("probe:head=knn", "knn.* takes one label for each picture"),
+        ("early-features:solver=knn", "knn.* takes one label for each picture"),
     ],
 )
 def test_what_answers_one_class_is_refused_for_several_labels(strategy: str, says: str) -> None:

@@ -6,19 +6,24 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from graft.data import dataset as table
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
-from graft.networks import engine
-from graft.networks.network import Features
+from graft.networks import cut, engine
+from graft.networks.cut import Frozen, Halves
+from graft.networks.fresh import fresh_backbone
+from graft.networks.head import Linear, fresh
+from graft.networks.network import Features, Network
 from graft.networks.preprocess import Preprocess
 from graft.training.embed import embed
 from graft.training.store import Store
@@ -194,3 +199,54 @@ def test_what_runs_at_most_once_is_run_in_whole_batches(
     monkeypatch.setattr(Store, "add", lambda self, keys, rows: (sizes.append(len(keys)), add(self, keys, rows))[1])
     embed(frozen, read_folder(photos), cache=tmp_path)
     assert sizes == [8, 8, 8, 8, 4]
+
+
+# --- inside a network -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halves(shaken: Callable[[nn.Module], nn.Module]) -> Halves:
+    """A small network cut in its middle: the head reads a layer below the border, too."""
+    made = fresh_backbone("test_resnet")
+    shaken(made.module)
+    backbone = replace(made, preprocess=Preprocess(size=64, resize=64))
+    features = Features(backbone.module, backbone.preprocess, ("layer1",))
+    return cut.cut(Network(features, fresh(Linear(), features.width, 3)).eval(), backbone, "layer3")
+
+
+def test_what_crosses_a_border_is_kept_in_16_bits(halves: Halves, photos: Path, tmp_path: Path) -> None:
+    """And read back it is what the frozen half computes, within half precision."""
+    data, below = read_folder(photos), halves.frozen
+    assert isinstance(below, Frozen)
+    done = embed(below, data, cache=tmp_path)
+    preprocess, every = below.preprocess, np.arange(36)
+    images = [preprocess.prepare(table.pixels(data.read(row), preprocess.enough)) for row in range(36)]
+    computed = torch.cat([below(each[None]) for each in images]).numpy()
+    cached = done[every]
+    assert cached.dtype == np.float32
+    assert np.array_equal(cached, cached.astype(np.float16))  # nothing beyond 16 bits
+    np.testing.assert_allclose(cached, computed, rtol=2**-10, atol=1e-4)
+    assert not np.array_equal(cached, computed)
+    (file,) = (tmp_path / "features" / below.key()).glob("*.rows")
+    assert file.stat().st_size == 36 * 2 * below.width
+    again = embed(below, data, cache=tmp_path)
+    assert again.computed == 0
+    assert np.array_equal(again[every], cached)
+
+
+def test_numbers_beyond_16_bits_are_clipped_and_never_infinite(photos: Path, tmp_path: Path, halves: Halves) -> None:
+    class Loud(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.float().flatten(1)[:, :4] * 1e6 - 1e8
+
+    below = halves.frozen
+    assert isinstance(below, Frozen)
+    loud = Frozen(Loud(), below._whole[0], below.above)
+    done = embed(loud, read_folder(photos), cache=tmp_path)[np.arange(36)]
+    assert np.isfinite(done).all()
+    assert {float(value) for value in np.unique(done)} <= {-65504.0, 65504.0}
+
+
+def test_features_below_the_head_keep_all_their_bits(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    done = embed(frozen, read_folder(photos), cache=tmp_path)[np.arange(36)]
+    assert not np.array_equal(done, done.astype(np.float16))

@@ -86,6 +86,31 @@ def test_rows_may_have_more_than_one_axis(tmp_path: Path) -> None:
     assert np.array_equal(Store(tmp_path, (2, 3)).read(keys(4)[::-1]), numbers[::-1])
 
 
+def test_in_16_bits_rows_are_rounded_clipped_and_read_as_32(tmp_path: Path) -> None:
+    numbers = np.array([[1 / 3, 70_000, -1e9], [np.inf, -np.inf, 65_504], [1e-9, 1.0, -2.5]], np.float32)
+    want = np.array([[1 / 3, 65_504, -65_504], [65_504, -65_504, 65_504], [0, 1.0, -2.5]], np.float16)
+    with Store(tmp_path, (WIDTH,), np.float16) as store:
+        store.add(keys(3), numbers)
+        assert np.array_equal(store.read(keys(3)), want.astype(np.float32))
+    again = Store(tmp_path, (WIDTH,), np.float16)
+    assert again.read(keys(3)).dtype == np.float32
+    assert np.array_equal(again.read(keys(3)), want.astype(np.float32))
+    assert all(key in again for key in keys(3))  # the checksum is that of the 16 bits
+    (file,) = tmp_path.glob("*.rows")
+    assert file.stat().st_size == 3 * WIDTH * 2
+
+
+@pytest.mark.parametrize("missing", range(1, 2 * WIDTH + 1))
+def test_numbers_of_16_bits_cut_short_lose_their_last_row_only(tmp_path: Path, missing: int) -> None:
+    with Store(tmp_path, (WIDTH,), np.float16) as store:
+        store.add(keys(4), rows(4))
+    (file,) = tmp_path.glob("*.rows")
+    os.truncate(file, 4 * 2 * WIDTH - missing)
+    store = Store(tmp_path, (WIDTH,), np.float16)
+    assert [key in store for key in keys(4)] == [True, True, True, False]
+    assert np.array_equal(store.read(keys(3)), rows(4)[:3].astype(np.float16).astype(np.float32))
+
+
 def test_views_of_one_picture_are_rows_of_their_own(tmp_path: Path) -> None:
     with Store(tmp_path, (WIDTH,)) as store:
         store.add(keys(2, view=0) + keys(2, view=2**32 - 1), rows(4))

@@ -101,7 +101,10 @@ def _place(chain: Sequence[str], at: str | int | float) -> int:
         if at not in chain:
             raise CutError(f"There is no stage {at!r}. The stages are {', '.join(chain)}, and 'head' after them.")
         return chain.index(at)
-    place = round(at * len(chain)) if isinstance(at, float) else at + len(chain) * (at < 0)
+    if isinstance(at, float):
+        place = round(at * len(chain)) if 0 <= at <= 1 else -1  # nan and inf cannot be rounded
+    else:
+        place = at + len(chain) * (at < 0)
     if not 0 <= place <= len(chain):
         raise CutError(
             f"A cut is a stage, an index from {-len(chain)} to {len(chain)} or a share from 0.0 to 1.0. Got {at}."

@@ -53,7 +53,7 @@ class Choices:
 
     def check(self) -> None:
         """Raises UsageError for what cannot be, or does not go together: now, and not after minutes of embedding."""
-        if self.head and not isinstance(self.plan, Training):
+        if self.design and not isinstance(self.plan, Training):
             raise UsageError(f"--head is for strategies that train. {self.strategy!r} takes its own, see its options.")
         if self.recipe and not self.trains:
             raise UsageError(

@@ -1,0 +1,321 @@
+"""Every way of transferring, end to end on real files: what is trained, saved, loaded and scored is one classifier."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from graft.data.read.folder import read_folder
+from graft.errors import DataError, GraftError, ModelError, UsageError
+from graft.jobs.direct import direct, relabelled
+from graft.jobs.evaluate import evaluate
+from graft.jobs.fit import fit
+from graft.model.classifier import Classifier, load
+from graft.networks import catalog
+from graft.networks.chain import probed
+from graft.networks.fresh import fresh_backbone
+from graft.networks.network import load_backbone
+from graft.progress import unwatched
+from graft.training import start
+from graft.training.choices import Choices
+from graft.training.embed import embed
+from graft.training.material import prepare
+
+SHORT = "epochs=2,batch=8,refit=no"
+LABELS = ("disc", "frame", "stripes", "wide")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of test_resnet, as if they had been pretrained; features of a picture differ by much."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def small(weights: Path) -> dict[str, Any]:
+    return {"backbone": "test_resnet", "weights": weights, "offline": True}
+
+
+@pytest.fixture(scope="module")
+def table(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos in one folder with a table of their labels, of which some have two; every fourth is for the score."""
+    folder = tmp_path_factory.mktemp("table")
+    with (folder / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "labels", "split"])
+        for number, picture in enumerate(sorted(photos.rglob("*.*"))):
+            name = f"{number:02d}{picture.suffix}"
+            shutil.copy(picture, folder / name)
+            labels = [picture.parent.name] + ["wide"] * (Image.open(picture).width > 80)
+            rows.writerow([name, "|".join(labels), "test" if number % 4 == 0 else "train"])
+    return folder / "labels.csv"
+
+
+def same(one: Classifier, other: Classifier) -> bool:
+    mine, theirs = one.network.state_dict(), other.network.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+# --- several labels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["probe", "tail:cut=0.6,views=2"])
+def test_several_labels_from_a_table_to_the_same_answers(
+    strategy: str, table: Path, tmp_path: Path, small: dict[str, Any]
+) -> None:
+    recipe = SHORT if strategy.startswith("tail") else None
+    made = fit(table, tmp_path / "model", strategy=strategy, recipe=recipe, **small)
+    again = load(tmp_path / "model")
+    assert made.classes == again.classes == LABELS
+    assert again.card.task == "multilabel"
+    assert len(again.card.thresholds) == 4
+    assert again.card.thresholds == made.card.thresholds
+    assert all(0 < each < 1 for each in again.card.thresholds)
+    assert same(made, again)
+    pictures = sorted(table.parent.glob("*.png"))
+    for one, other in zip(made.predict(pictures), again.predict(pictures), strict=True):
+        assert one == other
+        reached = {
+            name for name, least in zip(LABELS, again.card.thresholds, strict=True) if one.probabilities[name] >= least
+        }
+        assert set(one.labels) == reached
+    score, reported = evaluate(tmp_path / "model", table).as_dict(), again.report["evaluation"]
+    assert score["count"] == reported["count"] == 9
+    assert [each["threshold"] for each in score["classes"]] == list(again.card.thresholds)
+    for name in ("mean_average_precision", "macro_f1", "micro_f1", "log_loss"):
+        assert score[name] == pytest.approx(reported[name], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"strategy": "direct"}, "'direct' answers one class"),
+        ({"strategy": "tail", "recipe": "loss=cross-entropy"}, "several labels for each picture. Got 'cross-entropy'"),
+        ({"strategy": "tail", "recipe": "metric=balanced-accuracy"}, "'balanced-accuracy' is for one label a picture"),
+        ({"strategy": "probe:head=knn"}, "'knn' takes one label for each picture"),
+    ],
+)
+def test_what_is_for_one_label_is_refused_before_any_picture_is_embedded(
+    options: dict[str, Any], says: str, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("pictures were embedded first"))
+    with pytest.raises(UsageError) as caught:
+        fit(table, **options)
+    assert says in str(caught.value)
+
+
+# --- direct -----------------------------------------------------------------------------------------------------------
+
+
+def test_direct_scores_folders_named_as_the_classes_of_imagenet(photos: Path, tmp_path: Path) -> None:
+    for source, name in (("disc", "n03944341"), ("frame", "picket fence"), ("stripes", "Daisy")):
+        shutil.copytree(photos / source, tmp_path / "p" / name)
+    made = fit(tmp_path / "p", tmp_path / "model", strategy="direct", offline=True)
+    plain = direct(offline=True)
+    data = relabelled(read_folder(tmp_path / "p"), plain)
+    named = [made.classes[label] for label in np.unique(data.labels)]
+    assert named == ["daisy", "picket fence", "pinwheel"]
+    want = plain.evaluate(data).as_dict()
+    assert made.report["evaluation"] == want
+    assert want["count"] == 36 == made.report["data"]["test"]
+    assert made.report["data"]["train"] == 0
+    again = load(tmp_path / "model")
+    assert same(again, plain)
+    assert again.card.strategy == "direct"
+    assert again.card.choices == {
+        "strategy": "direct",
+        "head": "",
+        "recipe": "",
+        "backbone": catalog.DEFAULT,
+        "seed": 0,
+    }
+    for judge in (tmp_path / "model", catalog.DEFAULT):  # saved, or by its name
+        assert evaluate(judge, tmp_path / "p").as_dict() == want
+
+
+def test_direct_scores_only_the_test_part_where_there_is_one(photos: Path, tmp_path: Path) -> None:
+    for part, pictures in (("train", slice(0, 9)), ("test", slice(9, 12))):
+        for source, name in (("disc", "pinwheel"), ("frame", "daisy")):
+            (tmp_path / "p" / part / name).mkdir(parents=True)
+            for picture in sorted((photos / source).iterdir())[pictures]:
+                shutil.copy(picture, tmp_path / "p" / part / name)
+    assert fit(tmp_path / "p", strategy="direct", offline=True).report["evaluation"]["count"] == 6
+
+
+def test_direct_knows_its_own_classes_only(photos: Path) -> None:
+    with pytest.raises(DataError, match="'stripes'"):
+        fit(photos, strategy="direct", offline=True)
+
+
+# --- from what was chosen before --------------------------------------------------------------------------------------
+
+
+def test_choices_of_a_classifier_are_used_where_none_are_given(
+    photos: Path, tmp_path: Path, small: dict[str, Any]
+) -> None:
+    first = fit(photos, tmp_path / "one", strategy="early-features:at=layer2", seed=5, **small)
+    kept = {name: small[name] for name in ("weights", "offline")}
+    again = fit(photos, like=tmp_path / "one" / "model.json", **kept)
+    assert same(first, again)
+    assert again.card.choices == first.card.choices
+    assert again.report["evaluation"] == first.report["evaluation"]
+    other = fit(photos, like=tmp_path / "one", seed=6, **kept)
+    assert other.card.choices == first.card.choices | {"seed": 6}
+    with pytest.raises(UsageError, match="A recipe is for training"):  # what is chosen there and here must go together
+        fit(photos, like=tmp_path / "one", recipe="epochs=2", **kept)
+
+
+# --- distillation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "teacher"
+    fit(photos, folder, strategy="probe:head=ridge,layers=last")
+    return folder
+
+
+def test_a_teachers_probabilities_are_the_targets(
+    photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
+) -> None:
+    recipe = f"{SHORT},loss=kl,teacher={teacher}"
+    made = fit(photos, tmp_path / "student", strategy="tail:cut=0.6,views=1", recipe=recipe, **small)
+    assert load(tmp_path / "student").card.recipe["teacher"] == str(teacher)
+    plain = fit(photos, strategy="tail:cut=0.6,views=1", recipe=SHORT, **small)
+    losses = [each.report["training"]["history"][0]["loss"] for each in (made, plain)]
+    assert losses[0] != losses[1]
+
+    data = read_folder(photos)
+    material = prepare(data, embed(probed(load_backbone()), data), 0)
+    choices = Choices("full", "", recipe)
+    assert choices.settings
+    ground = start.ground(choices.plan, None, choices.settings, fresh_backbone("test_resnet"), material, 0, unwatched)
+    chances, _, faults = load(teacher).probabilities(material.data.take(ground.inner))
+    assert not faults
+    assert torch.equal(ground.targets, torch.from_numpy(chances.astype(np.float32)))
+    assert ground.targets.sum(1).numpy() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "says"),
+    [("nowhere", ModelError, "nowhere"), ("other", UsageError, "knows other classes: disc, square, stripes")],
+)
+def test_a_teacher_must_be_there_and_know_the_classes(
+    folder: str, kind: type[GraftError], says: str, photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
+) -> None:
+    shutil.copytree(teacher, tmp_path / "other")
+    card = json.loads((tmp_path / "other" / "model.json").read_text())
+    card["classes"][1] = "square"
+    (tmp_path / "other" / "model.json").write_text(json.dumps(card))
+    recipe = f"{SHORT},loss=kl,teacher={tmp_path / folder}"
+    with pytest.raises(kind, match=says):
+        fit(photos, tmp_path / "student", strategy="full", recipe=recipe, **small)
+    assert not (tmp_path / "student").exists()
+
+
+# --- from scratch, adapters, heads ------------------------------------------------------------------------------------
+
+
+def test_a_small_network_learns_from_scratch(photos: Path, tmp_path: Path) -> None:
+    options = {"strategy": "scratch", "backbone": "cnn", "recipe": "epochs=3,batch=8"}
+    made = fit(photos, tmp_path / "model", **options)
+    phase = made.report["phases"][0]
+    assert phase["frozen_parameters"] == 0
+    assert phase["trained_parameters"] == sum(each.numel() for each in made.network.parameters())
+    again = load(tmp_path / "model")
+    assert same(made, again)
+    pictures = sorted((photos / "disc").iterdir())
+    assert [each.probabilities for each in made.predict(pictures)] == [
+        each.probabilities for each in again.predict(pictures)
+    ]
+    assert same(made, fit(photos, **options))
+    assert not same(made, fit(photos, **options, seed=1))
+    begin = fresh_backbone("cnn", 0).module.state_dict()
+    assert all(
+        not torch.equal(made.network.state_dict()[f"features.backbone.{name}"], value) for name, value in begin.items()
+    )
+
+
+def test_adapters_are_a_part_of_the_weights_in_the_end(photos: Path, tmp_path: Path, small: dict[str, Any]) -> None:
+    recipe = f"{SHORT},blend=none,rate=0.005"
+    made = fit(photos, tmp_path / "model", strategy="lora:rank=2,cut=layer3", recipe=recipe, **small)
+    plain = load_backbone("test_resnet", small["weights"]).module.state_dict()
+    state = made.network.features.backbone.state_dict()
+    assert state.keys() == plain.keys()
+    moved = {name for name, value in state.items() if not torch.equal(value, plain[name])}
+    assert moved
+    assert all(name.startswith(("layer3.", "layer4.")) and plain[name].ndim > 1 for name in moved)
+    for name in moved:
+        change = (state[name] - plain[name]).flatten(1)
+        assert 1 <= int(torch.linalg.matrix_rank(change, rtol=1e-3)) <= 2, name
+    assert same(made, load(tmp_path / "model"))
+    assert made.report["phases"][0]["only"] == "adapters"
+
+
+@pytest.mark.parametrize("head", ["mlp:hidden=16", "conv:filters=4,hidden=8"])
+def test_a_head_of_choice_is_saved_and_loaded(head: str, photos: Path, tmp_path: Path, small: dict[str, Any]) -> None:
+    made = fit(photos, tmp_path / "model", strategy="tail:cut=0.6,views=1", head=head, recipe=SHORT, **small)
+    again = load(tmp_path / "model")
+    assert again.card.head["kind"] == head.partition(":")[0]
+    assert again.card.pool == (not head.startswith("conv"))
+    assert same(made, again)
+    assert made.predict(photos / "disc" / "00.png") == again.predict(photos / "disc" / "00.png")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"recipe": "epochs=3"}, "A recipe is for training, and 'probe' trains nothing. Choose tail, for instance."),
+    ({"head": "mlp"}, "--head is for strategies that train. 'probe' takes its own"),
+    ({"strategy": "tail", "head": "cnn"}, "There is no head 'cnn'"),
+    ({"resume": True}, "--resume is for strategies that train"),
+    ({"log": "tensorboard"}, "--log is for strategies that train"),
+    ({"strategy": "tail", "log": "wandb"}, "'wandb'"),
+    ({"strategy": "tail", "recipe": "loss=kl"}, "'loss=kl' and 'teacher' belong together"),
+    ({"strategy": "tail", "recipe": "rate=0"}, "'rate' must be above 0, or 'auto'. Got 0.0."),
+    ({"strategy": "tail", "recipe": "metric=speed"}, "'metric' must be one of loss, accuracy"),
+    ({"strategy": "tail", "recipe": "loss=hinge"}, "'loss' must be one of auto, cross-entropy"),
+    ({"strategy": "tail", "recipe": "augment=crop=2"}, "The strength of augmentation 'crop'"),
+    ({"strategy": "scratch", "weights": "some.pth"}, "'scratch' begins with random weights"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), MISTAKES, ids=[says for _, says in MISTAKES])
+def test_what_does_not_go_together_is_told_before_any_picture_is_embedded(
+    options: dict[str, Any], says: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("pictures were embedded first"))
+    with pytest.raises(UsageError) as caught:
+        fit(photos, tmp_path / "model", **options)
+    assert says in str(caught.value)
+    assert list(tmp_path.iterdir()) == [], "something was left behind"
+
+
+@pytest.mark.parametrize("option", [{"resume": True}, {"log": "tensorboard"}])
+def test_what_needs_an_output_says_so(option: dict[str, Any], photos: Path) -> None:
+    with pytest.raises(UsageError, match="with an --output"):
+        fit(photos, strategy="tail", **option)
+
+
+def test_an_epoch_is_told_as_soon_as_it_is_over(photos: Path, small: dict[str, Any]) -> None:
+    heard: list[Any] = []
+    made = fit(photos, strategy="tail:cut=0.6,views=1", recipe=SHORT, told=heard.append, **small)
+    assert [vars(epoch) for epoch in heard] == made.report["training"]["history"]
+    tell: Callable[[Any], None] = heard.append
+    assert fit(photos, strategy="probe:head=ridge,layers=last", told=tell).report["evaluation"]
+    assert len(heard) == 2
+    assert isinstance(made.network, nn.Module)
