@@ -15,17 +15,25 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 import typer
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from graft import cli, show
+from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
+from graft.jobs.stages import stages
+from graft.model import history
 from graft.model.classifier import load
+from graft.model.history import Epoch
 from graft.networks import catalog
+from graft.progress import unwatched
+from graft.training.strategies import STRATEGIES
 
 QUICK = "probe:head=ridge,layers=last"
 
@@ -129,7 +137,69 @@ def test_options_have_the_defaults_of_python(command: str, job: Any) -> None:
     shared = options.keys() & python.keys() - {"output"}
     assert shared >= {"backbone", "weights", "offline"}
     assert {name: options[name] for name in shared} == {name: python[name] for name in shared}
-    assert python.keys() - options.keys() <= {"source", "watch"}, "an option of Python is not on the command line"
+    assert python.keys() - options.keys() <= {"source", "told", "watch"}, (
+        "an option of Python is not on the command line"
+    )
+
+
+# --- the options of fit ----------------------------------------------------------------------------------------------
+
+OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
+    ([], {}),
+    (["--strategy", "tail:cut=0.5"], {"strategy": "tail:cut=0.5"}),
+    (["-s", "full"], {"strategy": "full"}),
+    (["--head", "mlp:hidden=256+128"], {"head": "mlp:hidden=256+128"}),
+    (["--recipe", "epochs=5,rate=1e-3"], {"recipe": "epochs=5,rate=1e-3"}),
+    (["-r", "epochs=5"], {"recipe": "epochs=5"}),
+    (["--backbone", "resnet18"], {"backbone": "resnet18"}),
+    (["--weights", "w.pth"], {"weights": Path("w.pth")}),
+    (["--offline"], {"offline": True}),
+    (["--seed", "7"], {"seed": 7}),
+    (["--from", "one/model.json"], {"like": Path("one/model.json")}),
+    (["--resume"], {"resume": True}),
+    (["--log", "tensorboard,mlflow"], {"log": "tensorboard,mlflow"}),
+    (["--force"], {"force": True}),
+]
+
+
+class Fitted:
+    """As much of a classifier as the command line looks at."""
+
+    report: ClassVar[dict[str, Any]] = {"seconds": {}}
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the job was called with."""
+    heard: dict[str, Any] = {}
+
+    def job(source: Path, output: Path, **options: Any) -> Fitted:
+        heard.update({"source": source, "output": output} | options)
+        return Fitted()
+
+    monkeypatch.setattr("graft.jobs.fit.fit", job)
+    return heard
+
+
+@pytest.mark.parametrize(("words", "options"), OPTIONS, ids=[" ".join(words) for words, _ in OPTIONS])
+def test_every_option_reaches_the_job(words: list[str], options: dict[str, Any], given: dict[str, Any]) -> None:
+    done = graft("fit", "photos", "-o", "model", "--json", "-q", *words)
+    assert done.exit_code == 0, done.stderr
+    defaults = {name: each.default for name, each in inspect.signature(fit).parameters.items()}
+    assert given.pop("watch") is unwatched
+    assert given.pop("told") is not defaults.pop("told")
+    defaults.pop("watch")
+    assert given == defaults | {"source": Path("photos"), "output": Path("model")} | options
+
+
+def test_no_option_is_left_out_above() -> None:
+    tried = {name for _, options in OPTIONS for name in options}
+    command = typer.main.get_command(cli.app).commands["fit"]  # pyright: ignore[reportAttributeAccessIssue]
+    assert tried == {each.name for each in command.params} - {"photos", "output", "as_json", "quiet"}
+
+
+def test_the_strategies_in_the_help_are_all_there_are() -> None:
+    assert sorted(cli.NAMES.split(", ")) == sorted(STRATEGIES)
 
 
 # --- exit codes -------------------------------------------------------------------------------------------------------
@@ -223,6 +293,90 @@ def test_killed_at_any_moment_the_same_command_gives_the_undisturbed_classifier(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "m"]
 
 
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights of test_resnet, as if they had been pretrained."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), folder / "test_resnet.safetensors")
+    return folder
+
+
+def test_a_tail_says_what_was_tuned_kept_and_spent(photos: Path, weights: Path, tmp_path: Path) -> None:
+    file = weights / "test_resnet.safetensors"
+    recipe = "epochs=2,batch=8,refit=yes,blend=none"
+    words = ["--backbone", "test_resnet", "--weights", file, "--strategy", "tail:cut=layer3,views=2", "-r", recipe]
+    done = graft("fit", photos, "-o", tmp_path / "m", *words)
+    assert done.exit_code == 0, done.stderr
+    report = load(tmp_path / "m").report
+    (phase,), lines = report["phases"], done.stdout.splitlines()
+    tuned, frozen = phase["trained_parameters"], phase["frozen_parameters"]
+    assert phase["cut"] == "layer3"
+    assert phase["frozen"] + phase["trained"] == [*(stage["name"] for stage in stages("test_resnet")), "head"]
+    assert f"  trained on   {report['inner']} pictures, {report['valid']} more held out to choose by" in lines
+    assert (
+        f"  tuned        above 'layer3', stage {phase['place']} of {phase['stages']}: {tuned:,} parameters "
+        f"({frozen:,} frozen), 2 epochs"
+    ) in lines
+    assert f"  kept         epoch 2; then trained in the same way on all {report['data']['train']}" in lines
+    features = load(tmp_path / "m").network.features
+    assert report["layers"] == [*features.layers, "last"]
+    read = f"{len(report['layers'])} layers" if features.layers else "last layer"
+    assert f"  head         {report['head']['name']}, {read}" in lines
+    assert f"  cost         {report['forward_equivalents']:.1f} forward passes for each picture" in lines
+    told = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith("epoch ")]
+    assert told == [history.line(Epoch(**epoch)) for epoch in report["training"]["history"]]
+
+
+@pytest.mark.parametrize(
+    ("kept", "blend", "says"),
+    [
+        (3, {"share": 1.0, "mean": False}, "epoch 3"),
+        (3, {"share": 0.4, "mean": False}, "40% of epoch 3, the rest the solved head"),
+        (3, {"share": 1.0, "mean": True}, "the mean of the later epochs"),
+        (3, {"share": 0.7, "mean": True}, "70% of the mean of the later epochs, the rest the solved head"),
+        (3, {"share": 0.0, "mean": False}, "the solved head: training did no better on the held-out pictures"),
+    ],
+)
+def test_what_is_kept_is_said_in_words(
+    kept: int, blend: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = {"kept": kept, "blend": blend, "trouble": "The loss has exploded."}
+    show._training({"training": training, "forward_equivalents": 12.34})
+    assert capsys.readouterr().out.splitlines() == [
+        f"  kept         {says}",
+        "  cost         12.3 forward passes for each picture",
+        "  careful      The loss has exploded.",
+    ]
+
+
+def test_stages_are_listed_and_their_names_make_cuts() -> None:
+    chain = stages("test_resnet")
+    assert json.loads(graft("stages", "test_resnet", "--json").stdout) == chain
+    header, *lines, hint = graft("stages", "test_resnet").stdout.splitlines()
+    assert header.split() == ["index", "share", "stage", "output", "params", "below"]
+    assert [line.split()[2] for line in lines] == [stage["name"] for stage in chain]
+    assert [int(line.split()[0]) for line in lines] == list(range(len(chain)))
+    assert [line.split()[-2] for line in lines] == [f"{stage['parameters']:,}" for stage in chain]
+    assert hint.endswith(f"--backbone test_resnet --strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
+    assert graft("stages", "resnt").exit_code == 2
+
+
+def test_a_network_by_name_predicts_its_own_classes(
+    photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_WEIGHTS", str(weights))
+    done = graft("predict", "test_resnet", photos / "disc", "--json", "-q")
+    assert done.exit_code == 0, done.stderr
+    want = direct("test_resnet", offline=True).predict(sorted((photos / "disc").iterdir()))
+    said = json.loads(done.stdout)
+    assert [each["label"] for each in said] == [each.label for each in want]
+    assert [each["probability"] for each in said] == [each.probability for each in want]
+
+
 # --- pipes and terminals ----------------------------------------------------------------------------------------------
 
 
@@ -255,7 +409,7 @@ def test_offline_in_a_plain_terminal_it_opens_no_socket_and_prints_json_and_noth
     for name, source in (("日本 🐱", "disc"), ("naïve", "frame")):
         shutil.copytree(photos / source, tmp_path / "p" / name)
     plain = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONWARNINGS": "error"}
-    words = ["fit", tmp_path / "p", "-o", tmp_path / "m é", "--strategy", QUICK, "--offline", "--json"]
+    words = ["fit", tmp_path / "p", "-o", tmp_path / "m é", "--strategy", QUICK, "--offline", "--json", "-q"]
     run = child(NO_SOCKET, *words, env=plain)
     out, told = run.communicate(timeout=120)
     assert (run.returncode, told) == (0, "")

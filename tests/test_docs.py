@@ -13,10 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from graft.cli import app
+from graft.training.strategies import STRATEGIES
 
 HOUSE = Path(__file__).parents[1]
 DOCS = HOUSE / "docs"
-PAGES = {path.stem: path for path in [HOUSE / "README.md", *sorted(DOCS.glob("*.md"))]}
+PAGES = {"README": HOUSE / "README.md"} | {
+    path.relative_to(DOCS).with_suffix("").as_posix(): path for path in sorted(DOCS.rglob("*.md"))
+}
 WITHOUT_EXAMPLES = {"architecture", "cli"}  # how the code is built; generated
 FENCES = {
     "python",
@@ -111,8 +114,13 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    listed = re.findall(r"^  - (\w+\.md)$", (HOUSE / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md"))
+    listed = re.findall(r"^ +- ([\w/-]+)\.md$", (HOUSE / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(PAGES.keys() - {"README"})
+
+
+def test_every_strategy_has_its_page() -> None:
+    written = {path.stem for path in (DOCS / "strategies").glob("*.md")}
+    assert written - {"index"} == STRATEGIES.keys()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 from graft.model import history
 from graft.model.history import Epoch
 
+SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
 MOST = 5  # lines of any one kind before "and 12 more"
 
 
@@ -19,7 +20,9 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     """The closing summary of `graft fit`."""
     data = report["data"]
     _score(report)
-    if "valid" in report:
+    if "solved_again" in report:
+        print(f"  trained on   {report['solved_again']:,} pictures of {len(report['classes'])} classes")
+    elif "valid" in report:
         print(f"  trained on   {report['inner']:,} pictures, {report['valid']:,} more held out to choose by")
     elif data["train"]:
         print(f"  trained on   {data['train']:,} pictures of {len(report['classes'])} classes")
@@ -34,7 +37,13 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     for trouble in report.get("troubles", ()):
         print(f"  careful      {trouble}")
     print(f"  saved in     {output}")
-    print(f"\nNext:  graft predict {quote(str(output))} {quote(str(photos / report['example']))}")
+    print(f"\nNext:  graft predict {quote(str(output))} {quote(str(_found(photos, report['example'])))}")
+
+
+def _found(source: Path, example: str) -> Path:
+    """Where a picture of a folder or a table lies."""
+    folders = (source, source.parent, source / "images", source.parent / "images")
+    return next((folder / example for folder in folders if (folder / example).is_file()), source / example)
 
 
 def epoch(epoch: Epoch) -> None:
@@ -50,21 +59,19 @@ def stages(network: str, chain: Sequence[Mapping[str, Any]]) -> None:
         shape = " x ".join(map(str, stage["shape"]))
         numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%}"
         print(f"{stage['index']:>5} {stage['share']:>6}  {stage['name']:<{width}}  {shape:<16} {numbers}")
-    middle = chain[len(chain) * 3 // 4]["name"]
     print(f"A cut freezes what is above its line. Next:  graft fit photos/ -o model/ --backbone {network} ", end="")
-    print(f"--strategy tail:cut={middle}")
+    print("--strategy scratch" if network in SMALL else f"--strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
 
 
 def _training(report: Mapping[str, Any]) -> None:
     """What was frozen, what was trained, and what came of it."""
     for phase in report.get("phases", ()):
-        where = (
-            f"above {phase['cut']!r}, stage {phase['place']} of {phase['stages']}" if phase["place"] else "everything"
-        )
-        where = "the head" if phase["cut"] == "head" else where
+        inside = f"from {phase['cut']} on, stage {phase['place'] + 1} of {phase['stages']}"
+        where = "the head" if phase["cut"] == "head" else inside if phase["place"] else "everything"
         only = {"all": "", "adapters": ", adapters only", "norms": ", norms and biases only"}[phase["only"]]
-        print(f"  tuned        {where}{only}: {phase['trained_parameters']:,} parameters ", end="")
-        print(f"({phase['frozen_parameters']:,} frozen), {phase['epochs']} epochs")
+        tuned = "tried" if "solved_again" in report else "tuned"
+        print(f"  {tuned}        {where}{only}: {phase['trained_parameters']:,} parameters ", end="")
+        print(f"({phase['frozen_parameters']:,} frozen), {phase['epochs']} epoch{'s' * (phase['epochs'] > 1)}")
     if "training" in report:
         training, blend = report["training"], report["training"]["blend"]
         kept = f"epoch {training['kept']}" if not blend["mean"] else "the mean of the later epochs"
@@ -126,7 +133,8 @@ def failed(error: Exception) -> None:
 
 def stopped(job: str) -> None:
     """What Ctrl-C leaves behind."""
-    kept = " Features computed so far are cached; the same command goes on from there." if job in _CACHING else ""
+    kept = " What was computed so far is kept: the same command goes on from there" if job in _CACHING else ""
+    kept += ", or asks for --resume to go on with a training." if job == "fit" else "." * bool(kept)
     print(f"\ngraft: stopped.{kept}", file=sys.stderr)
 
 

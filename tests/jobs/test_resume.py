@@ -22,7 +22,7 @@ from graft.networks import catalog
 from graft.progress import Work, unwatched
 from graft.training import tune
 
-RECIPE = "epochs=4,batch=8,rate=0.0005,mixup=0.2,ema=0.9,augment=strong"
+RECIPE = "epochs=4,batch=8,rate=0.0005,mixup=0.2,ema=0.9"
 OPTIONS = {"backbone": "test_resnet", "recipe": RECIPE, "offline": True}
 UPDATES = 4 * 3  # of the training by which all is chosen: four epochs of 24 pictures
 STRATEGIES = ["tail:cut=0.5,views=2", "lp-ft", "full"]

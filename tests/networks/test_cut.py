@@ -407,17 +407,17 @@ def test_an_index_or_share_outside_the_chain_is_refused(at: Any) -> None:
 
 
 class Skipping(nn.Module):
-    """Five stages; what the first says skips the next ones and joins again at number `to` of them."""
+    """Five stages; what the first says skips the next ones and joins again at number `joins` of them."""
 
-    def __init__(self, to: int) -> None:
+    def __init__(self, joins: int) -> None:
         super().__init__()
-        self.to = to
+        self.joins = joins
         self.a, self.b, self.c, self.d, self.e = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(5))
 
     def forward(self, images: Tensor) -> Tensor:
         first = x = self.a(images)
         for number, stage in enumerate((self.b, self.c, self.d, self.e, nn.Identity())):
-            x = stage(x + first if number == self.to else x).relu()
+            x = stage(x + first if number == self.joins else x).relu()
         return x.mean((2, 3))
 
 

@@ -75,7 +75,7 @@ def fit(
     asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
     choices = Choices.of(card.choices(Path(like)) if like else {}, **asked)
     _check(choices, output, resume, log)
-    place, times = Path(output) if output else None, dict[str, float]()
+    place, times = _place(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         with _timed(times, "read pictures"):
             data = source if isinstance(source, Dataset) else read_source(source)
@@ -107,6 +107,13 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
         raise UsageError("--resume is for strategies that train, with an --output that an interrupted run belongs to.")
     if log and not (output and choices.trains):
         raise UsageError("--log is for strategies that train, with an --output beside which the curves are written.")
+
+
+def _place(output: str | Path | None) -> Path | None:
+    """The output as a path with a name: '.' has none."""
+    if output is None:
+        return None
+    return Path(output) if Path(output).name else Path(output).absolute()
 
 
 def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:
@@ -149,8 +156,8 @@ def _calibrated(choices: Choices, pretrained: Backbone, trained: Trained, materi
         task=material.data.task,
         head=described.head | trained.solved,
         choices=asdict(choices),
-        recipe=trained.record.get("recipe", {}),
-        cut=trained.record["phases"][-1]["cut"] if "phases" in trained.record else "head",
+        recipe=trained.record.get("recipe", {}) if trained.columns is None else {},
+        cut=trained.record["phases"][-1]["cut"] if trained.columns is None else "head",
     )
     classifier = Classifier(trained.network, described)
     if described.task == MULTILABEL:

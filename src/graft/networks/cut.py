@@ -57,9 +57,13 @@ def cut(network: Network, backbone: Backbone, at: str | int | float) -> Halves:
     place = _place([stage.name for stage in chain], at)
     frozen, tuned = _halved(network, backbone, chain, place)
     place = len(chain) if tuned is network.head else place
-    network.requires_grad_(place == 0)
+    network.requires_grad_(False)
     network.head.requires_grad_(True)
-    for stage in chain[place : _deepest(network.features, chain)]:
+    if place == 0:  # and what belongs to no stage: a class token, say
+        inside = tuple(f"{stage.name}." for stage in chain)
+        for name, parameter in network.features.backbone.named_parameters():
+            parameter.requires_grad_(not name.startswith(inside))
+    for stage in chain[place : deepest(network.features, chain)]:
         network.features.backbone.get_submodule(stage.name).requires_grad_(True)
     return Halves(frozen, tuned, tuple(chain), place)
 
@@ -74,14 +78,14 @@ def place_of(text: str) -> str | int | float:
     return text
 
 
-def _deepest(features: Features, chain: Sequence[Stage]) -> int:
+def deepest(features: Features, chain: Sequence[Stage]) -> int:
     """The place after the last stage that the head needs."""
     names = [stage.name for stage in chain]
     return len(chain) if features.top else max(names.index(name) for name in features.layers) + 1
 
 
 def _halved(network: Network, backbone: Backbone, chain: Sequence[Stage], place: int) -> tuple[nn.Module, nn.Module]:
-    if place >= _deepest(network.features, chain):
+    if place >= deepest(network.features, chain):
         return Frozen(network.features, network.features, ()), network.head
     if place == 0:
         return nn.Identity(), network

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 from graft import spec
@@ -39,6 +40,10 @@ class Choices:
         """Choices that were written down, but for those given now (None: not given)."""
         known = {field.name for field in dataclasses.fields(cls)}
         kept = {name: value for name, value in written.items() if name in known}
+        if (name := given.get("strategy")) and name.partition(":")[0] != kept.get("strategy", "").partition(":")[0]:
+            kept = {
+                name: value for name, value in kept.items() if name not in ("head", "recipe")
+            }  # of another strategy
         return cls(**kept | {name: value for name, value in given.items() if value is not None})
 
     @cached_property
@@ -59,8 +64,31 @@ class Choices:
             raise UsageError(
                 f"A recipe is for training, and {self.strategy!r} trains nothing. Choose tail, for instance."
             )
+        if isinstance(self.plan, EarlyFeatures):
+            self._check_early(self.plan)
         if self.settings:
-            Augment.parse(self.settings.augment)
+            self._check_recipe(self.settings)
+
+    def _check_early(self, plan: EarlyFeatures) -> None:
+        if not self.head and plan.cut != "head":
+            raise UsageError("'cut' of early-features is for a head that is trained: add --head linear, for instance.")
+        if self.head and plan.solver != "auto":
+            raise UsageError("'solver' of early-features is for a head that is solved: leave --head out.")
+
+    def _check_recipe(self, settings: Recipe) -> None:
+        Augment.parse(settings.augment)
+        stored = [bool(phase.views) for phase in self.plan.phases(["a stage"] * 8)]
+        if all(stored) and "augment=" in self.recipe:
+            raise UsageError(
+                f"{self.strategy!r} trains on stored views of each picture, a mirror image and crops, where 'augment' "
+                f"does nothing. With {self.strategy.partition(':')[0]}:views=0 pictures are augmented in each epoch."
+            )
+        if any(stored) and settings.cutmix:
+            raise UsageError(f"'cutmix' needs pictures, and {self.strategy!r} trains on stored outputs. Use mixup.")
+        if settings.teacher and not Path(settings.teacher).exists():
+            raise UsageError(f"There is no teacher {settings.teacher}: it must be the folder of a saved classifier.")
+        if settings.patience and settings.refit is True:
+            raise UsageError("'refit' repeats a whole schedule, and 'patience' ends one early: choose one of them.")
 
     def check_task(self, task: str) -> None:
         """Raises UsageError for a strategy, head, loss or metric that does not go with the pictures' labels."""

@@ -145,7 +145,8 @@ def find_rate(lesson: Lesson) -> float:
     before = [tensor.detach().clone() for tensor in tensors]
     state = State(lesson)
     order = balance.order(len(lesson.targets), lesson.targets, lesson.recipe, lesson.seed, 0)
-    groups = [np.resize(order[start:], lesson.batch) for start in range(0, len(order), lesson.batch)]
+    size = min(lesson.batch, len(order))
+    groups = [np.resize(order[start:], size) for start in range(0, len(order), size)]
     groups = (groups * len(optim.RATES))[: len(optim.RATES)]
     inputs = lesson.feed.batches(groups, 0)
     steps = iter(zip(groups, inputs, strict=True))
@@ -172,7 +173,7 @@ def _update(state: State, inputs: Tensor, targets: Tensor, epoch: int, checked: 
     loss = _gradients(state, inputs, targets, seed_of(lesson.seed, epoch, state.step))
     limit = EXPLODED * math.log(max(lesson.targets.shape[1], 3))
     if checked and not loss <= limit:
-        raise TrainingError(_diverged(loss, lesson, epoch, state.step))
+        raise TrainingError(diverged(loss, lesson, epoch, state.step))
     if lesson.recipe.clip:
         nn.utils.clip_grad_norm_(state.trained, lesson.recipe.clip)
     state.optimizer.step()
@@ -203,7 +204,8 @@ def _gradients(state: State, inputs: Tensor, targets: Tensor, seed: int) -> floa
 
 def _backward(state: State, inputs: Tensor, targets: Tensor) -> float:
     lesson, total = state.lesson, 0.0
-    training_mode(lesson.tuned, lesson.recipe)
+    alone = min(len(inputs), state.chunk, len(inputs) % state.chunk or state.chunk) == 1
+    training_mode(lesson.tuned, lesson.recipe, alone)
     for some, wanted in zip(inputs.split(state.chunk), targets.split(state.chunk), strict=True):
         said = lesson.tuned(some)
         each = state.loss_of(said if state.prior is None else said + state.prior.to(said), wanted)
@@ -218,10 +220,10 @@ def _backward(state: State, inputs: Tensor, targets: Tensor) -> float:
     return total
 
 
-def training_mode(tuned: nn.Module, recipe: Recipe) -> None:
-    """Train mode; batch norm keeps its pretrained statistics unless the recipe says otherwise."""
+def training_mode(tuned: nn.Module, recipe: Recipe, alone: bool = False) -> None:
+    """Train mode; batch norm keeps its statistics unless the recipe says otherwise, and for a picture `alone`."""
     tuned.train()
-    if recipe.batch_norm == "frozen":
+    if recipe.batch_norm == "frozen" or alone:  # one picture has no statistics
         for part in tuned.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.eval()
@@ -237,7 +239,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def _diverged(loss: float, lesson: Lesson, epoch: int, step: int) -> str:
+def diverged(loss: float, lesson: Lesson, epoch: int, step: int) -> str:
     what = "is no number any more" if math.isnan(loss) else f"has exploded ({loss:.3g})"
     return (
         f"The loss {what} in epoch {epoch + 1}, step {step + 1}, at rate {lesson.rate:g}. "

@@ -14,7 +14,7 @@ from graft.data.dataset import Labels
 from graft.errors import UsageError
 from graft.networks import adapters
 from graft.networks.chain import Stage
-from graft.networks.cut import Frozen, Halves, cut, place_of
+from graft.networks.cut import Frozen, Halves, cut, deepest, place_of
 from graft.networks.network import Backbone, Network
 from graft.progress import Watch
 from graft.training.embed import embed
@@ -56,14 +56,12 @@ class Ground:
 
     @property
     def refits(self) -> bool:
-        """Whether what is chosen here will be trained once more, on all pictures."""
-        few = len(self.inner) < FEW
-        return few if self.recipe.refit == "auto" else self.recipe.refit is True
+        """Whether what is chosen here will be trained once more, on all pictures.
 
-    @property
-    def steady(self) -> bool:
-        """Whether the last epoch counts, not the best: a refit repeats a whole schedule, and cannot repeat luck."""
-        return self.refits and not self.recipe.patience
+        Then the last epoch counts, not the best: a whole schedule can be repeated, luck cannot.
+        """
+        few = len(self.inner) < FEW and not self.recipe.patience
+        return few if self.recipe.refit == "auto" else self.recipe.refit is True
 
     @property
     def task(self) -> Task:
@@ -81,8 +79,11 @@ class Taught:
     halves: Halves
 
 
-def taught(ground: Ground, number: int, starts: dict[str, Tensor]) -> Taught:
-    """Make a phase ready: cut the network, embed what lies below, gather what is trained above."""
+def taught(ground: Ground, number: int, starts: dict[str, Tensor], rate: float | None = None) -> Taught:
+    """Make a phase ready: cut the network, embed what lies below, gather what is trained above.
+
+    `rate` is that of the head if it is known already; else it is the recipe's, or found.
+    """
     phase = ground.phases[number]
     halves = opened(ground.network, ground.backbone, phase)
     feed, held_out = feeds(ground, halves, phase)
@@ -101,8 +102,10 @@ def taught(ground: Ground, number: int, starts: dict[str, Tensor]) -> Taught:
         seed=ground.seed,
         starts=starts,
     )
-    rate = ground.recipe.rate
-    lesson = replace(lesson, rate=find_rate(replace(lesson, rate=1.0)) if rate == "auto" else rate * phase.rate)
+    named = ground.recipe.rate
+    if rate is None:
+        rate = find_rate(replace(lesson, rate=1.0)) if named == "auto" else named * phase.rate
+    lesson = replace(lesson, rate=rate)
     return Taught(halves.border, lesson, held_out, halves)
 
 
@@ -110,6 +113,8 @@ def opened(network: Network, backbone: Backbone, phase: Phase) -> Halves:
     """The network cut for a phase, with just those parameters trainable that the phase trains."""
     halves = cut(network, backbone, place_of(phase.cut))
     above = [stage.name for stage in halves.chain[halves.place :]]
+    if phase.only != "all" and not above:
+        raise UsageError("A cut at 'head' leaves no stage to adapt. Name a stage, an index or a share: `graft stages`.")
     if phase.only == "norms":
         kept = adapters.norm_parameters(backbone.module, above)
         backbone.module.requires_grad_(False)
@@ -142,12 +147,13 @@ def feeds(ground: Ground, halves: Halves, phase: Phase) -> tuple[Feed, Feed]:
 
 def placed(network: Network, chain: Sequence[Stage]) -> list[Placed]:
     """The trainable parameters, each with how many stages it lies below the head."""
-    depths = {f"features.backbone.{stage.name}.": len(chain) - place for place, stage in enumerate(chain)}
+    end = deepest(network.features, chain)
+    depths = {f"features.backbone.{stage.name}.": end - place for place, stage in enumerate(chain[:end])}
     found = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             inside = (depth for stage, depth in depths.items() if name.startswith(stage))
-            depth = 0 if name.startswith("head.") else next(inside, len(chain) + 1)
+            depth = 0 if name.startswith("head.") else next(inside, end + 1)
             found.append((depth, name, parameter))
     return sorted(found, key=lambda each: each[0])
 

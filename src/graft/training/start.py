@@ -57,9 +57,8 @@ def ground(
         network = renewed(features, design or Linear(), material, inner, standardise=start == "fresh")
     network = network.to(engine.device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if isinstance(plan, Lora):
-        above = opened(network, backbone, phases[0]).border
-        names = [stage.name for stage in chain]
-        adapters.add_lora(backbone.module, names[names.index(above) :], plan.rank, 2.0 * plan.rank, seed)
+        above = [stage.name for stage in chain[opened(network, backbone, phases[0]).place :]]
+        adapters.add_lora(backbone.module, above, plan.rank, 2.0 * plan.rank, seed)
     opened(network, backbone, phases[-1])  # the widest: it names all that may change
     targets = soft(recipe, material, inner) if recipe.teacher else hard(material, inner)
     return Ground(

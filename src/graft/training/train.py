@@ -35,8 +35,8 @@ def train(
     if tuned.mixed.share == 0:  # the solved head won; solved on all pictures it is better still
         _merge(choices, backbone)
         probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), backbone, material, watch)
-        return replace(probe, record=record | probe.record)
-    if ground.refits:
+        return replace(probe, record=record | {"solved_again": len(material.train)} | probe.record)
+    if ground.refits and not tuned.course.trouble:
         _merge(choices, backbone)
         backbone.module.load_state_dict(pristine)
         ground = _ground(choices, backbone, material, watch, all_of_them=True)
@@ -71,8 +71,9 @@ def described(ground: Ground) -> dict[str, Any]:
         trained = sum(each.numel() for each in ground.network.parameters() if each.requires_grad)
         whole = sum(each.numel() for each in ground.network.parameters())
         share = _share(ground.network, halves)
-        anew = 3 * share * (last - first) + (0 if phase.views else (1 - share) * (last - first))
-        cost, repeated = cost + phase.views * (1 - share) + anew, repeated + anew
+        views = phase.views if halves.place else 0
+        anew = 3 * share * (last - first) + (0 if views else (1 - share) * (last - first))
+        cost, repeated = cost + views * (1 - share) + anew, repeated + anew
         phases.append(
             {
                 "cut": halves.border,
@@ -84,7 +85,7 @@ def described(ground: Ground) -> dict[str, Any]:
                 "frozen_parameters": whole - trained,
                 "trained_parameters": trained,
                 "share_of_the_work": round(share, 4),
-                "views": phase.views,
+                "views": views,
                 "epochs": last - first,
             }
         )
@@ -95,6 +96,7 @@ def described(ground: Ground) -> dict[str, Any]:
         "recipe": asdict(recipe) | {"batch": batch_of(recipe, len(ground.inner))},
         "inner": len(ground.inner),
         "valid": len(ground.valid),
+        "layers": [*ground.network.features.layers, *(["last"] if ground.network.features.top else [])],
         "head": {
             "name": ground.network.head.spec["kind"],
             "layers": "all" if ground.network.features.layers else "last",
@@ -111,6 +113,7 @@ def told_of(tuned: Tuned) -> dict[str, Any]:
             "best_epoch": course.best_epoch,
             "kept": tuned.kept,
             "blend": {"share": mixed.share, "mean": mixed.mean, "tried": mixed.tried},
+            "rates": course.rates,
             "trouble": course.trouble,
             "history": [asdict(epoch) for epoch in course.epochs],
         }

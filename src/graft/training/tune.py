@@ -39,6 +39,7 @@ class Course:
     mean: Weights = field(default_factory=dict)
     averaged: int = 0  # epochs in the mean
     epochs: list[Epoch] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)  # of the head, in each phase
     trouble: str = ""  # why it stopped before its end
 
     @property
@@ -72,11 +73,14 @@ def tune(ground: Ground, run: Run | None, told: Told) -> Tuned:
 
 
 def again(ground: Ground, tuned: Tuned, run: Run | None, told: Told) -> None:
-    """The same training with nothing held out: as long as was best, blended as was best."""
+    """The same training with nothing held out, at the same rates and blended as was best."""
     saved = run.latest() if run else None
     state = saved[1] if saved and saved[1]["chosen"] else None
     starts = blend.snapshot(ground.network, ground.names)
-    course = _taught(ground, starts, _Keeper(run, told, tuned), state)
+    try:
+        course = _taught(ground, starts, _Keeper(run, told, tuned), state)
+    except TrainingError as error:
+        raise TrainingError(f"On all pictures: {error} Or do not train on all: refit=no.") from error
     end = course.mean if tuned.mixed.mean else course.best
     blend.restore(ground.network, blend.between(starts, end, tuned.mixed.share))
 
@@ -85,9 +89,9 @@ def _taught(ground: Ground, starts: Weights, keeper: _Keeper, saved: dict[str, A
     """Phase after phase, from the start or from a checkpoint."""
     course = _restored(ground, saved) if saved else Course()
     for number in range(course.phase, len(ground.phases)):
-        if keeper.chosen and course.epochs and course.epochs[-1].number >= keeper.last(ground):
-            break
-        lesson = taught(ground, number, starts)
+        rates = keeper.chosen.course.rates if keeper.chosen else course.rates
+        lesson = taught(ground, number, starts, rates[number] if number < len(rates) else None)
+        course.rates = [*course.rates[:number], lesson.lesson.rate]
         state = State(lesson.lesson)
         if saved:
             state.load_state_dict(saved["state"])
@@ -97,9 +101,9 @@ def _taught(ground: Ground, starts: Weights, keeper: _Keeper, saved: dict[str, A
         try:
             _phase(ground, lesson, state, course, keeper)
         except TrainingError as error:
-            if not course.best:
+            if keeper.chosen or not course.best:
                 raise
-            course.trouble = f"{error} The best epoch before that is kept."
+            course.trouble = f"{error} The {'last' if ground.refits else 'best'} epoch before that is kept."
             break
     return course
 
@@ -112,12 +116,6 @@ class _Keeper:
     told: Told
     chosen: Tuned | None = None
     saved: float = field(default_factory=time.monotonic)
-
-    def last(self, ground: Ground) -> int:
-        """The number of the epoch to stop after."""
-        if self.chosen and not ground.steady:
-            return self.chosen.course.best_epoch
-        return ground.recipe.epochs
 
     def epoch(self, epoch: Epoch) -> None:
         if self.chosen:  # the curves are those of the training by which all was chosen
@@ -138,7 +136,7 @@ def _phase(ground: Ground, taught: Taught, state: State, course: Course, keeper:
     recipe, lesson = ground.recipe, taught.lesson
     note = _Note()
     before = lesson.updates * state.epoch + state.step
-    work = Work("updates", note, before)
+    work = Work("updates on all pictures" if keeper.chosen else "updates", note, before)
     if recipe.patience and course.waited >= recipe.patience:  # it was over when the run was interrupted
         return
     began = time.monotonic()
@@ -151,8 +149,7 @@ def _phase(ground: Ground, taught: Taught, state: State, course: Course, keeper:
             note.epoch = epoch
             keeper.epoch(epoch)
         keeper.step(ground, state, course, step.last)
-        tired = bool(recipe.patience) and course.waited >= recipe.patience
-        if step.last and (tired or course.epochs[-1].number >= keeper.last(ground)):
+        if step.last and recipe.patience and course.waited >= recipe.patience:
             return
 
 
@@ -163,7 +160,7 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
         scores = _scores(ground, taught) if len(ground.valid) else {}
         score = metrics.higher(scores, recipe.metric) if scores else float(step.epoch)  # in a refit the last one counts
         better = score > course.score
-        if better or ground.steady:
+        if better or ground.refits:
             course.best = blend.snapshot(ground.network, ground.names)
         course.score, course.waited = max(score, course.score), 0 if better else course.waited + 1
         if 2 * step.epoch >= recipe.epochs and recipe.blend == "auto":
@@ -181,7 +178,7 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
         seconds=seconds,
         pictures=len(ground.inner),
         metrics=scores,
-        best=better,
+        best=better and bool(scores),
     )
     course.epochs.append(epoch)
     return epoch
@@ -189,6 +186,8 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
 
 def _scores(ground: Ground, taught: Taught) -> metrics.Scores:
     said = loop.logits(taught.lesson.tuned, taught.held_out, len(ground.valid), taught.lesson.batch)
+    if not np.isfinite(said).all():
+        raise TrainingError(loop.diverged(float("nan"), taught.lesson, ground.recipe.epochs - 1, taught.lesson.updates))
     return metrics.judged(said, ground.labels, ground.recipe.metric)
 
 
@@ -219,7 +218,7 @@ class _Note:
 
 def _finished(ground: Ground, starts: Weights, course: Course) -> Tuned:
     """Choose among start, best epoch, their blends and the mean of the epochs; the winner is left in the network."""
-    last = taught(ground, len(ground.phases) - 1, starts)
+    last = taught(ground, len(ground.phases) - 1, starts, rate=1.0)  # to judge, not to train
 
     def judged() -> tuple[NDArray[np.float64], float]:
         said = loop.logits(last.lesson.tuned, last.held_out, len(ground.valid), last.lesson.batch)
@@ -229,7 +228,7 @@ def _finished(ground: Ground, starts: Weights, course: Course) -> Tuned:
     wise = ground.recipe.blend == "auto"
     origin = starts if wise and ground.start == "solved" else {}
     said, mixed = blend.best_of(ground.network, origin, course.best, course.mean if wise else {}, judged)
-    return Tuned(said, mixed, course, course.epochs[-1].number if ground.steady else course.best_epoch)
+    return Tuned(said, mixed, course, course.epochs[-1].number if ground.refits else course.best_epoch)
 
 
 def _state(ground: Ground, state: State, course: Course, chosen: Tuned | None) -> dict[str, Any]:
