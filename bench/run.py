@@ -1,4 +1,6 @@
-"""Every measurement that bench/README.md quotes, one after the other (about 20 minutes on two cores).
+"""The measurements that bench/README.md quotes, one after the other (about 20 minutes on two cores).
+
+Those of strategies take hours and have commands of their own there.
 
 python bench/run.py [../shared/data]
 """
@@ -20,6 +22,7 @@ def main() -> None:
         ["resize.py", *(f"{data}/{name}" for name in ("flowers5", "clothing10", "rsscn7_sub"))],
         ["memory.py"],
         ["choices.py", data],
+        ["loop.py"],
     ]
     for script, *arguments in commands:
         print(f"\n$ python bench/{script} {' '.join(arguments)}\n", flush=True)

@@ -269,7 +269,7 @@ def test_ctrl_c_keeps_what_was_computed_and_a_second_run_meanwhile_is_refused(
     out, told = run.communicate(timeout=30)
     assert time.monotonic() - start < 10
     assert (run.returncode, out) == (130, "")
-    assert "graft: stopped. Features computed so far are cached" in told
+    assert "graft: stopped. What was computed so far is kept: the same command goes on from there" in told
     assert "Traceback" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     kept = sum(path.stat().st_size for path in own_cache.rglob("*.index")) // 24
@@ -318,7 +318,7 @@ def test_a_tail_says_what_was_tuned_kept_and_spent(photos: Path, weights: Path, 
     assert phase["frozen"] + phase["trained"] == [*(stage["name"] for stage in stages("test_resnet")), "head"]
     assert f"  trained on   {report['inner']} pictures, {report['valid']} more held out to choose by" in lines
     assert (
-        f"  tuned        above 'layer3', stage {phase['place']} of {phase['stages']}: {tuned:,} parameters "
+        f"  tuned        from layer3 on, stage {phase['place'] + 1} of {phase['stages']}: {tuned:,} parameters "
         f"({frozen:,} frozen), 2 epochs"
     ) in lines
     assert f"  kept         epoch 2; then trained in the same way on all {report['data']['train']}" in lines
@@ -362,6 +362,7 @@ def test_stages_are_listed_and_their_names_make_cuts() -> None:
     assert [int(line.split()[0]) for line in lines] == list(range(len(chain)))
     assert [line.split()[-2] for line in lines] == [f"{stage['parameters']:,}" for stage in chain]
     assert hint.endswith(f"--backbone test_resnet --strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
+    assert graft("stages", "cnn").stdout.endswith("--backbone cnn --strategy scratch\n")
     assert graft("stages", "resnt").exit_code == 2
 
 

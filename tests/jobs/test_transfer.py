@@ -195,7 +195,7 @@ def teacher(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactor
 def test_a_teachers_probabilities_are_the_targets(
     photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
 ) -> None:
-    recipe = f"{SHORT},loss=kl,teacher={teacher}"
+    recipe = f"{SHORT},blend=none,loss=kl,teacher={teacher}"
     fit(photos, tmp_path / "student", strategy="tail:cut=0.6,views=1", recipe=recipe, **small)
     assert load(tmp_path / "student").card.recipe["teacher"] == str(teacher)
 
@@ -212,11 +212,16 @@ def test_a_teachers_probabilities_are_the_targets(
 
 @pytest.mark.parametrize(
     ("folder", "kind", "says"),
-    [("nowhere", ModelError, "nowhere"), ("other", UsageError, "knows other classes: disc, square, stripes")],
+    [
+        ("nowhere", UsageError, "There is no teacher"),
+        ("empty", ModelError, "empty"),
+        ("other", UsageError, "knows other classes: disc, square, stripes"),
+    ],
 )
 def test_a_teacher_must_be_there_and_know_the_classes(
     folder: str, kind: type[GraftError], says: str, photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
 ) -> None:
+    (tmp_path / "empty").mkdir()
     shutil.copytree(teacher, tmp_path / "other")
     card = json.loads((tmp_path / "other" / "model.json").read_text())
     card["classes"][1] = "square"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +26,17 @@ TRAINED = [name for name in STRATEGIES if name not in SOLVED]
 def test_what_is_given_now_counts_before_what_was_written_down() -> None:
     written = asdict(Choices("tail:cut=0.5", "mlp", "epochs=3", "resnet18", 7)) | {"of another version": 1}
     assert Choices.of(written) == Choices("tail:cut=0.5", "mlp", "epochs=3", "resnet18", 7)
-    again = Choices.of(written, strategy="full", head="", recipe=None, backbone=None, seed=0)
-    assert again == Choices("full", "", "epochs=3", "resnet18", 0)
+    again = Choices.of(written, strategy="tail:cut=0.9", head="", recipe=None, backbone=None, seed=0)
+    assert again == Choices("tail:cut=0.9", "", "epochs=3", "resnet18", 0)
     assert Choices.of({}) == Choices.of({}, **dict.fromkeys(asdict(Choices()))) == Choices()
     assert Choices().backbone == catalog.DEFAULT
+
+
+def test_head_and_recipe_belong_to_their_strategy() -> None:
+    written = asdict(Choices("tail:cut=0.5", "mlp", "epochs=3", "resnet18", 7))
+    assert Choices.of(written, strategy="full") == Choices("full", "", "", "resnet18", 7)
+    assert Choices.of(written, strategy="full", recipe="epochs=1") == Choices("full", "", "epochs=1", "resnet18", 7)
+    Choices.of(written, strategy="probe").check()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
@@ -85,6 +93,13 @@ WRONG = [
     (Choices("tail", recipe="loss=kl"), "'loss=kl' and 'teacher' belong together"),
     (Choices("tail", recipe="teacher=model"), "'loss=kl' and 'teacher' belong together"),
     (Choices("tail", recipe="augment=magic"), "There is no augmentation 'magic'"),
+    (Choices("tail", recipe="augment=strong"), "'tail' trains on stored views of each picture"),
+    (Choices("tail:cut=0.5", recipe="cutmix=1"), "'cutmix' needs pictures, and 'tail:cut=0.5' trains on stored"),
+    (Choices("two-phase", recipe="cutmix=1"), "'cutmix' needs pictures, and 'two-phase' trains on stored"),
+    (Choices("full", recipe="loss=kl,teacher=nowhere"), "There is no teacher nowhere: it must be the folder"),
+    (Choices("full", recipe="patience=2,refit=yes"), "choose one of them"),
+    (Choices("early-features:cut=layer1"), "'cut' of early-features is for a head that is trained"),
+    (Choices("early-features:solver=ridge", "mlp"), "'solver' of early-features is for a head that is solved"),
     (Choices("tail", recipe="epoch=3"), "The recipe has no option 'epoch'"),
     (Choices("tail", "cnn"), "There is no head 'cnn'. Choose one of: linear, mlp, conv."),
     (Choices("tail", "mlp:hidden=wide"), "'hidden'"),
@@ -112,11 +127,27 @@ def test_every_strategy_that_trains_takes_one_label_and_several(strategy: str, t
     choices.check_task(task)
 
 
-def test_losses_and_metrics_belong_to_a_task() -> None:
+@pytest.mark.parametrize(
+    "choices",
+    [
+        Choices("tail:views=0", recipe="augment=strong,cutmix=1"),
+        Choices("two-phase", recipe="augment=strong"),  # in its second phase
+        Choices("full", recipe="augment=strong,cutmix=1"),
+        Choices("full", recipe="patience=2"),
+        Choices("full", recipe="refit=yes"),
+        Choices("early-features:cut=layer1", "mlp"),
+        Choices("early-features:solver=ridge"),
+    ],
+)
+def test_what_does_go_together_is_taken(choices: Choices) -> None:
+    _checked(choices)
+
+
+def test_losses_and_metrics_belong_to_a_task(tmp_path: Path) -> None:
     taken: dict[str, list[str]] = {"loss": [], "metric": []}
     for name, values in taken.items():
         for value in CHOICES[name]:
-            teacher = ",teacher=model" if value == "kl" else ""
+            teacher = f",teacher={tmp_path}" if value == "kl" else ""
             choices = Choices("full", recipe=f"{name}={value}{teacher}")
             choices.check()
             choices.check_task("multiclass")

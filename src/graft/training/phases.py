@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graft.data.augment import Augment
 from graft.data.dataset import Labels
-from graft.errors import UsageError
+from graft.errors import DataError, UsageError
 from graft.networks import adapters
 from graft.networks.chain import Stage
 from graft.networks.cut import Frozen, Halves, cut, deepest, place_of
@@ -134,6 +134,9 @@ def feeds(ground: Ground, halves: Halves, phase: Phase) -> tuple[Feed, Feed]:
         views = (phase.views, 1)
         rows = zip(parts, views, strict=True)
         kept = [embed(frozen, data.take(part), views=count, seed=seed, watch=ground.watch) for part, count in rows]
+        for part, each in zip(parts, kept, strict=True):
+            for row, why in each.faults.items():
+                raise DataError(f"{data.name(int(part[row]))} could be read before, and now cannot: {why}.")
         one, other = (Stored(each, frozen.shape, count) for each, count in zip(kept, views, strict=True))
         return one, other
     ways = (Augment.parse(ground.recipe.augment), Augment.parse("none"))
