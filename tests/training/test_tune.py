@@ -140,7 +140,7 @@ def test_a_tail_on_stored_outputs_is_a_tail_on_outputs_computed_anew(
     found = []
     for views in (1, 0):
         backbone = backbone_of(name, 160, shaken)
-        choices = choices_of(f"tail:cut=0.6,views={views}", "augment=none,blend=none,rate=1e-4")
+        choices = choices_of(f"tail:cut=0.6,views={views}", "blend=none,rate=1e-4" + ("" if views else ",augment=none"))
         trained = train(choices, backbone, material, None, told, unwatched)
         found.append(trained.network.state_dict())
         if views:
