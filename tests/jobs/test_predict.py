@@ -127,7 +127,7 @@ def test_a_csv_is_replaced_only_with_force_and_only_if_graft_wrote_it(tmp_path: 
 def test_a_csv_that_cannot_be_written_is_told_before_any_picture_is_judged(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.jobs.predict.load", lambda *_: pytest.fail("work was done first"))
+    monkeypatch.setattr("graft.jobs.predict.opened", lambda *_: pytest.fail("work was done first"))
     (tmp_path / "mine.jpg").write_text("mine")
     for place, force in (("no/where.csv", False), ("mine.jpg", False), ("mine.jpg", True), (".", True)):
         words = ["predict", model, photos, "--csv", tmp_path / place, *(["--force"] if force else [])]

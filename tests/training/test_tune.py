@@ -149,7 +149,7 @@ def test_a_tail_on_stored_outputs_is_a_tail_on_outputs_computed_anew(
         float((found[0][f"features.backbone.{key}"] - value).abs().max()) for key, value in start_weights.items()
     )
     gap = max(float((value.float() - found[1][key].float()).abs().max()) for key, value in found[0].items())
-    assert moved > 1e-3
+    assert moved > 1e-4
     assert gap < 1e-5
 
 
