@@ -53,7 +53,8 @@ def _options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     values = {}
     for option in filter(None, text.split(",")):
-        key, _, value = option.strip().partition("=")
+        key, _, value = option.partition("=")
+        key = key.strip()
         if key not in fields:
             listed = ", ".join(field.name for field in dataclasses.fields(kind)) or "none"
             raise UsageError(f"{owner} has no option {key!r}. It has {listed}.")

@@ -76,11 +76,8 @@ def test_killed_and_resumed_is_never_killed(strategy: str, photos: Path, weights
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert one.keys() == other.keys()
     assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
-    assert resumed.card.temperature == pytest.approx(whole.card.temperature, rel=1e-5)
-    for mine, theirs in zip(curves(whole.report), curves(resumed.report), strict=True):
-        assert (mine["number"], mine["step"], mine["best"]) == (theirs["number"], theirs["step"], theirs["best"])
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-        assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-5)
+    assert resumed.card.temperature == whole.card.temperature
+    assert curves(resumed.report) == curves(whole.report)
     assert not (tmp_path / "broken.run").exists()
 
 
