@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from graft.errors import ModelError, OutputError, UsageError
 from graft.jobs.fit import fit
 from graft.model import history
-from graft.networks import catalog
+from graft.model.classifier import Classifier
 from graft.progress import Work, unwatched
 from graft.training import tune
 
@@ -26,15 +26,6 @@ RECIPE = "epochs=4,batch=8,rate=0.0005,mixup=0.2,ema=0.9,blend=none"  # no blend
 OPTIONS = {"backbone": "test_resnet", "recipe": RECIPE, "offline": True}
 UPDATES = 4 * 3  # of the training by which all is chosen: four epochs of 24 pictures
 STRATEGIES = ["tail:cut=0.5,views=2", "lp-ft", "full"]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, as if they had been pretrained."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), path)
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +55,22 @@ def killed(photos: Path, weights: Path, output: Path, strategy: str, after: int,
     return process.exitcode or 0
 
 
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Classifier]:
+    """A tail that nothing came in between of."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "model"
+    return folder, fit(photos, folder, strategy=STRATEGIES[0], weights=weights, **OPTIONS)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_killed_and_resumed_is_never_killed(strategy: str, photos: Path, weights: Path, tmp_path: Path) -> None:
+    """Of the whole run the features are computed, of the others they are read: that must not matter either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+        _compare_runs(strategy, photos, weights, tmp_path)
+
+
+def _compare_runs(strategy: str, photos: Path, weights: Path, tmp_path: Path) -> None:
     whole = fit(photos, tmp_path / "whole", strategy=strategy, weights=weights, **OPTIONS)
     broken = tmp_path / "broken"
     for after, resume in ((2, False), (3, True), (UPDATES - 4, True)):  # the last one in the refit, on all pictures
@@ -106,46 +111,49 @@ def test_a_run_is_not_mixed_up_with_another(photos: Path, weights: Path, tmp_pat
         fit(fewer, output, strategy="tail:cut=0.5", weights=weights, resume=True, **OPTIONS)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(photos: Path, weights: Path, tmp_path: Path) -> None:
-    whole = fit(photos, tmp_path / "whole", strategy="tail:cut=0.5", weights=weights, **OPTIONS)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    photos: Path, weights: Path, tmp_path: Path, undisturbed: tuple[Path, Classifier]
+) -> None:
     output = tmp_path / "model"
-    assert killed(photos, weights, output, "tail:cut=0.5", 5, False) == -signal.SIGKILL
+    assert killed(photos, weights, output, STRATEGIES[0], 5, False) == -signal.SIGKILL
     older, newest = sorted((tmp_path / "model.run").glob("checkpoint-*.pt"))
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])  # as a full disk leaves it
-    resumed = fit(photos, output, strategy="tail:cut=0.5", weights=weights, resume=True, **OPTIONS)
-    for name, value in whole.network.state_dict().items():
+    resumed = fit(photos, output, strategy=STRATEGIES[0], weights=weights, resume=True, **OPTIONS)
+    for name, value in undisturbed[1].network.state_dict().items():
         assert torch.equal(resumed.network.state_dict()[name], value), name
     assert any(
         "damaged" in each and older.stem.split("-")[1].lstrip("0") in each for each in resumed.report["troubles"]
     )
 
 
-def test_what_was_chosen_is_written_and_can_be_repeated(photos: Path, weights: Path, tmp_path: Path) -> None:
-    first = fit(photos, tmp_path / "one", strategy="tail:cut=0.5", weights=weights, seed=3, **OPTIONS)
-    card = json.loads((tmp_path / "one" / "model.json").read_text())
+def test_what_was_chosen_is_written_and_can_be_repeated(
+    photos: Path, weights: Path, tmp_path: Path, undisturbed: tuple[Path, Classifier]
+) -> None:
+    folder, first = undisturbed
+    card = json.loads((folder / "model.json").read_text())
     assert card["choices"] == {
-        "strategy": "tail:cut=0.5",
+        "strategy": STRATEGIES[0],
         "head": "",
         "recipe": RECIPE,
         "backbone": "test_resnet",
-        "seed": 3,
+        "seed": 0,
     }
     assert card["recipe"]["rate"] == 0.0005
     assert card["recipe"]["batch"] == 8
-    again = fit(photos, tmp_path / "two", like=tmp_path / "one" / "model.json", weights=weights, offline=True)
+    again = fit(photos, tmp_path / "two", like=folder / "model.json", weights=weights, offline=True)
     assert first.card.cut == again.card.cut
     for name, value in first.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value), name
-    other = fit(photos, like=tmp_path / "one", recipe="epochs=1,blend=none", weights=weights, offline=True)
+    other = fit(photos, like=folder, recipe="epochs=1,blend=none", seed=3, weights=weights, offline=True)
     assert other.card.recipe["epochs"] == 1
-    assert other.card.choices["strategy"] == "tail:cut=0.5"
+    assert (other.card.choices["strategy"], other.card.choices["seed"]) == (STRATEGIES[0], 3)
     with pytest.raises(ModelError, match="cannot be used as a card"):
         fit(photos, like=tmp_path / "nothing.json")
 
 
-def test_the_history_stays_with_the_classifier(photos: Path, weights: Path, tmp_path: Path) -> None:
-    trained = fit(photos, tmp_path / "model", strategy="tail:cut=0.5", weights=weights, **OPTIONS)
-    rows = history.read(tmp_path / "model" / "history.csv")
+def test_the_history_stays_with_the_classifier(undisturbed: tuple[Path, Classifier]) -> None:
+    folder, trained = undisturbed
+    rows = history.read(folder / "history.csv")
     assert [row.number for row in rows] == [1, 2, 3, 4]
     assert [row.loss for row in rows] == [row["loss"] for row in trained.report["training"]["history"]]
     assert unwatched([1], "", 1) == [1]

@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from graft.data.read.folder import read_folder
-from graft.errors import DataError, GraftError, ModelError, UsageError
+from graft.errors import CutError, DataError, GraftError, ModelError, UsageError
 from graft.jobs.direct import direct, relabelled
 from graft.jobs.evaluate import evaluate
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.networks import catalog
 from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import load_backbone
@@ -32,15 +30,6 @@ from graft.training.material import prepare
 
 SHORT = "epochs=2,batch=8,refit=no"
 LABELS = ("disc", "frame", "stripes", "wide")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of test_resnet, as if they had been pretrained; features of a picture differ by much."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), path)
-    return path
 
 
 @pytest.fixture
@@ -182,6 +171,33 @@ def test_choices_of_a_classifier_are_used_where_none_are_given(
         fit(photos, like=tmp_path / "one", recipe="epochs=2", **kept)
 
 
+# --- what a network does not take -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "recipe", "kind", "says"),
+    [
+        ("tail:cut=layer9", None, CutError, "There is no stage 'layer9'. The stages are"),
+        ("tail:cut=head", None, None, ""),
+        ("lora:cut=head", None, UsageError, "leaves no stage to adapt"),
+        ("two-phase", "epochs=1", UsageError, "'epochs' must be at least 2"),
+        ("early-features:at=layer9", None, UsageError, "There is no stage 'layer9'"),
+    ],
+)
+def test_it_is_said_before_a_picture_is_looked_at(
+    strategy: str, recipe: str | None, kind: type[GraftError] | None, says: str, photos: Path, small: dict[str, Any]
+) -> None:
+    class LookedAt(Exception):
+        pass
+
+    def watch(_things: Any, _what: Any, _count: int) -> Any:
+        raise LookedAt
+
+    with pytest.raises(kind or LookedAt) as caught:
+        fit(photos, strategy=strategy, recipe=recipe, watch=watch, **small)
+    assert says in str(caught.value)
+
+
 # --- distillation -----------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +219,7 @@ def test_a_teachers_probabilities_are_the_targets(
     material = prepare(data, embed(probed(backbone), data), 0)
     choices = Choices("full", "", recipe)
     assert choices.settings
-    ground = start.ground(choices.plan, None, choices.settings, backbone, material, 0, unwatched)
+    ground = start.ground(choices, backbone, material, unwatched)
     chances, _, faults = load(teacher).probabilities(material.data.take(ground.inner))
     assert not faults
     assert torch.equal(ground.targets, torch.from_numpy(chances.astype(np.float32)))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from shaken import shaken
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,25 +40,6 @@ BORDERS = [  # network, pictures' side, borders
     ("swin_tiny_patch4_window7_224", 112, ["layers.1", "layers.3.blocks.1"]),
 ]
 FIXED = ("deit_tiny_patch16_224", "swin_tiny_patch4_window7_224")  # built for one size of picture
-
-
-@torch.no_grad()
-def shaken(module: nn.Module) -> nn.Module:
-    """Move scales, biases and statistics far from where they start."""
-    random = torch.Generator().manual_seed(0)
-    for name, weight in module.named_parameters():
-        if weight.ndim == 4:  # GoogLeNet's own start says almost nothing
-            nn.init.kaiming_normal_(weight, generator=random)
-        elif weight.ndim == 1 and "bias" not in name:
-            weight.uniform_(0.5, 1.5, generator=random)
-        elif weight.ndim == 1 or not weight.any():
-            weight.normal_(0, 0.1, generator=random)
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(0, 0.1, generator=random)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5, generator=random)
-    return module
 
 
 def around(module: nn.Module, entry: Entry, size: int) -> Backbone:

@@ -8,28 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from shaken import shaken as shake
 from torch import nn
 
 from graft.networks import catalog
-
-
-@torch.no_grad()
-def _shaken(module: nn.Module) -> nn.Module:
-    """Move scales, biases and statistics far from where they start, so that answers depend on the picture."""
-    random = torch.Generator().manual_seed(0)
-    for name, weight in module.named_parameters():
-        if weight.ndim == 4:
-            nn.init.kaiming_normal_(weight, generator=random)
-        elif weight.ndim == 1 and "bias" not in name:
-            weight.uniform_(0.5, 1.5, generator=random)
-        elif weight.ndim == 1 or not weight.any():
-            weight.normal_(0, 0.1, generator=random)
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(0, 0.1, generator=random)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5, generator=random)
-    return module
 
 
 def written(name: str, folder: Path) -> Path:
@@ -37,7 +19,7 @@ def written(name: str, folder: Path) -> Path:
     path = folder / f"{name}.safetensors"
     if not path.exists():
         torch.manual_seed(0)
-        save_file(_shaken(catalog.build(catalog.find(name))).state_dict(), path)
+        save_file(shake(catalog.build(catalog.find(name))).state_dict(), path)
     return path
 
 
@@ -53,4 +35,4 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shaken() -> Callable[[nn.Module], nn.Module]:
     """Moves a network's numbers far from where they start."""
-    return _shaken
+    return shake

@@ -171,6 +171,12 @@ def test_rates_are_warm_up_times_the_shape(name: str, warmup: float) -> None:
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
+def test_warm_up_lasts_an_update_at_least() -> None:
+    found = rates_over(Recipe(schedule="constant", warmup=0.1), 3)
+    assert found[0] < found[1] == found[2]
+    assert len(set(rates_over(Recipe(schedule="constant", warmup=0.0), 3))) == 1
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.2])
 def test_one_cycle_rises_for_three_tenths_and_then_falls_to_almost_nothing(warmup: float) -> None:
     found = rates_over(Recipe(schedule="one-cycle", warmup=warmup), 60)

@@ -54,9 +54,7 @@ def ground_of(
     strategy: str, recipe: str, material: Material, backbone: Backbone, head: str = "", everything: bool = False
 ) -> Ground:
     choices = Choices(strategy, head, recipe)
-    assert choices.settings
-    plan, design, settings = choices.plan, choices.design, choices.settings
-    return start.ground(plan, design, settings, backbone, material, 0, unwatched, everything)
+    return start.ground(choices, backbone, material, unwatched, everything)
 
 
 # --- how the epochs are shared ----------------------------------------------------------------------------------------

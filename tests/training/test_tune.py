@@ -16,7 +16,7 @@ from graft.errors import CutError, GraftError, TrainingError, UsageError
 from graft.model.history import Epoch
 from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
-from graft.networks.network import Backbone, load_backbone
+from graft.networks.network import Backbone, Network, load_backbone
 from graft.networks.preprocess import Preprocess
 from graft.networks.weights import Source
 from graft.progress import unwatched
@@ -27,6 +27,7 @@ from graft.training.feed import Stored
 from graft.training.material import Material, prepare
 from graft.training.phases import Ground
 from graft.training.train import described, train
+from graft.training.tune import Course
 
 TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
 SMALL = [("test_resnet", 64), ("test_vit", 160), ("test_convnext", 64)]
@@ -77,7 +78,7 @@ def backbone_of(name: str, size: int, shaken: Any) -> Backbone:
 
 def ground_of(choices: Choices, backbone: Backbone, material: Material) -> Ground:
     assert choices.settings
-    return start.ground(choices.plan, choices.design, choices.settings, backbone, material, choices.seed, unwatched)
+    return start.ground(choices, backbone, material, unwatched)
 
 
 def choices_of(strategy: str, recipe: str = "", head: str = "") -> Choices:
@@ -203,7 +204,7 @@ def test_two_phases_freeze_first_and_unfreeze_then(material: Material, shaken: A
 
 def test_gradual_unfreezes_from_the_top(material: Material, shaken: Any) -> None:
     ground = ground_of(choices_of("gradual:steps=4"), backbone_of("test_resnet", 64, shaken), material)
-    record = described(ground)
+    record = described(ground, Course())
     places = [phase["place"] for phase in record["phases"]]
     assert places == sorted(places, reverse=True)
     assert places[0] == len(ground.chain)
@@ -218,6 +219,8 @@ def test_patience_stops_and_the_best_epoch_is_kept(material: Material, shaken: A
     backbone = backbone_of("test_resnet", 64, shaken)
     trained = train(choices, backbone, material, None, heard.append, unwatched)
     assert 3 <= len(heard) < 40
+    assert trained.record["phases"][0]["epochs"] == len(heard)
+    assert trained.record["forward_equivalents"] == 1 + 3 * len(heard)  # what was done, not what was planned
     best = max(epoch.metrics["accuracy"] for epoch in heard)
     assert [epoch.metrics["accuracy"] for epoch in heard if epoch.best][-1] == best
     assert float((trained.logits.argmax(1) == trained.labels).mean()) == best
@@ -301,12 +304,41 @@ def test_a_refit_learns_from_all_pictures_for_the_whole_schedule(material: Mater
     assert trained.record["training"]["kept"] == 4 == len(heard)
     assert len(trained.labels) == len(material.inner()[1])  # calibrated on pictures that were held out
     by_hand = backbone_of("test_resnet", 64, shaken)
-    ground = start.ground(choices.plan, None, choices.settings, by_hand, material, 0, unwatched, True)
+    ground = start.ground(choices, by_hand, material, unwatched, all_of_them=True)
     taught = phases.taught(ground, 0, {})
     for _ in loop.train(taught.lesson, loop.State(taught.lesson)):
         pass
     for name, value in ground.network.state_dict().items():
         assert torch.equal(trained.network.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("strategy", ["tail:cut=0.6", "lora:cut=0.6"])
+def test_a_refit_that_explodes_leaves_what_there_was_before(
+    strategy: str, material: Material, shaken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = "blend=none,rate=1e-4"
+    kept = train(choices_of(strategy, recipe), backbone_of("test_resnet", 64, shaken), material, None, told, unwatched)
+    assert kept.record["training"]["trouble"] == ""
+
+    def breaks(epoch: Epoch) -> None:
+        if epoch.number == 4:  # the last one of the first training
+            monkeypatch.setattr("graft.training.loop.EXPLODED", 0.0)
+
+    choices = Choices(strategy, "", choices_of(strategy, recipe).recipe.replace("refit=no", "refit=yes"))
+    broken = train(choices, backbone_of("test_resnet", 64, shaken), material, None, breaks, unwatched)
+    assert "refit" not in broken.record
+    assert "once more on all pictures failed" in broken.record["training"]["trouble"]
+    assert broken.record["training"]["kept"] == 4
+    if kept.record["training"]["kept"] == 4:  # with a refit the last epoch counts, else the best: here the same
+        assert np.array_equal(kept.logits, broken.logits)
+        for name, value in kept.network.state_dict().items():
+            assert torch.equal(broken.network.state_dict()[name], value), name
+    said = broken.network(torch.stack([pixels_of(broken.network, material, row) for row in material.inner()[1]]))
+    np.testing.assert_allclose(said.numpy(), broken.logits, atol=2e-2 * np.ptp(broken.logits))  # 16 bits in the store
+
+
+def pixels_of(network: Network, material: Material, row: np.intp) -> torch.Tensor:
+    return network.preprocess.prepare(pixels(material, int(row)))
 
 
 def test_many_pictures_are_not_trained_on_twice(

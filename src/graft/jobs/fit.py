@@ -27,6 +27,7 @@ from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Backbone, load_backbone
 from graft.progress import Watch, unwatched
+from graft.training import start
 from graft.training.choices import Choices
 from graft.training.embed import embed
 from graft.training.material import Findings, Material, prepare
@@ -84,6 +85,7 @@ def fit(
             return _saved(_direct(choices, data, weights, offline, watch), place, force)
         with _timed(times, "load network"):
             pretrained = _start(choices, weights, offline)
+            start.check(choices, pretrained)
         material = _looked_at(choices, pretrained, data, offline, times, watch)
         settings = _settings(choices, pretrained, material)
         with running(place if choices.trains else None, settings, log, told, resume=resume, force=force) as now:

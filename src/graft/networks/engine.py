@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import warnings
 from tempfile import TemporaryDirectory
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 BATCH_CPU = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
 BATCH_GPU = 128
@@ -39,15 +41,28 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def settled(module: Module) -> Module:
+    """The module itself, on the device and with the channels last in memory, which convolutions are faster with.
+
+    Whatever runs a network settles it first: in another layout the same sums differ in their last bits.
+    """
+    return module.to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def ready(batch: Tensor) -> Tensor:
+    """A batch as a settled module takes it."""
+    batch = batch.to(device())
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
+
+
 def compile(module: nn.Module, size: int, count: int) -> Run:
     """A function that runs the network on batches of any length, chosen for about `count` pictures of `size` pixels.
 
     Raises RuntimeError when memory does not suffice for a single picture.
     """
-    module = module.eval()
+    module = settled(module.eval())
     if device().type != "cpu":
-        return InTorch(module.to(device()), BATCH_GPU)
-    module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return InTorch(module, BATCH_GPU)
     if count >= WORTH_COMPILING and (session := _exported(module, size)):
         return session
     return InTorch(module, BATCH_CPU)

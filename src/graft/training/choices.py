@@ -17,7 +17,7 @@ from graft.training import metrics
 from graft.training.heads.choose import check
 from graft.training.losses import loss_of
 from graft.training.recipe import Recipe
-from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Training
+from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Start, Training
 from graft_runtime.card import MULTILABEL
 
 
@@ -110,6 +110,11 @@ class Choices:
     def trains(self) -> bool:
         """Whether the loop runs. Early features are solved unless a head to train is named."""
         return isinstance(self.plan, Training) and (not isinstance(self.plan, EarlyFeatures) or bool(self.head))
+
+    @property
+    def start(self) -> Start:
+        """Where a training starts; behind a head that was named there is nothing solved to start from."""
+        return "fresh" if self.plan.start == "solved" and self.design else self.plan.start
 
     @cached_property
     def settings(self) -> Recipe | None:

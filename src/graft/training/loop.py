@@ -130,7 +130,7 @@ def logits(tuned: nn.Module, feed: Feed, count: int, batch: int) -> NDArray[np.f
     """What the tuned half says of the feed's pictures as they will be judged, [count, classes]."""
     tuned.eval()
     starts = range(0, count, batch)
-    said = [tuned(_ready(feed.still(np.arange(start, min(start + batch, count))))) for start in starts]
+    said = [tuned(engine.ready(feed.still(np.arange(start, min(start + batch, count))))) for start in starts]
     return torch.cat(said).double().cpu().numpy()
 
 
@@ -169,7 +169,7 @@ def _update(state: State, inputs: Tensor, targets: Tensor, epoch: int, checked: 
     """One update of the weights; the mean loss before it."""
     lesson = state.lesson
     inputs, targets = mix.mix(inputs, targets, lesson.recipe, lesson.seed, epoch, state.step)
-    inputs, targets = _ready(inputs), targets.to(inputs.device)
+    inputs, targets = engine.ready(inputs), targets.to(inputs.device)
     loss = _gradients(state, inputs, targets, seed_of(lesson.seed, epoch, state.step))
     limit = EXPLODED * math.log(max(lesson.targets.shape[1], 3))
     if checked and not loss <= limit:
@@ -227,12 +227,6 @@ def training_mode(tuned: nn.Module, recipe: Recipe, alone: bool = False) -> None
         for part in tuned.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.eval()
-
-
-def _ready(batch: Tensor) -> Tensor:
-    """On the device, and with the channels last in memory, which convolutions are faster with."""
-    batch = batch.to(engine.device())
-    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

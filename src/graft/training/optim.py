@@ -118,7 +118,7 @@ def factors(recipe: Recipe, total: int) -> list[float]:
     """
     total = max(total, 1)
     shape = _run(lambda carrier: _shape(recipe.schedule, carrier, total), total)
-    rise = round(recipe.warmup * total)
+    rise = max(round(recipe.warmup * total), 1) if recipe.warmup else 0
     if not rise or recipe.schedule == "one-cycle":
         return shape
     warm = _run(lambda carrier: lr_scheduler.LinearLR(carrier, 1 / (rise + 1), 1.0, rise), total)

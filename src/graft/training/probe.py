@@ -78,10 +78,15 @@ def read_by(frozen: Features, chosen: Chosen) -> Features:
     return Features(frozen.backbone, frozen.preprocess, layers, top=frozen.top, pool=frozen.pool)
 
 
+def read_from(features: Features) -> list[str]:
+    """The layers that a head reads, in words."""
+    return [*features.layers, *(["last"] if features.top else [])]
+
+
 def record(chosen: Chosen, frozen: Features) -> dict[str, Any]:
     """What was chosen, and what else was tried."""
     return {
-        "layers": [*read_by(frozen, chosen).layers, *(["last"] if frozen.top else [])],
+        "layers": read_from(read_by(frozen, chosen)),
         "head": {
             "name": chosen.solution.name,
             "strength": chosen.solution.strength,

@@ -16,46 +16,56 @@ from graft.model.classifier import load
 from graft.model.pictures import prepared
 from graft.networks import adapters, engine
 from graft.networks.chain import Stage, layers, stages
-from graft.networks.head import Conv, Design, Linear, fresh
+from graft.networks.head import Conv, Linear, fresh
 from graft.networks.network import Backbone, Features, Network
 from graft.progress import Watch
+from graft.training.choices import Choices
 from graft.training.early import early
 from graft.training.heads.choose import choose
 from graft.training.material import Material
-from graft.training.phases import Ground, changeable, opened
+from graft.training.phases import Ground, changeable, epochs_of, opened
 from graft.training.probe import embedded_by, read_by
 from graft.training.recipe import Recipe
-from graft.training.strategies import EarlyFeatures, Lora, Training
+from graft.training.strategies import EarlyFeatures, Lora
 
 SAMPLE = 64  # pictures whose features a new head is standardised by
 
 
-def ground(
-    plan: Training,
-    design: Design | None,
-    recipe: Recipe,
-    backbone: Backbone,
-    material: Material,
-    seed: int,
-    watch: Watch,
-    all_of_them: bool = False,
-) -> Ground:
+def check(choices: Choices, backbone: Backbone) -> None:
+    """Raises CutError or UsageError for what this network does not take: now, and not after minutes of embedding."""
+    plan, chain = choices.plan, stages(backbone)
+    if choices.settings:
+        phases = plan.phases([stage.name for stage in chain])
+        epochs_of(phases, choices.settings.epochs)
+        solved = Features(backbone.module, backbone.preprocess, layers(chain))
+        features = solved if choices.start == "solved" else read_by_design(choices, backbone, chain)
+        network = untrained(choices, features, 2)
+        for phase in phases:
+            opened(network, backbone, phase)
+    elif isinstance(plan, EarlyFeatures):
+        early(plan.at, backbone, chain)
+
+
+def ground(choices: Choices, backbone: Backbone, material: Material, watch: Watch, all_of_them: bool = False) -> Ground:
     """All that a training stands on; with `all_of_them` no picture is held out.
 
     Raises UsageError or DataError for what does not go together.
     """
+    plan, recipe, seed = choices.plan, choices.settings, choices.seed
+    assert recipe
     inner, valid = (material.train, material.train[:0]) if all_of_them else material.inner()
     if not len(valid) and not all_of_them:
         raise DataError("Too few pictures to hold some out for validation: use --strategy probe, or add pictures.")
     chain = stages(backbone)
     phases = plan.phases([stage.name for stage in chain])
-    start = "fresh" if plan.start == "solved" and design else plan.start
-    if start == "solved":
+    engine.settled(backbone.module)
+    if choices.start == "solved":
         network = solved(backbone, chain, material, inner, seed, watch)
     else:
-        features = read_by_design(plan, design or Linear(), backbone, chain)
-        network = renewed(features, design or Linear(), material, inner, standardise=start == "fresh")
-    network = network.to(engine.device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = untrained(choices, read_by_design(choices, backbone, chain), len(material.data.classes))
+        if choices.start == "fresh":
+            standardise(network, material, inner)
+    network = engine.settled(network)
     if isinstance(plan, Lora):
         above = [stage.name for stage in chain[opened(network, backbone, phases[0]).place :]]
         adapters.add_lora(backbone.module, above, plan.rank, 2.0 * plan.rank, seed)
@@ -66,7 +76,7 @@ def ground(
         backbone=backbone,
         chain=tuple(chain),
         phases=phases,
-        start=start,
+        start=choices.start,
         recipe=recipe,
         material=material,
         inner=inner,
@@ -94,34 +104,37 @@ def solved(
     return Network(read_by(frozen, chosen), head)
 
 
-def read_by_design(plan: Training, design: Design, backbone: Backbone, chain: Sequence[Stage]) -> Features:
+def read_by_design(choices: Choices, backbone: Backbone, chain: Sequence[Stage]) -> Features:
     """The features that a new head reads: what the backbone says; for a conv head, or early features, a stage's."""
-    if isinstance(plan, EarlyFeatures):
-        return early(plan.at, backbone, chain, pool=not isinstance(design, Conv))
-    if not isinstance(design, Conv):
+    maps = isinstance(choices.design, Conv)
+    if isinstance(choices.plan, EarlyFeatures):
+        return early(choices.plan.at, backbone, chain, pool=not maps)
+    if not maps:
         return Features(backbone.module, backbone.preprocess, ())
     upper = chain[len(chain) // 2 :]  # what a transformer's first layer says has places too, but sees nothing yet
-    maps = [stage.name for stage in upper if len(stage.shape) == 3 and min(stage.shape[1:]) > 1]
-    if not maps:
+    mapped = [stage.name for stage in upper if len(stage.shape) == 3 and min(stage.shape[1:]) > 1]
+    if not mapped:
         raise UsageError(
             f"{backbone.entry.name} has no feature map for a conv head. Networks made of convolutions have one; here "
             f"use --head mlp."
         )
-    return Features(backbone.module, backbone.preprocess, maps[-1:], pool=False)
+    return Features(backbone.module, backbone.preprocess, mapped[-1:], pool=False)
+
+
+def untrained(choices: Choices, features: Features, classes: int) -> Network:
+    """The network with a new head."""
+    shape = features.width if features.pool else features.shape
+    return Network(features, fresh(choices.design or Linear(), shape, classes))
 
 
 @torch.no_grad()
-def renewed(
-    features: Features, design: Design, material: Material, inner: NDArray[np.intp], standardise: bool
-) -> Network:
-    """The network with a new head; features come to it with mean 0 and spread 1, as a sample of pictures has them."""
-    head = fresh(design, features.shape if not features.pool else features.width, len(material.data.classes))
-    if standardise:
-        rows = inner[np.linspace(0, len(inner) - 1, min(SAMPLE, len(inner))).astype(int)]
-        pictures = [torch.from_numpy(prepared(features.preprocess, material.data.read(int(row)))) for row in rows]
-        said = torch.cat([features.eval()(batch) for batch in torch.stack(pictures).split(8)])
-        head.standardise(said.mean(dim=0), 1 / said.std(dim=0).clamp(min=1e-3))
-    return Network(features, head)
+def standardise(network: Network, material: Material, inner: NDArray[np.intp]) -> None:
+    """Let features come to the head with mean 0 and spread 1, as a sample of pictures has them."""
+    rows = inner[np.linspace(0, len(inner) - 1, min(SAMPLE, len(inner))).astype(int)]
+    pictures = [torch.from_numpy(prepared(network.preprocess, material.data.read(int(row)))) for row in rows]
+    batches = torch.stack(pictures).split(8)
+    said = torch.cat([network.features.eval()(engine.ready(batch)).cpu() for batch in batches])
+    network.head.standardise(said.mean(dim=0), 1 / said.std(dim=0).clamp(min=1e-3))
 
 
 def hard(material: Material, rows: NDArray[np.intp]) -> Tensor:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from graft.errors import TrainingError
 from graft.networks import adapters
 from graft.networks.cut import Halves
 from graft.networks.network import Backbone, Network
 from graft.progress import Watch
-from graft.training import start
+from graft.training import blend, start
 from graft.training.checkpoint import Run
 from graft.training.choices import Choices
 from graft.training.material import Material
 from graft.training.phases import Ground, batch_of, epochs_of, opened
-from graft.training.probe import Trained, solve
+from graft.training.probe import Trained, read_from, solve
 from graft.training.strategies import Lora
-from graft.training.tune import Told, Tuned, again, tune
+from graft.training.tune import Course, Told, Tuned, again, tune
 
 
 def train(
@@ -28,31 +30,34 @@ def train(
 ) -> Trained:
     """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
     pristine = {name: value.clone() for name, value in backbone.module.state_dict().items()}
-    ground = _ground(choices, backbone, material, watch, all_of_them=False)
-    record = described(ground)
-    tuned = tune(ground, run, told)
-    record |= told_of(tuned)
+
+    def ground(all_of_them: bool = False) -> Ground:
+        _merge(choices, backbone)
+        backbone.module.load_state_dict(pristine)
+        return start.ground(choices, backbone, material, watch, all_of_them)
+
+    saved = run.latest() if run else None
+    checkpoint = saved[1] if saved else None
+    trained = ground()
+    tuned = tune(trained, run, told, checkpoint)
+    held_out, record = trained.labels, described(trained, tuned.course) | told_of(tuned)
     if tuned.mixed.share == 0:  # the solved head won; solved on all pictures it is better still
         _merge(choices, backbone)
         probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), backbone, material, watch)
         return replace(probe, record=record | {"solved_again": len(material.train)} | probe.record)
-    if ground.refits and not tuned.course.trouble:
-        _merge(choices, backbone)
-        backbone.module.load_state_dict(pristine)
-        ground = _ground(choices, backbone, material, watch, all_of_them=True)
-        again(ground, tuned, run, told)
-        total = round(record["forward_equivalents"] + record["of_a_refit"], 2)
-        record |= {"refit": len(ground.inner), "forward_equivalents": total}
+    if trained.refits and not tuned.course.trouble:
+        trained = ground(all_of_them=True)
+        try:
+            again(trained, tuned, run, told, checkpoint)
+            record |= repeated(trained, record)
+        except TrainingError as error:
+            trained = ground()
+            blend.restore(trained.network, tuned.weights)
+            why = "Training once more on all pictures failed: what was held out to choose by is not learned from."
+            record["training"]["trouble"] = f"{why} {error}"
     _merge(choices, backbone)
-    network = ground.network.eval().requires_grad_(False).cpu()
-    labels = material.data.labels[material.inner()[1]]
-    return Trained(network, material, tuned.logits, labels, record, {"solver": "trained"})
-
-
-def _ground(choices: Choices, backbone: Backbone, material: Material, watch: Watch, all_of_them: bool) -> Ground:
-    assert choices.settings
-    plan, design, recipe = choices.plan, choices.design, choices.settings
-    return start.ground(plan, design, recipe, backbone, material, choices.seed, watch, all_of_them)
+    network = trained.network.eval().requires_grad_(False).cpu()
+    return Trained(network, material, tuned.logits, held_out, record, {"solver": "trained"})
 
 
 def _merge(choices: Choices, backbone: Backbone) -> None:
@@ -61,19 +66,20 @@ def _merge(choices: Choices, backbone: Backbone) -> None:
         adapters.merge(backbone.module)
 
 
-def described(ground: Ground) -> dict[str, Any]:
-    """Where each phase cuts, what it freezes and trains, and what that costs."""
+def described(ground: Ground, course: Course) -> dict[str, Any]:
+    """Where each phase cuts, what it freezes and trains, for how many epochs, and what that cost."""
     recipe, phases = ground.recipe, []
-    spans = epochs_of(ground.phases, recipe.epochs)
-    cost, repeated = 1.0, 0.0  # the look at every picture, from which near-duplicates and the solved head come
-    for phase, (first, last) in zip(ground.phases, spans, strict=True):
+    ends = [last for _, last in epochs_of(ground.phases, recipe.epochs)]
+    done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in course.epochs]), minlength=len(ends))
+    cost, again = 1.0, 0.0  # the look at every picture, from which near-duplicates and the solved head come
+    for phase, epochs in zip(ground.phases, done.tolist(), strict=True):
         halves = opened(ground.network, ground.backbone, phase)
         trained = sum(each.numel() for each in ground.network.parameters() if each.requires_grad)
         whole = sum(each.numel() for each in ground.network.parameters())
         share = _share(ground.network, halves)
         views = phase.views if halves.place else 0
-        anew = 3 * share * (last - first) + (0 if views else (1 - share) * (last - first))
-        cost, repeated = cost + views * (1 - share) + anew, repeated + anew
+        trained_on = 3 * share * epochs + (0 if views else (1 - share) * epochs)
+        cost, again = cost + (views * (1 - share) if epochs else 0) + trained_on, again + trained_on
         phases.append(
             {
                 "cut": halves.border,
@@ -86,22 +92,25 @@ def described(ground: Ground) -> dict[str, Any]:
                 "trained_parameters": trained,
                 "share_of_the_work": round(share, 4),
                 "views": views,
-                "epochs": last - first,
+                "epochs": epochs,
             }
         )
     return {
         "phases": phases,
         "forward_equivalents": round(cost, 2),  # passes of a picture through the network; a training step is three
-        "of_a_refit": round(repeated, 2),
+        "of_a_refit": round(again, 2),
         "recipe": asdict(recipe) | {"batch": batch_of(recipe, len(ground.inner))},
         "inner": len(ground.inner),
         "valid": len(ground.valid),
-        "layers": [*ground.network.features.layers, *(["last"] if ground.network.features.top else [])],
-        "head": {
-            "name": ground.network.head.spec["kind"],
-            "layers": "all" if ground.network.features.layers else "last",
-        },
+        "layers": read_from(ground.network.features),
+        "head": {"name": ground.network.head.spec["kind"]},
     }
+
+
+def repeated(ground: Ground, record: dict[str, Any]) -> dict[str, Any]:
+    """What a refit adds."""
+    total = record["forward_equivalents"] + record["of_a_refit"]
+    return {"refit": len(ground.inner), "forward_equivalents": round(total, 2)}
 
 
 def told_of(tuned: Tuned) -> dict[str, Any]:

@@ -50,44 +50,45 @@ class Course:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a training came to: the held-out logits [n, classes] by the weights that the network then had, and how."""
+    """What a training came to: its weights, what they say of the held-out pictures, [n, classes], and how it went."""
 
     logits: NDArray[np.float64]
     mixed: blend.Mixed
     course: Course
     kept: int  # the number of the epoch that is mixed with the start
+    weights: Weights
 
 
-def tune(ground: Ground, run: Run | None, told: Told) -> Tuned:
+def tune(ground: Ground, run: Run | None, told: Told, saved: dict[str, Any] | None = None) -> Tuned:
     """Train the ground's network in place, and leave the weights in it that the validation pictures speak for.
 
-    With a run, checkpoints are kept in its folder, and training goes on from the newest one. `told` hears of each
-    epoch. Raises TrainingError when the loss explodes before the first epoch is over; later, the best epoch counts.
+    With a run, checkpoints are kept in its folder; `saved` is one to go on from. `told` hears of each epoch. Raises
+    TrainingError when the loss explodes before the first epoch is over; later, the best epoch counts.
     """
-    saved = run.latest() if run else None
-    if saved and saved[1]["chosen"]:  # it was interrupted later, when all was chosen
-        return _chosen(saved[1]["chosen"])
+    if saved and saved["chosen"]:  # it was interrupted later, when all was chosen
+        tuned = _chosen(saved["chosen"])
+        blend.restore(ground.network, tuned.weights)
+        return tuned
     starts = blend.snapshot(ground.network, ground.names)
-    course = _taught(ground, starts, _Keeper(run, told), saved[1] if saved else None)
-    return _finished(ground, starts, course)
+    course, last = _taught(ground, starts, _Keeper(run, told), saved)
+    return _finished(ground, starts, course, last)
 
 
-def again(ground: Ground, tuned: Tuned, run: Run | None, told: Told) -> None:
-    """The same training with nothing held out, at the same rates and blended as was best."""
-    saved = run.latest() if run else None
-    state = saved[1] if saved and saved[1]["chosen"] else None
+def again(ground: Ground, tuned: Tuned, run: Run | None, told: Told, saved: dict[str, Any] | None = None) -> None:
+    """The same training with nothing held out, at the same rates and blended as was best.
+
+    Raises TrainingError when the loss explodes.
+    """
     starts = blend.snapshot(ground.network, ground.names)
-    try:
-        course = _taught(ground, starts, _Keeper(run, told, tuned), state)
-    except TrainingError as error:
-        raise TrainingError(f"On all pictures: {error} Or do not train on all: refit=no.") from error
+    course, _ = _taught(ground, starts, _Keeper(run, told, tuned), saved if saved and saved["chosen"] else None)
     end = course.mean if tuned.mixed.mean else course.best
     blend.restore(ground.network, blend.between(starts, end, tuned.mixed.share))
 
 
-def _taught(ground: Ground, starts: Weights, keeper: _Keeper, saved: dict[str, Any] | None) -> Course:
-    """Phase after phase, from the start or from a checkpoint."""
+def _taught(ground: Ground, starts: Weights, keeper: _Keeper, saved: dict[str, Any] | None) -> tuple[Course, Taught]:
+    """Phase after phase, from the start or from a checkpoint; with the last phase that was reached."""
     course = _restored(ground, saved) if saved else Course()
+    lesson = None
     for number in range(course.phase, len(ground.phases)):
         rates = keeper.chosen.course.rates if keeper.chosen else course.rates
         lesson = taught(ground, number, starts, rates[number] if number < len(rates) else None)
@@ -105,7 +106,8 @@ def _taught(ground: Ground, starts: Weights, keeper: _Keeper, saved: dict[str, A
                 raise
             course.trouble = f"{error} The {'last' if ground.refits else 'best'} epoch before that is kept."
             break
-    return course
+    assert lesson  # a checkpoint is never past the last phase
+    return course, lesson
 
 
 @dataclass
@@ -157,7 +159,7 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
     """What the validation pictures say of this epoch; the best weights so far are kept."""
     recipe = ground.recipe
     with _averaged(state):
-        scores = _scores(ground, taught) if len(ground.valid) else {}
+        scores = _answers(ground, taught)[1] if len(ground.valid) else {}
         score = metrics.higher(scores, recipe.metric) if scores else float(step.epoch)  # in a refit the last one counts
         better = score > course.score
         if better or ground.refits:
@@ -184,11 +186,12 @@ def _judged(ground: Ground, taught: Taught, state: State, course: Course, step: 
     return epoch
 
 
-def _scores(ground: Ground, taught: Taught) -> metrics.Scores:
+def _answers(ground: Ground, taught: Taught) -> tuple[NDArray[np.float64], metrics.Scores]:
+    """What the network says of the held-out pictures, and how good that is."""
     said = loop.logits(taught.lesson.tuned, taught.held_out, len(ground.valid), taught.lesson.batch)
     if not np.isfinite(said).all():
         raise TrainingError(loop.diverged(float("nan"), taught.lesson, ground.recipe.epochs - 1, taught.lesson.updates))
-    return metrics.judged(said, ground.labels, ground.recipe.metric)
+    return said, metrics.judged(said, ground.labels, ground.recipe.metric)
 
 
 @contextmanager
@@ -216,19 +219,18 @@ class _Note:
         return f"{now}; before: {done}" if done else now
 
 
-def _finished(ground: Ground, starts: Weights, course: Course) -> Tuned:
+def _finished(ground: Ground, starts: Weights, course: Course, last: Taught) -> Tuned:
     """Choose among start, best epoch, their blends and the mean of the epochs; the winner is left in the network."""
-    last = taught(ground, len(ground.phases) - 1, starts, rate=1.0)  # to judge, not to train
 
-    def judged() -> tuple[NDArray[np.float64], float]:
-        said = loop.logits(last.lesson.tuned, last.held_out, len(ground.valid), last.lesson.batch)
-        scores = metrics.judged(said, ground.labels, ground.recipe.metric)
+    def judged() -> blend.Judged:
+        said, scores = _answers(ground, last)
         return said, metrics.higher(scores, ground.recipe.metric)
 
     wise = ground.recipe.blend == "auto"
     origin = starts if wise and ground.start == "solved" else {}
     said, mixed = blend.best_of(ground.network, origin, course.best, course.mean if wise else {}, judged)
-    return Tuned(said, mixed, course, course.epochs[-1].number if ground.refits else course.best_epoch)
+    kept = course.epochs[-1].number if ground.refits else course.best_epoch
+    return Tuned(said, mixed, course, kept, blend.snapshot(ground.network, ground.names))
 
 
 def _state(ground: Ground, state: State, course: Course, chosen: Tuned | None) -> dict[str, Any]:
@@ -242,6 +244,7 @@ def _state(ground: Ground, state: State, course: Course, chosen: Tuned | None) -
             "mixed": vars(chosen.mixed),
             "course": _plain(chosen.course) | {"best": {}, "mean": {}},
             "kept": chosen.kept,
+            "weights": chosen.weights,
         }
         if chosen
         else None,
@@ -257,7 +260,8 @@ def _course(plain: dict[str, Any]) -> Course:
 
 
 def _chosen(plain: dict[str, Any]) -> Tuned:
-    return Tuned(plain["logits"].numpy(), blend.Mixed(**plain["mixed"]), _course(plain["course"]), plain["kept"])
+    mixed, course = blend.Mixed(**plain["mixed"]), _course(plain["course"])
+    return Tuned(plain["logits"].numpy(), mixed, course, plain["kept"], plain["weights"])
 
 
 def _restored(ground: Ground, saved: dict[str, Any]) -> Course:

@@ -1,0 +1,25 @@
+"""Random networks whose answers differ from picture to picture, as those of freshly drawn weights often do not."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def shaken(module: nn.Module) -> nn.Module:
+    """Move scales, biases and statistics far from where they start, so that answers depend on the picture."""
+    random = torch.Generator().manual_seed(0)
+    for name, weight in module.named_parameters():
+        if weight.ndim == 4:  # GoogLeNet's own start says almost nothing
+            nn.init.kaiming_normal_(weight, generator=random)
+        elif weight.ndim == 1 and "bias" not in name:
+            weight.uniform_(0.5, 1.5, generator=random)
+        elif weight.ndim == 1 or not weight.any():
+            weight.normal_(0, 0.1, generator=random)
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1, generator=random)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5, generator=random)
+    return module
