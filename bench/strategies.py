@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from graft.jobs.fit import fit
 from graft.training.strategies import STRATEGIES
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=["probe", "early-features", *TRAINED])
     parser.add_argument("--backbone")
     parser.add_argument("--recipe")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print("| data set | strategy | accuracy % (95 %) | gain | seconds | of the first's | forward passes a picture |")
     print("|---|---|---|---|---|---|---|")
@@ -32,17 +34,20 @@ def main() -> None:
         first = None
         for strategy in options.strategies:
             trains = strategy.partition(":")[0] in TRAINED
-            report, seconds = timed(options.data / name, strategy, options.backbone, options.recipe if trains else None)
+            recipe = options.recipe if trains else None
+            report, seconds = timed(
+                options.data / name, strategy=strategy, backbone=options.backbone, recipe=recipe, seed=options.seed
+            )
             first = first or (report["evaluation"]["accuracy"], seconds)
             print(row(name, strategy, report, seconds, *first), flush=True)
 
 
-def timed(source: Path, strategy: str, backbone: str | None, recipe: str | None) -> tuple[dict, float]:
+def timed(source: Path, **options: Any) -> tuple[dict, float]:
     """(report, seconds) of a fit with nothing cached."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["GRAFT_CACHE"] = cache
         start = time.perf_counter()
-        report = fit(source, strategy=strategy, backbone=backbone, recipe=recipe).report
+        report = fit(source, **options).report
         return report, time.perf_counter() - start
 
 

@@ -17,7 +17,8 @@ OPENING = """\
 # The command line
 
 Written by `python docs/make_cli.py`; a test compares it with the program. What the options mean in use stands in
-[Train: graft fit](fit.md), [Features](features.md), [Backbones](backbones.md) and [The classifier](classifier.md).
+[Train: graft fit](fit.md), [Strategies](strategies/index.md), [Training](training.md), [Runs](runs.md),
+[Features](features.md), [Backbones](backbones.md) and [The classifier](classifier.md).
 """
 
 

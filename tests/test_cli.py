@@ -31,7 +31,7 @@ from graft.jobs.stages import stages
 from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch
-from graft.networks import catalog
+from graft.networks import catalog, small
 from graft.progress import unwatched
 from graft.training.strategies import STRATEGIES
 
@@ -125,8 +125,9 @@ finally:
     assert "--strategy" in done.stdout
 
 
-def test_the_default_backbone_is_that_of_the_catalogue() -> None:
+def test_names_that_are_written_twice_are_the_same() -> None:
     assert cli.DEFAULT == catalog.DEFAULT
+    assert set(show.SMALL) == set(small.SMALL)
 
 
 @pytest.mark.parametrize(("command", "job"), [("fit", fit), ("embed", embed)])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.dataset import Dataset
+from graft.errors import DataError
 from graft.model import pictures
 from graft.networks import engine
 from graft.networks.cut import Frozen
@@ -104,6 +105,16 @@ def embed(
         network.finish()
     good = np.array([row for row in range(len(data)) if row not in faults], np.intp)
     return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start)
+
+
+def embed_again(
+    frozen: Features | Frozen, data: Dataset, *, views: int = 1, seed: int = 0, watch: Watch = unwatched
+) -> Embedded:
+    """The same for pictures that were good before; raises DataError where one has changed or vanished since."""
+    embedded = embed(frozen, data, views=views, seed=seed, watch=watch)
+    for row, why in embedded.faults.items():
+        raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")
+    return embedded
 
 
 @dataclass(frozen=True)

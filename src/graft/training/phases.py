@@ -11,13 +11,13 @@ from torch import Tensor
 
 from graft.data.augment import Augment
 from graft.data.dataset import Labels
-from graft.errors import DataError, UsageError
+from graft.errors import UsageError
 from graft.networks import adapters
 from graft.networks.chain import Stage
 from graft.networks.cut import Frozen, Halves, cut, deepest, place_of
 from graft.networks.network import Backbone, Network
 from graft.progress import Watch
-from graft.training.embed import embed
+from graft.training.embed import embed_again
 from graft.training.feed import Feed, Pictures, Stored
 from graft.training.loop import Lesson, Placed, find_rate
 from graft.training.losses import Task
@@ -133,10 +133,9 @@ def feeds(ground: Ground, halves: Halves, phase: Phase) -> tuple[Feed, Feed]:
     if phase.views and isinstance(frozen, Frozen):
         views = (phase.views, 1)
         rows = zip(parts, views, strict=True)
-        kept = [embed(frozen, data.take(part), views=count, seed=seed, watch=ground.watch) for part, count in rows]
-        for part, each in zip(parts, kept, strict=True):
-            for row, why in each.faults.items():
-                raise DataError(f"{data.name(int(part[row]))} could be read before, and now cannot: {why}.")
+        kept = [
+            embed_again(frozen, data.take(part), views=count, seed=seed, watch=ground.watch) for part, count in rows
+        ]
         one, other = (Stored(each, frozen.shape, count) for each, count in zip(kept, views, strict=True))
         return one, other
     ways = (Augment.parse(ground.recipe.augment), Augment.parse("none"))

@@ -15,7 +15,7 @@ from graft.networks.network import Backbone, Features, Network
 from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.early import early
-from graft.training.embed import embed
+from graft.training.embed import embed_again
 from graft.training.heads.choose import Chosen, choose
 from graft.training.material import Material
 from graft.training.strategies import EarlyFeatures, Probe
@@ -66,9 +66,9 @@ def embedded_by(frozen: Features, material: Material, views: int, seed: int, wat
     """The material with this network's features: those of view 0 for every picture, of all views for training."""
     store = material.embedded.store
     if store.folder.name != frozen.key():
-        store = embed(frozen, material.data, seed=seed, watch=watch).store
+        store = embed_again(frozen, material.data, seed=seed, watch=watch).store
     if views > 1:
-        store = embed(frozen, material.data.take(material.train), views=views, seed=seed, watch=watch).store
+        store = embed_again(frozen, material.data.take(material.train), views=views, seed=seed, watch=watch).store
     return replace(material, embedded=replace(material.embedded, store=store))
 
 
