@@ -5,6 +5,7 @@ python bench/resize.py ../shared/data/flowers5 [more data sets ...]
 
 import sys
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def decoded(data: Dataset, row: int) -> np.ndarray:
 
 def transformed(transform: object, data: Dataset, row: int) -> np.ndarray:
     """The picture through timm's transform, back on the scale 0 to 255."""
-    image = Image.open(Path(data.root) / data.images[row]).convert("RGB")
+    image = Image.open(BytesIO(data.read(row))).convert("RGB")
     tensor: torch.Tensor = transform(image)  # pyright: ignore[reportCallIssue]
     return (tensor * 255).round().to(torch.uint8).numpy()
 

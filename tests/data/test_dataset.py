@@ -17,6 +17,7 @@ from graft.data.dataset import (
     SPLITS,
     TEST,
     TRAIN,
+    UNGROUPED,
     UNLABELLED,
     UNSPLIT,
     VALID,
@@ -27,6 +28,7 @@ from graft.data.dataset import (
     from_paths,
     pixels,
 )
+from graft.data.images import Crops, Files
 from graft.errors import DataError
 from graft_runtime.image import ImageError, decode
 
@@ -35,10 +37,11 @@ RAMP = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
 def six() -> Dataset:
     """Six pictures of three classes, one unlabelled."""
-    paths = np.array([f"{letter}.jpg" for letter in "abcdef"], dtype=np.dtypes.StringDType())
+    paths = Files.of([f"{letter}.jpg" for letter in "abcdef"], "photos")
     labels = np.array([0, 2, 2, UNLABELLED, 0, 2], np.int32)
     split = np.array([TRAIN, TEST, TRAIN, UNSPLIT, VALID, TEST], np.int8)
-    return Dataset(paths, labels, ("ant", "bee", "cow"), split, "photos", {"other files": 1})
+    groups = np.array([0, 1, 1, UNGROUPED, 2, 2])
+    return Dataset(paths, labels, ("ant", "bee", "cow"), split, {"other files": 1}, groups)
 
 
 def test_the_codes_of_the_split_are_places_in_its_names() -> None:
@@ -53,7 +56,9 @@ def test_counts_follow_the_classes_and_pass_over_the_unlabelled() -> None:
 @pytest.mark.parametrize("rows", [np.array([4, 0, 4]), np.array([True, False, False, False, True, False])])
 def test_taken_rows_keep_everything_that_belongs_to_them(rows: Any) -> None:
     table, wanted = six().take(rows), [4, 0, 4] if rows.dtype == int else [0, 4]
-    assert list(table.images) == [six().images[row] for row in wanted]
+    assert table.names() == [six().name(row) for row in wanted]
+    assert table.groups is not None
+    assert table.groups.tolist() == [2, 0, 2] if rows.dtype == int else [0, 2]
     assert table.labels.tolist() == six().labels[wanted].tolist()
     assert table.split.tolist() == six().split[wanted].tolist()
     assert (table.classes, table.root, table.ignored) == (six().classes, "photos", {"other files": 1})
@@ -62,7 +67,7 @@ def test_taken_rows_keep_everything_that_belongs_to_them(rows: Any) -> None:
 
 def test_pictures_in_memory_can_be_taken_too() -> None:
     table = from_arrays([RAMP, RAMP[:1], RAMP[:, :1]], [0, 1, 0], ("a", "b")).take(np.array([2, 1]))
-    assert [picture.shape for picture in table.images] == [(2, 1, 3), (1, 4, 3)]
+    assert [table.read(row).shape for row in range(2)] == [(2, 1, 3), (1, 4, 3)]
     assert table.labels.tolist() == [0, 1]
 
 
@@ -78,7 +83,7 @@ def test_a_picture_is_called_by_its_path_or_its_number() -> None:
 
 def test_a_file_is_read_below_the_root(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"one")
-    table = Dataset(np.array(["a.jpg", "b.jpg"], np.dtypes.StringDType()), *_two(), root=str(tmp_path))
+    table = Dataset(Files.of(["a.jpg", "b.jpg"], str(tmp_path)), *_two())
     assert table.read(0) == b"one"
     with pytest.raises(OSError, match=r"b\.jpg"):
         table.read(1)
@@ -99,6 +104,26 @@ def test_files_of_your_own_choosing_need_no_root(tmp_path: Path) -> None:
 def test_without_labels_all_are_unlabelled_and_undecided(table: Dataset) -> None:
     assert table.labels.tolist() == [UNLABELLED] * 2
     assert table.split.tolist() == [UNSPLIT] * 2
+
+
+# --- boxes in pictures ------------------------------------------------------------------------------------------------
+
+
+def test_a_box_is_a_picture_of_its_own(tmp_path: Path) -> None:
+    """Of the upright picture: an EXIF tag turns it first."""
+    pixels_there = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(pixels_there).save(tmp_path / "a.png", exif=exif)
+    boxes = np.array([[2, 3, 7, 11], [-5, 0, 4, 999], [10, 10, 10, 10]], np.int32)
+    crops = Crops(Files.of(["a.png"] * 3, str(tmp_path)), boxes)
+    upright = np.rot90(pixels_there, -1)
+    np.testing.assert_array_equal(crops.read(0), upright[3:11, 2:7])
+    np.testing.assert_array_equal(crops.read(1), upright[:, 0:4])
+    assert crops.read(2).shape == (1, 1, 3)
+    assert crops.name(0) == "a.png [2,3,7,11]"
+    assert digest(crops.read(0)) != digest(crops.read(1))
+    np.testing.assert_array_equal(crops.take(np.array([1])).read(0), crops.read(1))
 
 
 # --- pictures in memory -----------------------------------------------------------------------------------------------

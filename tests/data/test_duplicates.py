@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from graft.data import duplicates
-from graft.data.duplicates import ALIKE, blocks, moments, near_duplicates
+from graft.data.duplicates import ALIKE, blocks, joined, moments, near_duplicates
 
 
 def random_features(rows: int, width: int = 64, seed: int = 0) -> NDArray[np.float32]:
@@ -145,3 +145,10 @@ def test_a_feature_that_never_changes_has_spread_one(value: float) -> None:
     mean, spread = moments(np.full((3000, 2), value, np.float32))
     assert spread.tolist() == [1, 1]
     np.testing.assert_allclose(mean, value, rtol=1e-6)
+
+
+def test_groups_of_the_owner_are_joined_with_what_was_found() -> None:
+    found, own = np.array([0, 0, 1, 2, 3]), np.array([5, -1, -1, 5, -1])
+    assert joined(found, own).tolist() == [0, 0, 1, 0, 2]
+    assert joined(found, None) is found
+    assert joined(np.arange(3), np.full(3, -1)).tolist() == [0, 1, 2]

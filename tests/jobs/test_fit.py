@@ -96,9 +96,10 @@ def test_the_counts_of_the_report_add_up(classifier: Classifier) -> None:
     score, data = report["evaluation"], report["data"]
     assert report["classes"] == ["disc", "frame", "stripes"] == list(classifier.classes)
     assert data["train"] + data["test"] == 36
-    assert data["test"] == score["count"] == 6
-    assert [each["count"] for each in score["classes"]] == [2, 2, 2]
-    assert [sum(row) for row in score["confusion"]] == [2, 2, 2]
+    counts = [each["count"] for each in score["classes"]]
+    assert data["test"] == score["count"] == sum(counts)
+    assert all(1 <= count <= 6 for count in counts)
+    assert [sum(row) for row in score["confusion"]] == counts
     right = sum(row[at] for at, row in enumerate(score["confusion"]))
     assert score["accuracy"] == right / score["count"]
     assert score["interval"][0] <= score["accuracy"] <= score["interval"][1]
@@ -129,9 +130,9 @@ def test_evaluate_on_the_pictures_kept_aside_gives_the_reported_score(
     saved: Path, held_out: Dataset, tmp_path: Path
 ) -> None:
     for row in range(len(held_out)):
-        target = tmp_path / "again" / str(held_out.images[row])
+        target = tmp_path / "again" / held_out.name(row)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((Path(held_out.root) / held_out.images[row]).read_bytes())
+        target.write_bytes(held_out.read(row))
     done = graft("evaluate", saved, tmp_path / "again", "--json", "-q")
     assert done.exit_code == 0
     score, reported = json.loads(done.stdout), load(saved).report["evaluation"]
@@ -143,7 +144,7 @@ def test_evaluate_on_the_pictures_kept_aside_gives_the_reported_score(
 def test_the_example_of_the_summary_is_a_picture_that_was_kept_aside(
     classifier: Classifier, held_out: Dataset, photos: Path
 ) -> None:
-    assert classifier.report["example"] in set(held_out.images.tolist())
+    assert classifier.report["example"] in set(held_out.names())
     assert (photos / classifier.report["example"]).is_file()
 
 

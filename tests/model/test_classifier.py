@@ -220,7 +220,7 @@ def test_saved_and_loaded_keeps_task_and_thresholds(several: Classifier, paths: 
 
 def test_the_score_of_several_labels_is_what_the_answers_say(several: Classifier, tagged: Path) -> None:
     data = read_table(tagged)
-    score, said = several.evaluate(tagged), several.predict([str(path) for path in data.images])
+    score, said = several.evaluate(tagged), several.predict(data.names())
     assert isinstance(score, MultilabelEvaluation)
     assert several.evaluate(data) == score
     found = np.array([[name in each.labels for name in several.classes] for each in said])

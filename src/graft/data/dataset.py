@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from graft.data.images import Files, Images, InMemory, Raw
 from graft.errors import DataError
 from graft_runtime import image
 from graft_runtime.card import MULTICLASS, MULTILABEL
 
 SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not decided yet'
 UNSPLIT, TRAIN, VALID, TEST = range(4)
-UNLABELLED = -1
+UNLABELLED = UNGROUPED = -1
 DIGEST = 16  # bytes
 
 Labels = NDArray[np.int32] | NDArray[np.uint8]
@@ -29,21 +30,26 @@ Labels = NDArray[np.int32] | NDArray[np.uint8]
 class Dataset:
     """Columns of equal length, never a list of objects: a million rows are a million short strings.
 
-    `images` holds paths (a column of strings) or pixels (a sequence of uint8 arrays, for pictures already in memory).
     `labels` are one class for each picture, int32 [n] with UNLABELLED where it is unknown; or, where a picture may
     show several classes or none, uint8 [n, classes] with a 1 for each that it shows.
-    `ignored` counts, in words, what the reader saw and left out.
+    `groups` are numbers: pictures with the same one (of one patient, one video) are never divided between parts;
+    UNGROUPED where a picture stands alone. `ignored` counts, in words, what the reader saw and left out.
     """
 
-    images: Any
+    images: Images
     labels: Labels
     classes: tuple[str, ...]
     split: NDArray[np.int8]  # [n]; index into SPLITS
-    root: str = ""
     ignored: dict[str, int] = field(default_factory=dict)
+    groups: NDArray[np.int64] | None = None  # [n]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def root(self) -> str:
+        """What a person would call the place that the pictures come from."""
+        return self.images.root
 
     @property
     def task(self) -> str:
@@ -52,9 +58,10 @@ class Dataset:
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
         """The same table with only these rows."""
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-        images = self.images[rows] if isinstance(self.images, np.ndarray) else [self.images[i] for i in rows]
-        return dataclasses.replace(self, images=images, labels=self.labels[rows], split=self.split[rows])
+        wanted = np.arange(len(self))[rows]
+        groups = None if self.groups is None else self.groups[wanted]
+        columns = {"labels": self.labels[wanted], "split": self.split[wanted], "groups": groups}
+        return dataclasses.replace(self, images=self.images.take(wanted), **columns)
 
     def part(self, *codes: int) -> NDArray[np.intp]:
         """Rows of these parts of the split."""
@@ -62,13 +69,15 @@ class Dataset:
 
     def name(self, row: int) -> str:
         """What to call this picture in front of a person."""
-        item = self.images[row]
-        return str(item) if isinstance(item, str) else f"picture {row}"
+        return self.images.name(row)
 
-    def read(self, row: int) -> bytes | NDArray[np.uint8]:
-        """The picture as stored: the bytes of its file, or its pixels. Raises OSError."""
-        item = self.images[row]
-        return (Path(self.root) / item).read_bytes() if isinstance(item, str) else item
+    def names(self) -> list[str]:
+        """What to call each picture."""
+        return [self.images.name(row) for row in range(len(self))]
+
+    def read(self, row: int) -> Raw:
+        """The picture as stored: the bytes of its file, or its pixels. Raises OSError or ImageError."""
+        return self.images.read(row)
 
     def named(self, faults: Mapping[int, str]) -> dict[str, str]:
         """Faults by the names of the pictures instead of their rows."""
@@ -106,7 +115,7 @@ def from_pictures(pictures: Sequence[Any], labels: ArrayLike | None = None, clas
 def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
     """A table over files of your own choosing."""
     try:
-        names = np.array([str(path) for path in paths], dtype=np.dtypes.StringDType())
+        names = Files.of([str(path) for path in paths])
     except UnicodeEncodeError as error:
         raise DataError(f"The file name {error.object!a} is not Unicode. Please rename the file.") from error
     return _table(names, labels, classes)
@@ -114,10 +123,10 @@ def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, cla
 
 def from_arrays(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
     """A table over pictures in memory: uint8 arrays [height, width] or [height, width, 3], or PIL pictures."""
-    return _table([as_rgb(picture) for picture in pictures], labels, classes)
+    return _table(InMemory([as_rgb(picture) for picture in pictures]), labels, classes)
 
 
-def _table(images: Any, labels: ArrayLike | None, classes: tuple[str, ...]) -> Dataset:
+def _table(images: Images, labels: ArrayLike | None, classes: tuple[str, ...]) -> Dataset:
     known = np.full(len(images), UNLABELLED, np.int32) if labels is None else _known(labels, classes)
     return Dataset(images, known, classes, np.zeros(len(images), np.int8))
 
@@ -149,12 +158,12 @@ def as_rgb(picture: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
 
 
-def digest(raw: bytes | NDArray[np.uint8]) -> bytes:
+def digest(raw: Raw) -> bytes:
     """The name of a picture by its content: the same bytes have the same name wherever they lie."""
     shape = b"" if isinstance(raw, bytes) else str(raw.shape).encode()
     return hashlib.blake2b(raw if isinstance(raw, bytes) else raw.tobytes(), digest_size=DIGEST, key=shape).digest()
 
 
-def pixels(raw: bytes | NDArray[np.uint8], enough: int) -> NDArray[np.uint8]:
+def pixels(raw: Raw, enough: int) -> NDArray[np.uint8]:
     """Upright RGB pixels; see graft_runtime.image.decode. Raises ImageError."""
     return image.decode(raw, enough=enough) if isinstance(raw, bytes) else raw

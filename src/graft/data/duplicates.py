@@ -40,6 +40,17 @@ def near_duplicates(features: Rows, digests: NDArray[np.uint8]) -> NDArray[np.in
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
+def joined(groups: NDArray[np.int64], others: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Groups joined with those of the pictures' owner: who shares one with somebody in either shares one now."""
+    if others is None:
+        return groups
+    own = np.where(others < 0, others.max(initial=0) + 1 + np.arange(len(others)), others)
+    own = np.unique(own, return_inverse=True)[1] + groups.max(initial=0) + 1
+    size = int(own.max(initial=0)) + 1
+    graph = coo_array((np.ones(len(own), bool), (groups, own)), shape=(size, size))
+    return np.unique(connected_components(graph, directed=False)[1][groups], return_inverse=True)[1].astype(np.int64)
+
+
 def blocks(features: Rows, size: int = BLOCK) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """(rows, features of these rows), so that a table larger than memory can be walked."""
     for start in range(0, len(features), size):
@@ -91,6 +102,6 @@ def _merged(groups: NDArray[np.int64], one: NDArray[np.intp], two: NDArray[np.in
         return groups
     left, right = groups[one[apart]], groups[two[apart]]
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(len(groups), len(groups)))
-    joined = connected_components(graph, directed=False)[1]
-    _, first = np.unique(joined, return_index=True)
-    return first[joined[groups]].astype(np.int64)
+    found = connected_components(graph, directed=False)[1]
+    _, first = np.unique(found, return_index=True)
+    return first[found[groups]].astype(np.int64)

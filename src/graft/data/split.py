@@ -18,8 +18,42 @@ from graft.data.dataset import TEST, TRAIN
 IntArray = NDArray[np.integer]
 
 
-def split(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int) -> NDArray[np.int8]:
-    """TRAIN or TEST for each picture: about `share` of each class is TEST, and at least one picture stays TRAIN.
+def lasting(
+    labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
+) -> NDArray[np.int8]:
+    """TRAIN or TEST for each picture, by its own content: it stays there whatever is added to the set later.
+
+    A picture is TEST if the hash of its content falls below `share`; a group goes with one of its pictures. So about
+    `share` of each class is TEST. Only where chance leaves a class without a test picture it lends its first, and
+    where chance takes more than half of a class, the rest stays TRAIN. Several labels a picture are dealt by
+    `stratified`, for which the whole set decides.
+    """
+    if labels.ndim == 2:
+        return stratified(labels, groups, digests, share, seed)
+    members = _in_hash_order(groups, digests, seed)
+    # Hashed once more: the smallest hash of many is small, and big groups would all be TEST.
+    lots = [_hash(digests[rows[0]], seed, b"again") / 2**64 for rows in members]
+    order = sorted(range(len(members)), key=lots.__getitem__)
+    classes = int(labels.max()) + 1
+    room, tested = np.bincount(labels, minlength=classes) // 2, np.zeros(classes, int)
+    part = np.full(len(labels), TRAIN, np.int8)
+
+    def take(group: int) -> None:
+        wanted = np.bincount(labels[members[group]], minlength=classes)
+        if (tested + wanted <= room).all():
+            part[members[group]] = TEST
+            tested[:] += wanted
+
+    for group in order:
+        if lots[group] < share or not tested[labels[members[group]]].all():
+            take(group)
+    return part
+
+
+def stratified(
+    labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
+) -> NDArray[np.int8]:
+    """TRAIN or TEST for each picture: `share` of each class is TEST, and at least one picture stays TRAIN.
 
     Groups are dealt in the order of their hash; one that would overfill the test part of any of its classes is for
     training. A class with a single picture or group cannot be tested.
@@ -35,6 +69,11 @@ def split(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share:
             part[rows] = TEST
             room = room - wanted
     return part
+
+
+def one_group_out(groups: IntArray) -> NDArray[np.int64]:
+    """A fold number for each picture, 0 to the number of groups - 1: each fold is one group."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def folds(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], count: int, seed: int) -> NDArray[np.int8]:
@@ -108,10 +147,14 @@ def _spread(dealt: NDArray[np.int8], members: list[IntArray], count: int) -> NDA
 
 
 def _in_hash_order(groups: IntArray, digests: NDArray[np.uint8], seed: int) -> list[IntArray]:
-    """Rows of each group; the groups ordered by the smallest hash of seed and content among their pictures."""
-    keys = [hashlib.blake2b(row.tobytes(), digest_size=8, key=seed.to_bytes(8)).digest() for row in digests]
-    hashes = np.array([int.from_bytes(key) for key in keys], np.uint64)
-    order = np.argsort(groups, kind="stable")
+    """Rows of each group and the groups, ordered by the (smallest) hash of seed and content."""
+    hashes = np.array([_hash(row, seed) for row in digests], np.uint64)
+    order = np.lexsort((hashes, groups))
     starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
     members = np.split(order, starts[1:])
-    return sorted(members, key=lambda rows: int(hashes[rows].min()))
+    return sorted(members, key=lambda rows: int(hashes[rows[0]]))
+
+
+def _hash(digest: NDArray[np.uint8], seed: int, person: bytes = b"") -> int:
+    made = hashlib.blake2b(digest.tobytes(), digest_size=8, key=seed.to_bytes(8), person=person)
+    return int.from_bytes(made.digest())

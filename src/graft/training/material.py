@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from graft.data import dataset as table
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, VALID, Dataset
-from graft.data.duplicates import near_duplicates
-from graft.data.split import folds, split
+from graft.data.duplicates import joined, near_duplicates
+from graft.data.split import folds, lasting, stratified
 from graft.errors import DataError
 from graft.training.embed import Embedded
 from graft.training.heads.problem import Problem, standardised
@@ -29,8 +29,8 @@ FOLDS = 4
 class Findings:
     """What was noticed about the data: `faults` names each picture left out and why; the rest are counts.
 
-    `alike` pictures have a near-duplicate; `leaks` are test pictures with one among the training pictures, which only
-    a ready-made split can have; `missing` classes had not one usable picture.
+    `alike` pictures have a near-duplicate; `leaks` are test pictures with one, or one of their own group, among the
+    training pictures, which only a ready-made split can have; `missing` classes had not one usable picture.
     """
 
     faults: dict[str, str]
@@ -86,7 +86,7 @@ class Material:
             held_out = self.valid[~needed]
         else:
             digests = self.embedded.digests[self.train]
-            part = split(self.data.labels[self.train], self.groups[self.train], digests, share, self.seed)
+            part = stratified(self.data.labels[self.train], self.groups[self.train], digests, share, self.seed)
             held_out = self.train[part == TEST]
         return np.setdiff1d(self.train, held_out), held_out
 
@@ -120,13 +120,14 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
     good = data.take(embedded.rows)
     missing = tuple(name for name, count in zip(data.classes, good.counts(), strict=True) if not count)
     good = _renumbered(good, missing, faults)
-    groups = near_duplicates(embedded, embedded.digests)
+    alike = near_duplicates(embedded, embedded.digests)
+    groups = joined(alike, good.groups)
     parted = replace(good, split=_parts(good, groups, embedded.digests, seed))
     _check_known(parted)
     findings = Findings(
         faults=faults,
         ignored=dict(data.ignored),
-        alike=int((np.bincount(groups)[groups] > 1).sum()),
+        alike=int((np.bincount(alike)[alike] > 1).sum()),
         leaks=int(np.isin(groups[parted.part(TEST)], groups[parted.part(TRAIN, VALID)]).sum()),
         missing=missing,
         untested=_untested(parted),
@@ -134,7 +135,7 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
     if len(np.unique(groups[parted.part(TRAIN, VALID)])) < 2:
         raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")
     if (good.split != UNSPLIT).any():
-        groups = _without_tests(groups, parted.part(TRAIN, VALID), embedded)
+        groups = _without_tests(groups, good, parted.part(TRAIN, VALID), embedded)
     return Material(parted, embedded, groups, findings, seed)
 
 
@@ -158,10 +159,13 @@ def _by_content(embedded: Embedded, labels: NDArray[np.integer]) -> Embedded:
     return replace(embedded, rows=embedded.rows[order], digests=embedded.digests[order])
 
 
-def _without_tests(groups: NDArray[np.int64], train: NDArray[np.intp], embedded: Embedded) -> NDArray[np.int64]:
+def _without_tests(
+    groups: NDArray[np.int64], good: Dataset, train: NDArray[np.intp], embedded: Embedded
+) -> NDArray[np.int64]:
     """The groups with the training part's found among itself, so that no test picture decides on its folds."""
     apart = groups + len(groups)
-    apart[train] = near_duplicates(embedded.chosen(train), embedded.digests[train])
+    own = None if good.groups is None else good.groups[train]
+    apart[train] = joined(near_duplicates(embedded.chosen(train), embedded.digests[train]), own)
     return apart
 
 
@@ -188,7 +192,7 @@ def _parts(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed
     Where there is no test part, the validation part is the test part, untouched until the score.
     """
     if (data.split == UNSPLIT).all():
-        return split(data.labels, groups, digests, TEST_SHARE, seed)
+        return lasting(data.labels, groups, digests, TEST_SHARE, seed)
     if (data.split == TEST).any():
         return np.where(data.split == UNSPLIT, TRAIN, data.split).astype(np.int8)
     return np.where(data.split == VALID, TEST, TRAIN).astype(np.int8)

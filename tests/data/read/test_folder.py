@@ -32,7 +32,7 @@ def lay(root: Path, *names: str) -> Path:
 
 def table(dataset: Dataset) -> dict[str, str]:
     """Path -> name of the class."""
-    paths = [Path(path).as_posix() for path in dataset.images]
+    paths = [Path(path).as_posix() for path in dataset.names()]
     assert len(set(paths)) == len(paths)
     return {path: dataset.classes[label] for path, label in zip(paths, dataset.labels, strict=True)}
 
@@ -67,7 +67,7 @@ def test_ready_made_parts_are_kept(tmp_path: Path, train: str, valid: str, test:
     lay(tmp_path, f"{train}/cat/1.jpg", f"{train}/dog/1.jpg", f"{valid}/dog/1.jpg", f"{test}/cat/deep/1.jpg")
     found = read_folder(tmp_path)
     assert found.classes == ("cat", "dog")
-    parts = {Path(path).as_posix(): part for path, part in zip(found.images, found.split, strict=True)}
+    parts = {Path(path).as_posix(): part for path, part in zip(found.names(), found.split, strict=True)}
     assert parts == {
         f"{train}/cat/1.jpg": TRAIN,
         f"{train}/dog/1.jpg": TRAIN,
@@ -223,9 +223,9 @@ def test_the_order_of_listing_changes_nothing(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "scandir", scandir)
     after = read_folder(tmp_path)
-    assert (list(after.images), after.ignored) == (list(before.images), before.ignored)
+    assert (after.names(), after.ignored) == (before.names(), before.ignored)
     np.testing.assert_array_equal(after.labels, before.labels)
-    assert list(after.images) == sorted(after.images)
+    assert after.names() == sorted(after.names())
 
 
 def test_accents_stored_in_two_ways_are_one_class(tmp_path: Path) -> None:

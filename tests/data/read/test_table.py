@@ -27,7 +27,7 @@ def said(data: Dataset) -> dict[str, list[str]]:
     """The labels of each picture, by its path."""
     rows = data.targets().astype(bool).tolist()
     labels = ([name for name, there in zip(data.classes, row, strict=True) if there] for row in rows)
-    return dict(zip(map(str, data.images), labels, strict=True))
+    return dict(zip(data.names(), labels, strict=True))
 
 
 def complaint(path: Path, classes: tuple[str, ...] | None = None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
+from graft.data.images import Files
 from graft.errors import DataError
 from graft_runtime.image import SUFFIXES
 
@@ -45,12 +46,12 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dat
     if not rows:
         raise DataError(f"{root} holds no pictures in class folders.{_hint(ignored)}")
     order = {name: index for index, name in enumerate(classes or found)}
-    paths = np.array([path for _, _, path in rows], dtype=np.dtypes.StringDType())
+    paths = Files.of([path for _, _, path in rows], str(root))
     labels = np.array([order[name] for name, _, _ in rows], np.int32)
     split = np.array([part for _, part, _ in rows], np.int8)
     if (split == TRAIN).all():  # a lone train folder is not a decision about the test part
         split[:] = UNSPLIT
-    return Dataset(paths, labels, classes or found, split, str(root), dict(ignored))
+    return Dataset(paths, labels, classes or found, split, dict(ignored))
 
 
 def _existing(root: Path) -> Path:

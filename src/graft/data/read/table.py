@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from graft.data.dataset import TRAIN, UNSPLIT, Dataset, Labels
+from graft.data.images import Files
 from graft.data.read.folder import PARTS as FOLDERS
 from graft.data.read.folder import natural
 from graft.errors import DataError
@@ -71,7 +72,7 @@ def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Data
     cells = _cells(path)
     files, said = cells.files(), _labels(cells)
     first = _once(path, files, said)
-    places = np.array(_places(path, [files[row] for row in first]), dtype=np.dtypes.StringDType())
+    places = Files.of(_places(path, [files[row] for row in first]), str(path.parent))
     found = tuple(sorted({label for row in said for label in row}, key=natural))
     _check(path, found, classes, said)
     split = np.array(_parts(cells), np.int8)[first]
@@ -79,7 +80,7 @@ def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Data
         split[:] = UNSPLIT
     repeated = {"rows listed twice": len(files) - len(first)} if len(first) < len(files) else {}
     labels = _column([said[row] for row in first], classes or found)
-    return Dataset(places, labels, classes or found, split, str(path.parent), repeated)
+    return Dataset(places, labels, classes or found, split, repeated)
 
 
 def _cells(path: Path) -> _Cells:

@@ -1,0 +1,112 @@
+"""Columns of pictures: where the bytes or pixels of each are. What lies in an archive or a table has a column there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft_runtime.image import decode
+
+Raw = bytes | NDArray[np.uint8]  # a picture as stored: the bytes of its file, or its pixels
+
+
+@runtime_checkable
+class Images(Protocol):
+    """A column of pictures, none of them in memory unless it has to be.
+
+    `root` is what a person would call the place where they are; `name` what to call one of them in front of a person.
+    `read` may be called from several threads at once; it raises OSError or ImageError.
+    """
+
+    @property
+    def root(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: NDArray[np.integer]) -> Self: ...
+
+    def name(self, row: int) -> str: ...
+
+    def read(self, row: int) -> Raw: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Files by their paths, as a column of strings: a million of them are a million short strings."""
+
+    names: NDArray[Any]  # of numpy's StringDType
+    root: str = ""
+
+    @classmethod
+    def of(cls, names: Sequence[str], root: str = "") -> Self:
+        """Paths below a folder."""
+        return cls(np.array(names, dtype=np.dtypes.StringDType()), root)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: NDArray[np.integer]) -> Files:
+        return Files(self.names[rows], self.root)
+
+    def name(self, row: int) -> str:
+        return str(self.names[row])
+
+    def read(self, row: int) -> bytes:
+        return (Path(self.root) / str(self.names[row])).read_bytes()
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Pixels, uint8 [height, width, 3] each; or the bytes of files."""
+
+    pictures: Sequence[Raw]
+    root: str = ""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(self, rows: NDArray[np.integer]) -> InMemory:
+        return InMemory([self.pictures[row] for row in rows], self.root)
+
+    def name(self, row: int) -> str:
+        return f"picture {row}"
+
+    def read(self, row: int) -> Raw:
+        return self.pictures[row]
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """Boxes cut out of other pictures: each is a picture of its own.
+
+    `boxes` int32 [n, 4] are left, top, right and bottom in pixels, of the picture as it stands upright; what reaches
+    over the edge is cut off.
+    """
+
+    images: Images
+    boxes: NDArray[np.int32]
+
+    @property
+    def root(self) -> str:
+        """The place of the whole pictures."""
+        return self.images.root
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def take(self, rows: NDArray[np.integer]) -> Crops:
+        return Crops(self.images.take(rows), self.boxes[rows])
+
+    def name(self, row: int) -> str:
+        return f"{self.images.name(row)} [{','.join(map(str, self.boxes[row].tolist()))}]"
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        raw = self.images.read(row)
+        pixels = decode(raw) if isinstance(raw, bytes) else raw
+        left, top, right, bottom = self.boxes[row].clip(0).tolist()
+        return np.ascontiguousarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)])
