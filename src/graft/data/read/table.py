@@ -16,8 +16,8 @@ import numpy as np
 
 from graft.data.dataset import TRAIN, UNSPLIT, Dataset, Labels
 from graft.data.images import Files
-from graft.data.read.folder import PARTS as FOLDERS
-from graft.data.read.folder import natural
+from graft.data.read.layout import PARTS as FOLDERS
+from graft.data.read.layout import natural
 from graft.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
