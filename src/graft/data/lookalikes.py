@@ -17,8 +17,9 @@ def lookalikes(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]
     """
     alike: dict[str, list[str]] = {}
     for name, count in zip(classes, counts.tolist(), strict=True):
-        shown = f"{name!r} ({count:,})" if alike.get(_bare(name)) else f"{name!r} ({count:,} pictures)"
-        alike.setdefault(_bare(name), []).append(shown)
+        others = alike.setdefault(_bare(name), [])
+        unit = "" if others else f" picture{'s' * (count != 1)}"
+        others.append(f"{name!r} ({count:,}{unit})")
     return [f"{', '.join(names[:-1])} and {names[-1]}: the same class?" for names in alike.values() if len(names) > 1]
 
 

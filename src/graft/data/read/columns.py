@@ -70,8 +70,9 @@ class Cells:
         given = asdict(self.named)
         found = {role: self.header.index(name) for role, name in given.items() if name}
         for role, names in GUESSED.items():
-            at = next((called.index(name) for name in names if name in called), None)
-            if role not in found and at is not None and at not in found.values():
+            free = (called.index(name) for name in names if name in called)
+            at = next((at for at in free if at not in found.values()), None)
+            if role not in found and at is not None:
                 found[role] = at
         guessed_group = "group" in found and not self.named.group
         if guessed_group and "label" not in found and {row[found["group"]] for row in self.rows} <= {"0", "1"}:
@@ -84,14 +85,14 @@ class Cells:
             raise DataError(self.lacking(role))
         return [row[self.places[role]] for row in self.rows]
 
-    def lacking(self, role: str) -> str:
+    def lacking(self, role: str, more: str = "") -> str:
         """What to say when no column plays this part."""
         *names, last = GUESSED[role]
-        return f"{self.where} has no column called {', '.join(names)} or {last}. {self._has()}"
+        return f"{self.where} has no column called {', '.join(names)} or {last}. {self._has(more)}"
 
-    def _has(self) -> str:
+    def _has(self, more: str = "") -> str:
         columns = ", ".join(map(repr, self.header))
-        return f"Its columns are {columns}. Name yours as in --columns file=path,label=species."
+        return f"Its columns are {columns}. {more}Name yours as in --columns file=path,label=species."
 
     def note(self) -> str:
         """What the columns were taken for, as a user would name them."""
@@ -115,9 +116,7 @@ class Cells:
         flags = [at for at in range(len(self.header)) if at not in self.places.values()]
         odd = {row[at] for at in flags for row in self.rows} - {"0", "1"}
         if not flags or odd:
-            raise DataError(
-                self.lacking("label") + (f" They are not columns of 0 and 1: one holds {min(odd)!r}." if odd else "")
-            )
+            raise DataError(self.lacking("label", f"Nor are they all 0 and 1: one holds {min(odd)!r}. " if odd else ""))
         return [tuple(sorted(self.header[at] for at in flags if row[at] == "1")) for row in self.rows]
 
     def parts(self) -> list[int]:

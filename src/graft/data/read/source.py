@@ -31,13 +31,11 @@ def read_source(
 
     Raises DataError for pictures that make no data set, and UsageError for what is no source of pictures.
     """
-    if isinstance(source, Dataset):
-        return source
     if isinstance(source, str | PathLike):
         data = _at(Path(source), classes, columns, strict)
     else:
-        data = read_object(source, classes, columns)
-    if columns and not data.columns:
+        data = source if isinstance(source, Dataset) else read_object(source, classes, columns)
+    if columns and (data is source or not data.columns):
         raise UsageError(f"--columns names the columns of a table, and {data.root or 'this source'} is none.")
     return data
 
