@@ -79,7 +79,7 @@ def test_patterns_name_shards(tmp_path: Path) -> None:
     assert [data.read(row)[0] for row in range(12)] == list(range(12))
     with pytest.raises(DataError, match=r"There is no file .*s-012\.tar"):
         read_source(f"{tmp_path}/s-{{010..012}}.tar")
-    with pytest.raises(DataError, match="There is no folder"):
+    with pytest.raises(DataError, match=r"There is no file .*t-\*\.tar"):
         read_source(f"{tmp_path}/t-*.tar")
 
 
