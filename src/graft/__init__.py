@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
     from graft.data.dataset import Dataset, from_arrays, from_paths
     from graft.data.read.folder import read_folder
+    from graft.data.read.source import read_source
     from graft.errors import GraftError
     from graft.estimator import ImageClassifier
     from graft.jobs.embed import embed
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "predict",
     "read_folder",
+    "read_source",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "load": "graft.model.classifier",
     "predict": "graft.jobs.predict",
     "read_folder": "graft.data.read.folder",
+    "read_source": "graft.data.read.source",
 }
 
 

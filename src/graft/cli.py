@@ -34,7 +34,10 @@ Force = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Photos = Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class.")]
+Photos = Annotated[
+    Path, typer.Argument(help="Folder with one folder of pictures for each class; or a table, an archive, shards.")
+]
+Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
 Model = Annotated[
     Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
 ]
@@ -46,7 +49,7 @@ DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs
 
 @app.command()
 def fit(
-    photos: Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class, or a CSV table.")],
+    photos: Photos,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist, or be empty.")
     ],
@@ -68,6 +71,8 @@ def fit(
     like: Annotated[
         Path | None, typer.Option("--from", help="model.json of a classifier: choose as was chosen for it.")
     ] = None,
+    columns: Columns = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop if a file that a table lists is not there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in OUTPUT.run.")] = False,
     log: Annotated[str, typer.Option(help="Where else to log: tensorboard, mlflow, or both with a comma.")] = "",
     force: Force = False,
@@ -90,6 +95,8 @@ def fit(
             offline=offline,
             seed=seed,
             like=like,
+            columns=columns,
+            strict=strict,
             resume=resume,
             log=log,
             force=force,
@@ -127,12 +134,14 @@ def predict(
 
 
 @app.command()
-def evaluate(model: Model, photos: Photos, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def evaluate(
+    model: Model, photos: Photos, columns: Columns = "", as_json: AsJson = False, quiet: Quiet = False
+) -> None:
     """Score a classifier on other labelled photos."""
     with _told("evaluate"):
         from graft.jobs.evaluate import evaluate as job
 
-        evaluation = job(str(model), photos, watch=_watch(quiet)).as_dict()
+        evaluation = job(str(model), photos, columns=columns, watch=_watch(quiet)).as_dict()
         _print(evaluation, as_json, lambda: show.evaluated(evaluation))
 
 
@@ -144,6 +153,7 @@ def embed(
     weights: Weights = None,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Features of all layers, pooled.")] = False,
     offline: Offline = False,
+    columns: Columns = "",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -153,7 +163,13 @@ def embed(
 
         job.check(output, force=force)
         table = job.embed(
-            photos, backbone=backbone, weights=weights, all_layers=all_layers, offline=offline, watch=_watch(quiet)
+            photos,
+            backbone=backbone,
+            weights=weights,
+            all_layers=all_layers,
+            offline=offline,
+            columns=columns,
+            watch=_watch(quiet),
         )
         job.write(table, output)
         show.embedded(table.summary(), output)

@@ -41,9 +41,9 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
 
 
 def _found(source: Path, example: str) -> Path:
-    """Where a picture of a folder or a table lies."""
+    """Where a picture of a folder or a table lies; one in an archive is no file, so any other may stand for it."""
     folders = (source, source.parent, source / "images", source.parent / "images")
-    return next((folder / example for folder in folders if (folder / example).is_file()), source / example)
+    return next((folder / example for folder in folders if (folder / example).is_file()), Path("photo.jpg"))
 
 
 def epoch(epoch: Epoch) -> None:
@@ -169,6 +169,10 @@ def _findings(data: Mapping[str, Any]) -> None:
         print(f"  careful      {twins}: the score flatters")
     elif data["alike"]:
         print(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
+    for names in data["alike_names"]:
+        print(f"  careful      {names}")
+    if data["columns"]:
+        print(f"  columns      {data['columns']}")
     if data["missing"]:
         print(f"  no picture   classes without one usable picture, left out: {', '.join(data['missing'])}")
     if data["untested"]:

@@ -33,7 +33,8 @@ class Dataset:
     `labels` are one class for each picture, int32 [n] with UNLABELLED where it is unknown; or, where a picture may
     show several classes or none, uint8 [n, classes] with a 1 for each that it shows.
     `groups` are numbers: pictures with the same one (of one patient, one video) are never divided between parts;
-    UNGROUPED where a picture stands alone. `ignored` counts, in words, what the reader saw and left out.
+    UNGROUPED where a picture stands alone. `ignored` counts, in words, what the reader saw and left out; `columns`
+    says what those of a table were taken for.
     """
 
     images: Images
@@ -42,6 +43,7 @@ class Dataset:
     split: NDArray[np.int8]  # [n]; index into SPLITS
     ignored: dict[str, int] = field(default_factory=dict)
     groups: NDArray[np.int64] | None = None  # [n]
+    columns: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Dataset, Labels
+from graft.data.dataset import Labels
 from graft.data.read.source import read_source
 from graft.errors import OutputError
 from graft.networks import catalog
@@ -40,19 +40,20 @@ class Table:
 
 
 def embed(
-    source: str | Path | Dataset,
+    source: Any,
     *,
     backbone: str = catalog.DEFAULT,
     weights: str | Path | None = None,
     all_layers: bool = False,
     offline: bool = False,
+    columns: str = "",
     watch: Watch = unwatched,
 ) -> Table:
     """Run a frozen backbone over a data set and return its features: of the last layer, or of all layers pooled.
 
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
-    data = source if isinstance(source, Dataset) else read_source(source)
+    data = read_source(source, columns=columns)
     frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from graft.data.dataset import Dataset
 from graft.data.read.source import read_source
 from graft.jobs.direct import opened, relabelled
 from graft.model.classifier import Classifier
@@ -12,12 +12,12 @@ from graft.model.multilabel import Score
 from graft.progress import Watch, unwatched
 
 
-def evaluate(classifier: str | Path | Classifier, source: str | Path | Dataset, *, watch: Watch = unwatched) -> Score:
+def evaluate(classifier: str | Path | Classifier, source: Any, *, columns: str = "", watch: Watch = unwatched) -> Score:
     """The score of a classifier, of the one saved in a folder, or of a network by name; see Classifier.evaluate.
 
     A network with its own pretrained classes knows a class folder by any of the names that ImageNet has for it.
     """
     judge = opened(classifier)
     if judge.card.strategy == "direct":
-        source = relabelled(source if isinstance(source, Dataset) else read_source(source), judge)
-    return judge.evaluate(source, watch=watch)
+        return judge.evaluate(relabelled(read_source(source, columns=columns), judge), watch=watch)
+    return judge.evaluate(source, columns=columns, watch=watch)

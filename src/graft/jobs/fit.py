@@ -38,7 +38,7 @@ from graft_runtime.card import MULTILABEL
 
 
 def fit(
-    source: str | Path | Dataset,
+    source: Any,
     output: str | Path | None = None,
     *,
     strategy: str | None = None,
@@ -49,6 +49,8 @@ def fit(
     offline: bool = False,
     seed: int | None = None,
     like: str | Path | None = None,
+    columns: str = "",
+    strict: bool = False,
     resume: bool = False,
     log: str = "",
     force: bool = False,
@@ -58,7 +60,8 @@ def fit(
     """Train a classifier on labelled pictures, score it on pictures kept aside, and save it.
 
     `source` is a folder with one folder for each class (or train/val/test folders of these), a table of files and
-    labels (CSV), or a Dataset. A fifth of the pictures is kept for the score unless the source has a test part. With no
+    labels, an archive, or an object that holds pictures; `columns` and `strict` are about tables: see
+    `graft.read_source`. A fifth of the pictures is kept for the score unless the source has a test part. With no
     `output` nothing is saved. The test pictures influence nothing but the score; near-duplicates stay on one side.
 
     `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
@@ -79,7 +82,7 @@ def fit(
     place, times = _place(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         with _timed(times, "read pictures"):
-            data = source if isinstance(source, Dataset) else read_source(source)
+            data = read_source(source, columns=columns, strict=strict)
         choices.check_task(data.task)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)
@@ -233,7 +236,7 @@ def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline
         "strategy": described.strategy,
         "example": known.name(0),
         "evaluation": score,
-        "data": about | asdict(Findings({}, dict(data.ignored))),
+        "data": about | asdict(Findings({}, dict(data.ignored), columns=data.columns)),
     }
     return replace(classifier, card=described, report=report)
 

@@ -112,13 +112,13 @@ class Classifier:
         """One Answer for each row of calibrated probabilities [n, classes]."""
         return answers(chances, self.classes, self.card.task, self.card.thresholds)
 
-    def evaluate(self, source: str | Path | Dataset, *, watch: Watch = unwatched) -> Score:
-        """The score on labelled pictures: a folder with class folders of the classifier's own names, a table, or a
-        Dataset. Of one with a test part, only that part counts.
+    def evaluate(self, source: Any, *, columns: str = "", watch: Watch = unwatched) -> Score:
+        """The score on labelled pictures: class folders or a table with the classifier's own names, or whatever
+        else `graft.read_source` reads. Of a source with a test part, only that part counts.
 
         Raises DataError for classes that it does not know, or when not one picture can be read.
         """
-        data = self._matched(source if isinstance(source, Dataset) else read_source(source, self.classes))
+        data = self._matched(read_source(source, self.classes, columns))
         if (data.split == TEST).any():
             data = data.take(data.part(TEST))
         chances, rows, faults = self.probabilities(data, watch=watch)

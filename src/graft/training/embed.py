@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from graft.data import dataset as table
 from graft.data import views as seeded
+from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
 from graft.errors import DataError
 from graft.model import pictures
@@ -67,12 +67,6 @@ class Selection:
         names = self.embedded.digests[self.rows[rows // self.views]]
         ids = [view_id(self.embedded.seed, int(view)) for view in rows % self.views]
         return self.embedded.store.read([(name.tobytes(), view) for name, view in zip(names, ids, strict=True)])
-
-
-def cache_folder() -> Path:
-    """Where features are kept: GRAFT_CACHE, else `graft` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("GRAFT_CACHE") or Path(home) / "graft")
 
 
 def embed(

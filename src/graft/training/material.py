@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from graft.data import dataset as table
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, VALID, Dataset
 from graft.data.duplicates import joined, near_duplicates
+from graft.data.lookalikes import lookalikes
 from graft.data.split import folds, lasting, stratified
 from graft.errors import DataError
 from graft.training.embed import Embedded
@@ -30,7 +31,8 @@ class Findings:
     """What was noticed about the data: `faults` names each picture left out and why; the rest are counts.
 
     `alike` pictures have a near-duplicate; `leaks` are test pictures with one, or one of their own group, among the
-    training pictures, which only a ready-made split can have; `missing` classes had not one usable picture.
+    training pictures, which only a ready-made split can have; `missing` classes had not one usable picture. `columns`
+    are what those of a table were taken for; `alike_names` are sentences about classes that may be one.
     """
 
     faults: dict[str, str]
@@ -39,6 +41,8 @@ class Findings:
     leaks: int = 0
     missing: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
+    columns: str = ""
+    alike_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
         leaks=int(np.isin(groups[parted.part(TEST)], groups[parted.part(TRAIN, VALID)]).sum()),
         missing=missing,
         untested=_untested(parted),
+        columns=data.columns,
+        alike_names=tuple(lookalikes(data.classes, data.counts())),
     )
     if len(np.unique(groups[parted.part(TRAIN, VALID)])) < 2:
         raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")

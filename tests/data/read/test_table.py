@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
+from graft.data.dataset import TEST, TRAIN, UNGROUPED, UNSPLIT, VALID, Dataset
 from graft.data.read.table import read_table
-from graft.errors import DataError
+from graft.errors import DataError, UsageError
 
 SINGLE = "file,label\na.jpg,cat\nb.jpg,dog\nc.jpg,cat\n"
 
@@ -120,12 +120,27 @@ def test_pictures_lie_in_a_folder_of_images_or_wherever_the_table_says(tmp_path:
     ]
 
 
-def test_files_that_are_not_there_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+def test_files_that_are_not_there_stay_to_be_named_with_those_that_cannot_be_read(tmp_path: Path) -> None:
     path = lay(tmp_path, SINGLE + "x.jpg,cat\ny.jpg,dog\n")
-    assert complaint(path) == (
-        f"2 of 5 files that {path} lists are not there, the first is x.jpg. "
+    data = read_table(path)
+    assert data.names() == ["a.jpg", "b.jpg", "c.jpg", "x.jpg", "y.jpg"]
+    with pytest.raises(FileNotFoundError):
+        data.read(3)
+
+
+def test_files_that_are_not_there_are_an_error_if_asked_for_or_if_they_are_most(tmp_path: Path) -> None:
+    path = lay(tmp_path, SINGLE + "x.jpg,cat\ny.jpg,dog\n")
+    said = (
+        f"that {path} lists are not there, the first is x.jpg. "
         f"They are looked for in {tmp_path} and in a folder images there."
     )
+    with pytest.raises(DataError) as caught:
+        read_table(path, strict=True)
+    assert str(caught.value) == f"2 of 5 files {said}"
+    path.write_text(SINGLE + "x.jpg,cat\ny.jpg,dog\nz.jpg,dog\n")
+    assert len(read_table(path)) == 6  # half of them are not most
+    path.write_text(SINGLE + "x.jpg,cat\ny.jpg,dog\nz.jpg,dog\n0.jpg,cat\n")
+    assert complaint(path) == f"4 of 7 files {said}"
 
 
 def test_a_file_listed_twice_counts_once_and_with_other_labels_is_refused(tmp_path: Path) -> None:
@@ -179,13 +194,13 @@ def test_a_part_that_there_is_not_is_named(tmp_path: Path) -> None:
         ("file,label\n\n", "lists no pictures: there is no row below its header."),
         (
             "name,label\na.jpg,cat\n",
-            "has no column called file, image, path, filename or picture. Its columns are 'name', 'label'.",
+            "image_path or img. Its columns are 'name', 'label'. Name yours as in --columns file=path",
         ),
         (
             "file\na.jpg\n",
-            "has no column called label, labels, class, classes, tags or category. Its columns are 'file'.",
+            "has no column called label, labels, class, classes, tags or category. Its columns are 'file'. Name yours",
         ),
-        ("file,cat,dog\na.jpg,1,2\n", "They are not columns of 0 and 1: one holds '2'."),
+        ("file,cat,dog\na.jpg,1,2\n", "Nor are they all 0 and 1: one holds '2'. Name yours as in"),
         (
             "file,label\na.jpg,cat,dog\n",
             "has 3 cells, the header has 2. Put labels that are joined by commas in quotes.",
@@ -216,3 +231,65 @@ def test_a_classifiers_own_classes_are_matched_by_name(tmp_path: Path) -> None:
     )
     one = lay(tmp_path, "file,label\na.jpg,cat\n", name="one.csv")
     assert read_table(one, ("cat", "dog")).labels.tolist() == [0]  # one class suffices to be judged by
+
+
+# --- which column is what ---------------------------------------------------------------------------------------------
+
+GROUPED = "id,path,species,Patient,fold\n1,a.jpg,cat,p9,train\n2,b.jpg,dog,,test\n3,c.jpg,cat,p9,train\n"
+
+
+def test_groups_are_numbers_by_first_appearance(tmp_path: Path) -> None:
+    path = lay(tmp_path, "file,label,session_id\na.jpg,cat,z\nb.jpg,dog,\nc.jpg,cat,a\nd.jpg,cat,z\n", "d.jpg")
+    data = read_table(path)
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, UNGROUPED, 1, 0]
+    assert data.columns == "file=file,label=label,group=session_id (guessed: file, label, group)"
+    assert read_table(lay(tmp_path, SINGLE)).groups is None
+
+
+def test_columns_are_named_in_one_text(tmp_path: Path) -> None:
+    path = lay(tmp_path, GROUPED)
+    data = read_table(path, columns="label=species,split=fold")
+    assert (data.classes, data.labels.tolist(), data.split.tolist()) == (
+        ("cat", "dog"),
+        [0, 1, 0],
+        [TRAIN, TEST, TRAIN],
+    )
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, UNGROUPED, 0]
+    assert data.columns == "file=path,label=species,split=fold,group=Patient (guessed: file, group)"
+    data = read_table(path, columns="file=path,label=fold,group=id")
+    assert data.columns == "file=path,label=fold,group=id"
+    assert (data.classes, data.split.tolist()) == (("test", "train"), [UNSPLIT] * 3)
+
+
+def test_a_column_that_is_named_plays_no_other_part(tmp_path: Path) -> None:
+    path = lay(tmp_path, "file,class,label\na.jpg,x,cat\nb.jpg,y,dog\n")
+    assert read_table(path, columns="group=label,label=class").classes == ("x", "y")
+    assert read_table(path, columns="group=label").classes == ("x", "y")
+
+
+def test_columns_that_there_are_not(tmp_path: Path) -> None:
+    path = lay(tmp_path, GROUPED)
+    with pytest.raises(DataError) as caught:
+        read_table(path, columns="label=kind")
+    assert str(caught.value) == (
+        f"{path} has no column 'kind' to be the label. Its columns are 'id', 'path', 'species', 'Patient', 'fold'. "
+        f"Name yours as in --columns file=path,label=species."
+    )
+    with pytest.raises(UsageError, match=r"--columns has no option 'class'\. It has file, label, split, group"):
+        read_table(path, columns="class=species")
+
+
+def test_among_columns_of_0_and_1_a_group_is_one_only_if_its_cells_are_others(tmp_path: Path) -> None:
+    path = lay(tmp_path, "file,cat,video\na.jpg,1,0\nb.jpg,0,1\n")
+    assert read_table(path).classes == ("cat", "video")
+    path = lay(tmp_path, "file,cat,dog,video\na.jpg,1,0,v1\nb.jpg,0,1,v2\n")
+    data = read_table(path)
+    assert (data.classes, data.columns) == (("cat", "dog"), "file=file,group=video (guessed: file, group)")
+
+
+def test_the_group_of_a_file_listed_twice_stays_with_it(tmp_path: Path) -> None:
+    data = read_table(lay(tmp_path, "file,label,group\na.jpg,cat,x\na.jpg,cat,x\nb.jpg,dog,y\n"))
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, 1]

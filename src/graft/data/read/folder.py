@@ -1,27 +1,17 @@
-"""Class folders, alone or below ready-made train / val / test folders."""
+"""Class folders on the disk, alone or below ready-made train / val / test folders."""
 
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
+from graft.data.dataset import Dataset
 from graft.data.images import Files
+from graft.data.read.layout import Entry, arranged, is_hidden
 from graft.errors import DataError
-from graft_runtime.image import SUFFIXES
-
-PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
-    "test": TEST,
-    "testing": TEST,
-}
-
-_UNREAD = (".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
 
 
 def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dataset:
@@ -35,100 +25,47 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dat
     """
     root = _existing(Path(root))
     ignored: Counter[str] = Counter()
-    rows = sorted(_pictures(root, ignored), key=lambda row: row[2])
-    found = tuple(sorted({name for name, _, _ in rows}, key=natural))
-    if classes is None:
-        _check_classes(root, found, ignored)
-    elif unknown := sorted(set(found) - set(classes)):
-        raise DataError(
-            f"{root} has folders that the classifier does not know: {_listed(unknown)}. It knows {_listed(classes)}."
-        )
-    if not rows:
-        raise DataError(f"{root} holds no pictures in class folders.{_hint(ignored)}")
-    order = {name: index for index, name in enumerate(classes or found)}
-    paths = Files.of([path for _, _, path in rows], str(root))
-    labels = np.array([order[name] for name, _, _ in rows], np.int32)
-    split = np.array([part for _, part, _ in rows], np.int8)
-    if (split == TRAIN).all():  # a lone train folder is not a decision about the test part
-        split[:] = UNSPLIT
-    return Dataset(paths, labels, classes or found, split, dict(ignored))
+    return arranged(
+        str(root), _Disk(root, ignored), lambda paths: Files.of(paths, str(root)), classes=classes, ignored=ignored
+    )
 
 
 def _existing(root: Path) -> Path:
     if not root.exists():
         raise DataError(f"There is no folder {root}.")
     if not root.is_dir():
-        raise DataError(f"{root} is a file. graft reads a folder that holds one folder of pictures for each class.")
+        raise DataError(
+            f"{root} is a file. graft reads a folder that holds one folder of pictures for each class, "
+            f"a table (.csv, .tsv, .parquet) or an archive (.zip, .tar, .tar.gz)."
+        )
     return root
 
 
-def _pictures(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, str]]:
-    """(class, part of the split, path relative to root) of each picture."""
-    seen: set[tuple[int, int]] = set()
-    tops = list(_folders(root, seen, ignored))
-    parts = {top.name: PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
-    if TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1):
-        for top in tops:
-            if parts[top.name] == UNSPLIT:
-                ignored["folders beside train and test"] += 1
-                continue
-            for folder in _folders(Path(top.path), seen, ignored):
-                yield from _of_class(folder, parts[top.name], root, seen, ignored)
-    else:
-        for folder in tops:
-            yield from _of_class(folder, UNSPLIT, root, seen, ignored)
-
-
-def _folders(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) -> Iterator[os.DirEntry[str]]:
-    """The sub-folders; what lies beside them is counted as outside any class."""
-    for entry in _entries(folder, seen, ignored):
-        if _is_folder(entry):
-            yield entry
-        else:
-            ignored["pictures outside class folders" if _is_picture(entry.name) else _kind(entry.name)] += 1
-
-
-def _of_class(
-    folder: os.DirEntry[str], part: int, root: Path, seen: set[tuple[int, int]], ignored: Counter[str]
-) -> Iterator[tuple[str, int, str]]:
-    name = _class_name(folder)
-    waiting, empty = [Path(folder.path)], True
-    while waiting:
-        for entry in _entries(waiting.pop(), seen, ignored):
-            if not _is_unicode(entry.name):
-                ignored["names that are not Unicode"] += 1
-            elif _is_folder(entry):
-                waiting.append(Path(entry.path))
-            elif _is_picture(entry.name):
-                empty = False
-                yield name, part, os.path.relpath(entry.path, root)
-            else:
-                ignored[_kind(entry.name)] += 1
-    if empty:
-        ignored["folders without pictures"] += 1
-
-
-def _entries(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) -> Iterator[os.DirEntry[str]]:
+@dataclass(frozen=True)
+class _Disk:
     """What is in a folder that was not visited before, hidden things left out, in a fixed order."""
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        ignored["unreadable folders"] += 1
-        return
-    if (status.st_dev, status.st_ino) in seen:
-        ignored["folders seen before (links)"] += 1
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini", "__MACOSX"):
-            ignored["hidden files"] += 1
-        else:
-            yield entry
 
+    root: Path
+    ignored: Counter[str]
+    seen: set[tuple[int, int]] = field(default_factory=set)
 
-def _is_unicode(name: str) -> bool:
-    return not any(unicodedata.category(letter) == "Cs" for letter in name)  # Python's stand-in for a stray byte
+    def __call__(self, path: str) -> Iterator[Entry]:
+        folder = self.root / path
+        try:
+            status = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            self.ignored["unreadable folders"] += 1
+            return
+        if (status.st_dev, status.st_ino) in self.seen:
+            self.ignored["folders seen before (links)"] += 1
+            return
+        self.seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if is_hidden(entry.name):
+                self.ignored["hidden files"] += 1
+            else:
+                yield Entry(entry.name, os.path.join(path, entry.name), _is_folder(entry))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -136,48 +73,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, or into a folder that may not be entered
         return False
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _kind(name: str) -> str:
-    """What to call a file that is left out."""
-    return "pictures to convert to JPEG first (HEIC, AVIF, raw)" if name.lower().endswith(_UNREAD) else "other files"
-
-
-def _class_name(folder: os.DirEntry[str]) -> str:
-    name = unicodedata.normalize("NFC", folder.name)
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        raise DataError(f"The folder name {folder.name!r} has control characters or is not Unicode. Please rename it.")
-    twin = Path(folder.path).parent / name
-    if name != folder.name and twin.exists() and not twin.samefile(folder.path):  # macOS has both names for one
-        raise DataError(f"Two folders are both called {name!r} (accents stored in two ways). Please merge them.")
-    return name
-
-
-def natural(name: str) -> list[str | int]:
-    """Sorts 'class 2' before 'class 10'."""
-    pieces = re.split(r"([0-9]+)", name)
-    return [int(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)] + [name]
-
-
-def _check_classes(root: Path, found: tuple[str, ...], ignored: Counter[str]) -> None:
-    if len(found) == 1:
-        raise DataError(
-            f"{root} has pictures of one class only ({found[0]!r}); a classifier needs at least two. "
-            f"Put each class into a folder of its own below {root}.{_hint(ignored)}"
-        )
-
-
-def _hint(ignored: Counter[str]) -> str:
-    parts = [f"{what}: {count}" for what, count in ignored.items()]
-    outside = ignored["pictures outside class folders"]
-    advice = " Sort them into one folder for each class." if outside else ""
-    return f" Left out: {', '.join(parts)}.{advice}" if parts else ""
-
-
-def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

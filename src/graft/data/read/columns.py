@@ -1,0 +1,189 @@
+"""What the columns of a table mean, whatever it was written in: picture, labels, part of the split, group."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft import spec
+from graft.data.dataset import UNGROUPED, UNSPLIT, Dataset, Labels
+from graft.data.images import Images
+from graft.data.read.layout import PARTS as FOLDERS
+from graft.data.read.layout import decided, natural
+from graft.errors import DataError
+
+PARTS = {"": UNSPLIT} | FOLDERS
+IDS = ("group", "groups", "patient", "subject", "session", "video")
+GUESSED = {
+    "file": ("file", "image", "path", "filename", "picture", "file_name", "filepath", "image_path", "img"),
+    "label": ("label", "labels", "class", "classes", "tags", "category"),
+    "split": ("split", "part"),
+    "group": IDS + tuple(f"{name}_id" for name in IDS),
+}
+MARKS = "|;,"  # what joins several labels: the first of these that any row has
+NO_MARK = "\0"  # joins labels where a label may have any letter in it
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a table's columns, as a user gives them; those left empty are guessed."""
+
+    file: str = ""
+    label: str = ""
+    split: str = ""
+    group: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Columns:
+        """From 'file=path,label=species,group=patient'; raises UsageError for other words than these four."""
+        return spec.change(cls(), text, "--columns")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a table as texts, each row as wide as the header, and what its columns were taken for.
+
+    Several labels in a cell are joined by one of `marks`; in a column that is `whole`, by NO_MARK.
+    """
+
+    where: str
+    header: list[str]
+    rows: list[list[str]]
+    named: Columns = field(default_factory=Columns)
+    marks: str = MARKS
+    whole: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for role, name in asdict(self.named).items():
+            if name and name not in self.header:
+                raise DataError(f"{self.where} has no column {name!r} to be the {role}. {self._has()}")
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The number of the column that plays each part, as named or guessed; parts that none plays are left out."""
+        called = [name.lower() for name in self.header]
+        given = asdict(self.named)
+        found = {role: self.header.index(name) for role, name in given.items() if name}
+        for role, names in GUESSED.items():
+            free = (called.index(name) for name in names if name in called)
+            at = next((at for at in free if at not in found.values()), None)
+            if role not in found and at is not None:
+                found[role] = at
+        guessed_group = "group" in found and not self.named.group
+        if guessed_group and "label" not in found and {row[found["group"]] for row in self.rows} <= {"0", "1"}:
+            del found["group"]  # among columns of 0 and 1 it is a class
+        return found
+
+    def column(self, role: str) -> list[str]:
+        """The cells of the column that plays this part; raises DataError where none does."""
+        if role not in self.places:
+            raise DataError(self.lacking(role))
+        return [row[self.places[role]] for row in self.rows]
+
+    def lacking(self, role: str, more: str = "") -> str:
+        """What to say when no column plays this part."""
+        *names, last = GUESSED[role]
+        return f"{self.where} has no column called {', '.join(names)} or {last}. {self._has(more)}"
+
+    def _has(self, more: str = "") -> str:
+        columns = ", ".join(map(repr, self.header))
+        return f"Its columns are {columns}. {more}Name yours as in --columns file=path,label=species."
+
+    def note(self) -> str:
+        """What the columns were taken for, as a user would name them."""
+        roles = [each.name for each in fields(Columns) if each.name in self.places]
+        text = ",".join(f"{role}={self.header[self.places[role]]}" for role in roles)
+        guessed = [role for role in roles if not getattr(self.named, role)]
+        return f"{text} (guessed: {', '.join(guessed)})" if guessed else text
+
+    @cached_property
+    def labels(self) -> list[tuple[str, ...]]:
+        """The labels of each row, sorted, each once."""
+        if "label" not in self.places:
+            return self._from_flags()
+        said = [unicodedata.normalize("NFC", cell) for cell in self.column("label")]
+        marks = NO_MARK if self.header[self.places["label"]] in self.whole else self.marks
+        mark = next((mark for mark in marks if any(mark in cell for cell in said)), marks[0])
+        return [tuple(sorted({label.strip() for label in cell.split(mark)} - {""})) for cell in said]
+
+    def _from_flags(self) -> list[tuple[str, ...]]:
+        """Labels from columns of 0 and 1."""
+        flags = [at for at in range(len(self.header)) if at not in self.places.values()]
+        odd = {row[at] for at in flags for row in self.rows} - {"0", "1"}
+        if not flags or odd:
+            raise DataError(self.lacking("label", f"Nor are they all 0 and 1: one holds {min(odd)!r}. " if odd else ""))
+        return [tuple(sorted(self.header[at] for at in flags if row[at] == "1")) for row in self.rows]
+
+    def parts(self) -> list[int]:
+        """The part of the split of each row."""
+        if "split" not in self.places:
+            return [UNSPLIT] * len(self.rows)
+        named = self.column("split")
+        if odd := next((name for name in named if name.lower() not in PARTS), None):
+            legal = ", ".join(filter(None, PARTS))
+            raise DataError(f"{self.where} names a part of the split {odd!r}. Parts are {legal}, or empty.")
+        return [PARTS[name.lower()] for name in named]
+
+    def groups(self) -> NDArray[np.int64] | None:
+        """Numbers by order of first appearance, UNGROUPED where the cell is empty."""
+        if "group" not in self.places:
+            return None
+        number: dict[str, int] = {}
+        named = self.column("group")
+        return np.array([number.setdefault(name, len(number)) if name else UNGROUPED for name in named], np.int64)
+
+
+def labelled(
+    images: Callable[[NDArray[np.intp]], Images],
+    cells: Cells,
+    rows: NDArray[np.intp],
+    classes: tuple[str, ...] | None = None,
+    parts: list[int] | None = None,
+    ignored: dict[str, int] | None = None,
+) -> Dataset:
+    """The data set that these rows of a table describe; `images` gives the column of their pictures.
+
+    Raises DataError: no label at all, all the same, or one that a trained classifier's `classes` lack.
+    """
+    said = cells.labels
+    found = tuple(sorted({label for row in said for label in row}, key=natural))
+    _check(cells.where, found, classes, said)
+    split = decided(cells.parts() if parts is None else parts)[rows]
+    groups = cells.groups()
+    return Dataset(
+        images(rows),
+        matrix([said[row] for row in rows], classes or found),
+        classes or found,
+        split,
+        ignored or {},
+        None if groups is None else groups[rows],
+        cells.note(),
+    )
+
+
+def _check(where: str, found: tuple[str, ...], classes: tuple[str, ...] | None, said: list[tuple[str, ...]]) -> None:
+    if classes is not None and (unknown := sorted(set(found) - set(classes))):
+        raise DataError(
+            f"{where} has labels that the classifier does not know: {', '.join(map(repr, unknown))}. "
+            f"It knows {', '.join(map(repr, classes))}."
+        )
+    if not found:
+        raise DataError(f"{where} gives no picture a label.")
+    if classes is None and len(found) == 1 and all(said):
+        raise DataError(f"{where} gives every picture the same label, {found[0]!r}; there is nothing to tell apart.")
+
+
+def matrix(said: Sequence[tuple[str, ...]], classes: tuple[str, ...]) -> Labels:
+    """One number for each picture if each has one label, else a table of 0 and 1."""
+    number = {name: at for at, name in enumerate(classes)}
+    if all(len(labels) == 1 for labels in said):
+        return np.array([number[labels[0]] for labels in said], np.int32)
+    table = np.zeros((len(said), len(classes)), np.uint8)
+    for row, labels in enumerate(said):
+        table[row, [number[label] for label in labels]] = 1
+    return table

@@ -1,0 +1,201 @@
+"""Class folders, alone or below train / val / test, on a disk or in an archive: which file shows what."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
+from graft.data.images import Images
+from graft.errors import DataError
+from graft_runtime.image import SUFFIXES
+
+PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
+    "test": TEST,
+    "testing": TEST,
+}
+
+_UNREAD = (".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+
+
+class Entry(NamedTuple):
+    """What is in a folder: its name, its path below the root, and whether it is a folder itself."""
+
+    name: str
+    path: str
+    folder: bool
+
+
+class Row(NamedTuple):
+    """A picture: its class, its part of the split, its path below the root."""
+
+    label: str
+    part: int
+    path: str
+
+
+Listing = Callable[[str], Iterable[Entry]]  # what is in a folder, by its path below the root, in a fixed order
+
+
+def arranged(
+    where: str,
+    listing: Listing,
+    column: Callable[[list[str]], Images],
+    classes: tuple[str, ...] | None,
+    ignored: Counter[str],
+    root: str = "",
+) -> Dataset:
+    """The pictures in the class folders of a listing, in the order of their paths; `column` finds them by these.
+
+    `where` is what to call the place in an error; `ignored` counts what the listing left out, and goes on counting.
+    Raises DataError: no pictures, fewer than two classes, or names that cannot be told apart.
+    """
+    rows = sorted(_pictures(root, listing, ignored), key=lambda row: row.path)
+    found = tuple(sorted({row.label for row in rows}, key=natural))
+    if classes is None:
+        _check_classes(where, found, ignored)
+    elif unknown := sorted(set(found) - set(classes)):
+        raise DataError(
+            f"{where} has folders that the classifier does not know: {_listed(unknown)}. It knows {_listed(classes)}."
+        )
+    if not rows:
+        raise DataError(f"{where} holds no pictures in class folders.{_hint(ignored)}")
+    order = {name: index for index, name in enumerate(classes or found)}
+    labels = np.array([order[row.label] for row in rows], np.int32)
+    split = decided([row.part for row in rows])
+    return Dataset(column([row.path for row in rows]), labels, classes or found, split, dict(ignored))
+
+
+def decided(parts: list[int]) -> NDArray[np.int8]:
+    """The column of the split; training alone is not a decision about the test part."""
+    split = np.array(parts, np.int8)
+    if (split == TRAIN).all():
+        split[:] = UNSPLIT
+    return split
+
+
+def _pictures(root: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+    tops = list(_folders(root, listing, ignored))
+    parts = {top.name: PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
+    if TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1):
+        for top in tops:
+            if parts[top.name] == UNSPLIT:
+                ignored["folders beside train and test"] += 1
+                continue
+            yield from _of_classes(list(_folders(top.path, listing, ignored)), parts[top.name], listing, ignored)
+    else:
+        yield from _of_classes(tops, UNSPLIT, listing, ignored)
+
+
+def _folders(folder: str, listing: Listing, ignored: Counter[str]) -> Iterator[Entry]:
+    """The sub-folders; what lies beside them is counted as outside any class."""
+    for entry in listing(folder):
+        if entry.folder:
+            yield entry
+        else:
+            ignored["pictures outside class folders" if is_picture(entry.name) else kind(entry.name)] += 1
+
+
+def _of_classes(folders: list[Entry], part: int, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+    """What the folders that stand side by side hold, each the class that it is called."""
+    names = [_class_name(folder.name) for folder in folders]
+    if twin := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise DataError(f"Two folders are both called {twin!r} (accents stored in two ways). Please merge them.")
+    for name, folder in zip(names, folders, strict=True):
+        yield from _of_class(name, folder, part, listing, ignored)
+
+
+def _of_class(name: str, folder: Entry, part: int, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+    waiting, empty = [folder.path], True
+    while waiting:
+        for entry in listing(waiting.pop()):
+            if not is_unicode(entry.name):
+                ignored["names that are not Unicode"] += 1
+            elif entry.folder:
+                waiting.append(entry.path)
+            elif is_picture(entry.name):
+                empty = False
+                yield Row(name, part, entry.path)
+            else:
+                ignored[kind(entry.name)] += 1
+    if empty:
+        ignored["folders without pictures"] += 1
+
+
+def is_hidden(name: str) -> bool:
+    """What no person put there."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def is_unicode(name: str) -> bool:
+    """Whether each byte of the name is part of a letter."""
+    return not any(unicodedata.category(letter) == "Cs" for letter in name)  # Python's stand-in for a stray byte
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is looked at, by its ending."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def kind(name: str) -> str:
+    """What to call a file that is left out."""
+    return "pictures to convert to JPEG first (HEIC, AVIF, raw)" if name.lower().endswith(_UNREAD) else "other files"
+
+
+def _class_name(folder: str) -> str:
+    name = unicodedata.normalize("NFC", folder)
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise DataError(f"The folder name {folder!r} has control characters or is not Unicode. Please rename it.")
+    return name
+
+
+def natural(name: str) -> list[str | int]:
+    """Sorts 'class 2' before 'class 10'."""
+    pieces = re.split(r"([0-9]+)", name)
+    return [int(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)] + [name]
+
+
+def tree(names: Iterable[str]) -> dict[str, dict[str, bool]]:
+    """The folders of these paths: what each holds, and whether that is a folder. A path ends in '/' for an empty one.
+
+    >>> tree(["cat/1.jpg", "dog/"])
+    {'': {'cat': True, 'dog': True}, 'cat': {'1.jpg': False}, 'dog': {}}
+    """
+    found: dict[str, dict[str, bool]] = {"": {}}
+    for path in names:
+        *folders, last = path.split("/")
+        above = ""
+        for folder in folders:
+            found[above][folder] = True
+            above = posixpath.join(above, folder)
+            found.setdefault(above, {})
+        if last:
+            found[above].setdefault(last, False)
+    return found
+
+
+def _check_classes(where: str, found: tuple[str, ...], ignored: Counter[str]) -> None:
+    if len(found) == 1:
+        raise DataError(
+            f"{where} has pictures of one class only ({found[0]!r}); a classifier needs at least two. "
+            f"Put each class into a folder of its own below {where}.{_hint(ignored)}"
+        )
+
+
+def _hint(ignored: Counter[str]) -> str:
+    parts = [f"{what}: {count}" for what, count in ignored.items()]
+    outside = ignored["pictures outside class folders"]
+    advice = " Sort them into one folder for each class." if outside else ""
+    return f" Left out: {', '.join(parts)}.{advice}" if parts else ""
+
+
+def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
