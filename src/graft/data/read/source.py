@@ -10,7 +10,7 @@ from graft.data.dataset import Dataset
 from graft.data.read import archive, parquet, table, webdataset
 from graft.data.read.folder import read_folder
 from graft.data.read.members import index
-from graft.data.read.objects import read_object
+from graft.data.read.library import read_object
 from graft.errors import UsageError
 
 TABLE = archive.TABLE
