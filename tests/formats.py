@@ -40,6 +40,16 @@ def mosaics(photos: Path, count: int) -> Iterable[tuple[str, Image.Image, list[B
         yield (f"2008_{number:06d}", *mosaic(photos, number, shown))
 
 
+def lay(root: Path, photos: Path) -> None:
+    """All of them, under the names that the documentation uses."""
+    voc(root / "VOCdevkit/VOC2012", photos, 6)
+    coco(root / "coco", photos, 6)
+    archive(cifar10(root / "unpacked/cifar-10-batches-py", photos), root / "cifar-10-python.tar.gz")
+    cifar100(root / "cifar-100-python", photos)
+    mnist(root / "mnist", photos)
+    imagenet(root / "imagenet", photos)
+
+
 # --- Pascal VOC -------------------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,10 @@ Force = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Photos = Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class.")]
+Photos = Annotated[
+    Path, typer.Argument(help="Folder with one folder of pictures for each class, CSV table, or published data set.")
+]
+Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is a picture.")]
 Model = Annotated[
     Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
 ]
@@ -46,7 +49,7 @@ DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs
 
 @app.command()
 def fit(
-    photos: Annotated[Path, typer.Argument(help="Folder with one folder of pictures for each class, or a CSV table.")],
+    photos: Photos,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist, or be empty.")
     ],
@@ -65,6 +68,7 @@ def fit(
     seed: Annotated[
         int | None, typer.Option(help="Decides the split and all that is drawn. [default: 0]", min=0)
     ] = None,
+    boxes: Boxes = False,
     like: Annotated[
         Path | None, typer.Option("--from", help="model.json of a classifier: choose as was chosen for it.")
     ] = None,
@@ -89,6 +93,7 @@ def fit(
             weights=weights,
             offline=offline,
             seed=seed,
+            boxes=boxes,
             like=like,
             resume=resume,
             log=log,
@@ -127,12 +132,12 @@ def predict(
 
 
 @app.command()
-def evaluate(model: Model, photos: Photos, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def evaluate(model: Model, photos: Photos, boxes: Boxes = False, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Score a classifier on other labelled photos."""
     with _told("evaluate"):
         from graft.jobs.evaluate import evaluate as job
 
-        evaluation = job(str(model), photos, watch=_watch(quiet)).as_dict()
+        evaluation = job(str(model), photos, boxes=boxes, watch=_watch(quiet)).as_dict()
         _print(evaluation, as_json, lambda: show.evaluated(evaluation))
 
 
@@ -144,6 +149,7 @@ def embed(
     weights: Weights = None,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Features of all layers, pooled.")] = False,
     offline: Offline = False,
+    boxes: Boxes = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -153,7 +159,13 @@ def embed(
 
         job.check(output, force=force)
         table = job.embed(
-            photos, backbone=backbone, weights=weights, all_layers=all_layers, offline=offline, watch=_watch(quiet)
+            photos,
+            backbone=backbone,
+            weights=weights,
+            all_layers=all_layers,
+            offline=offline,
+            boxes=boxes,
+            watch=_watch(quiet),
         )
         job.write(table, output)
         show.embedded(table.summary(), output)

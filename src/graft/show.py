@@ -41,9 +41,9 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
 
 
 def _found(source: Path, example: str) -> Path:
-    """Where a picture of a folder or a table lies."""
+    """Where a picture of a folder or a table lies; of one that is no file by itself (a box, a row) just any name."""
     folders = (source, source.parent, source / "images", source.parent / "images")
-    return next((folder / example for folder in folders if (folder / example).is_file()), source / example)
+    return next((folder / example for folder in folders if (folder / example).is_file()), Path("photo.jpg"))
 
 
 def epoch(epoch: Epoch) -> None:

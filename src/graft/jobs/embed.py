@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, Labels
-from graft.data.read.source import read_source
+from graft.data.read.source import labelled
 from graft.errors import OutputError
 from graft.networks import catalog
 from graft.networks.chain import probed
@@ -46,13 +46,16 @@ def embed(
     weights: str | Path | None = None,
     all_layers: bool = False,
     offline: bool = False,
+    boxes: bool = False,
     watch: Watch = unwatched,
 ) -> Table:
     """Run a frozen backbone over a data set and return its features: of the last layer, or of all layers pooled.
 
+    With `boxes` each object that the data set marks is a picture.
+
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
-    data = source if isinstance(source, Dataset) else read_source(source)
+    data = labelled(source, boxes=boxes)
     frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]

@@ -5,19 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from graft.data.dataset import Dataset
-from graft.data.read.source import read_source
+from graft.data.read.source import labelled
 from graft.jobs.direct import opened, relabelled
 from graft.model.classifier import Classifier
 from graft.model.multilabel import Score
 from graft.progress import Watch, unwatched
 
 
-def evaluate(classifier: str | Path | Classifier, source: str | Path | Dataset, *, watch: Watch = unwatched) -> Score:
+def evaluate(
+    classifier: str | Path | Classifier, source: str | Path | Dataset, *, boxes: bool = False, watch: Watch = unwatched
+) -> Score:
     """The score of a classifier, of the one saved in a folder, or of a network by name; see Classifier.evaluate.
 
+    With `boxes` each object that the source marks is a picture.
     A network with its own pretrained classes knows a class folder by any of the names that ImageNet has for it.
     """
     judge = opened(classifier)
     if judge.card.strategy == "direct":
-        source = relabelled(source if isinstance(source, Dataset) else read_source(source), judge)
+        source = relabelled(labelled(source, boxes=boxes), judge)
+    elif boxes:
+        source = labelled(source, boxes=True)
     return judge.evaluate(source, watch=watch)

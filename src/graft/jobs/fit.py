@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, Dataset
 from graft.data.duplicates import blocks
-from graft.data.read.source import read_source
+from graft.data.read.source import labelled
 from graft.errors import UsageError
 from graft.jobs import direct, logs
 from graft.jobs.running import Told, running, unheard
@@ -48,6 +48,7 @@ def fit(
     weights: str | Path | None = None,
     offline: bool = False,
     seed: int | None = None,
+    boxes: bool = False,
     like: str | Path | None = None,
     resume: bool = False,
     log: str = "",
@@ -58,7 +59,8 @@ def fit(
     """Train a classifier on labelled pictures, score it on pictures kept aside, and save it.
 
     `source` is a folder with one folder for each class (or train/val/test folders of these), a table of files and
-    labels (CSV), or a Dataset. A fifth of the pictures is kept for the score unless the source has a test part. With no
+    labels (CSV), a published data set (see graft.data.read.source), or a Dataset. With `boxes` each object that it
+    marks is a picture. A fifth of the pictures is kept for the score unless the source has a test part. With no
     `output` nothing is saved. The test pictures influence nothing but the score; near-duplicates stay on one side.
 
     `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
@@ -79,7 +81,7 @@ def fit(
     place, times = _place(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         with _timed(times, "read pictures"):
-            data = source if isinstance(source, Dataset) else read_source(source)
+            data = labelled(source, boxes=boxes)
         choices.check_task(data.task)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)

@@ -15,7 +15,7 @@ from graft.data.read.idx import is_idx, read_idx
 from graft.data.read.imagenet import is_imagenet, read_imagenet
 from graft.data.read.table import SUFFIXES, read_table
 from graft.data.read.voc import is_voc, read_voc
-from graft.errors import DataError
+from graft.errors import DataError, UsageError
 
 TABLE = "labels.csv"  # what makes a folder a table's folder
 
@@ -47,6 +47,17 @@ def read_source(path: str | Path, classes: tuple[str, ...] | None = None, *, box
     if is_idx(path):
         return _matched(read_idx(path), classes)
     return (read_imagenet if is_imagenet(path) else read_folder)(path, classes)
+
+
+def labelled(source: str | Path | Dataset, *, boxes: bool = False) -> Dataset:
+    """Labelled pictures as they were given, or read from where they lie. Raises DataError, and UsageError for `boxes`
+    of what is read already.
+    """
+    if not isinstance(source, Dataset):
+        return read_source(source, boxes=boxes)
+    if boxes:
+        raise UsageError("boxes=True is for a path. Read the boxes with read_source(path, boxes=True) instead.")
+    return source
 
 
 def _table(path: Path) -> Path | None:
