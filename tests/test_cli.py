@@ -148,6 +148,7 @@ def test_options_have_the_defaults_of_python(command: str, job: Any) -> None:
 OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     ([], {}),
     (["--strategy", "tail:cut=0.5"], {"strategy": "tail:cut=0.5"}),
+    (["--boxes"], {"boxes": True}),
     (["-s", "full"], {"strategy": "full"}),
     (["--head", "mlp:hidden=256+128"], {"head": "mlp:hidden=256+128"}),
     (["--recipe", "epochs=5,rate=1e-3"], {"recipe": "epochs=5,rate=1e-3"}),

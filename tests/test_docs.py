@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import formats
 import pytest
 from typer.testing import CliRunner
 
@@ -49,6 +50,8 @@ def prose(page: Path) -> str:
 def test_the_examples_run(name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(photos, tmp_path / "photos", ignore=shutil.ignore_patterns("0[6-9].*", "1*"))  # six of each class
     shutil.copy(next(photos.glob("*/*.jpg")), tmp_path / "photo.jpg")
+    if name == "data":  # the page of the published data sets
+        formats.lay(tmp_path, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": f"docs_{name}"}
     examples = 0

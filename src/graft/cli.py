@@ -35,9 +35,11 @@ Force = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Photos = Annotated[
-    Path, typer.Argument(help="Folder with one folder of pictures for each class; or a table, an archive, shards.")
+    Path,
+    typer.Argument(help="Folder with one folder of pictures for each class; a table, archive or published data set."),
 ]
 Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
+Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is a picture.")]
 Model = Annotated[
     Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
 ]
@@ -68,6 +70,7 @@ def fit(
     seed: Annotated[
         int | None, typer.Option(help="Decides the split and all that is drawn. [default: 0]", min=0)
     ] = None,
+    boxes: Boxes = False,
     like: Annotated[
         Path | None, typer.Option("--from", help="model.json of a classifier: choose as was chosen for it.")
     ] = None,
@@ -94,6 +97,7 @@ def fit(
             weights=weights,
             offline=offline,
             seed=seed,
+            boxes=boxes,
             like=like,
             columns=columns,
             strict=strict,
@@ -135,13 +139,18 @@ def predict(
 
 @app.command()
 def evaluate(
-    model: Model, photos: Photos, columns: Columns = "", as_json: AsJson = False, quiet: Quiet = False
+    model: Model,
+    photos: Photos,
+    columns: Columns = "",
+    boxes: Boxes = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score a classifier on other labelled photos."""
     with _told("evaluate"):
         from graft.jobs.evaluate import evaluate as job
 
-        evaluation = job(str(model), photos, columns=columns, watch=_watch(quiet)).as_dict()
+        evaluation = job(str(model), photos, columns=columns, boxes=boxes, watch=_watch(quiet)).as_dict()
         _print(evaluation, as_json, lambda: show.evaluated(evaluation))
 
 

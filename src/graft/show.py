@@ -41,7 +41,7 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
 
 
 def _found(source: Path, example: str) -> Path:
-    """Where a picture of a folder or a table lies; one in an archive is no file, so any other may stand for it."""
+    """Where a picture lies; of one that is no file by itself (a member, a box, a row) any other may stand for it."""
     folders = (source, source.parent, source / "images", source.parent / "images")
     return next((folder / example for folder in folders if (folder / example).is_file()), Path("photo.jpg"))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft_runtime.image import decode
+from graft_runtime.image import ImageError, decode
 
 Raw = bytes | NDArray[np.uint8]  # a picture as stored: the bytes of its file, or its pixels
 
@@ -81,6 +81,36 @@ class InMemory:
 
 
 @dataclass(frozen=True, eq=False)
+class Pixels:
+    """Pictures of one size that lie in one array, as data sets of small pictures are published.
+
+    `pixels` uint8 [pictures, channels, height, width], 1 or 3 channels; `rows` [n] says which of them this column has.
+    `files` says, in front of a person, where they came from: names, and how many pictures each had, in order.
+    """
+
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.intp]
+    files: dict[str, int]
+    root: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: NDArray[np.integer]) -> Pixels:
+        return replace(self, rows=self.rows[rows])  # the array itself is shared, not copied
+
+    def name(self, row: int) -> str:
+        ends = np.cumsum(list(self.files.values()))
+        file = int(np.searchsorted(ends, self.rows[row], side="right"))
+        start = int(ends[file - 1]) if file else 0
+        return f"{list(self.files)[file]} [{int(self.rows[row]) - start}]"
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        picture = self.pixels[self.rows[row]].transpose(1, 2, 0)
+        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+
+
+@dataclass(frozen=True, eq=False)
 class Crops:
     """Boxes cut out of other pictures: each is a picture of its own.
 
@@ -109,4 +139,7 @@ class Crops:
         raw = self.images.read(row)
         pixels = decode(raw) if isinstance(raw, bytes) else raw
         left, top, right, bottom = self.boxes[row].clip(0).tolist()
-        return np.ascontiguousarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)])
+        crop = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+        if not crop.size:
+            raise ImageError("box outside the picture")
+        return np.ascontiguousarray(crop)

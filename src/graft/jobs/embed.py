@@ -47,13 +47,16 @@ def embed(
     all_layers: bool = False,
     offline: bool = False,
     columns: str = "",
+    boxes: bool = False,
     watch: Watch = unwatched,
 ) -> Table:
     """Run a frozen backbone over a data set and return its features: of the last layer, or of all layers pooled.
 
+    With `boxes` each object that the data set marks is a picture.
+
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
-    data = read_source(source, columns=columns)
+    data = read_source(source, columns=columns, boxes=boxes)
     frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]

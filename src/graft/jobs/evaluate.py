@@ -12,12 +12,22 @@ from graft.model.multilabel import Score
 from graft.progress import Watch, unwatched
 
 
-def evaluate(classifier: str | Path | Classifier, source: Any, *, columns: str = "", watch: Watch = unwatched) -> Score:
+def evaluate(
+    classifier: str | Path | Classifier,
+    source: Any,
+    *,
+    columns: str = "",
+    boxes: bool = False,
+    watch: Watch = unwatched,
+) -> Score:
     """The score of a classifier, of the one saved in a folder, or of a network by name; see Classifier.evaluate.
 
+    With `boxes` each object that the source marks is a picture.
     A network with its own pretrained classes knows a class folder by any of the names that ImageNet has for it.
     """
     judge = opened(classifier)
     if judge.card.strategy == "direct":
-        return judge.evaluate(relabelled(read_source(source, columns=columns), judge), watch=watch)
-    return judge.evaluate(source, columns=columns, watch=watch)
+        data = relabelled(read_source(source, columns=columns, boxes=boxes), judge)
+    else:
+        data = read_source(source, judge.classes, columns, boxes=boxes)
+    return judge.evaluate(data, watch=watch)

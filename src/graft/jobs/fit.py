@@ -48,6 +48,7 @@ def fit(
     weights: str | Path | None = None,
     offline: bool = False,
     seed: int | None = None,
+    boxes: bool = False,
     like: str | Path | None = None,
     columns: str = "",
     strict: bool = False,
@@ -60,9 +61,9 @@ def fit(
     """Train a classifier on labelled pictures, score it on pictures kept aside, and save it.
 
     `source` is a folder with one folder for each class (or train/val/test folders of these), a table of files and
-    labels, an archive, or an object that holds pictures; `columns` and `strict` are about tables: see
-    `graft.read_source`. A fifth of the pictures is kept for the score unless the source has a test part. With no
-    `output` nothing is saved. The test pictures influence nothing but the score; near-duplicates stay on one side.
+    labels, an archive, a published data set, or an object that holds pictures; `columns`, `strict` and `boxes` say how
+    it is read: see `graft.read_source`. A fifth of the pictures is kept for the score unless it has a test part. With
+    no `output` nothing is saved. The test pictures influence nothing but the score; near-duplicates stay on one side.
 
     `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
     'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices count where none is given. While a
@@ -82,7 +83,7 @@ def fit(
     place, times = _place(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         with _timed(times, "read pictures"):
-            data = read_source(source, columns=columns, strict=strict)
+            data = read_source(source, columns=columns, strict=strict, boxes=boxes)
         choices.check_task(data.task)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)

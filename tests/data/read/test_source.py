@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
+import formats
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.data.read.source import read_source
 from graft.data.read.table import read_table
-from graft.errors import DataError
+from graft.errors import DataError, UsageError
 
 TABLE = "file,label\ncat/1.jpg,red\ndog/1.jpg,blue\n"
 
@@ -51,3 +54,69 @@ def test_what_is_not_there_is_a_folder_or_a_table_by_its_name(root: Path) -> Non
         read_source(root / "gone")
     with pytest.raises(DataError, match=r"The table .* cannot be read: No such file"):
         read_source(root / "gone.csv")
+
+
+# --- every format keeps the same promises -----------------------------------------------------------------------------
+
+FORMATS: list[tuple[str, dict[str, Any]]] = [
+    ("VOCdevkit", {}),
+    ("VOCdevkit/VOC2012", {"boxes": True}),
+    ("coco", {}),
+    ("coco/annotations/instances_train2017.json", {"boxes": True}),
+    ("cifar-10-python.tar.gz", {}),
+    ("cifar-100-python", {}),
+    ("mnist", {}),
+    ("imagenet", {}),
+    ("photos", {}),
+]
+
+
+@pytest.fixture(scope="module")
+def published(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("published")
+    formats.lay(root, photos)
+    (root / "photos").symlink_to(photos)
+    return root
+
+
+@pytest.mark.parametrize(("name", "options"), FORMATS)
+def test_columns_fit_together_and_rows_can_be_taken(published: Path, name: str, options: dict[str, Any]) -> None:
+    data = read_source(published / name, **options)
+    assert len(data) == len(data.images) == len(data.labels) == len(data.split) == len(set(data.names()))
+    assert data.counts().min() > 0
+    assert Path(data.root).exists()
+    assert data.groups is None or len(data.groups) == len(data)
+    rows = np.arange(len(data))[::-2]
+    taken = data.take(rows)
+    for at, row in enumerate(rows.tolist()):
+        assert taken.name(at) == data.name(row)
+        one, other = taken.read(at), data.read(row)
+        assert isinstance(one, bytes) == isinstance(other, bytes)
+        assert np.array_equal(np.asarray(one), np.asarray(other))
+    assert np.array_equal(taken.labels, data.labels[rows])
+
+
+@pytest.mark.parametrize(("name", "options"), FORMATS)
+def test_labels_are_matched_to_given_classes_by_name(published: Path, name: str, options: dict[str, Any]) -> None:
+    data = read_source(published / name, **options)
+    classes = ("zebra", *data.classes[::-1])
+    matched = read_source(published / name, classes, **options)
+    assert matched.classes == classes
+    assert np.array_equal(dataclasses.replace(matched, images=data.images).targets()[:, :0:-1], data.targets())
+    assert not matched.targets()[:, 0].any()
+    with pytest.raises(DataError, match="that the classifier does not know: "):
+        read_source(published / name, classes[:-1], **options)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, options in FORMATS if not options and name[:4] not in ("VOCd", "coco")]
+)
+def test_what_marks_no_boxes_says_so(published: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="marks no boxes; only Pascal VOC and COCO do"):
+        read_source(published / name, boxes=True)
+
+
+def test_a_table_in_the_folder_comes_first(published: Path, tmp_path: Path) -> None:
+    voc = formats.voc(tmp_path / "VOC2012", published / "photos", 3)
+    (voc / "labels.csv").write_text("file,label\nJPEGImages/2008_000000.jpg,red\nJPEGImages/2008_000001.jpg,blue\n")
+    assert read_source(voc).classes == ("blue", "red")

@@ -2,46 +2,85 @@
 
 from __future__ import annotations
 
+import dataclasses
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graft.data.dataset import Dataset
+from graft.data.images import Crops
 from graft.data.read import archive, parquet, table, webdataset
+from graft.data.read.cifar import is_cifar, read_cifar
+from graft.data.read.coco import is_coco, read_coco
 from graft.data.read.folder import read_folder
-from graft.data.read.members import index
+from graft.data.read.idx import is_idx, read_idx
+from graft.data.read.imagenet import is_imagenet, read_imagenet
 from graft.data.read.library import read_object
-from graft.errors import UsageError
+from graft.data.read.members import index
+from graft.data.read.voc import is_voc, read_voc
+from graft.errors import DataError, UsageError
 
 TABLE = archive.TABLE
 
 
 def read_source(
-    source: Any, classes: tuple[str, ...] | None = None, columns: str = "", *, strict: bool = False
+    source: Any,
+    classes: tuple[str, ...] | None = None,
+    columns: str = "",
+    *,
+    strict: bool = False,
+    boxes: bool = False,
 ) -> Dataset:
     """Labelled pictures from a path or from an object of another library.
 
     A path is a folder with one folder for each class, a table of files and labels (CSV, TSV, Parquet) or a folder that
-    holds a labels.csv, a zip or tar archive of either, or a folder of WebDataset shards or a pattern of their names. An
-    object is a Dataset, one of Hugging Face `datasets`, a map-style dataset as torch has them, or (pictures, labels).
+    holds a labels.csv, a zip or tar archive of either, a folder of WebDataset shards or a pattern of their names; or
+    Pascal VOC, COCO, CIFAR, MNIST and what has its format, or ImageNet's folders as they are published. An object is a
+    Dataset, one of Hugging Face `datasets`, a map-style dataset as torch has them, or (pictures, labels).
 
     With `classes` given (a trained classifier's), labels are matched to them by name. `columns` names the columns of a
     table, as in 'file=path,label=species,group=patient'; those left out are guessed. Files that a table lists and that
-    are not there are named with the pictures that cannot be read; with `strict` they are an error.
+    are not there are named with the pictures that cannot be read; with `strict` they are an error. With `boxes` each
+    object that VOC or COCO marks is a picture with one label, instead of each picture with several.
 
     Raises DataError for pictures that make no data set, and UsageError for what is no source of pictures.
+
+    >>> read_source("VOCdevkit/VOC2012", boxes=True).task  # doctest: +SKIP
+    'multiclass'
     """
     if isinstance(source, str | PathLike):
-        data = _at(Path(source), classes, columns, strict)
+        path = Path(source)
+        data = _published(path, classes, boxes) or _at(path, classes, columns, strict)
     else:
         data = source if isinstance(source, Dataset) else read_object(source, classes, columns)
     if columns and (data is source or not data.columns):
         raise UsageError(f"--columns names the columns of a table, and {data.root or 'this source'} is none.")
+    if boxes and not isinstance(data.images, Crops):
+        raise UsageError(
+            f"{data.root or 'This source'} marks no boxes; only Pascal VOC and COCO do. Leave --boxes out."
+        )
     return data
 
 
+def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool) -> Dataset | None:
+    """A data set in the form that it is published in."""
+    if (path / TABLE).is_file():
+        return None
+    if is_voc(path):
+        return _matched(read_voc(path, boxes=boxes), classes)
+    if is_coco(path):
+        return _matched(read_coco(path, boxes=boxes), classes)
+    if is_cifar(path):
+        return _matched(read_cifar(path), classes)
+    if is_idx(path):
+        return _matched(read_idx(path), classes)
+    return read_imagenet(path, classes) if is_imagenet(path) else None
+
+
 def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool) -> Dataset:
-    """What lies at a path."""
+    """A table, an archive, shards or class folders."""
     name = path.name.lower()
     if not path.is_dir() and name.endswith(table.SUFFIXES):
         return table.read_table(path, classes, columns, strict=strict)
@@ -57,3 +96,20 @@ def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool)
             return webdataset.of_indices(str(path), [found], classes)
         return archive.of_index(found, classes, columns, strict=strict)
     return read_folder(path, classes)
+
+
+def _matched(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:
+    """The same pictures with labels that count in these classes, by name."""
+    if classes is None:
+        return data
+    if unknown := sorted(set(data.classes) - set(classes)):
+        raise DataError(
+            f"{data.root} has labels that the classifier does not know: {', '.join(map(repr, unknown))}. "
+            f"It knows {', '.join(map(repr, classes))}."
+        )
+    order = np.array([classes.index(name) for name in data.classes], np.int32)
+    if data.labels.ndim == 1:
+        return dataclasses.replace(data, classes=classes, labels=order[data.labels])
+    labels = np.zeros((len(data), len(classes)), np.uint8)
+    labels[:, order] = data.labels
+    return dataclasses.replace(data, classes=classes, labels=labels)

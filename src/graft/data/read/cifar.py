@@ -1,0 +1,238 @@
+"""CIFAR-10 and CIFAR-100 as they are published: Python's or the binary version, unpacked or as the archive.
+
+The Python version is pickled, and a pickle can run any program. Here none of it is executed: the few names that the
+files need are given stand-ins that only keep what they were called with, and any other name is refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.dataset import TEST, TRAIN, Dataset
+from graft.data.images import Pixels
+from graft.data.read.objects import decided
+from graft.errors import DataError
+
+ARCHIVES = (".tar.gz", ".tgz")
+SHAPE = (3, 32, 32)
+PICTURE = 3 * 32 * 32  # bytes
+PIECE = 2**20
+LARGEST = 256 * 2**20  # bytes of one file; the largest that is published has 156 MB
+
+_TEN = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+_HUNDRED = ("train", "test")
+_NAMES = ("batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt", "coarse_label_names.txt")
+_FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
+_PUBLISHED = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz", "cifar-100-python.tar.gz", "cifar-100-binary.tar.gz")
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """One file of pictures, uint8 [n, 3, 32, 32], and their labels [n]."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def is_cifar(path: Path) -> bool:
+    """Whether an archive, or a folder with what came out of one, lies at a path."""
+    return bool(_places(path))
+
+
+def read_cifar(path: str | Path, *, coarse: bool = False) -> Dataset:
+    """CIFAR-10, or CIFAR-100 with its 100 fine classes or its 20 coarse ones.
+
+    `path` is the archive (.tar.gz), the folder that was in it, or the folder that this lies in. The published test
+    pictures are the test part. All pictures are in memory, 3 kB each.
+
+    Raises DataError: nothing of CIFAR there, a file that is damaged, or a pickle that asks for anything but numbers
+    and texts, of which nothing is executed.
+    Format: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html
+    """
+    path = Path(path)
+    places = _places(path)
+    if len(places) != 1:
+        held = f"several versions: {', '.join(map(str, places))}. Please name one" if places else "no files of CIFAR"
+        raise DataError(f"{path} holds {held}.")
+    files = dict(_members(places[0]) if places[0].is_file() else _files(places[0]))
+    order = _batches(places[0], files)
+    names = _class_names(places[0], files, coarse)
+    batches = {name: _batch(places[0], name, files.pop(name), coarse) for name in order}
+    labels = np.concatenate([batch.labels for batch in batches.values()])
+    if not 0 <= labels.min() <= labels.max() < len(names):
+        raise DataError(f"{places[0]} has labels from {labels.min()} to {labels.max()}, and {len(names)} classes.")
+    counts = {name: len(batch.labels) for name, batch in batches.items()}
+    pixels = np.concatenate([batch.pixels for batch in batches.values()])
+    codes = [TEST if name.startswith("test") else TRAIN for name in counts]
+    split = decided(np.repeat(np.array(codes), list(counts.values())))
+    column = Pixels(pixels, np.arange(len(pixels)), counts, str(path))
+    return Dataset(column, labels.astype(np.int32), names, split)
+
+
+def _places(path: Path) -> list[Path]:
+    """The folders with batches, or else the archives, at a path."""
+    if path.is_file():
+        return [path] if path.name.startswith("cifar-") and path.name.endswith(ARCHIVES) else []
+    folders = [folder for folder in (path, *(path / name for name in _FOLDERS)) if _has_batches(folder)]
+    return folders or [path / name for name in _PUBLISHED if (path / name).is_file()]
+
+
+def _has_batches(folder: Path) -> bool:
+    return any(
+        all((folder / name).is_file() for name in names)
+        for names in (_TEN[:1], ("data_batch_1.bin",), ("meta", "train"), ("fine_label_names.txt", "train.bin"))
+    )
+
+
+def _wanted(name: str) -> bool:
+    return name in _NAMES or name.removesuffix(".bin") in (*_TEN, *_HUNDRED)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for each in sorted(folder.iterdir()):
+        if _wanted(each.name) and each.is_file():
+            _check_size(each, each.stat().st_size)
+            yield each.name, each.read_bytes()
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """What is wanted of an archive, read one after another; nothing is unpacked onto the disk."""
+    try:
+        with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as members:
+            for member in members:
+                name = Path(member.name).name
+                if _wanted(name) and member.isfile() and (file := members.extractfile(member)):
+                    _check_size(archive / name, member.size)
+                    yield name, file.read()
+            while unpacked.read(PIECE):  # to the end, where the checksum is
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise DataError(f"The archive {archive} is damaged or not complete: {error}. Please fetch it anew.") from error
+
+
+def _check_size(file: Path, size: int) -> None:
+    if size > LARGEST:
+        raise DataError(f"{file} has {size:,} bytes; no file of CIFAR has more than {LARGEST:,}.")
+
+
+def _batches(place: Path, files: dict[str, bytes]) -> list[str]:
+    found = [f"{name}{end}" for name in (*_TEN, *_HUNDRED) for end in ("", ".bin") if f"{name}{end}" in files]
+    if not found:
+        raise DataError(f"{place} holds no files of CIFAR such as data_batch_1, train or train.bin.")
+    return found
+
+
+def _hundred(files: dict[str, bytes]) -> bool:
+    return "train" in files or "train.bin" in files
+
+
+def _class_names(place: Path, files: dict[str, bytes], coarse: bool) -> tuple[str, ...]:
+    if coarse and not _hundred(files):
+        raise DataError(f"{place} is CIFAR-10, which has no coarse classes; CIFAR-100 has.")
+    kind = ("coarse" if coarse else "fine") + "_label_names" if _hundred(files) else "label_names"
+    text = f"{kind}.txt" if _hundred(files) else "batches.meta.txt"
+    pickled = "meta" if _hundred(files) else "batches.meta"
+    if text in files:
+        return tuple(files[text].decode("utf-8", "replace").split())
+    if pickled in files:
+        names = _unpickled(place / pickled, files[pickled]).get(kind)
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
+        raise DataError(f"{place / pickled} has no list {kind!r} with names of classes.")
+    raise DataError(f"{place} has no file {pickled} or {text}, which say what the classes are called.")
+
+
+def _batch(place: Path, name: str, raw: bytes, coarse: bool) -> _Batch:
+    if name.endswith(".bin"):
+        return _from_binary(place / name, raw, int(name in ("train.bin", "test.bin")), coarse)
+    return _from_pickle(place / name, _unpickled(place / name, raw), coarse)
+
+
+def _from_binary(file: Path, raw: bytes, fine: int, coarse: bool) -> _Batch:
+    """Rows of one or two labels, coarse then fine, and the pixels."""
+    width = PICTURE + 1 + fine
+    if not raw or len(raw) % width:
+        raise DataError(f"{file} is damaged or not complete: {len(raw):,} bytes are no multiple of {width:,}.")
+    rows = np.frombuffer(raw, np.uint8).reshape(-1, width)
+    column = 0 if coarse else fine
+    return _Batch(rows[:, 1 + fine :].reshape(-1, *SHAPE), rows[:, column].astype(np.int64))
+
+
+def _from_pickle(file: Path, found: dict[Any, Any], coarse: bool) -> _Batch:
+    said = found.get("coarse_labels") if coarse else found.get("labels", found.get("fine_labels"))
+    if not isinstance(said, list) or not said or not all(type(label) is int and 0 <= label < 256 for label in said):
+        raise DataError(f"{file} has no list of labels as CIFAR has.")
+    data = found.get("data")
+    raw = data.content((len(said), PICTURE)) if isinstance(data, _Array) else None
+    if raw is None or len(raw) != len(said) * PICTURE:
+        raise DataError(f"{file} has {len(said):,} labels and not an array of as many pictures of 32 x 32 pixels.")
+    return _Batch(np.frombuffer(raw, np.uint8).reshape(-1, *SHAPE), np.array(said, np.int64))
+
+
+class _Array:
+    """Stands where a pickle asks numpy for an array or a dtype: keeps the bytes, and does nothing with them."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def content(self, shape: tuple[int, ...]) -> bytes | None:
+        """The bytes of an array of this shape, the last of (version, shape, dtype, whether by columns, bytes)."""
+        if not isinstance(self.state, tuple) or len(self.state) != 5 or self.state[3] or self.state[1] != shape:
+            return None
+        last = self.state[4]
+        return last.encode("latin-1", "replace") if isinstance(last, str) else last if type(last) is bytes else None
+
+
+class _AsBytes:
+    """What stands for bytes in a pickle of protocol 2 that Python 3 wrote."""
+
+    __slots__ = ()  # so that a pickle can change nothing about it
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        return text.encode("latin-1")
+
+
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Array,
+    "_codecs.encode": _AsBytes(),
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """Knows no name but the stand-ins.
+
+    Of the two that Python has this one is written in Python: the other can be told to take 64 GB of memory by a pickle
+    of ten bytes (the operation LONG_BINPUT).
+    """
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if stand_in := _STAND_INS.get(f"{module}.{name}"):
+            return stand_in
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no file of CIFAR needs; nothing was executed")
+
+
+def _unpickled(file: Path, raw: bytes) -> dict[Any, Any]:
+    try:
+        found = _Unpickler(io.BytesIO(raw), encoding="latin-1").load()
+    except Exception as error:  # hostile bytes raise nearly everything: KeyError, IndexError, struct.error
+        raise DataError(f"{file} is no pickle of CIFAR: {str(error) or type(error).__name__}.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} is no pickle of CIFAR: it holds no dictionary.")
+    return found
