@@ -243,19 +243,20 @@ def test_an_archive_cut_anywhere_is_damaged(ten: Path, tmp_path: Path) -> None:
     for length in (0, 5, 100, len(raw) // 2, len(raw) - 20):
         path.write_bytes(raw[:length])
         with pytest.raises(DataError, match="damaged or not complete"):
-            read_source(path)
+            read_cifar(path)
     path.write_bytes(raw[: len(raw) // 3] + bytes([raw[len(raw) // 3] ^ 1]) + raw[len(raw) // 3 + 1 :])
     with pytest.raises(DataError, match="damaged or not complete"):
-        read_source(path)
+        read_cifar(path)
     path.write_bytes(b"no archive, whatever it is called")
     with pytest.raises(DataError, match="damaged or not complete"):
-        read_source(path)
+        read_cifar(path)
 
 
 def test_an_archive_of_something_else_is_none(photos: Path, tmp_path: Path) -> None:
     path = formats.archive(photos, tmp_path / "photos.tar.gz")
+    assert not cifar.is_cifar(path)
     with pytest.raises(DataError, match="holds no files of CIFAR"):
-        read_source(path)
+        read_cifar(path)
 
 
 def test_a_file_of_gigabytes_is_not_read(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:

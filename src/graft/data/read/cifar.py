@@ -47,7 +47,17 @@ class _Batch:
 
 def is_cifar(path: Path) -> bool:
     """Whether an archive, or a folder with what came out of one, lies at a path."""
-    return bool(_places(path))
+    return _first(path) in _FOLDERS if path.is_file() else bool(_places(path))
+
+
+def _first(path: Path) -> str:
+    """The folder that the first member of an archive is in; nothing where there is none."""
+    try:
+        with tarfile.open(path, "r|gz") as members:
+            first = members.next()
+            return first.name.partition("/")[0] if first else ""
+    except (tarfile.TarError, EOFError, zlib.error, OSError):
+        return ""  # what is wrong with it, its reader will tell
 
 
 def read_cifar(path: str | Path, *, coarse: bool = False) -> Dataset:
@@ -83,7 +93,7 @@ def read_cifar(path: str | Path, *, coarse: bool = False) -> Dataset:
 def _places(path: Path) -> list[Path]:
     """The folders with batches, or else the archives, at a path."""
     if path.is_file():
-        return [path] if path.name.startswith("cifar-") and path.name.endswith(ARCHIVES) else []
+        return [path] if path.name.endswith(ARCHIVES) else []
     folders = [folder for folder in (path, *(path / name for name in _FOLDERS)) if _has_batches(folder)]
     return folders or [path / name for name in _PUBLISHED if (path / name).is_file()]
 
