@@ -158,6 +158,8 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--offline"], {"offline": True}),
     (["--seed", "7"], {"seed": 7}),
     (["--from", "one/model.json"], {"like": Path("one/model.json")}),
+    (["--columns", "file=path,label=species"], {"columns": "file=path,label=species"}),
+    (["--strict"], {"strict": True}),
     (["--resume"], {"resume": True}),
     (["--log", "tensorboard,mlflow"], {"log": "tensorboard,mlflow"}),
     (["--force"], {"force": True}),
