@@ -140,6 +140,7 @@ def test_crowds_count_for_their_picture_and_are_none_themselves(coco: Path, trai
 
 
 def test_what_is_listed_and_not_there_is_counted(coco: Path, train: Path) -> None:
+    before, objects = shown(read_source(coco)), read_source(coco, boxes=True).names()
     (coco / "train2017/000000000001.jpg").unlink()
     found = lists(train)
     odd = [{"id": 7, "file_name": name} for name in ("no\0picture.jpg", "x" * 5000, "../../../etc", "日.jpg")]
@@ -149,6 +150,9 @@ def test_what_is_listed_and_not_there_is_counted(coco: Path, train: Path) -> Non
     assert len(data) == 11
     counts = {"pictures that are listed but not there": 5, "annotations of pictures that are not listed": 1}
     assert data.ignored == counts
+    assert shown(data) == {name: classes for name, classes in before.items() if name != "000000000001.jpg"}
+    left = [name for name in objects if "000000000001.jpg" not in name]
+    assert read_source(coco, boxes=True).names() == left
 
 
 # --- JSON of another shape --------------------------------------------------------------------------------------------
