@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from graft import show
-from graft.errors import GraftError
+from graft.errors import GraftError, UsageError
 from graft.progress import unwatched, watched
 
 app = typer.Typer(
@@ -160,6 +160,43 @@ def embed(
 
 
 @app.command()
+def collect(
+    urls: Annotated[Path, typer.Argument(help="Table (CSV, TSV) with columns url and label, or a .txt of URLs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the class folders and manifest.csv.")],
+    label: Annotated[str, typer.Option(help="What all pictures show, for a list without labels.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Fetch so many URLs now. [default: all]")] = None,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest file, in megabytes.")] = 20,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for one file.")] = 60,
+    time_limit: Annotated[float, typer.Option(min=0, help="Most minutes for this run.")] = 24 * 60,
+    rate: Annotated[float, typer.Option(min=0.001, help="Most requests a second to one host.")] = 5,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Also from private and local addresses: your own servers.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again for what was refused for good.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch labelled pictures from a list of URLs into class folders; the same command goes on where it was stopped."""
+    with _told("collect"):
+        with _installed("collect"):
+            from graft.jobs.collect.collect import collect as job
+            from graft.jobs.collect.limits import Limits
+
+        limits = Limits(
+            count=limit,
+            total=time_limit * 60,
+            size=int(max_mb * 1e6),
+            whole=timeout,
+            rate=rate,
+            allow_private=allow_private,
+        )
+        report = job(urls, output, label=label, limits=limits, retry=retry, watch=_watch(quiet)).summary()
+        _print(report, as_json, lambda: show.collected(report))
+        if not report["pictures"]:
+            raise typer.Exit(3)
+
+
+@app.command()
 def stages(
     backbone: Annotated[str, typer.Argument(help="Network; `graft backbones` lists them.")] = DEFAULT,
     as_json: AsJson = False,
@@ -206,6 +243,17 @@ def _print(value: Any, as_json: bool, otherwise: Any) -> None:
         print(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
     else:
         otherwise()
+
+
+@contextmanager
+def _installed(extra: str) -> Iterator[None]:
+    """A package that only some jobs need is missing: say which, and how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"This needs the package {error.name}, which is not installed: pip install 'graft-vision[{extra}]'"
+        ) from error
 
 
 @contextmanager

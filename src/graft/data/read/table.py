@@ -30,7 +30,7 @@ IMAGES = "images"  # where pictures may lie that are not beside the table
 
 
 @dataclass(frozen=True)
-class _Cells:
+class Cells:
     """The cells of a table, each row as wide as the header."""
 
     path: Path
@@ -52,7 +52,7 @@ class _Cells:
         return [os.path.normpath(name.replace("\\", "/")) for name in self.column(FILE)]
 
 
-def _lacking(cells: _Cells, names: Sequence[str]) -> str:
+def _lacking(cells: Cells, names: Sequence[str]) -> str:
     columns = ", ".join(map(repr, cells.header))
     return f"{cells.path} has no column called {', '.join(names[:-1])} or {names[-1]}. Its columns are {columns}."
 
@@ -69,7 +69,7 @@ def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Data
     Raises DataError: no such table, columns missing, files that are not there, or files listed with other labels.
     """
     path = Path(path)
-    cells = _cells(path)
+    cells = read_cells(path)
     files, said = cells.files(), _labels(cells)
     first = _once(path, files, said)
     places = Files.of(_places(path, [files[row] for row in first]), str(path.parent))
@@ -83,8 +83,9 @@ def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Data
     return Dataset(places, labels, classes or found, split, repeated)
 
 
-def _cells(path: Path) -> _Cells:
-    text = _text(path)
+def read_cells(path: Path) -> Cells:
+    """The cells of a CSV or TSV file, blank rows left out. Raises DataError: no such file, or not a table."""
+    text = read_text(path)
     head = text.partition("\n")[0]
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
     try:
@@ -99,10 +100,10 @@ def _cells(path: Path) -> _Cells:
             f"The row of {odd[0]!r} in {path} has {len(odd)} cells, the header has {len(header)}. "
             f"Put labels that are joined by commas in quotes."
         )
-    return _Cells(path, header, rows)
+    return Cells(path, header, rows)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """UTF-8 with or without a mark, UTF-16 with one, else what Windows calls ANSI."""
     try:
         raw = path.read_bytes()
@@ -114,7 +115,7 @@ def _text(path: Path) -> str:
     raise DataError(f"{path} is not text in UTF-8, UTF-16 or Windows-1252. Please save it as UTF-8.")
 
 
-def _labels(cells: _Cells) -> list[tuple[str, ...]]:
+def _labels(cells: Cells) -> list[tuple[str, ...]]:
     """The labels of each row, sorted, each once."""
     if cells.find(LABEL) is None:
         return _from_flags(cells)
@@ -123,7 +124,7 @@ def _labels(cells: _Cells) -> list[tuple[str, ...]]:
     return [tuple(sorted({label.strip() for label in cell.split(joint)} - {""})) for cell in said]
 
 
-def _from_flags(cells: _Cells) -> list[tuple[str, ...]]:
+def _from_flags(cells: Cells) -> list[tuple[str, ...]]:
     """Labels from columns of 0 and 1."""
     taken = {cells.find(FILE), cells.find(SPLIT)}
     flags = [at for at in range(len(cells.header)) if at not in taken]
@@ -181,14 +182,14 @@ def _column(said: list[tuple[str, ...]], classes: tuple[str, ...]) -> Labels:
     return table
 
 
-def _parts(cells: _Cells) -> list[int]:
+def _parts(cells: Cells) -> list[int]:
     """The part of the split of each row."""
     beside = cells.path.parent / BESIDE
     if cells.find(SPLIT) is not None:
         return _codes(cells.path, cells.column(SPLIT))
     if not beside.is_file() or beside == cells.path:
         return [UNSPLIT] * len(cells.rows)
-    other = _cells(beside)
+    other = read_cells(beside)
     known = dict(zip(other.files(), _codes(beside, other.column(SPLIT)), strict=True))
     if lost := [name for name in cells.files() if name not in known]:
         raise DataError(f"{beside} has no row for {len(lost)} files of {cells.path.name}, the first is {lost[0]}.")
