@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graft import show
-from graft.errors import GraftError
-from graft.progress import unwatched, watched
+from graft.terminal import (
+    AsJson,
+    Backbone,
+    Boxes,
+    Columns,
+    Force,
+    Model,
+    Offline,
+    Photos,
+    Quiet,
+    Weights,
+    installed,
+    printed,
+    told_of,
+    watching,
+)
 
 app = typer.Typer(
     help="Turn labelled photos and a pretrained network into a classifier.",
@@ -25,24 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
-Weights = Annotated[Path | None, typer.Option(help="File with this network's weights, instead of the usual ones.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace what is there: a classifier, or a file of answers or features.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Photos = Annotated[
-    Path,
-    typer.Argument(help="Folder with one folder of pictures for each class; a table, archive or published data set."),
-]
-Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
-Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is a picture.")]
-Model = Annotated[
-    Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
-]
 
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
@@ -83,7 +75,7 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Train a classifier on labelled photos, score it on photos kept aside, and save it."""
-    with _told("fit"):
+    with told_of("fit"):
         from graft.jobs.fit import fit as job
 
         started = time.monotonic() - BEGAN
@@ -105,11 +97,11 @@ def fit(
             log=log,
             force=force,
             told=(lambda epoch: None) if quiet else show.epoch,
-            watch=_watch(quiet),
+            watch=watching(quiet),
         )
         seconds = {"start-up": round(started, 3)} | classifier.report["seconds"]
         report = classifier.report | {"model": str(output), "seconds": seconds}
-        _print(report, as_json, lambda: show.fitted(report, photos, output))
+        printed(report, as_json, lambda: show.fitted(report, photos, output))
 
 
 @app.command()
@@ -122,17 +114,17 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Say what pictures show."""
-    with _told("predict"):
+    with told_of("predict"):
         from graft.jobs import predict as job
 
         if csv:
             job.check(csv, force=force)
         classifier = job.opened(str(model))
-        predictions = job.predict(classifier, images, watch=_watch(quiet))
+        predictions = job.predict(classifier, images, watch=watching(quiet))
         if csv:
             job.write_csv(predictions, classifier.classes, csv, force=force)
         plain = [prediction.as_dict() for prediction in predictions]
-        _print(plain, as_json, lambda: show.predicted(plain, csv))
+        printed(plain, as_json, lambda: show.predicted(plain, csv))
         if all(prediction.fault for prediction in predictions):
             raise typer.Exit(3)
 
@@ -147,11 +139,11 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a classifier on other labelled photos."""
-    with _told("evaluate"):
+    with told_of("evaluate"):
         from graft.jobs.evaluate import evaluate as job
 
-        evaluation = job(str(model), photos, columns=columns, boxes=boxes, watch=_watch(quiet)).as_dict()
-        _print(evaluation, as_json, lambda: show.evaluated(evaluation))
+        evaluation = job(str(model), photos, columns=columns, boxes=boxes, watch=watching(quiet)).as_dict()
+        printed(evaluation, as_json, lambda: show.evaluated(evaluation))
 
 
 @app.command()
@@ -163,11 +155,12 @@ def embed(
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Features of all layers, pooled.")] = False,
     offline: Offline = False,
     columns: Columns = "",
+    boxes: Boxes = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Save the features of each photo, the numbers that a pretrained network sees in it, for your own use."""
-    with _told("embed"):
+    with told_of("embed"):
         from graft.jobs import embed as job
 
         job.check(output, force=force)
@@ -178,10 +171,48 @@ def embed(
             all_layers=all_layers,
             offline=offline,
             columns=columns,
-            watch=_watch(quiet),
+            boxes=boxes,
+            watch=watching(quiet),
         )
         job.write(table, output)
         show.embedded(table.summary(), output)
+
+
+@app.command()
+def collect(
+    urls: Annotated[Path, typer.Argument(help="Table (CSV, TSV) with columns url and label, or a .txt of URLs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the class folders and manifest.csv.")],
+    label: Annotated[str, typer.Option(help="What all pictures show, for a list without labels.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Fetch so many URLs now. [default: all]")] = None,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest file, in megabytes.")] = 20,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for one file.")] = 60,
+    time_limit: Annotated[float, typer.Option(min=0, help="Most minutes for this run.")] = 24 * 60,
+    rate: Annotated[float, typer.Option(min=0.001, help="Most requests a second to one host.")] = 5,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Also from private and local addresses: your own servers.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again for what was refused for good.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch labelled pictures from a list of URLs into class folders; the same command goes on where it was stopped."""
+    with told_of("collect"):
+        with installed("collect"):
+            from graft.jobs.collect.collect import collect as job
+            from graft.jobs.collect.limits import Limits
+
+        limits = Limits(
+            count=limit,
+            total=time_limit * 60,
+            size=int(max_mb * 1e6),
+            whole=timeout,
+            rate=rate,
+            allow_private=allow_private,
+        )
+        report = job(urls, output, label=label, limits=limits, retry=retry, watch=watching(quiet)).summary()
+        printed(report, as_json, lambda: show.collected(report))
+        if not report["pictures"]:
+            raise typer.Exit(3)
 
 
 @app.command()
@@ -190,11 +221,11 @@ def stages(
     as_json: AsJson = False,
 ) -> None:
     """List the stages of a network, for --strategy tail:cut=NAME."""
-    with _told("stages"):
+    with told_of("stages"):
         from graft.jobs.stages import stages as job
 
         chain = job(backbone)
-        _print(chain, as_json, lambda: show.stages(backbone, chain))
+        printed(chain, as_json, lambda: show.stages(backbone, chain))
 
 
 @app.command()
@@ -203,11 +234,11 @@ def backbones(
     as_json: AsJson = False,
 ) -> None:
     """List the pretrained networks: size, cost, licence of the weights, and where these would come from."""
-    with _told("backbones"):
+    with told_of("backbones"):
         from graft.jobs.backbones import backbones as job
 
         found = job(filter)
-        _print(found, as_json, lambda: show.listed(found))
+        printed(found, as_json, lambda: show.listed(found))
 
 
 def main() -> None:
@@ -220,37 +251,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an old terminal shows '日' as an escape, not a traceback
     app()
-
-
-def _watch(quiet: bool) -> Any:
-    return unwatched if quiet else watched
-
-
-def _print(value: Any, as_json: bool, otherwise: Any) -> None:
-    if as_json:
-        print(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
-    else:
-        otherwise()
-
-
-@contextmanager
-def _told(job: str) -> Iterator[None]:
-    """A user's mistake becomes one clear message and an exit code of its own; Ctrl-C says what is kept."""
-    try:
-        yield
-        sys.stdout.flush()
-    except GraftError as error:
-        show.failed(error)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        show.stopped(job)
-        raise typer.Exit(130) from error
-    except BrokenPipeError as error:  # the reader, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from error
-    except OSError as error:  # standard output on a full disk, say
-        show.failed(error)
-        raise typer.Exit(6) from error
 
 
 if __name__ == "__main__":

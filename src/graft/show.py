@@ -14,6 +14,7 @@ from graft.model.history import Epoch
 
 SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
 MOST = 5  # lines of any one kind before "and 12 more"
+MANY = 12  # names in one line before that
 
 
 def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
@@ -115,6 +116,33 @@ def embedded(table: Mapping[str, Any], output: Path) -> None:
     _listed("left out", [f"{name}: {reason}" for name, reason in table["faults"].items()])
 
 
+def collected(report: Mapping[str, Any]) -> None:
+    """The closing summary of `graft collect`."""
+    classes = report["classes"]
+    print(f"{report['pictures']:,} pictures of {len(classes)} classes in {report['folder']}\n")
+    if classes:
+        print(f"  classes      {_counted(classes)}")
+    if report["duplicates"]:
+        print(f"  duplicates   {report['duplicates']:,} more of the same content and label, kept once")
+    if report["conflicts"]:
+        print(f"  conflicts    {len(report['conflicts']):,} of the same content and another label: the first is kept")
+    if refused := report["refused"]:
+        print(f"  refused      {sum(refused.values()):,}: {_counted(refused)}")
+    if failed := report["failed"]:
+        print(f"  failed       {sum(failed.values()):,}, asked for again by the same command: {_counted(failed)}")
+    if report["waiting"]:
+        print(f"  waiting      {report['waiting']:,} not fetched yet: the same command goes on")
+    print(f"  each URL in  {report['manifest']}")
+    if len(classes) > 1:
+        folder = quote(report["folder"])
+        print(f"\nNext:  graft check {folder}\n       graft fit {folder} -o model/")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} {count:,}" for name, count in list(counts.items())[:MANY]]
+    return ", ".join(shown) + (f" and {len(counts) - MANY:,} more" if len(counts) > MANY else "")
+
+
 def listed(networks: Sequence[Mapping[str, Any]]) -> None:
     """The table of `graft backbones`."""
     print(f"{'name':<48} {'params':>8} {'GMAC':>7} {'px':>5}  {'weights':<9} licence of the weights")
@@ -138,7 +166,7 @@ def stopped(job: str) -> None:
     print(f"\ngraft: stopped.{kept}", file=sys.stderr)
 
 
-_CACHING = ("fit", "embed")
+_CACHING = ("fit", "embed", "collect")
 
 
 def _score(report: Mapping[str, Any], on: str = "pictures that it never saw") -> None:

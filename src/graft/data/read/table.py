@@ -62,11 +62,17 @@ def read_table(
     there; UsageError for `columns` that cannot be.
     """
     path = Path(path)
+    return tabled(
+        cells_of(str(path), content(path), Columns.of(columns)), Place.of(path.parent), classes, strict=strict
+    )
+
+
+def content(path: Path) -> bytes:
+    """What is in a table's file; raises DataError."""
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"The table {path} cannot be read: {error.strerror or error}.") from error
-    return tabled(cells_of(str(path), raw, Columns.of(columns)), Place.of(path.parent), classes, strict=strict)
 
 
 def tabled(cells: Cells, place: Place, classes: tuple[str, ...] | None, *, strict: bool) -> Dataset:
@@ -81,7 +87,7 @@ def tabled(cells: Cells, place: Place, classes: tuple[str, ...] | None, *, stric
 
 def cells_of(where: str, raw: bytes, named: Columns | None = None) -> Cells:
     """The cells of a CSV or TSV; the separator is the one that the header has most of."""
-    text = _text(where, raw)
+    text = text_of(where, raw)
     head = text.partition("\n")[0]
     separator = "\t" if where.lower().endswith(".tsv") else max(",;\t", key=head.count)
     try:
@@ -99,7 +105,7 @@ def cells_of(where: str, raw: bytes, named: Columns | None = None) -> Cells:
     return Cells(where, header, rows, named or Columns())
 
 
-def _text(where: str, raw: bytes) -> str:
+def text_of(where: str, raw: bytes) -> str:
     """UTF-8 with or without a mark, UTF-16 with one, else what Windows calls ANSI."""
     for encoding in ("utf-16",) if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else ("utf-8-sig", "cp1252"):
         with suppress(UnicodeDecodeError):

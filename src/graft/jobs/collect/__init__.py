@@ -1,0 +1,1 @@
+"""A list of URLs to class folders of pictures."""

@@ -1,0 +1,77 @@
+"""What the commands share: their common options, what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graft import show
+from graft.errors import GraftError, UsageError
+from graft.progress import unwatched, watched
+
+Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
+Weights = Annotated[Path | None, typer.Option(help="File with this network's weights, instead of the usual ones.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what is there: a classifier, or a file of answers or features.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Photos = Annotated[
+    Path,
+    typer.Argument(help="Folder with one folder of pictures for each class; a table, archive or published data set."),
+]
+Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
+Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is a picture.")]
+Model = Annotated[
+    Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
+]
+
+
+def watching(quiet: bool) -> Any:
+    return unwatched if quiet else watched
+
+
+def printed(value: Any, as_json: bool, otherwise: Any) -> None:
+    if as_json:
+        print(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
+    else:
+        otherwise()
+
+
+@contextmanager
+def installed(extra: str) -> Iterator[None]:
+    """A package that only some jobs need is missing: say which, and how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"This needs the package {error.name}, which is not installed: pip install 'graft-vision[{extra}]'"
+        ) from error
+
+
+@contextmanager
+def told_of(job: str) -> Iterator[None]:
+    """A user's mistake becomes one clear message and an exit code of its own; Ctrl-C says what is kept."""
+    try:
+        yield
+        sys.stdout.flush()
+    except GraftError as error:
+        show.failed(error)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        show.stopped(job)
+        raise typer.Exit(130) from error
+    except BrokenPipeError as error:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from error
+    except OSError as error:  # standard output on a full disk, say
+        show.failed(error)
+        raise typer.Exit(6) from error
