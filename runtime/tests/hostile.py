@@ -267,15 +267,15 @@ def exif_bomb() -> bytes:
     return _png(8, 8, 2, _chunk(b"eXIf", many_tags()))
 
 
-def large(kind: str, mode: str, **options: object) -> Callable[[], bytes]:
-    """An honest picture of 64 megapixels, full of noise in bands."""
+def large(kind: str, mode: str, side: int = 8000, **options: object) -> Callable[[], bytes]:
+    """An honest picture of as many pixels as are allowed, full of noise."""
 
     def make() -> bytes:
         noise = Image.effect_noise((1000, 1000), 60)
         square = Image.merge("RGB", [noise, noise.rotate(90), noise.rotate(180)]).convert(mode)
-        whole = Image.new(mode, (8000, 8000))
-        for left in range(0, 8000, 1000):
-            for top in range(0, 8000, 1000):
+        whole = Image.new(mode, (side, side))
+        for left in range(0, side, 1000):
+            for top in range(0, side, 1000):
                 whole.paste(square, (left, top))
         return _saved(whole, kind, **options)
 
@@ -321,8 +321,8 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "JPEG": large("JPEG", "RGB", quality=90),
     "JPEG progressive": large("JPEG", "RGB", quality=90, progressive=True),
     "JPEG CMYK": large("JPEG", "CMYK", quality=90),
-    "WEBP lossy": large("WEBP", "RGB", quality=50, method=0),
-    "WEBP lossless": large("WEBP", "RGBA", lossless=True, quality=0, method=0),
+    "WEBP lossy": large("WEBP", "RGB", 6320, quality=50, method=0),
+    "WEBP lossless": large("WEBP", "RGBA", 6320, lossless=True, quality=0, method=0),
     "GIF": large("GIF", "P"),
     "TIFF raw": large("TIFF", "RGB"),
     "TIFF F": large("TIFF", "F"),

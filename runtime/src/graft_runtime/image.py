@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,7 @@ SUFFIXES: Final = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".ico"),
 )
 MAX_PIXELS: Final = 64_000_000  # 190 MB as RGB; a JPEG counts after scaling down, so phone photos of 108 MP pass
+MAX_OF: Final = {"WEBP": 40_000_000}  # its decoder keeps the picture four times, with transparency
 TOO_LARGE: Final = "too large"
 TOO_COSTLY: Final = "too costly to decode"
 BAND: Final = 4_000_000  # pixels converted at once: a picture of 64 megapixels takes 1 GB where all are
@@ -97,8 +99,9 @@ def _opened(data: bytes, enough: int | None) -> Image.Image:
     if enough:
         image.draft(None, (enough, enough))
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(TOO_LARGE, f"{width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} megapixels")
+    most = min(MAX_PIXELS, MAX_OF.get(image.format or "", MAX_PIXELS))
+    if width * height > most:
+        raise ImageError(TOO_LARGE, f"{width} x {height} pixels; the limit is {most // 10**6} megapixels")
     return image
 
 
@@ -137,14 +140,19 @@ def _upright(image: Image.Image) -> Image.Image:
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """RGB, band by band, so that nothing but the result is as large as the picture."""
     scale = _scale(image)
-    rows = max(1, BAND // image.width)
-    if rows >= image.height:
+    if image.width * image.height <= BAND:
         return np.asarray(_rgb(image, scale))
     out = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        out[top:bottom] = np.asarray(_rgb(image.crop((0, top, image.width, bottom)), scale))
+    for top, band in _bands(image):
+        out[top : top + band.height] = np.asarray(_rgb(band, scale))
     return out
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, the rows from there on) of the picture, piece by piece."""
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _rgb(image: Image.Image, scale: tuple[float, float] | None) -> Image.Image:
@@ -161,8 +169,8 @@ def _scale(image: Image.Image) -> tuple[float, float] | None:
     if image.mode.startswith("I"):
         return 0, 2 ** _depth(image) - 1
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        return float(values.min()), float(values.max())
+        ends = [(part.min(), part.max()) for _, band in _bands(image) for part in [np.nan_to_num(np.asarray(band))]]
+        return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
     return None
 
 
