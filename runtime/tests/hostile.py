@@ -29,7 +29,9 @@ def _jpeg(sof: int, width: int, height: int, components: int, scans: bytes, befo
     """A JPEG by hand: one quantisation table of ones, and Huffman tables in which every code has one bit."""
     tables = _segment(0xDB, b"\0" + b"\1" * 64)
     tables += _segment(0xC4, b"\0" + b"\1" + bytes(15) + b"\0")  # DC: '0' is 'no difference'
-    tables += _segment(0xC4, b"\x10" + b"\1\1" + bytes(14) + b"\0\xe0")  # AC: '0' ends a block, '10' ends 16,384 of them
+    tables += _segment(
+        0xC4, b"\x10" + b"\1\1" + bytes(14) + b"\0\xe0"
+    )  # AC: '0' ends a block, '10' ends 16,384 of them
     parts = b"".join(struct.pack("BBB", each + 1, 0x11, 0) for each in range(components))
     frame = _segment(sof, struct.pack(">BHHB", 8, height, width, components) + parts)
     return b"\xff\xd8" + before + tables + frame + scans + b"\xff\xd9"
@@ -52,7 +54,9 @@ def many_refinements(side: int = 8000, scans: int = 1000) -> bytes:
     blocks = ((side + 7) // 8) ** 2
     ends = _bits("10" + "0" * 14, -(-blocks // 2**14))
     first = _scan(1, 0, 0, 0, bytes(-(-blocks // 8)))
-    return _jpeg(0xC2, side, side, 1, first + (_scan(1, 1, 63, 0x21, ends) + _scan(1, 1, 63, 0x10, ends)) * (scans // 2))
+    return _jpeg(
+        0xC2, side, side, 1, first + (_scan(1, 1, 63, 0x21, ends) + _scan(1, 1, 63, 0x10, ends)) * (scans // 2)
+    )
 
 
 def _bits(code: str, times: int) -> bytes:
@@ -142,6 +146,14 @@ def icon_bomb(side: int = 5000) -> bytes:
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(body), 22) + body
 
 
+def icon_behind(entry: bytes = b"\xff" * 4) -> bytes:
+    """The same behind an entry that points nowhere, its size said a second time."""
+    whole = _png(16, 16, 6)
+    inner = whole[:33] + _png(5000, 5000, 6)[8:]
+    first = struct.pack("<BBBBHHI", 8, 8, 0, 0, 1, 32, 8) + entry
+    return struct.pack("<HHH", 0, 1, 2) + first + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 38) + inner
+
+
 def icon_of_rows(side: int = 7000) -> bytes:
     """The same with a bitmap in which every byte is a run: Pillow unpacks these in Python."""
     runs = b"\1\0" * (2 * MEGA)
@@ -182,6 +194,11 @@ def plain_text(side: int = 2400) -> bytes:
 
 def odd_depth(side: int = 3000) -> bytes:
     return b"P6 %d %d 254\n" % (side, side) + bytes(3 * side * side)
+
+
+def split_number(side: int = 3000) -> bytes:
+    """A height that a comment interrupts: 30, then 00; who does not join them takes 255 for the number of levels."""
+    return b"P6 %d 3#\n255 254\n" % side + bytes(3 * side * 3255)
 
 
 def endless_comment(count: int = 32 * MEGA) -> bytes:
@@ -240,6 +257,14 @@ def many_strips(count: int = MEGA) -> bytes:
     return _tiff({tag: _long(value) for tag, value in tags.items()} | both, b"\0" * 8)
 
 
+def cut_short(side: int = 46336) -> bytes:
+    """The huge tile, in a table that says it has one tag more than there are."""
+    whole = huge_tile(side)
+    (at,) = struct.unpack_from("<I", whole, 4)
+    (count,) = struct.unpack_from("<H", whole, at)
+    return whole[:at] + struct.pack("<H", count + 1) + whole[at + 2 : at + 2 + 12 * count]
+
+
 def many_tags(size: int = 800_000, count: int = 65535) -> bytes:
     """Tags that are all the same megabyte."""
     data = bytes(size)
@@ -286,10 +311,10 @@ CASES: dict[str, Callable[[], bytes]] = {
     each.__name__.replace("_", " "): each
     for each in (
         *(many_scans, many_refinements, wide_progressive, wide_baseline, many_segments, padding, junk),
-        *(many_chunks, many_data_chunks, text_bombs, profile_bomb, data_bomb, icon_bomb, icon_of_rows, exif_bomb),
-        *(runs_of_one, ends_of_line, no_progress, runs_of_half_bytes, plain_text, odd_depth),
+        *(many_chunks, many_data_chunks, text_bombs, profile_bomb, data_bomb, icon_bomb, icon_behind, icon_of_rows),
+        *(runs_of_one, ends_of_line, no_progress, runs_of_half_bytes, plain_text, odd_depth, split_number),
         *(endless_comment, endless_space, comment_blocks, many_extensions, wide_frame),
-        *(huge_tile, many_strips, many_tags, long_numbers, scans_in_tiff),
+        *(huge_tile, many_strips, cut_short, many_tags, long_numbers, scans_in_tiff, exif_bomb),
     )
 }
 BELOW: dict[str, Callable[[], bytes]] = {  # the costliest that still pass

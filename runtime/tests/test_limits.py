@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import subprocess
 import sys
 import time
@@ -123,6 +124,13 @@ def test_a_picture_converted_in_bands_is_the_same(mode: str, monkeypatch: pytest
     before = image.upright(picture)
     monkeypatch.setattr(image, "BAND", 37 * 7)
     np.testing.assert_array_equal(image.upright(picture), before)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_what_follows_the_end_of_a_picture_costs_nothing(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (0, 128, 0)).save(file, kind)
+    assert decode(file.getvalue() + bytes(2_000_000)).shape == (8, 8, 3)
 
 
 @settings(max_examples=200, deadline=None)

@@ -51,8 +51,8 @@ def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
     then skips the fine detail that a later resize would throw away.
     The first frame of an animation counts; transparency is laid on white; 16-bit grey is scaled, not clipped.
 
-    Raises ImageError: empty, not an image, too large, too costly to decode, or damaged. So no file takes more than a few
-    seconds of a processor or 1 GB; the limits are in graft_runtime.limits.
+    Raises ImageError: empty, not an image, too large, too costly to decode, or damaged. So no file takes more than a
+    few seconds of a processor or 1 GB; the limits are in graft_runtime.limits.
 
     >>> decode(b"GIF89a")
     Traceback (most recent call last):

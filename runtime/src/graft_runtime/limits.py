@@ -26,11 +26,11 @@ _ALONE: Final = frozenset((0x00, 0x01, *range(0xD0, _SCAN)))  # markers without 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # among the pixels of a JPEG
 
 _BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_COUNTED: Final = {1: "B", 3: "H", 4: "L", 16: "Q"}  # the types that strips are counted in
+_WHOLE: Final = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}  # types of numbers
 _WIDTH, _HEIGHT, _COMPRESSION, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES = 256, 257, 259, 279, 322, 323, 325
 
-_GAP: Final = rb"(?:\s|#[^\r\n]*[\r\n])+"
-_PPM: Final = re.compile(rb"P(\w+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)(?:" + _GAP + rb"(\d+))?")
+_GAP: Final = rb"\s(?:\s|#[^\r\n]*[\r\n])*"
+_PPM: Final = re.compile(rb"P(\w+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)(?:" + _GAP + rb"(\d+))?\s")
 _PPM_HEADER: Final = 2**16
 
 
@@ -121,7 +121,7 @@ def _scanned(scans: int, size: int, kept: int) -> str:
 
 def _chunks(data: bytes) -> Iterator[int]:
     at = 8
-    while at + 12 <= len(data):
+    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":  # nobody reads what follows
         yield at
         at += 12 + int.from_bytes(data[at : at + 4])
 
@@ -151,11 +151,14 @@ def _icon(data: bytes) -> str:
     """Pillow decodes one of the pictures while it opens the file, before anybody can ask for its size."""
     if 2 * len(data) > MAX_STEPS:
         return f"an icon of {len(data) / 10**6:.1f} MB"
+    for head in re.finditer(b"IHDR", data):  # wherever it stands, and however often
+        width, height = struct.unpack_from(">II", data.ljust(head.end() + 8, b"\0"), head.end())
+        if said := _slow(width * height):
+            return said
     for number in range(struct.unpack_from("<H", data, 4)[0]):
         (at,) = struct.unpack_from("<I", data, 6 + 16 * number + 12)
-        png = data[at : at + 4] == b"\x89PNG"
-        width, height = struct.unpack_from(">16xII" if png else "<4xii", data, at)
-        if data[at : at + 4] != b"\x0c\0\0\0" and (said := _slow(width * abs(height)) or (not png and _bitmap(data, at))):
+        size, width, height = struct.unpack_from("<Iii", data[at:].ljust(12, b"\0")[:12])
+        if 40 <= size < 256 and (said := _slow(len(data) + width * abs(height))):
             return said
     return ""
 
@@ -210,7 +213,8 @@ def _tags(data: bytes, order: str) -> dict[int, tuple[int, int, int]]:
     (count,) = struct.unpack_from(f"{order}Q" if big else f"{order}H", data, at)
     entry, inside, places = (f"{order}HHQ", 8, {}) if big else (f"{order}HHL", 4, {})
     at += 8 if big else 2
-    for _ in range(min(count, MAX_TAGS + 1)):
+    there = (len(data) - at) // (struct.calcsize(entry) + inside)  # Pillow takes what there is of a table cut short
+    for _ in range(min(count, there, MAX_TAGS + 1)):
         tag, kind, many = struct.unpack_from(entry, data, at)
         place = at + struct.calcsize(entry)
         if many * _BYTES.get(kind, 0) > inside:
@@ -221,5 +225,5 @@ def _tags(data: bytes, order: str) -> dict[int, tuple[int, int, int]]:
 
 
 def _numbers(data: bytes, order: str, kind: int, count: int, place: int) -> tuple[int, ...]:
-    whole = kind in _COUNTED and place + count * _BYTES[kind] <= len(data)
-    return struct.unpack_from(f"{order}{count}{_COUNTED[kind]}", data, place) if whole else ()
+    there = kind in _WHOLE and place + count * _BYTES[kind] <= len(data)
+    return struct.unpack_from(f"{order}{count}{_WHOLE[kind]}", data, place) if there else ()

@@ -59,7 +59,7 @@ def stratified(
 
 
 class _Deal:
-    """Who is TEST so far. Plain numbers in lists: a million groups are a million steps, and numpy takes 10 µs for each."""
+    """Who is TEST so far. Plain numbers in lists: numpy would take 10 µs for each of a million groups."""
 
     def __init__(self, labels: IntArray, room: IntArray) -> None:
         self.part = np.full(len(labels), TRAIN, np.int8)

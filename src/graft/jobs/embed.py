@@ -52,7 +52,7 @@ def embed(
 
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
-    data = source if isinstance(source, Dataset) else read_source(source)
+    data = source if isinstance(source, Dataset) else read_source(source, watch=watch)
     frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]

@@ -19,5 +19,5 @@ def evaluate(classifier: str | Path | Classifier, source: str | Path | Dataset, 
     """
     judge = opened(classifier)
     if judge.card.strategy == "direct":
-        source = relabelled(source if isinstance(source, Dataset) else read_source(source), judge)
+        source = relabelled(source if isinstance(source, Dataset) else read_source(source, watch=watch), judge)
     return judge.evaluate(source, watch=watch)

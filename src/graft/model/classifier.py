@@ -118,7 +118,7 @@ class Classifier:
 
         Raises DataError for classes that it does not know, or when not one picture can be read.
         """
-        data = self._matched(source if isinstance(source, Dataset) else read_source(source, self.classes))
+        data = self._matched(source if isinstance(source, Dataset) else read_source(source, self.classes, watch))
         if (data.split == TEST).any():
             data = data.take(data.part(TEST))
         chances, rows, faults = self.probabilities(data, watch=watch)

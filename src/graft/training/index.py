@@ -37,6 +37,11 @@ class Index:
 
     def load(self, entries: NDArray[Any], places: NDArray[np.int64]) -> None:
         """Add entries of the type ENTRY."""
+        with self._lock:
+            self._settle()
+            self._merge(entries, places)
+
+    def _merge(self, entries: NDArray[Any], places: NDArray[np.int64]) -> None:
         mixed = _mixed(entries["one"], entries["two"], entries["view"])
         added = (mixed, entries["one"], entries["view"], entries["checksum"], places)
         columns = [np.concatenate(pair) for pair in zip(self._known.values(), added, strict=True)]
@@ -66,8 +71,18 @@ class Index:
                 return None
             if key in self._fresh:
                 return self._fresh[key]
-            at = int(self._rows([key])[0])
-            return None if at < 0 else (int(self._known["place"][at]), int(self._known["checksum"][at]))
+            return self._sorted(key)
+
+    def _sorted(self, key: Key) -> tuple[int, int] | None:
+        """As `_rows` finds it, for one key in a fraction of the time."""
+        known, halves, view = self._known, np.frombuffer(key[0], "<u8"), key[1]
+        mixed = _mixed(halves[:1], halves[1:], np.array([view], "<u4"))
+        at = int(known["mixed"].searchsorted(mixed)[0])
+        while at < len(known["mixed"]) and known["mixed"][at] == mixed[0]:
+            if known["one"][at] == halves[0] and known["view"][at] == view:
+                return int(known["place"][at]), int(known["checksum"][at])
+            at += 1
+        return None
 
     def places(self, keys: Sequence[Key]) -> NDArray[np.int64]:
         """The place of each key; raises KeyError for one that is not there."""
@@ -108,7 +123,7 @@ class Index:
         entries["checksum"] = [checksum for _, checksum in self._fresh.values()]
         places = np.array([place for place, _ in self._fresh.values()], np.int64)
         self._fresh = {}
-        self.load(entries, places)
+        self._merge(entries, places)
 
 
 def _mixed(one: NDArray[np.uint64], two: NDArray[np.uint64], view: NDArray[np.uint32]) -> NDArray[np.uint64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from graft.data.read.folder import read_folder
 from graft.data.read.source import read_source
 from graft.data.read.table import read_table
 from graft.errors import DataError
+from graft.progress import Work
 
 TABLE = "file,label\ncat/1.jpg,red\ndog/1.jpg,blue\n"
 
@@ -51,3 +54,16 @@ def test_what_is_not_there_is_a_folder_or_a_table_by_its_name(root: Path) -> Non
         read_source(root / "gone")
     with pytest.raises(DataError, match=r"The table .* cannot be read: No such file"):
         read_source(root / "gone.csv")
+
+
+def test_a_long_scan_can_be_watched(root: Path) -> None:
+    seen = []
+
+    def watch(things: Iterable[Any], what: str | Work, count: int) -> Iterable[Any]:
+        seen.append((str(what), count))
+        return things
+
+    read_source(root, watch=watch)
+    (root / "labels.csv").write_text(TABLE)
+    read_source(root, watch=watch)
+    assert seen == [("class folders", 2), ("files", 2)]

@@ -14,6 +14,7 @@ import numpy as np
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.images import Files
 from graft.errors import DataError
+from graft.progress import Watch, unwatched
 from graft_runtime.image import SUFFIXES
 
 PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
@@ -24,18 +25,19 @@ PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "valid
 _UNREAD = (".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
 
 
-def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dataset:
+def read_folder(root: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched) -> Dataset:
     """The pictures below `root`, one folder a class, or train/val/test folders with one folder a class in each.
 
     Folders inside a class folder belong to that class. Hidden files, files that are no pictures by their ending and
     pictures outside class folders are left out and counted. Each folder is visited once, so that links cannot loop.
     With `classes` given (a trained classifier's), folders are matched to them by name and others are an error.
+    `watch` sees the class folders go by.
 
     Raises DataError: no such folder, no pictures, fewer than two classes, or names that cannot be told apart.
     """
     root = _existing(Path(root))
     ignored: Counter[str] = Counter()
-    rows = sorted(_pictures(root, ignored), key=lambda row: row[2])
+    rows = sorted(_pictures(root, ignored, watch), key=lambda row: row[2])
     found = tuple(sorted({name for name, _, _ in rows}, key=natural))
     if classes is None:
         _check_classes(root, found, ignored)
@@ -62,21 +64,24 @@ def _existing(root: Path) -> Path:
     return root
 
 
-def _pictures(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, str]]:
+def _pictures(root: Path, ignored: Counter[str], watch: Watch) -> Iterator[tuple[str, int, str]]:
     """(class, part of the split, path relative to root) of each picture."""
     seen: set[tuple[int, int]] = set()
+    folders = _class_folders(root, seen, ignored)
+    for folder, part in watch(folders, "class folders", len(folders)):
+        yield from _of_class(folder, part, root, seen, ignored)
+
+
+def _class_folders(root: Path, seen: set[tuple[int, int]], ignored: Counter[str]) -> list[tuple[os.DirEntry[str], int]]:
+    """The folder of each class with its part of the split."""
     tops = list(_folders(root, seen, ignored))
     parts = {top.name: PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
-    if TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1):
-        for top in tops:
-            if parts[top.name] == UNSPLIT:
-                ignored["folders beside train and test"] += 1
-                continue
-            for folder in _folders(Path(top.path), seen, ignored):
-                yield from _of_class(folder, parts[top.name], root, seen, ignored)
-    else:
-        for folder in tops:
-            yield from _of_class(folder, UNSPLIT, root, seen, ignored)
+    if TRAIN not in parts.values() or (len({*parts.values()} - {UNSPLIT}) == 1 and len(tops) > 1):
+        return [(top, UNSPLIT) for top in tops]
+    parted = [top for top in tops if parts[top.name] != UNSPLIT]
+    if len(parted) < len(tops):
+        ignored["folders beside train and test"] += len(tops) - len(parted)
+    return [(folder, parts[top.name]) for top in parted for folder in _folders(Path(top.path), seen, ignored)]
 
 
 def _folders(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) -> Iterator[os.DirEntry[str]]:
@@ -94,14 +99,16 @@ def _of_class(
     name = _class_name(folder)
     waiting, empty = [Path(folder.path)], True
     while waiting:
-        for entry in _entries(waiting.pop(), seen, ignored):
+        inside = waiting.pop()
+        place = os.path.relpath(inside, root)  # once for a folder: it takes as long as all the rest for a picture
+        for entry in _entries(inside, seen, ignored):
             if not _is_unicode(entry.name):
                 ignored["names that are not Unicode"] += 1
             elif _is_folder(entry):
                 waiting.append(Path(entry.path))
             elif _is_picture(entry.name):
                 empty = False
-                yield name, part, os.path.relpath(entry.path, root)
+                yield name, part, os.path.join(place, entry.name)
             else:
                 ignored[_kind(entry.name)] += 1
     if empty:
@@ -128,7 +135,8 @@ def _entries(folder: Path, seen: set[tuple[int, int]], ignored: Counter[str]) ->
 
 
 def _is_unicode(name: str) -> bool:
-    return not any(unicodedata.category(letter) == "Cs" for letter in name)  # Python's stand-in for a stray byte
+    stray = "Cs"  # Python's stand-in for a byte that is no text
+    return name.isascii() or not any(unicodedata.category(letter) == stray for letter in name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -19,6 +19,7 @@ from graft.data.images import Files
 from graft.data.read.folder import PARTS as FOLDERS
 from graft.data.read.folder import natural
 from graft.errors import DataError
+from graft.progress import Watch, unwatched
 
 SUFFIXES = (".csv", ".tsv")
 FILE = ("file", "image", "path", "filename", "picture")
@@ -57,7 +58,7 @@ def _lacking(cells: _Cells, names: Sequence[str]) -> str:
     return f"{cells.path} has no column called {', '.join(names[:-1])} or {names[-1]}. Its columns are {columns}."
 
 
-def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Dataset:
+def read_table(path: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched) -> Dataset:
     """The pictures that a table lists, with the label or labels of each.
 
     A column called file, image, path, filename or picture; and label, labels, class, classes, tags or category, with
@@ -72,7 +73,7 @@ def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Data
     cells = _cells(path)
     files, said = cells.files(), _labels(cells)
     first = _once(path, files, said)
-    places = Files.of(_places(path, [files[row] for row in first]), str(path.parent))
+    places = Files.of(_places(path, [files[row] for row in first], watch), str(path.parent))
     found = tuple(sorted({label for row in said for label in row}, key=natural))
     _check(path, found, classes, said)
     split = np.array(_parts(cells), np.int8)[first]
@@ -147,9 +148,10 @@ def _once(path: Path, files: list[str], said: list[tuple[str, ...]]) -> list[int
     return list(first.values())
 
 
-def _places(path: Path, files: list[str]) -> list[str]:
+def _places(path: Path, files: list[str], watch: Watch) -> list[str]:
     """Where each file lies, seen from the table's folder."""
-    places = [next((way for way in (name, f"{IMAGES}/{name}") if (path.parent / way).is_file()), "") for name in files]
+    looked = watch(files, "files", len(files))
+    places = [next((way for way in (name, f"{IMAGES}/{name}") if (path.parent / way).is_file()), "") for name in looked]
     if absent := [name for name, place in zip(files, places, strict=True) if not place]:
         raise DataError(
             f"{len(absent)} of {len(files)} files that {path} lists are not there, the first is {absent[0]}. "
