@@ -91,11 +91,11 @@ def test_every_messy_picture_is_decoded_or_refused_as_its_manifest_says(shared: 
         rows = list(csv.DictReader(file))
     wrong = []
     for row in rows:
-        start = time.monotonic()
+        start = time.thread_time()
         result = decoded_or_refused((folder / row["file"]).read_bytes())
-        seconds = time.monotonic() - start
+        seconds = time.thread_time() - start
         got, wanted = "no" if isinstance(result, str) else "yes", row["tolerant_loader_should_decode"]
-        if got != wanted != "either" or seconds > 20:
+        if got != wanted != "either" or seconds > 3:
             wrong.append(f"{row['file']}: wanted {wanted}, got {got} in {seconds:.1f} s ({row['odd']})")
     assert (len(rows) > 200, wrong) == (True, [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from graft.data import images
 from graft.data.dataset import (
     DIGEST,
     SPLITS,
@@ -253,3 +255,14 @@ def test_targets_are_a_matrix_of_0_and_1_whichever_kind_the_labels_are() -> None
 def test_what_is_no_table_of_0_and_1_is_refused(labels: Any) -> None:
     with pytest.raises(DataError, match=r"\[pictures, 3 classes\]. Got \[4, [23]\], from"):
         from_paths(list("abcd"), labels, ("ant", "bee", "cow"))
+
+
+def test_what_is_no_file_or_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    (tmp_path / "long.jpg").write_bytes(bytes(11))
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    data = from_paths([tmp_path / "pipe.jpg", tmp_path / "endless.jpg", tmp_path / "long.jpg"])
+    for row, why in enumerate(["not a file", "not a file", "too costly to decode: 0 MB; the limit is 0 MB"]):
+        with pytest.raises(ImageError, match=why):
+            data.read(row)

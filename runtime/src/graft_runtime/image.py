@@ -1,18 +1,22 @@
 """Bytes to an upright RGB picture: the one decoder of training, prediction and serving.
 
 Facts behind the rules: Pillow's `verify()` accepts a JPEG cut in half, only a full decode tells; `.convert("RGB")`
-turns 16-bit grey into white; a PNG of 500 kB can hold 169 megapixels, so the header is asked before a pixel is decoded.
+turns 16-bit grey into white; a PNG of 500 kB can hold 169 megapixels, so the header is asked before a pixel is decoded;
+what else makes a decoder slow or greedy is asked by `limits`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from graft_runtime import limits
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "ICO")  # others start programs or rarely work
 SUFFIXES: Final = (
@@ -20,7 +24,11 @@ SUFFIXES: Final = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".ico"),
 )
 MAX_PIXELS: Final = 64_000_000  # 190 MB as RGB; a JPEG counts after scaling down, so phone photos of 108 MP pass
+MAX_OF: Final = {"WEBP": 40_000_000}  # its decoder keeps the picture four times, with transparency
 TOO_LARGE: Final = "too large"
+TOO_COSTLY: Final = "too costly to decode"
+BAND: Final = 4_000_000  # pixels converted at once: a picture of 64 megapixels takes 1 GB where all are
+MAX_EXIF: Final = 2 * 2**20  # bytes; Pillow walks over its entries in Python
 
 _END: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}
 _FILLERS: Final = {"JPEG": (b"\x55" * 512, b"\xaa" * 512), "PNG": (b"", b"")}  # PNG has checksums, JPEG has not
@@ -43,7 +51,8 @@ def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
     then skips the fine detail that a later resize would throw away.
     The first frame of an animation counts; transparency is laid on white; 16-bit grey is scaled, not clipped.
 
-    Raises ImageError: empty, not an image, too large, or damaged.
+    Raises ImageError: empty, not an image, too large, too costly to decode, or damaged. So no file takes more than a
+    few seconds of a processor or 1 GB; the limits are in graft_runtime.limits.
 
     >>> decode(b"GIF89a")
     Traceback (most recent call last):
@@ -51,9 +60,10 @@ def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
     """
     if not data:
         raise ImageError("empty file")
+    if found := limits.excess(data, MAX_PIXELS):
+        raise ImageError(TOO_COSTLY, found)
     try:
-        image = _loaded(data, enough)
-        return np.asarray(_rgb(_upright(image)))
+        return _pixels(_upright(_loaded(data, enough)))
     except ImageError:
         raise
     except Exception as error:  # hostile bytes raise nearly everything: OSError, SyntaxError, struct.error, TypeError
@@ -63,7 +73,7 @@ def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
 def upright(picture: Image.Image) -> NDArray[np.uint8]:
     """A picture that Pillow has opened already, as `decode` gives it; the original stays as it is."""
     try:
-        return np.asarray(_rgb(_upright(picture.copy())))
+        return _pixels(_upright(picture.copy()))
     except OSError as error:  # Pillow decodes at the first copy
         raise ImageError("damaged", f"{type(error).__name__}: {error}") from error
 
@@ -89,8 +99,9 @@ def _opened(data: bytes, enough: int | None) -> Image.Image:
     if enough:
         image.draft(None, (enough, enough))
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(TOO_LARGE, f"{width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} megapixels")
+    most = min(MAX_PIXELS, MAX_OF.get(image.format or "", MAX_PIXELS))
+    if width * height > most:
+        raise ImageError(TOO_LARGE, f"{width} x {height} pixels; the limit is {most // 10**6} megapixels")
     return image
 
 
@@ -119,21 +130,48 @@ def _whole_chunks(png: bytes) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    stored = sum(len(image.info.get(name, b"")) for name in ("exif", "Raw profile type exif"))
     with contextlib.suppress(Exception):  # a broken EXIF block says nothing about the pixels: they stay as stored
-        ImageOps.exif_transpose(image, in_place=True)  # in place, because a copy forgets the TIFF tags
+        if stored <= MAX_EXIF:
+            ImageOps.exif_transpose(image, in_place=True)  # in place, because a copy forgets the TIFF tags
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _from_grey(np.asarray(image).astype(np.float32), 0, 2 ** _depth(image) - 1)
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        return _from_grey(values, float(values.min()), float(values.max()))
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB, band by band, so that nothing but the result is as large as the picture."""
+    scale = _scale(image)
+    if image.width * image.height <= BAND:
+        return np.asarray(_rgb(image, scale))
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    for top, band in _bands(image):
+        out[top : top + band.height] = np.asarray(_rgb(band, scale))
+    return out
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, the rows from there on) of the picture, piece by piece."""
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _rgb(image: Image.Image, scale: tuple[float, float] | None) -> Image.Image:
+    if scale:
+        return _from_grey(np.nan_to_num(np.asarray(image).astype(np.float32)), *scale)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _scale(image: Image.Image) -> tuple[float, float] | None:
+    """The values of grey that become black and white, where these are not 0 and 255."""
+    if image.mode.startswith("I"):
+        return 0, 2 ** _depth(image) - 1
+    if image.mode == "F":
+        ends = [(part.min(), part.max()) for _, band in _bands(image) for part in [np.nan_to_num(np.asarray(band))]]
+        return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+    return None
 
 
 def _depth(image: Image.Image) -> int:

@@ -8,7 +8,9 @@ al. 2011), rarest class first.
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,22 +34,12 @@ def lasting(
         return stratified(labels, groups, digests, share, seed)
     members = _in_hash_order(groups, digests, seed)
     # Hashed once more: the smallest hash of many is small, and big groups would all be TEST.
-    lots = [_hash(digests[rows[0]], seed, b"again") / 2**64 for rows in members]
-    order = sorted(range(len(members)), key=lots.__getitem__)
-    classes = int(labels.max()) + 1
-    room, tested = np.bincount(labels, minlength=classes) // 2, np.zeros(classes, int)
-    part = np.full(len(labels), TRAIN, np.int8)
-
-    def take(group: int) -> None:
-        wanted = np.bincount(labels[members[group]], minlength=classes)
-        if (tested + wanted <= room).all():
-            part[members[group]] = TEST
-            tested[:] += wanted
-
-    for group in order:
-        if lots[group] < share or not tested[labels[members[group]]].all():
-            take(group)
-    return part
+    lots = _hashes(digests[[rows[0] for rows in members]], seed, b"again") / 2**64
+    deal = _Deal(labels, np.bincount(labels, minlength=int(labels.max()) + 1) // 2)
+    for group in np.argsort(lots, kind="stable").tolist():
+        if lots[group] < share or not deal.tested(members[group]):
+            deal.take(members[group])
+    return deal.part
 
 
 def stratified(
@@ -60,15 +52,31 @@ def stratified(
     """
     if labels.ndim == 2:
         return _split_of_several(labels, _in_hash_order(groups, digests, seed), share)
-    classes = int(labels.max()) + 1
-    room = _room(np.bincount(labels, minlength=classes), share)
-    part = np.full(len(labels), TRAIN, np.int8)
+    deal = _Deal(labels, _room(np.bincount(labels, minlength=int(labels.max()) + 1), share))
     for rows in _in_hash_order(groups, digests, seed):
-        wanted = np.bincount(labels[rows], minlength=classes)
-        if (wanted <= room).all():
-            part[rows] = TEST
-            room = room - wanted
-    return part
+        deal.take(rows)
+    return deal.part
+
+
+class _Deal:
+    """Who is TEST so far. Plain numbers in lists: numpy would take 10 µs for each of a million groups."""
+
+    def __init__(self, labels: IntArray, room: IntArray) -> None:
+        self.part = np.full(len(labels), TRAIN, np.int8)
+        self._labels, self._room = labels.tolist(), room.tolist()
+        self._filled = [0] * len(room)
+
+    def tested(self, rows: list[int]) -> bool:
+        """Whether each class of the group has a test picture."""
+        return all(self._filled[self._labels[row]] for row in rows)
+
+    def take(self, rows: list[int]) -> None:
+        """Make the group TEST, unless it would overfill one of its classes."""
+        wanted = Counter(self._labels[row] for row in rows) if len(rows) > 1 else {self._labels[rows[0]]: 1}
+        if all(self._filled[label] + count <= self._room[label] for label, count in wanted.items()):
+            self.part[rows] = TEST
+            for label, count in wanted.items():
+                self._filled[label] += count
 
 
 def one_group_out(groups: IntArray) -> NDArray[np.int64]:
@@ -85,16 +93,28 @@ def folds(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], count:
     if labels.ndim == 2:
         tallies = _tallies(labels, members)
         return _spread(_dealt(tallies, np.tile(tallies.sum(axis=0) / count, (count, 1))), members, len(labels))
-    classes = int(labels.max()) + 1
-    filled = np.zeros((count, classes))
-    sizes = np.bincount(labels, minlength=classes)
+    sizes, said = np.bincount(labels), labels.tolist()
+    filled, total = [[0] * len(sizes) for _ in range(count)], [0] * count
     fold = np.zeros(len(labels), np.int8)
     for rows in members:
-        wanted = np.bincount(labels[rows], minlength=classes)
-        best = int(np.lexsort((filled.sum(axis=1), (filled * wanted / np.maximum(sizes, 1)).sum(axis=1)))[0])
+        wanted = Counter(said[row] for row in rows)
+        best = _emptiest(filled, total, wanted, sizes)
         fold[rows] = best
-        filled[best] += wanted
+        total[best] += len(rows)
+        for label, own in wanted.items():
+            filled[best][label] += own
     return fold
+
+
+def _emptiest(filled: list[list[int]], total: list[int], wanted: Mapping[int, int], sizes: IntArray) -> int:
+    """The fold with the smallest share of these classes, weighed by how many of each are wanted; then the smallest."""
+    if len(wanted) == 1:
+        (label,) = wanted
+        return min(range(len(filled)), key=lambda fold: (filled[fold][label], total[fold]))
+    weights = np.zeros(len(sizes))
+    weights[list(wanted)] = list(wanted.values())
+    shares = (np.array(filled) * weights / np.maximum(sizes, 1)).sum(axis=1)
+    return int(np.lexsort((total, shares))[0])
 
 
 def _room(sizes: IntArray, share: float) -> IntArray:
@@ -103,7 +123,7 @@ def _room(sizes: IntArray, share: float) -> IntArray:
     return np.minimum(room, np.maximum(sizes - 1, 0))
 
 
-def _split_of_several(labels: IntArray, members: list[IntArray], share: float) -> NDArray[np.int8]:
+def _split_of_several(labels: IntArray, members: list[list[int]], share: float) -> NDArray[np.int8]:
     tallies = _tallies(labels, members)
     sizes = tallies.sum(axis=0)
     tested = _room(sizes, share)
@@ -111,9 +131,11 @@ def _split_of_several(labels: IntArray, members: list[IntArray], share: float) -
     return np.where(_spread(dealt, members, len(labels)) == 1, TEST, TRAIN).astype(np.int8)
 
 
-def _tallies(labels: IntArray, members: list[IntArray]) -> NDArray[np.int64]:
+def _tallies(labels: IntArray, members: list[list[int]]) -> NDArray[np.int64]:
     """How many pictures of each class a group has, [groups, classes + 1]; the last column is its size."""
-    return np.stack([np.r_[labels[rows].sum(axis=0, dtype=np.int64), len(rows)] for rows in members])
+    starts = np.cumsum([0, *(len(rows) for rows in members[:-1])])
+    several = np.add.reduceat(labels[np.concatenate(members)], starts, axis=0, dtype=np.int64)
+    return np.column_stack([several, [len(rows) for rows in members]])
 
 
 def _dealt(tallies: NDArray[np.int64], desired: NDArray[np.float64], keep: bool = False) -> NDArray[np.int8]:
@@ -139,22 +161,26 @@ def _dealt(tallies: NDArray[np.int64], desired: NDArray[np.float64], keep: bool 
     return part
 
 
-def _spread(dealt: NDArray[np.int8], members: list[IntArray], count: int) -> NDArray[np.int8]:
+def _spread(dealt: NDArray[np.int8], members: list[list[int]], count: int) -> NDArray[np.int8]:
     """The part of each picture from that of its group."""
     part = np.zeros(count, np.int8)
     part[np.concatenate(members)] = np.repeat(dealt, [len(rows) for rows in members])
     return part
 
 
-def _in_hash_order(groups: IntArray, digests: NDArray[np.uint8], seed: int) -> list[IntArray]:
+def _in_hash_order(groups: IntArray, digests: NDArray[np.uint8], seed: int) -> list[list[int]]:
     """Rows of each group and the groups, ordered by the (smallest) hash of seed and content."""
-    hashes = np.array([_hash(row, seed) for row in digests], np.uint64)
+    hashes = _hashes(digests, seed)
     order = np.lexsort((hashes, groups))
     starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
-    members = np.split(order, starts[1:])
-    return sorted(members, key=lambda rows: int(hashes[rows[0]]))
+    rows, bounds = order.tolist(), [*starts.tolist(), len(order)]
+    turn = np.argsort(hashes[order[starts]], kind="stable").tolist()
+    return [rows[bounds[group] : bounds[group + 1]] for group in turn]
 
 
-def _hash(digest: NDArray[np.uint8], seed: int, person: bytes = b"") -> int:
-    made = hashlib.blake2b(digest.tobytes(), digest_size=8, key=seed.to_bytes(8), person=person)
-    return int.from_bytes(made.digest())
+def _hashes(digests: NDArray[np.uint8], seed: int, person: bytes = b"") -> NDArray[np.uint64]:
+    """A number for each content, the same whatever else is there, and another one for another seed."""
+    raw, key, width = digests.tobytes(), seed.to_bytes(8), digests.shape[1]
+    each = (raw[at : at + width] for at in range(0, len(raw), width))
+    made = (blake2b(content, digest_size=8, key=key, person=person).digest() for content in each)
+    return np.frombuffer(b"".join(made), ">u8").astype(np.uint64)

@@ -97,7 +97,7 @@ def embed(
                 digests[picture.row] = np.frombuffer(picture.made.digest, np.uint8)
                 network.take(picture.made.missing)
         network.finish()
-    good = np.array([row for row in range(len(data)) if row not in faults], np.intp)
+    good = np.setdiff1d(np.arange(len(data)), list(faults))
     return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start)
 
 

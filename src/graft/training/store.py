@@ -15,16 +15,17 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import DIGEST
 from graft.errors import OutputError
+from graft.training.index import ENTRY, Index, Key
 
-_ENTRY = np.dtype([("digest", "S16"), ("view", "<u4"), ("checksum", "<u4")])
-Key = tuple[bytes, int]  # content of a picture, number of a view
+_ENTRY = np.dtype([("digest", "S16"), ("view", "<u4"), ("checksum", "<u4")])  # ENTRY with the digest in one piece
+_PART = 40  # bits of a place that number a row; those above number its part
+_ROW = (1 << _PART) - 1
 
 
 class Store:
@@ -36,14 +37,17 @@ class Store:
     def __init__(self, folder: Path, shape: Sequence[int], kind: type[np.floating] = np.float32) -> None:
         self.folder, self.shape, self.kind = folder, tuple(shape), kind
         self.width = int(np.prod(self.shape))
-        self._places: dict[Key, tuple[int, int, int]] = {}  # key: (part, row, checksum)
+        self._index = Index()
         self._parts: list[NDArray[np.floating]] = []
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._written = 0
         _make(folder)
+        entries = [np.empty(0, ENTRY)]
         for index in sorted(folder.glob("*.index"), key=_age):  # a row computed anew replaces the damaged one
-            self._load(index)
+            entries.append(self._entries(index))
+        places = [(part << _PART) + np.arange(len(each)) for part, each in enumerate(entries[1:])]
+        self._index.load(np.concatenate(entries), np.concatenate([np.empty(0, np.int64), *places]))
 
     def __enter__(self) -> Self:
         return self
@@ -55,16 +59,17 @@ class Store:
 
     def __contains__(self, key: Key) -> bool:
         """Whether the row is there and sound; a damaged one is forgotten, so that it gets computed again."""
-        if key not in self._places:
+        found = self._index.find(key)
+        if found is None:
             return False
-        part, row, checksum = self._places[key]
-        sound = zlib.crc32(self._part(part)[row].tobytes()) == checksum
+        place, checksum = found
+        sound = zlib.crc32(self._part(place >> _PART)[place & _ROW].tobytes()) == checksum
         if not sound:
-            del self._places[key]
+            self._index.forget(key)
         return sound
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._index)
 
     def add(self, keys: Sequence[Key], rows: NDArray[np.floating]) -> None:
         """Append rows [n, *shape]; numbers first, index second, so that what is indexed is whole."""
@@ -79,16 +84,17 @@ class Store:
             index.flush()
         except OSError as error:
             raise self._full(error) from error
-        for offset, (key, entry) in enumerate(zip(keys, entries, strict=True)):
-            self._places[key] = (len(self._parts) - 1, self._written + offset, entry[-1])
+        first = (len(self._parts) - 1 << _PART) + self._written
+        self._index.add(keys, first, [checksum for _, _, checksum in entries])
         self._written += len(keys)
 
     def read(self, keys: Sequence[Key]) -> NDArray[np.float32]:
         """The rows of these keys, [n, *shape], from disk; raises KeyError for one that is not there."""
         out = np.empty((len(keys), self.width), np.float32)  # whatever the type on disk
-        for at, key in enumerate(keys):
-            part, row, _ = self._places[key]
-            out[at] = self._part(part)[row]
+        places = self._index.places(keys)
+        for part in np.unique(places >> _PART).tolist():
+            asked = np.flatnonzero(places >> _PART == part)
+            out[asked] = self._part(part)[places[asked] & _ROW]
         return out.reshape(len(keys), *self.shape)
 
     def close(self) -> None:
@@ -104,15 +110,12 @@ class Store:
             self._parts[-1] = self._mapped(self.folder / f"{self._name}.rows")
         self._files = None
 
-    def _load(self, index: Path) -> None:
+    def _entries(self, index: Path) -> NDArray[Any]:
+        """The whole entries of a part, which becomes one of ours."""
         raw = index.read_bytes()
         numbers = self._mapped(index.with_suffix(".rows"))
-        whole = min(len(raw) // _ENTRY.itemsize, len(numbers))
-        entries = np.frombuffer(raw, _ENTRY, count=whole)
         self._parts.append(numbers)
-        for row, (digest, view, checksum) in enumerate(entries.tolist()):
-            key = (digest.ljust(DIGEST, b"\0"), view)
-            self._places[key] = (len(self._parts) - 1, row, checksum)
+        return np.frombuffer(raw, ENTRY, count=min(len(raw) // ENTRY.itemsize, len(numbers)))
 
     def _open(self) -> tuple[BinaryIO, BinaryIO]:
         rows, index = (self.folder / f"{self._name}{end}" for end in (".rows", ".index"))

@@ -136,7 +136,8 @@ def is_hidden(name: str) -> bool:
 
 def is_unicode(name: str) -> bool:
     """Whether each byte of the name is part of a letter."""
-    return not any(unicodedata.category(letter) == "Cs" for letter in name)  # Python's stand-in for a stray byte
+    stray = "Cs"  # Python's stand-in for a stray byte
+    return name.isascii() or not any(unicodedata.category(letter) == stray for letter in name)
 
 
 def is_picture(name: str) -> bool:
