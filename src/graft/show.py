@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from graft import scores
 from graft.model import history
 from graft.model.history import Epoch
 
@@ -20,7 +21,7 @@ MANY = 12  # names in one line before that
 def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     """The closing summary of `graft fit`."""
     data = report["data"]
-    _score(report)
+    scores.score(report["evaluation"])
     if "solved_again" in report:
         print(f"  trained on   {report['solved_again']:,} pictures of {len(report['classes'])} classes")
     elif "valid" in report:
@@ -89,7 +90,7 @@ def _training(report: Mapping[str, Any]) -> None:
 
 def evaluated(evaluation: Mapping[str, Any]) -> None:
     """The score of `graft evaluate`."""
-    _score({"evaluation": evaluation}, "pictures")
+    scores.score(evaluation, "pictures")
     _listed("left out", [f"{name}: {reason}" for name, reason in evaluation["faults"].items()])
 
 
@@ -100,11 +101,12 @@ def predicted(predictions: Sequence[Mapping[str, Any]], csv: Path | None) -> Non
         print(f"{len(predictions):,} answers written to {csv}")
         _listed("left out", [f"{each['picture']}: {each['fault']}" for each in faults])
         return
-    shown = [", ".join(each["labels"]) or ("" if each["fault"] else "none of the labels") for each in predictions]
-    width = max(map(len, shown), default=0)
-    for each, labels in zip(predictions, shown, strict=True):
-        answer = f"{each['probability']:7.1%}  {labels:<{width}}"
-        print(f"{'    -    not judged, ' + each['fault'] if each['fault'] else answer}  {each['picture']}")
+    answers = [scores.answer(each) for each in predictions]
+    width = max(
+        (len(answer) for answer, each in zip(answers, predictions, strict=True) if not each["fault"]), default=0
+    )
+    for answer, each in zip(answers, predictions, strict=True):
+        print(f"{answer if each['fault'] else answer.ljust(width)}  {each['picture']}{scores.evidence(each)}")
 
 
 def embedded(table: Mapping[str, Any], output: Path) -> None:
@@ -167,28 +169,6 @@ def stopped(job: str) -> None:
 
 
 _CACHING = ("fit", "embed", "collect")
-
-
-def _score(report: Mapping[str, Any], on: str = "pictures that it never saw") -> None:
-    score = report["evaluation"]
-    if not score:
-        print("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
-        return
-    low, high = score["interval"]
-    several = score["task"] == "multilabel"
-    figure = score["mean_average_precision" if several else "accuracy"]
-    print(f"\n{figure:.1%} {'mean average precision' if several else 'right'} on {score['count']:,} {on} ", end="")
-    print(f"(95 % confidence: {low:.1%} to {high:.1%})\n")
-    if score["count"] < 100:
-        print(f"  careful      {score['count']} test pictures are few: the true figure may be anywhere in that range")
-    worst = sorted((each for each in score["classes"] if each["count"]), key=lambda each: each["f1"])[:3]
-    named = ", ".join(f"{each['name']} (F1 {each['f1']:.1%})" for each in worst)
-    print(f"  worst        {named}")
-    if several:
-        print(f"  labels       F1 {score['micro_f1']:.1%} over all answers, {score['macro_f1']:.1%} as mean ", end="")
-        print(f"over labels; every label right in {score['subset_accuracy']:.1%} of the pictures")
-    else:
-        print(f"  probability  off by {score['calibration_error']:.1%} on average; log-loss {score['log_loss']:.3f}")
 
 
 def _findings(data: Mapping[str, Any]) -> None:

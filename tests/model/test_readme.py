@@ -26,7 +26,7 @@ def test_one_label_is_always_answered_and_its_share_of_right_answers_is_told() -
     found = text(card(), {"evaluation": score.as_dict()})
     assert "Tells 2 classes apart: ant, b|e. It always answers one of them" in found
     assert "**50.0%** of 2 test pictures that it never saw are right" in found
-    assert "| b\\|e | 0.0% | 0.0% | 1 |" in found
+    assert "| b\\|e | - | 0.0% | 1 |" in found
 
 
 def test_several_labels_are_any_number_and_their_mean_average_precision_is_told() -> None:
@@ -36,7 +36,7 @@ def test_several_labels_are_any_number_and_their_mean_average_precision_is_told(
     assert "mean average precision on 2 test pictures that it never saw is\n**50.0%**; the true figure lies" in found
     assert "50.0% of them get exactly the right\nlabels; F1 over all labels is 66.7%." in found
     assert "| ant | 50.0% | 50.0% | 100.0% | 0.70 | 1 |" in found
-    assert "| b\\|e | - | 0.0% | 0.0% | 0.50 | 0 |" in found
+    assert "| b\\|e | - | - | - | 0.50 | 0 |" in found
 
 
 def test_a_classifier_that_was_not_scored_says_so() -> None:

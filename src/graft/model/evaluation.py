@@ -2,50 +2,71 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from graft.model import ranking
+from graft.model.bootstrap import Figures, Interval, Measure, intervals, mean, number, once, ratio, wilson
+from graft.model.trust import BINS, Bin, Trust, binned, careful, reliability
 from graft_runtime.card import MULTICLASS
 
-NORMAL = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+K = 5  # of the top-k accuracy
+MANY = 100  # classes beyond which the matrix of confusions is told by its cells alone
+SURE = 1e-15  # the least probability that a loss is taken of
 
 
 @dataclass(frozen=True)
 class OfClass:
-    """Precision, recall and F1 of one class, 0 to 1, and how many pictures it was judged by."""
+    """How well one class is told, by `count` pictures of it; all from 0 to 1, and None is what cannot be told.
+
+    Precision is None for a class that was never answered. `average_precision` and `auc` judge the order of its
+    probabilities, this class against the rest.
+    """
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     count: int
+    average_precision: float | None
+    auc: float | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What a classifier scored. `interval` holds the true accuracy with 95 % confidence (Wilson 1927).
 
-    `log_loss` and `calibration_error` (0 to 1) judge the probabilities; `confusion` counts [true class][answer].
+    `intervals` hold the other figures (bootstrap over pictures); a figure that cannot be told is None. `log_loss`,
+    `brier` (0 to 2) and `calibration_error` (0 to 1) judge the probabilities; `top_k` is the share of pictures whose
+    class is among the five likeliest, None with five classes or fewer. `confusion` counts [true class][answer], and is
+    empty with more than a hundred classes; `confused` are its cells (true class, answer, pictures) beside the diagonal,
+    worst first.
     """
 
     accuracy: float
-    interval: tuple[float, float]
+    interval: Interval
     count: int
+    balanced_accuracy: float | None
+    macro_precision: float | None
+    macro_f1: float | None
+    mcc: float | None
+    top_k: float | None
+    macro_auc: float | None
+    mean_average_precision: float | None
     log_loss: float
+    brier: float
     calibration_error: float
+    intervals: dict[str, Interval]
     classes: tuple[OfClass, ...]
     confusion: tuple[tuple[int, ...], ...]
+    confused: tuple[tuple[int, int, int], ...]
     faults: dict[str, str] = field(default_factory=dict)  # pictures that could not be judged, and why
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the classes that were judged."""
-        return float(np.mean([each.f1 for each in self.judged()]))
+    trust: Trust = field(default_factory=Trust)
 
     def judged(self) -> list[OfClass]:
         """The classes that had pictures to be judged by."""
@@ -53,7 +74,11 @@ class Evaluation:
 
     def worst(self, most: int = 3) -> list[OfClass]:
         """The classes with the lowest F1."""
-        return sorted(self.judged(), key=lambda each: each.f1)[:most]
+        return sorted(self.judged(), key=lambda each: each.f1 or 0.0)[:most]
+
+    def careful(self) -> tuple[str, ...]:
+        """What to know before believing the score, in sentences."""
+        return careful(self.count, {each.name: each.count for each in self.classes}, self.trust)
 
     def figures(self) -> dict[str, Any]:
         """The numbers that sum it up."""
@@ -61,7 +86,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return {"task": MULTICLASS} | asdict(self) | {"macro_f1": self.macro_f1}
+        return {"task": MULTICLASS} | asdict(self) | {"micro_f1": self.accuracy, "careful": self.careful()}
 
 
 def judge(
@@ -69,43 +94,108 @@ def judge(
     labels: NDArray[np.integer],
     names: tuple[str, ...],
     faults: Mapping[str, str] | None = None,
+    raw: NDArray[np.float64] | None = None,
 ) -> Evaluation:
-    """Score probabilities [n, classes] against labels [n]; n is at least 1."""
-    confusion = np.bincount(labels * len(names) + chances.argmax(axis=1), minlength=len(names) ** 2)
-    confusion = confusion.reshape(len(names), len(names))
-    own = np.maximum(chances[np.arange(len(labels)), labels], 1e-15)
-    right = int(confusion.trace())
+    """Score probabilities [n, classes] against labels [n]; n is at least 1. `raw` are those before calibration."""
+    count, said = len(labels), chances.argmax(axis=1)
+    right = said == labels
+    told = _measure(chances, labels)
+    figures = once(told, count)
+    spans = intervals(told, count, figures)
+    there = labels[:, None] == np.arange(len(names))
+    precise, areas = ranking.of_each(chances, there)
+    order = ranking.means(precise, areas)
+    spans |= ranking.spans(chances, there, order)
+    hit = int(_top(chances, labels).sum())
+    interval = wilson(int(right.sum()), count)
+    spans |= {"accuracy": interval} | ({"top_k": wilson(hit, count)} if len(names) > K else {})
     return Evaluation(
-        accuracy=right / len(labels),
-        interval=wilson(right, len(labels)),
-        count=len(labels),
-        log_loss=float(-np.log(own).mean()),
-        calibration_error=calibration_error(chances, labels),
-        classes=tuple(_of_class(name, at, confusion) for at, name in enumerate(names)),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        accuracy=int(right.sum()) / count,
+        interval=interval,
+        count=count,
+        top_k=hit / count if len(names) > K else None,
+        **(figures | order),  # pyright: ignore[reportArgumentType]
+        intervals=spans,
+        classes=_classes(names, labels, said, precise, areas),
+        confusion=_confusion(labels, said, len(names)),
+        confused=_confused(labels, said, len(names)),
         faults=dict(faults or {}),
+        trust=Trust(_reliable(chances if raw is None else raw, labels), _reliable(chances, labels)),
     )
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Where a share lies with 95 % confidence, after so many successes (Wilson 1927)."""
-    share, z = right / count, NORMAL
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+def _measure(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> Measure:
+    """Every figure but those of the order, as a function of how often each picture counts."""
+    count, classes = chances.shape
+    said, rows, sure = chances.argmax(axis=1), np.arange(count), chances.max(axis=1)
+    right = said == labels
+    loss = -np.log(np.maximum(chances[rows, labels], SURE))
+    brier = np.einsum("ij,ij->i", chances, chances) - 2 * chances[rows, labels] + 1
+    of = {"there": (labels, np.ones(count)), "said": (said, np.ones(count)), "hits": (labels, right.astype(float))}
+    tables = {name: csr_array((values, (rows, at)), (count, classes)).T for name, (at, values) in of.items()}
+    gaps = csr_array((sure - right, (rows, binned(sure))), (count, BINS)).T
+
+    def measured(weights: NDArray[np.float64]) -> Figures:
+        there, answered, hits = ((tables[name] @ weights.T).T for name in ("there", "said", "hits"))
+        recall, judged = ratio(hits, there), there > 0
+        precision = np.where(judged, hits / np.maximum(answered, 1), np.nan)
+        return {
+            "balanced_accuracy": mean(recall),
+            "macro_precision": mean(precision),
+            "macro_f1": mean(np.where(judged, 2 * hits / np.maximum(there + answered, 1), np.nan)),
+            "mcc": _mcc(there, answered, hits),
+            "log_loss": weights @ loss / count,
+            "brier": weights @ brier / count,
+            "calibration_error": np.abs(gaps @ weights.T).sum(axis=0) / count,
+        }
+
+    return measured
 
 
-def _of_class(name: str, at: int, confusion: NDArray[np.integer]) -> OfClass:
-    """Precision, recall and F1; 0 where nothing was answered or there."""
-    hits, answered, there = int(confusion[at, at]), int(confusion[:, at].sum()), int(confusion[at].sum())
-    f1 = 2 * hits / max(answered + there, 1)
-    return OfClass(name, hits / max(answered, 1), hits / max(there, 1), f1, there)
+def _mcc(there: NDArray[np.float64], said: NDArray[np.float64], hits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The correlation of truth and answer (Matthews 1975; Gorodkin 2004); nan where one of them is constant."""
+    count = there.sum(axis=1)
+    spread = (count**2 - (there**2).sum(axis=1)) * (count**2 - (said**2).sum(axis=1))
+    return ratio(hits.sum(axis=1) * count - (there * said).sum(axis=1), np.sqrt(spread))
 
 
-def calibration_error(chances: NDArray[np.float64], labels: NDArray[np.integer], bins: int = 15) -> float:
-    """Expected calibration error: how far confidence is from accuracy on average, 0 to 1 (Naeini et al. 2015)."""
-    confidence = chances.max(axis=1)
-    right = chances.argmax(axis=1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(which, confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+def _top(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Whether fewer than K classes are likelier than the right one; of equal ones, the first count as likelier."""
+    own = chances[np.arange(len(labels)), labels][:, None]
+    earlier = (chances == own) & (np.arange(chances.shape[1]) < labels[:, None])
+    return ((chances > own) | earlier).sum(axis=1) < K
+
+
+def _classes(
+    names: tuple[str, ...],
+    labels: NDArray[np.integer],
+    said: NDArray[np.integer],
+    precise: list[float | None],
+    areas: list[float | None],
+) -> tuple[OfClass, ...]:
+    there, answered = (np.bincount(each, minlength=len(names)) for each in (labels, said))
+    hits = np.bincount(labels[labels == said], minlength=len(names))
+    columns = ratio(hits, answered * (there > 0)), ratio(hits, there), ratio(2 * hits, (there + answered) * (there > 0))
+    shares = [[number(value) for value in column] for column in columns]
+    return tuple(OfClass(*row) for row in zip(names, *shares, there.tolist(), precise, areas, strict=True))
+
+
+def _confusion(labels: NDArray[np.integer], said: NDArray[np.integer], classes: int) -> tuple[tuple[int, ...], ...]:
+    if classes > MANY:
+        return ()
+    cells = np.bincount(labels * classes + said, minlength=classes**2).reshape(classes, classes)
+    return tuple(tuple(row) for row in cells.tolist())
+
+
+def _confused(labels: NDArray[np.integer], said: NDArray[np.integer], classes: int) -> tuple[tuple[int, int, int], ...]:
+    wrong = labels != said
+    cells, counts = np.unique(labels[wrong].astype(np.int64) * classes + said[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return tuple(
+        (cell // classes, cell % classes, n)
+        for cell, n in zip(*(each[order].tolist() for each in (cells, counts)), strict=True)
+    )
+
+
+def _reliable(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> tuple[Bin, ...]:
+    return reliability(chances.max(axis=1), chances.argmax(axis=1) == labels)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from graft.model.evaluation import NORMAL, Evaluation
+from graft.model import ranking
+from graft.model.bootstrap import Figures, Interval, Measure, intervals, mean, number, once, ratio, wilson
+from graft.model.evaluation import SURE, Evaluation
+from graft.model.trust import BINS, Trust, binned, careful, reliability
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import UNSURE
-
-RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class OfLabel:
     """
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     count: int
     threshold: float
     average_precision: float | None
@@ -36,27 +36,29 @@ class OfLabel:
 
 @dataclass(frozen=True)
 class MultilabelEvaluation:
-    """What a classifier of several labels scored; all but `log_loss` lie from 0 to 1.
+    """What a classifier of several labels scored; None is what cannot be told, all but `log_loss` lie from 0 to 1.
 
-    `mean_average_precision` is over the labels that some picture has, `interval` holds the true figure with 95 %
-    confidence (bootstrap over pictures). `subset_accuracy` is the share of pictures with exactly the right labels,
-    `hamming_loss` that of wrong decisions among all, one for each picture and label.
+    `mean_average_precision` is over the labels that some picture has; `intervals` hold the true figures with 95 %
+    confidence (bootstrap over pictures), `interval` that one. `subset_accuracy` is the share of pictures with exactly
+    the right labels, `hamming_loss` that of wrong decisions among all, one for each picture and label; `brier` and
+    `calibration_error` judge the probability of every label of every picture.
     """
 
-    mean_average_precision: float
-    interval: tuple[float, float]
+    mean_average_precision: float | None
+    interval: Interval | None
     count: int
-    micro_f1: float
+    micro_f1: float | None
+    macro_f1: float | None
+    macro_auc: float | None
     subset_accuracy: float
     hamming_loss: float
     log_loss: float
+    brier: float
+    calibration_error: float
+    intervals: dict[str, Interval]
     classes: tuple[OfLabel, ...]
     faults: dict[str, str] = field(default_factory=dict)  # pictures that could not be judged, and why
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the labels that were judged."""
-        return _mean([each.f1 for each in self.judged()])
+    trust: Trust = field(default_factory=Trust)
 
     def judged(self) -> list[OfLabel]:
         """The labels that had pictures to be judged by."""
@@ -64,7 +66,11 @@ class MultilabelEvaluation:
 
     def worst(self, most: int = 3) -> list[OfLabel]:
         """The labels with the lowest F1."""
-        return sorted(self.judged(), key=lambda each: each.f1)[:most]
+        return sorted(self.judged(), key=lambda each: each.f1 or 0.0)[:most]
+
+    def careful(self) -> tuple[str, ...]:
+        """What to know before believing the score, in sentences."""
+        return careful(self.count, {each.name: each.count for each in self.classes}, self.trust)
 
     def figures(self) -> dict[str, Any]:
         """The numbers that sum it up."""
@@ -73,7 +79,7 @@ class MultilabelEvaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return {"task": MULTILABEL} | asdict(self) | {"macro_f1": self.macro_f1}
+        return {"task": MULTILABEL} | asdict(self) | {"careful": self.careful()}
 
 
 Score = Evaluation | MultilabelEvaluation
@@ -85,98 +91,64 @@ def judge_labels(
     names: Sequence[str],
     thresholds: Sequence[float] = (),
     faults: Mapping[str, str] | None = None,
+    raw: NDArray[np.float64] | None = None,
 ) -> MultilabelEvaluation:
-    """Score probabilities [n, classes] against the labels [n, classes] that pictures have; n is at least 1."""
+    """Score probabilities [n, classes] against the labels [n, classes] that pictures have; n is at least 1.
+
+    `raw` are the probabilities before calibration.
+    """
     there, limits = labels > 0, tuple(thresholds) or (UNSURE,) * len(names)
     said = chances >= np.array(limits)
-    own = np.maximum(np.where(there, chances, 1 - chances), 1e-15)
-    precise = average_precisions(chances, labels)
-    columns = zip(names, chances.T, there.T, limits, precise.tolist(), strict=True)
+    told, (precise, areas) = _measure(chances, said, there), ranking.of_each(chances, there)
+    figures, order = once(told, len(labels)), ranking.means(precise, areas)
+    spans = intervals(told, len(labels), figures) | ranking.spans(chances, there, order)
+    spans["subset_accuracy"] = wilson(int((said == there).all(axis=1).sum()), len(labels))
+    before = reliability((chances if raw is None else raw).ravel(), there.ravel())
     return MultilabelEvaluation(
-        mean_average_precision=_mean(precise),
-        interval=_interval(chances, labels, _mean(precise)),
+        interval=spans.get("mean_average_precision"),
         count=len(labels),
-        micro_f1=_f1(int((said & there).sum()), int(said.sum()), int(there.sum())),
-        subset_accuracy=float((said == there).all(axis=1).mean()),
-        hamming_loss=float((said != there).mean()),
-        log_loss=float(-np.log(own).mean()),
-        classes=tuple(_of_label(*column) for column in columns),
+        **(figures | order),  # pyright: ignore[reportArgumentType]
+        intervals=spans,
+        classes=_labels(names, said, there, limits, (precise, areas)),
         faults=dict(faults or {}),
+        trust=Trust(before, reliability(chances.ravel(), there.ravel())),
     )
 
 
-def mean_average_precision(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Mean of the average precision over the labels that some picture has; 0 if there is none."""
-    return _mean(average_precisions(scores, labels))
+def _measure(chances: NDArray[np.float64], said: NDArray[np.bool_], there: NDArray[np.bool_]) -> Measure:
+    """Every figure but those of the order, as a function of how often each picture counts."""
+    count, own = len(chances), np.maximum(np.where(there, chances, 1 - chances), SURE)
+    tables = [each.astype(np.float64) for each in (there, said, there & said)]
+    each = {
+        "subset_accuracy": (said == there).all(axis=1),
+        "hamming_loss": (said != there).mean(axis=1),
+        "log_loss": -np.log(own).mean(axis=1),
+        "brier": ((chances - there) ** 2).mean(axis=1),
+    }
+    bins = binned(chances)
+    gaps = np.stack([np.where(bins == at, chances - there, 0).sum(axis=1) for at in range(BINS)])
+
+    def measured(weights: NDArray[np.float64]) -> Figures:
+        known, answered, hits = (weights @ table for table in tables)
+        f1 = np.where(known > 0, 2 * hits / np.maximum(known + answered, 1), np.nan)
+        whole = ratio(2 * hits.sum(axis=1), (known + answered).sum(axis=1))
+        error = np.abs(gaps @ weights.T).sum(axis=0) / chances.size
+        means = {name: weights @ values / count for name, values in each.items()}
+        return means | {"micro_f1": whole, "macro_f1": mean(f1), "calibration_error": error}
+
+    return measured
 
 
-def average_precisions(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The area under precision over recall for each class, [classes], in steps; nan for a label without a picture."""
-    return _weighted(_orders(scores), labels, np.ones(len(labels), int))
-
-
-def _interval(chances: NDArray[np.float64], labels: NDArray[np.integer], middle: float) -> tuple[float, float]:
-    """Where the true mean average precision lies, by how far it strays when as many pictures are drawn again.
-
-    Of the draws only the spread counts: a picture drawn twice stands beside itself, so their middle is too high.
-    """
-    orders, count, random = _orders(chances), len(labels), np.random.default_rng(0)
-    draws = (np.bincount(random.integers(0, count, count), minlength=count) for _ in range(RESAMPLES))
-    reach = NORMAL * float(np.std([_mean(_weighted(orders, labels, draw)) for draw in draws]))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-def _orders(scores: NDArray[np.floating]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """For each class the pictures by falling score, and where in that order each run of equal scores ends."""
-    orders = [np.argsort(-column, kind="stable") for column in scores.T]
-    return [
-        (order, np.flatnonzero(np.r_[np.diff(column[order]) != 0, True]))
-        for order, column in zip(orders, scores.T, strict=True)
-    ]
-
-
-def _weighted(
-    orders: list[tuple[NDArray[np.intp], NDArray[np.intp]]], labels: NDArray[np.integer], weights: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """Average precision of each class where picture i counts `weights[i]` times; scikit-learn's numbers."""
-    found = np.full(len(orders), np.nan)
-    for at, (order, ends) in enumerate(orders):
-        seen = weights[order].cumsum()[ends]
-        hits = (weights * labels[:, at])[order].cumsum()[ends]
-        if hits[-1]:
-            found[at] = (np.diff(hits, prepend=0) * hits / np.maximum(seen, 1e-30)).sum() / hits[-1]
-    return found
-
-
-def _of_label(
-    name: str, chances: NDArray[np.float64], there: NDArray[np.bool_], threshold: float, precise: float
-) -> OfLabel:
-    said, count = chances >= threshold, int(there.sum())
-    hits = int((said & there).sum())
-    return OfLabel(
-        name=name,
-        precision=hits / max(int(said.sum()), 1),
-        recall=hits / max(count, 1),
-        f1=_f1(hits, int(said.sum()), count),
-        count=count,
-        threshold=float(threshold),
-        average_precision=precise if count else None,
-        auc=_auc(chances, there) if 0 < count < len(there) else None,
+def _labels(
+    names: Sequence[str],
+    said: NDArray[np.bool_],
+    there: NDArray[np.bool_],
+    thresholds: Sequence[float],
+    order: tuple[list[float | None], list[float | None]],
+) -> tuple[OfLabel, ...]:
+    known, answered, hits = (each.sum(axis=0) for each in (there, said, there & said))
+    columns = ratio(hits, answered * (known > 0)), ratio(hits, known), ratio(2 * hits, (known + answered) * (known > 0))
+    shares = [[number(value) for value in column] for column in columns]
+    return tuple(
+        OfLabel(*row) for row in zip(names, *shares, known.tolist(), map(float, thresholds), *order, strict=True)
     )
-
-
-def _auc(scores: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
-    """How often a picture with the label scores above one without (Mann and Whitney 1947)."""
-    count = int(there.sum())
-    above = rankdata(scores)[there].sum() - count * (count + 1) / 2
-    return float(above / (count * (len(there) - count)))
-
-
-def _f1(hits: int, said: int, there: int) -> float:
-    return 2 * hits / max(said + there, 1)
-
-
-def _mean(values: NDArray[np.float64] | list[float]) -> float:
-    """The mean of those that are numbers; 0 without any."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else 0.0

@@ -30,17 +30,17 @@ def _score(report: dict[str, Any]) -> list[str]:
 
 
 def _of_several(score: dict[str, Any]) -> list[str]:
-    low, high = score["interval"]
+    low, high = map(_percent, score["interval"] or (None, None))
     rows = [
-        f"| {_escaped(each['name'])} | {_percent(each['average_precision'])} | {each['precision']:.1%} "
-        f"| {each['recall']:.1%} | {each['threshold']:.2f} | {each['count']} |"
-        for each in sorted(score["classes"], key=lambda each: each["f1"])
+        f"| {_escaped(each['name'])} | {_percent(each['average_precision'])} | {_percent(each['precision'])} "
+        f"| {_percent(each['recall'])} | {each['threshold']:.2f} | {each['count']} |"
+        for each in sorted(score["classes"], key=lambda each: each["f1"] or 0.0)
     ]
     return [
         f"The mean average precision on {score['count']} test pictures that it never saw is",
-        f"**{score['mean_average_precision']:.1%}**; the true figure lies between {low:.1%} and {high:.1%} with 95 %",
+        f"**{_percent(score['mean_average_precision'])}**; the true figure lies between {low} and {high} with 95 %",
         f"confidence, for pictures taken the same way. {score['subset_accuracy']:.1%} of them get exactly the right",
-        f"labels; F1 over all labels is {score['micro_f1']:.1%}. Expect worse in a new place or with a new camera.",
+        f"labels; F1 over all labels is {_percent(score['micro_f1'])}. Expect worse in a new place or with a new camera.",
         "",
         "| label, worst first | average precision | precision | recall | from probability | test pictures |",
         "|---|---|---|---|---|---|",
@@ -56,8 +56,8 @@ def _percent(share: float | None) -> str:
 def _of_one(score: dict[str, Any]) -> list[str]:
     low, high = score["interval"]
     rows = [
-        f"| {_escaped(each['name'])} | {each['precision']:.1%} | {each['recall']:.1%} | {each['count']} |"
-        for each in sorted(score["classes"], key=lambda each: each["f1"])
+        f"| {_escaped(each['name'])} | {_percent(each['precision'])} | {_percent(each['recall'])} | {each['count']} |"
+        for each in sorted(score["classes"], key=lambda each: each["f1"] or 0.0)
     ]
     return [
         f"**{score['accuracy']:.1%}** of {score['count']} test pictures that it never saw are right; the true figure",

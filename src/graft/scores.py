@@ -1,0 +1,89 @@
+"""A score as a person wants to read it on a terminal. Everything shown here is also in the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw") -> None:
+    """The few figures that matter, in plain words, and what makes them doubtful."""
+    if not found:
+        print("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
+        return
+    several = found["task"] == "multilabel"
+    figure = found["mean_average_precision" if several else "accuracy"]
+    print(f"\n{percent(figure)} {'mean average precision' if several else 'right'} on {found['count']:,} {on} ", end="")
+    print(f"(95 % confidence: {_span(found['interval'])})\n")
+    for sentence in found["careful"]:
+        print(f"  careful      {sentence}")
+    worst = sorted((each for each in found["classes"] if each["count"]), key=lambda each: each["f1"] or 0.0)[:3]
+    if worst:
+        named = ", ".join(f"{each['name']} (F1 {percent(each['f1'])})" for each in worst)
+        print(f"  worst        {named}")
+    (_labels if several else _mistakes)(found)
+    print(f"  probability  off by {found['calibration_error']:.1%} on average; log-loss {found['log_loss']:.3f}")
+    _trust(found["trust"])
+
+
+def _labels(found: Mapping[str, Any]) -> None:
+    f1 = f"F1 {percent(found['micro_f1'])} over all answers, {percent(found['macro_f1'])} as mean over labels"
+    print(f"  labels       {f1}; every label right in {found['subset_accuracy']:.1%} of the pictures")
+
+
+def _mistakes(found: Mapping[str, Any]) -> None:
+    """The mean over classes where these are of unequal size, the five likeliest, and what is mistaken for what."""
+    balanced, top = found["balanced_accuracy"], found["top_k"]
+    if abs(balanced - found["accuracy"]) >= 0.01:
+        print(f"  each class   {balanced:.1%} right as mean over classes")
+    if top is not None:
+        print(f"  first five   hold the right class for {top:.1%} of the pictures")
+    if found["confused"]:
+        true, said, count = found["confused"][0]
+        names = [each["name"] for each in found["classes"]]
+        print(f"  mistakes     most often {names[true]} taken for {names[said]} ({count:,} of {_total(found):,})")
+
+
+def _total(found: Mapping[str, Any]) -> int:
+    return sum(count for _, _, count in found["confused"])
+
+
+def _trust(trust: Mapping[str, Any]) -> None:
+    if sets := trust["sets"]:
+        print(
+            f"  sets         asked to hold the truth for {sets['coverage']:.0%} of the pictures, hold it for ", end=""
+        )
+        print(f"{sets['covered']:.1%}, with {sets['mean_size']:.2f} classes on average")
+    if unknown := trust["unknown"]:
+        print(f"  unknown      {unknown['rejected']:.1%} of these pictures are called unknown ", end="")
+        print(f"({unknown['rate']:.0%} were allowed for)")
+    if (strangers := trust["strangers"]) and strangers["rejected"] is not None:
+        total = sum(strangers["classes"].values())
+        print(f"  strangers    {strangers['rejected']:.1%} of {total:,} pictures of other classes are called unknown")
+
+
+def answer(prediction: Mapping[str, Any]) -> str:
+    """What is said of one picture: how likely, and what; or why it was not judged."""
+    if prediction["fault"]:
+        return f"    -    not judged, {prediction['fault']}"
+    if prediction["unknown"]:
+        return "    -    unknown"
+    said = prediction["labels"] if prediction["among"] is None else prediction["among"]
+    return f"{prediction['probability']:7.1%}  {', '.join(said) or 'none of the labels'}"
+
+
+def evidence(prediction: Mapping[str, Any]) -> str:
+    """Beside the name of an unknown picture: the training picture that comes nearest."""
+    if not prediction["unknown"] or not prediction["nearest"]:
+        return ""
+    nearest = prediction["nearest"][0]
+    return f"  (nearest is {nearest['picture']}: {', '.join(nearest['labels'])})"
+
+
+def percent(share: float | None) -> str:
+    """A share, or a dash where it cannot be told."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    return f"{interval[0]:.1%} to {interval[1]:.1%}" if interval else "cannot be told"
