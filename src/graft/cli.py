@@ -39,6 +39,7 @@ app = typer.Typer(
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
+UNKNOWN_RATE = 0.05  # graft.model.unknown.RATE, likewise
 
 
 @app.command()
@@ -109,6 +110,13 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
     csv: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Sets of classes that hold the true one for this share of pictures, as 0.9.")
+    ] = None,
+    unknown: Annotated[
+        float, typer.Option(help="Share of pictures of known classes that may be called unknown; 0 for none.")
+    ] = UNKNOWN_RATE,
+    no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never answer 'unknown'.")] = False,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -120,7 +128,8 @@ def predict(
         if csv:
             job.check(csv, force=force)
         classifier = job.opened(str(model))
-        predictions = job.predict(classifier, images, watch=watching(quiet))
+        rate = 0.0 if no_unknown else unknown
+        predictions = job.predict(classifier, images, coverage=coverage, unknown=rate, watch=watching(quiet))
         if csv:
             job.write_csv(predictions, classifier.classes, csv, force=force)
         plain = [prediction.as_dict() for prediction in predictions]

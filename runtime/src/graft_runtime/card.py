@@ -11,6 +11,10 @@ SCHEMA = 1
 MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each picture; any number of labels
 
 
+OF_CLASSES = ("thresholds", "scales", "shifts")  # entries with a number for each class, or none
+COVERAGES = (*(percent / 100 for percent in range(50, 100)), 0.995, 0.999)  # of which prediction sets are known
+
+
 class CardError(ValueError):
     """A model.json that is damaged, incomplete or newer than this version can read."""
 
@@ -21,7 +25,10 @@ class Card:
 
     `classes` is the ordered list that the columns of every answer follow; it is stored, never derived again.
     `thresholds` say for each class from which probability on a picture has this label; empty where a picture has one
-    label. `top` and `pool` tell which outputs of the backbone the head reads: the last one, and those of `layers`.
+    label. `scales` and `shifts` are what a logit of each class is multiplied by, and moved by, after the temperature;
+    empty where that alone serves as well. `sets` are the least probabilities of a class in a prediction set, one for
+    each of COVERAGES; `unknown` says how pictures that are like no class are found. `top` and `pool` tell which outputs
+    of the backbone the head reads: the last one, and those of `layers`.
     """
 
     classes: tuple[str, ...]
@@ -33,6 +40,10 @@ class Card:
     weights: dict[str, str] = field(default_factory=dict)  # file name: SHA-256
     task: str = MULTICLASS
     thresholds: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
+    sets: tuple[float, ...] = ()
+    unknown: dict[str, Any] = field(default_factory=dict)
     cut: str = "head"
     layers: tuple[str, ...] = ()
     top: bool = True
@@ -68,7 +79,8 @@ def parse(text: str) -> Card:
     values: dict[str, Any] = {name: entries[name] for name in known if name in entries}
     for name in ("classes", "layers"):
         values[name] = _names(name, values.get(name, []))
-    values["thresholds"] = _numbers("thresholds", values.get("thresholds", []))
+    for name in (*OF_CLASSES, "sets"):
+        values[name] = _numbers(name, values.get(name, []))
     if wrong := sorted(name for name, value in values.items() if not isinstance(value, _KINDS[known[name].type])):
         raise CardError(f"its entry {wrong[0]!r} cannot be {values[wrong[0]]!r}")
     if not values["temperature"] > 0:
@@ -78,8 +90,11 @@ def parse(text: str) -> Card:
     card = Card(**values)
     if card.task not in TASKS:
         raise CardError(f"its task is {card.task!r}, this version knows {', '.join(TASKS)}")
-    if len(card.thresholds) not in (0, len(card.classes)):
-        raise CardError(f"it has {len(card.thresholds)} thresholds for {len(card.classes)} classes")
+    for name in OF_CLASSES:
+        if len(getattr(card, name)) not in (0, len(card.classes)):
+            raise CardError(f"it has {len(getattr(card, name))} {name} for {len(card.classes)} classes")
+    if len(card.scales) != len(card.shifts) or len(card.sets) not in (0, len(COVERAGES)):
+        raise CardError("its scales, shifts and sets do not belong together")
     return card
 
 

@@ -1,14 +1,15 @@
-"""Logits to answers."""
+"""Logits to answers: calibrated probabilities, labels, prediction sets."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft_runtime.card import MULTICLASS, MULTILABEL
+from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
 
 UNSURE = 0.5  # the threshold of a label that has none of its own
 
@@ -18,35 +19,83 @@ class Answer:
     """What a classifier says about one picture: its likeliest class and how likely each class is.
 
     `labels` are what it says the picture shows, likeliest first: the one label, or of several labels those that reach
-    their thresholds, which may be none.
+    their thresholds, which may be none. `among` is the prediction set, likeliest first, None where none was asked for.
+    A picture that is `unknown` is unlike all that was trained on: it has no labels.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     labels: tuple[str, ...]
+    among: tuple[str, ...] | None = None
+    unknown: bool = False
 
 
-def probabilities(logits: NDArray[np.floating], temperature: float, task: str = MULTICLASS) -> NDArray[np.float64]:
+def probabilities(
+    logits: NDArray[np.floating],
+    temperature: float,
+    task: str = MULTICLASS,
+    scales: Sequence[float] = (),
+    shifts: Sequence[float] = (),
+) -> NDArray[np.float64]:
     """Calibrated class probabilities [n, classes] from logits [n, classes] (Guo et al. 2017).
 
-    They sum to 1 where a picture has one label; each stands for itself where it may have several.
+    They are divided by the temperature and then, where a class has a scale and a shift of its own, multiplied and
+    moved by these. They sum to 1 where a picture has one label; each stands for itself where it may have several.
     """
     scaled = np.asarray(logits, np.float64) / temperature
+    if len(scales):
+        scaled = scaled * np.asarray(scales) + np.asarray(shifts)
     if task == MULTILABEL:
         return np.exp(-np.logaddexp(0, -scaled))
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def rank(count: int, share: float) -> int:
+    """Which of so many left-out scores, by order, a fresh one stays within with this probability (Vovk et al. 2005)."""
+    return math.ceil(round((count + 1) * share, 9))
+
+
+def least_of(sets: Sequence[float], coverage: float) -> float:
+    """The least probability of a class in a prediction set, for the next coverage that `sets` are known of.
+
+    `sets` are such probabilities, one for each of COVERAGES. Raises ValueError for a coverage beyond these.
+    """
+    if not sets or not 0 < coverage <= COVERAGES[-1]:
+        raise ValueError(f"There are no sets of coverage {coverage}.")
+    return sets[next(at for at, known in enumerate(COVERAGES) if coverage <= known + 1e-9)]
+
+
 def answers(
-    chances: NDArray[np.float64], classes: Sequence[str], task: str = MULTICLASS, thresholds: Sequence[float] = ()
+    chances: NDArray[np.float64],
+    classes: Sequence[str],
+    task: str = MULTICLASS,
+    thresholds: Sequence[float] = (),
+    least: float | None = None,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> Iterator[Answer]:
-    """One Answer for each row of probabilities [n, classes]; `thresholds` [classes] are for several labels."""
-    least = np.asarray(thresholds or [UNSURE] * len(classes))
-    for row in chances:
+    """One Answer for each row of probabilities [n, classes].
+
+    `thresholds` [classes] are for several labels; `least` is the probability from which on a class is in the set;
+    `unknown` [n] marks the pictures that are unlike all that was trained on.
+    """
+    limits = np.asarray(thresholds or [UNSURE] * len(classes))
+    strange = np.zeros(len(chances), bool) if unknown is None else unknown
+    for row, odd in zip(chances, strange.tolist(), strict=True):
         order = np.argsort(-row, kind="stable")
-        said = order[row[order] >= least[order]] if task == MULTILABEL else order[:1]
-        named = dict(zip(classes, row.tolist(), strict=True))
+        said = order[row[order] >= limits[order]] if task == MULTILABEL else order[:1]
         best = int(order[0])
-        yield Answer(classes[best], float(row[best]), named, tuple(str(classes[at]) for at in said))
+        yield Answer(
+            label=classes[best],
+            probability=float(row[best]),
+            probabilities=dict(zip(classes, row.tolist(), strict=True)),
+            labels=() if odd else tuple(str(classes[at]) for at in said),
+            among=None if least is None else tuple(str(classes[at]) for at in order[: size_of(row, least)]),
+            unknown=odd,
+        )
+
+
+def size_of(row: NDArray[np.float64], least: float) -> int:
+    """How many classes a prediction set has: all that are likely enough, and the likeliest in any case."""
+    return max(1, int((row >= least).sum()))

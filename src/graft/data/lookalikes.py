@@ -1,4 +1,7 @@
-"""Class names that a person may have meant to be one: they differ only by case, blanks or the form of their letters."""
+"""Class names that a person may have meant to be one: they differ only by case, blanks or the form of their letters.
+
+And whether the names of other pictures are those that a classifier knows.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from graft.errors import DataError
 
 
 def lookalikes(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]:
@@ -21,6 +26,30 @@ def lookalikes(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]
         unit = "" if others else f" picture{'s' * (count != 1)}"
         others.append(f"{name!r} ({count:,}{unit})")
     return [f"{', '.join(names[:-1])} and {names[-1]}: the same class?" for names in alike.values() if len(names) > 1]
+
+
+def matched(where: str, found: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """A trained classifier's classes, and after them those found that it does not know, in their order.
+
+    Raises DataError where one of these is only spelt in another way, or where not one is known.
+    """
+    strange = [name for name in found if name not in set(classes)]
+    own = {_bare(name): name for name in classes}
+    if other := [f"{name!r} (there: {own[_bare(name)]!r})" for name in strange if _bare(name) in own]:
+        raise DataError(
+            f"{where} spells {'a class' if len(other) == 1 else 'classes'} in another way than the classifier: "
+            f"{_listed(other)}. Rename what is meant to be the same."
+        )
+    if strange and len(strange) == len(found):
+        raise DataError(
+            f"{where} has no class that the classifier knows. It has {_listed([*map(repr, strange)])}; "
+            f"the classifier knows {_listed([*map(repr, classes)])}."
+        )
+    return (*classes, *strange)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _bare(name: str) -> str:

@@ -9,18 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from graft.data.dataset import TEST, Dataset
-from graft.data.duplicates import blocks
 from graft.data.read.source import read_source
 from graft.errors import UsageError
-from graft.jobs import direct, logs
+from graft.jobs import direct, judge, logs
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
-from graft.model.calibrate import temperature, thresholds
 from graft.model.classifier import Classifier
 from graft.model.multilabel import Score
 from graft.networks.chain import probed
@@ -34,7 +28,6 @@ from graft.training.material import Findings, Material, prepare
 from graft.training.probe import Trained, solve
 from graft.training.strategies import Direct, Scratch
 from graft.training.train import train
-from graft_runtime.card import MULTILABEL
 
 
 def fit(
@@ -99,8 +92,9 @@ def fit(
                 else:
                     trained = solve(choices, pretrained, material, watch)
             with _timed(times, "evaluate"):
-                classifier = _calibrated(choices, pretrained, trained, material)
-                score = _score(classifier, trained, watch)
+                classifier, calibration = judge.calibrated(choices, pretrained, trained)
+                classifier, score = judge.tested(judge.aware(classifier, trained, watch), trained, watch)
+                trained.record["calibration"] = asdict(calibration)
             classifier = _saved(_recorded(classifier, trained, score, times, now.troubles), place, force)
             now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
     return classifier
@@ -151,43 +145,6 @@ def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dic
     recipe = {f"recipe {name}": value for name, value in (asdict(choices.settings) if choices.settings else {}).items()}
     known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": pretrained.source.sha256}
     return {name: value for name, value in known.items() if name != "recipe"} | versions
-
-
-def _calibrated(choices: Choices, pretrained: Backbone, trained: Trained, material: Material) -> Classifier:
-    """The network as a classifier, with the temperature and thresholds that the left-out answers call for."""
-    heat, _ = temperature(trained.logits, trained.labels)
-    described = card.describe(trained.network, pretrained, material.data.classes, choices.strategy, heat)
-    described = replace(
-        described,
-        task=material.data.task,
-        head=described.head | trained.solved,
-        choices=asdict(choices),
-        recipe=trained.record.get("recipe", {}) if trained.columns is None else {},
-        cut=trained.record["phases"][-1]["cut"] if trained.columns is None else "head",
-    )
-    classifier = Classifier(trained.network, described)
-    if described.task == MULTILABEL:
-        found = thresholds(classifier.calibrated(trained.logits), trained.labels)
-        classifier = replace(classifier, card=replace(described, thresholds=found))
-    return classifier
-
-
-def _score(classifier: Classifier, trained: Trained, watch: Watch) -> Score | None:
-    """The score on the test pictures, from cached features where the head reads such; None without any."""
-    material = trained.material
-    if not len(material.test):
-        return None
-    if trained.columns is None:
-        return classifier.evaluate(material.data.take(material.test), watch=watch)
-    chances = classifier.calibrated(_from_features(classifier, trained, trained.columns))
-    return classifier.judged(chances, material.data.labels[material.test])
-
-
-@torch.inference_mode()
-def _from_features(classifier: Classifier, trained: Trained, columns: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The head's logits for the test pictures, from the features that are in the store already."""
-    parts = blocks(trained.material.embedded.chosen(trained.material.test))
-    return np.concatenate([classifier.network.head(torch.from_numpy(block[:, columns])).numpy() for _, block in parts])
 
 
 def _recorded(

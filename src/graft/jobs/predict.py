@@ -9,22 +9,30 @@ from pathlib import Path
 from graft.errors import DataError, OutputError
 from graft.jobs.direct import opened
 from graft.model.classifier import Classifier, Prediction
+from graft.model.unknown import RATE, UNKNOWN
 from graft.progress import Watch, unwatched
 from graft_runtime.image import SUFFIXES
 
 COLUMNS = ("picture", "label", "probability", "fault")
+SET = "set"  # one more column, where prediction sets are asked for
 
 
 def predict(
-    classifier: str | Path | Classifier, images: Sequence[str | Path], *, watch: Watch = unwatched
+    classifier: str | Path | Classifier,
+    images: Sequence[str | Path],
+    *,
+    coverage: float | None = None,
+    unknown: float = RATE,
+    watch: Watch = unwatched,
 ) -> list[Prediction]:
     """What a classifier, the one saved in a folder, or a network by name says of each picture; a folder of pictures
-    stands for all of them.
+    stands for all of them. `coverage` and `unknown` are those of Classifier.predict.
 
     Raises DataError for a path that is not there; a picture that cannot be decoded gets its fault instead.
     """
     judge = opened(classifier)
-    return judge.predict([str(path) for path in _files(images)], watch=watch)
+    judge.least(coverage)  # a share that cannot be is told before any folder is searched
+    return judge.predict([str(path) for path in _files(images)], coverage=coverage, unknown=unknown, watch=watch)
 
 
 def check(path: Path, *, force: bool) -> None:
@@ -41,7 +49,8 @@ def check(path: Path, *, force: bool) -> None:
 def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: Path, *, force: bool = False) -> None:
     """One row for each picture: its path, answer, probability, fault, and the probability of every class.
 
-    The answer is the label, or several joined by '|'; the probability is that of the likeliest class.
+    The answer is the label, or several joined by '|', or 'unknown'; the probability is that of the likeliest class.
+    Where prediction sets were asked for, they follow after the fault, joined in the same way.
 
     Raises OutputError rather than overwrite a file, or, with `force`, rather than one that graft did not write.
     """
@@ -49,11 +58,13 @@ def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: P
     try:
         with path.open("w" if force else "x", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
-            rows.writerow([*COLUMNS, *map(_harmless, classes)])
+            sets = [SET] if any(each.among is not None for each in predictions) else []
+            rows.writerow([*COLUMNS, *sets, *map(_harmless, classes)])
             for each in predictions:
                 chances = each.answer.probabilities.values() if each.answer else [""] * len(classes)
-                answer = _harmless("|".join(each.labels))
-                rows.writerow([_harmless(each.picture), answer, each.probability, each.fault, *chances])
+                answer = UNKNOWN if each.unknown else _harmless("|".join(each.labels))
+                among = [_harmless("|".join(each.among or ()))] * len(sets)
+                rows.writerow([_harmless(each.picture), answer, each.probability, each.fault, *among, *chances])
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +13,26 @@ from numpy.typing import NDArray
 from graft.data import dataset as table
 from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
-from graft.errors import DataError
-from graft.model import pictures, storage
-from graft.model.evaluation import judge
-from graft.model.multilabel import Score, judge_labels
-from graft.networks import engine
+from graft.errors import DataError, UsageError
+from graft.model import look as looking
+from graft.model import scoring, storage
+from graft.model.look import Look
+from graft.model.memory import Memory
+from graft.model.multilabel import Score
+from graft.model.unknown import RATE, UNKNOWN, Near
 from graft.networks.network import Network
 from graft.progress import Watch, unwatched
-from graft_runtime.card import MULTICLASS, MULTILABEL, Card
-from graft_runtime.decide import Answer, answers, probabilities
+from graft_runtime.card import COVERAGES, MULTILABEL, Card
+from graft_runtime.decide import Answer, answers, least_of
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training picture that the network finds similar, and the cosine between the two, 1 for the same picture."""
+
+    picture: str
+    labels: tuple[str, ...]
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -32,20 +42,34 @@ class Prediction:
     picture: str
     answer: Answer | None
     fault: str = ""
+    nearest: tuple[Neighbour, ...] = ()
 
     @property
     def label(self) -> str:
-        """The likeliest class; empty for a picture that could not be judged."""
-        return self.answer.label if self.answer else ""
+        """The likeliest class, or 'unknown'; empty for a picture that could not be judged."""
+        return (UNKNOWN if self.unknown else self.answer.label) if self.answer else ""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the picture is said to show: one class, or any number of them if the classifier gives several."""
+        """What the picture is said to show: one class, or any number of them if the classifier gives several.
+
+        None for an unknown picture.
+        """
         return self.answer.labels if self.answer else ()
 
     @property
+    def unknown(self) -> bool:
+        """Whether the picture is unlike all that was trained on; `nearest` are what comes closest."""
+        return self.answer is not None and self.answer.unknown
+
+    @property
+    def among(self) -> tuple[str, ...] | None:
+        """The classes that the picture shows one of, as often as the `coverage` that was asked for; else None."""
+        return self.answer.among if self.answer else None
+
+    @property
     def probability(self) -> float:
-        """How likely that class is, 0 to 1."""
+        """How likely the likeliest class is, 0 to 1, of a picture that shows one of the classes."""
         return self.answer.probability if self.answer else 0.0
 
     @property
@@ -55,102 +79,128 @@ class Prediction:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        known = {"picture": self.picture, "label": self.label, "probability": self.probability}
-        return known | {"labels": list(self.labels), "probabilities": self.probabilities, "fault": self.fault}
+        return {
+            "picture": self.picture,
+            "label": self.label,
+            "probability": self.probability,
+            "labels": list(self.labels),
+            "unknown": self.unknown,
+            "among": None if self.among is None else list(self.among),
+            "probabilities": self.probabilities,
+            "nearest": [asdict(each) | {"labels": list(each.labels)} for each in self.nearest],
+            "fault": self.fault,
+        }
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network with its card (model.json) and its report (report.json)."""
+    """A trained network with its card (model.json), its report (report.json) and what it remembers of its pictures."""
 
     network: Network
     card: Card
     report: dict[str, Any] = field(default_factory=dict)
+    memory: Memory | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of every row of probabilities."""
         return self.card.classes
 
-    def predict(self, images: Any, *, watch: Watch = unwatched) -> list[Prediction]:
+    def predict(
+        self, images: Any, *, coverage: float | None = None, unknown: float = RATE, watch: Watch = unwatched
+    ) -> list[Prediction]:
         """Answers, in order, for paths, arrays uint8 [height, width, 3], PIL pictures, or a single one of these.
 
-        A picture that cannot be read gets a Prediction with its fault; it never stops the others.
+        With `coverage`, 0.9 perhaps, each has a set of classes that holds the true one for this share of pictures.
+        `unknown` is the share of pictures of the known classes that may be called unknown; 0 for none at all.
+        A picture that cannot be read gets a Prediction with its fault; it never stops the others. Raises UsageError
+        for a share that cannot be, or one that the classifier has no sets for.
         """
+        least, limit = self.least(coverage), self._limit(unknown)
         data = _as_dataset(images)
-        chances, rows, faults = self.probabilities(data, watch=watch)
-        said = dict(zip(rows.tolist(), self.answers(chances), strict=True))
-        return [Prediction(data.name(row), said.get(row), faults.get(row, "")) for row in range(len(data))]
+        look = self.look(data, watch=watch)
+        strange = look.near.scores > limit if look.near else None
+        told = answers(self.calibrated(look.logits), self.classes, self.card.task, self.card.thresholds, least, strange)
+        nearest = self._neighbours(look.near) if look.near else [()] * len(look.rows)
+        said = dict(zip(look.rows.tolist(), zip(told, nearest, strict=True), strict=True))
+        return [
+            Prediction(data.name(row), said[row][0], "", said[row][1])
+            if row in said
+            else Prediction(data.name(row), None, look.faults[row])
+            for row in range(len(data))
+        ]
+
+    def look(self, data: Dataset, *, watch: Watch = unwatched) -> Look:
+        """All that the network says of pictures: logits, and the nearest training pictures."""
+        known = self.memory.known if self.memory else None
+        return looking.look(self.network, known, self.card.task == MULTILABEL, data, watch)
 
     def probabilities(
         self, data: Dataset, *, watch: Watch = unwatched
     ) -> tuple[NDArray[np.float64], NDArray[np.intp], dict[int, str]]:
         """Calibrated probabilities [good pictures, classes], the rows these stand for, and the others' faults."""
-        run = engine.compile(self.network, self.network.preprocess.size, len(data))
-        faults: dict[int, str] = {}
-        rows: list[int] = []
-        waiting: list[NDArray[np.uint8]] = []
-        logits = [np.empty((0, len(self.classes)), np.float32)]
-        for picture in pictures.each(data, partial(pictures.prepared, self.network.preprocess), watch):
-            if picture.made is None:
-                faults[picture.row] = picture.fault
-                continue
-            rows.append(picture.row)
-            waiting.append(picture.made)
-            if len(waiting) == run.batch:
-                logits.append(run(np.stack(waiting)))
-                waiting = []
-        if waiting:
-            logits.append(run(np.stack(waiting)))
-        return self.calibrated(np.concatenate(logits)), np.array(rows, np.intp), faults
+        look = looking.look(self.network, None, False, data, watch)
+        return self.calibrated(look.logits), look.rows, look.faults
 
     def calibrated(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
         """Probabilities [n, classes] that mean what they say, from logits."""
-        return probabilities(logits, self.card.temperature, self.card.task)
+        return scoring.chances_of(self.card, logits)
 
-    def answers(self, chances: NDArray[np.float64]) -> Iterator[Answer]:
-        """One Answer for each row of calibrated probabilities [n, classes]."""
-        return answers(chances, self.classes, self.card.task, self.card.thresholds)
+    def least(self, coverage: float | None) -> float | None:
+        """From which probability on a class is in a prediction set of this coverage; None where none is asked for."""
+        if coverage is None:
+            return None
+        if not 0 < coverage <= COVERAGES[-1]:
+            raise UsageError(f"A coverage is a share above 0 and up to {COVERAGES[-1]}, such as 0.9. Got {coverage:g}.")
+        if not self.card.sets:
+            raise UsageError(
+                "This classifier has no prediction sets: they come from pictures that `graft fit` leaves out while "
+                "training. Train it with this version, or leave the coverage out."
+            )
+        return least_of(self.card.sets, coverage)
+
+    def _limit(self, rate: float) -> float:
+        """The score from which on a picture is unknown."""
+        if not 0 <= rate < 1:
+            raise UsageError(f"The share of pictures that may be called unknown lies from 0 to 1. Got {rate:g}.")
+        return self.memory.known.limit(rate) if self.memory and self.memory.known else np.inf
+
+    def _neighbours(self, near: Near) -> Iterator[tuple[Neighbour, ...]]:
+        """The nearest training pictures of each, by name."""
+        assert self.memory
+        assert self.memory.known
+        names, labels = self.memory.known.names, self.memory.known.labels
+        for which, cosines in zip(near.which.tolist(), near.cosines.tolist(), strict=True):
+            pairs = zip(which, cosines, strict=True)
+            yield tuple(Neighbour(names[at], self._named(labels[at]), cosine) for at, cosine in pairs)
+
+    def _named(self, label: Any) -> tuple[str, ...]:
+        several = np.flatnonzero(label) if np.ndim(label) else [label]
+        return tuple(self.classes[at] for at in several)
 
     def evaluate(self, source: Any, *, columns: str = "", watch: Watch = unwatched) -> Score:
         """The score on labelled pictures: class folders or a table with the classifier's own names, or whatever
         else `graft.read_source` reads. Of a source with a test part, only that part counts.
 
-        Raises DataError for classes that it does not know, or when not one picture can be read.
+        Pictures of classes that it does not know are told apart: see `Trust.strangers`. Raises DataError where it
+        knows none of the classes, where one is only spelt in another way, or when not one picture can be read.
         """
-        data = self._matched(read_source(source, self.classes, columns))
+        data = scoring.matched(read_source(source, self.classes, columns), self.card)
         if (data.split == TEST).any():
             data = data.take(data.part(TEST))
-        chances, rows, faults = self.probabilities(data, watch=watch)
-        if not len(rows):
-            raise DataError(f"None of the {len(data)} pictures can be read, the first because: {faults[0]}.")
-        return self.judged(chances, data.labels[rows], data.named(faults))
+        look = self.look(data, watch=watch)
+        if not len(look.rows):
+            raise DataError(f"None of the {len(data)} pictures can be read, the first because: {look.faults[0]}.")
+        return self.scored(look, data)
 
-    def judged(
-        self, chances: NDArray[np.float64], labels: NDArray[np.integer], faults: Mapping[str, str] | None = None
-    ) -> Score:
-        """The score of calibrated probabilities [n, classes] against labels of the classifier's own kind."""
-        if self.card.task == MULTILABEL:
-            return judge_labels(chances, labels, self.classes, self.card.thresholds, faults)
-        return judge(chances, labels, self.classes, faults)
-
-    def _matched(self, data: Dataset) -> Dataset:
-        """The same pictures with their labels counted as the classifier's own classes, by name."""
-        if unknown := sorted(set(data.classes) - set(self.classes)):
-            raise DataError(f"The classifier does not know {', '.join(unknown)}. It knows {', '.join(self.classes)}.")
-        if not len(data) or (data.task == MULTICLASS and (data.labels < 0).any()):
-            raise DataError("A score needs pictures, and a label for each.")
-        order = np.array([self.classes.index(name) for name in data.classes], np.int32)
-        if self.card.task == MULTILABEL:
-            labels = np.zeros((len(data), len(self.classes)), np.uint8)
-            labels[:, order] = data.targets()
-        else:
-            labels = order[_only(data)]
-        return replace(data, classes=self.classes, labels=labels)
+    def scored(self, look: Look, data: Dataset) -> Score:
+        """The score of what was said of the pictures of a table that `scoring.matched` made."""
+        faults = data.named(look.faults)
+        return scoring.scored(self.card, self.memory, look, data.labels[look.rows], data.classes, faults)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the classifier into one folder, whole or not at all. Raises OutputError if it is already there."""
-        return storage.save(self.network, self.card, self.report, Path(folder), force=force)
+        return storage.save(self.network, self.card, self.report, Path(folder), self.memory, force=force)
 
 
 def load(folder: str | Path) -> Classifier:
@@ -159,17 +209,6 @@ def load(folder: str | Path) -> Classifier:
     Raises ModelError when it is damaged, incomplete, or newer than this version can read.
     """
     return Classifier(*storage.load(Path(folder)))
-
-
-def _only(data: Dataset) -> NDArray[np.integer]:
-    """The one label of each picture, [n]."""
-    if data.task == MULTICLASS:
-        return data.labels
-    if odd := int((data.labels.sum(axis=1) != 1).sum()):
-        raise DataError(
-            f"The classifier gives each picture one label, and {odd} of {len(data)} pictures have several or none."
-        )
-    return data.labels.argmax(axis=1)
 
 
 def _as_dataset(images: Any) -> Dataset:

@@ -4,6 +4,7 @@ model.safetensors   the tensors of backbone and head
 model.json          the card: classes, preprocessing, backbone, head, temperature, scores, provenance, licences
 report.json         the evaluation in full
 README.md           the model card
+memory.safetensors  the pictures that it was trained and tested on, by their content; how it answered the test
 history.csv         what each epoch brought, of a classifier that was trained by epochs
 """
 
@@ -28,7 +29,9 @@ from safetensors import torch as safetensors
 
 from graft.errors import GraftError, ModelError, OutputError
 from graft.model import history, readme
+from graft.model import memory as remembered
 from graft.model.history import Epoch
+from graft.model.memory import Memory
 from graft.networks import catalog
 from graft.networks.head import Head
 from graft.networks.network import Features, Network
@@ -37,23 +40,32 @@ from graft_runtime.card import Card, CardError, dump, parse
 
 TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
 HISTORY = "history.csv"
-FILES = (*ALWAYS, HISTORY)
+MEMORY = "memory.safetensors"
+FILES = (*ALWAYS, HISTORY, MEMORY)
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers wherever somebody looks
 
 
-def save(network: Network, card: Card, report: dict[str, Any], folder: Path, *, force: bool = False) -> Path:
+def save(
+    network: Network,
+    card: Card,
+    report: dict[str, Any],
+    folder: Path,
+    memory: Memory | None = None,
+    *,
+    force: bool = False,
+) -> Path:
     """Write the folder under another name beside its place, read it back, then rename it: there is no half a model.
 
     An existing classifier is replaced only with `force`, and a folder that holds anything else never.
     """
     _refuse(folder, force)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    weights = safetensors.save(tensors)
-    card = replace(card, weights={TENSORS: hashlib.sha256(weights).hexdigest()})
+    raw = {TENSORS: safetensors.save(tensors)} | ({MEMORY: remembered.dump(memory)} if memory else {})
+    card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
     texts = {CARD: dump(card), REPORT: json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
     if epochs := report.get("training", {}).get("history"):
         texts[HISTORY] = history.text([Epoch(**epoch) for epoch in epochs])
-    contents = {TENSORS: weights} | {name: text.encode() for name, text in texts.items()}
+    contents = raw | {name: text.encode() for name, text in texts.items()}
     fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
         fresh.mkdir(parents=True)
@@ -67,8 +79,11 @@ def save(network: Network, card: Card, report: dict[str, Any], folder: Path, *, 
     return folder
 
 
-def load(folder: Path) -> tuple[Network, Card, dict[str, Any]]:
-    """(network, card, report) of a saved classifier; raises ModelError that says which file is wrong, and how."""
+def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
+    """(network, card, report, memory) of a saved classifier.
+
+    Raises ModelError that says which file is wrong, and how.
+    """
     card = _card(folder)
     tensors = _tensors(folder, card)
     try:
@@ -83,7 +98,7 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any]]:
             raise ValueError(f"the head has {card.head['classes']} outputs, the card {len(card.classes)} classes")
     except (GraftError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder / TENSORS} and {folder / CARD} do not belong together: {error}") from error
-    return network.eval().requires_grad_(False), card, _report(folder)
+    return network.eval().requires_grad_(False), card, _report(folder), memory(folder, card)
 
 
 @contextmanager
@@ -180,17 +195,32 @@ def _card(folder: Path) -> Card:
 
 
 def _tensors(folder: Path, card: Card) -> dict[str, Any]:
-    path = folder / TENSORS
+    try:
+        return safetensors.load(_sound(folder, TENSORS, card))
+    except SafetensorError as error:
+        raise ModelError(f"{folder / TENSORS} is not a safetensors file: {error}.") from error
+
+
+def memory(folder: Path, card: Card) -> Memory | None:
+    """What the classifier remembers; None for one that never had pictures, or is of an earlier version."""
+    if MEMORY not in card.weights:
+        return None
+    try:
+        return remembered.parse(_sound(folder, MEMORY, card))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / MEMORY} is not what graft wrote: {error}.") from error
+
+
+def _sound(folder: Path, name: str, card: Card) -> bytes:
+    """A file's content, just as it was saved."""
+    path = folder / name
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    if hashlib.sha256(content).hexdigest() != card.weights.get(TENSORS):
+    if hashlib.sha256(content).hexdigest() != card.weights.get(name):
         raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CARD}. Copy it anew, or train again.")
-    try:
-        return safetensors.load(content)
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file: {error}.") from error
+    return content
 
 
 def _report(folder: Path) -> dict[str, Any]:

@@ -25,14 +25,16 @@ from graft.training.strategies import EarlyFeatures, Probe
 class Trained:
     """A network that learned; what it says, [n, classes], of pictures that it did not learn from; and what was chosen.
 
-    `labels` are those of the same pictures. `columns` of the material's cached features are what its head reads, None
-    where they are not cached. `record` is for the report, `solved` for the card: plain values.
+    `labels` are those of the same pictures, which are the `rows` of the material. `columns` of the material's cached
+    features are what its head reads, None where they are not cached. `record` is for the report, `solved` for the card:
+    plain values.
     """
 
     network: Network
     material: Material
     logits: NDArray[np.float64]
     labels: Labels
+    rows: NDArray[np.intp]
     record: dict[str, Any]
     solved: dict[str, Any] = field(default_factory=dict)
     columns: NDArray[np.intp] | None = None
@@ -56,6 +58,7 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
         material=material,
         logits=chosen.solution.logits[:: plan.views],  # view 0 is what a prediction sees
         labels=material.data.labels[material.train],
+        rows=material.train,
         record=record(chosen, frozen),
         solved={"solver": chosen.solution.name, "strength": chosen.solution.strength},
         columns=chosen.columns,

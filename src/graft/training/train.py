@@ -40,7 +40,7 @@ def train(
     checkpoint = saved[1] if saved else None
     trained = ground()
     tuned = tune(trained, run, told, checkpoint)
-    held_out, record = trained.labels, described(trained, tuned.course) | told_of(tuned)
+    held_out, rows, record = trained.labels, trained.valid, described(trained, tuned.course) | told_of(tuned)
     if tuned.mixed.share == 0:  # the solved head won; solved on all pictures it is better still
         _merge(choices, backbone)
         probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), backbone, material, watch)
@@ -57,7 +57,7 @@ def train(
             record["training"]["trouble"] = f"{why} {error}"
     _merge(choices, backbone)
     network = trained.network.eval().requires_grad_(False).cpu()
-    return Trained(network, material, tuned.logits, held_out, record, {"solver": "trained"})
+    return Trained(network, material, tuned.logits, held_out, rows, record, {"solver": "trained"})
 
 
 def _merge(choices: Choices, backbone: Backbone) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graft import spec
 from graft.data.dataset import UNGROUPED, UNSPLIT, Dataset, Labels
 from graft.data.images import Images
+from graft.data.lookalikes import matched
 from graft.data.read.layout import PARTS as FOLDERS
 from graft.data.read.layout import decided, natural
 from graft.errors import DataError
@@ -148,17 +149,18 @@ def labelled(
 ) -> Dataset:
     """The data set that these rows of a table describe; `images` gives the column of their pictures.
 
-    Raises DataError: no label at all, all the same, or one that a trained classifier's `classes` lack.
+    Raises DataError: no label at all, all the same, or none that a trained classifier's `classes` have.
     """
     said = cells.labels
     found = tuple(sorted({label for row in said for label in row}, key=natural))
     _check(cells.where, found, classes, said)
+    known = found if classes is None else matched(cells.where, found, classes)
     split = decided(cells.parts() if parts is None else parts)[rows]
     groups = cells.groups()
     return Dataset(
         images(rows),
-        matrix([said[row] for row in rows], classes or found),
-        classes or found,
+        matrix([said[row] for row in rows], known),
+        known,
         split,
         ignored or {},
         None if groups is None else groups[rows],
@@ -167,11 +169,6 @@ def labelled(
 
 
 def _check(where: str, found: tuple[str, ...], classes: tuple[str, ...] | None, said: list[tuple[str, ...]]) -> None:
-    if classes is not None and (unknown := sorted(set(found) - set(classes))):
-        raise DataError(
-            f"{where} has labels that the classifier does not know: {', '.join(map(repr, unknown))}. "
-            f"It knows {', '.join(map(repr, classes))}."
-        )
     if not found:
         raise DataError(f"{where} gives no picture a label.")
     if classes is None and len(found) == 1 and all(said):

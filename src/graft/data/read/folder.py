@@ -19,7 +19,7 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dat
 
     Folders inside a class folder belong to that class. Hidden files, files that are no pictures by their ending and
     pictures outside class folders are left out and counted. Each folder is visited once, so that links cannot loop.
-    With `classes` given (a trained classifier's), folders are matched to them by name and others are an error.
+    With `classes` given (a trained classifier's), folders are matched to them by name and others follow after.
 
     Raises DataError: no such folder, no pictures, fewer than two classes, or names that cannot be told apart.
     """

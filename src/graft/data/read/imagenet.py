@@ -30,7 +30,7 @@ def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None) -> D
     A class is called by the first of its synonyms, and by its id as well where that says two things: ImageNet has
     'crane (n02012849)', a bird, and 'crane (n03126707)', a machine. An id that ImageNet has not stays as it is.
     `path` may also be the folder that ILSVRC/Data/CLS-LOC lies in. With `classes` given (a trained classifier's),
-    folders are matched to them by name or id, and others are an error.
+    folders are matched to them by name or id, and others follow after.
 
     Raises DataError as `read_folder` does.
     """
@@ -42,7 +42,7 @@ def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None) -> D
         return dataclasses.replace(data, classes=tuple(_names().get(each, each) for each in data.classes))
     ids = {name: each for each, name in _names().items()}
     data = read_folder(root, tuple(ids.get(name, name) for name in classes))
-    return dataclasses.replace(data, classes=classes)
+    return dataclasses.replace(data, classes=(*classes, *data.classes[len(classes) :]))
 
 
 def _root(path: Path) -> Path | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.images import Images
+from graft.data.lookalikes import matched
 from graft.errors import DataError
 from graft_runtime.image import SUFFIXES
 
@@ -61,16 +62,13 @@ def arranged(
     found = tuple(sorted({row.label for row in rows}, key=natural))
     if classes is None:
         _check_classes(where, found, ignored)
-    elif unknown := sorted(set(found) - set(classes)):
-        raise DataError(
-            f"{where} has folders that the classifier does not know: {_listed(unknown)}. It knows {_listed(classes)}."
-        )
     if not rows:
         raise DataError(f"{where} holds no pictures in class folders.{_hint(ignored)}")
-    order = {name: index for index, name in enumerate(classes or found)}
+    known = found if classes is None else matched(where, found, classes)
+    order = {name: index for index, name in enumerate(known)}
     labels = np.array([order[row.label] for row in rows], np.int32)
     split = decided([row.part for row in rows])
-    return Dataset(column([row.path for row in rows]), labels, classes or found, split, dict(ignored))
+    return Dataset(column([row.path for row in rows]), labels, known, split, dict(ignored))
 
 
 def decided(parts: list[int]) -> NDArray[np.int8]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.data import lookalikes
 from graft.data.dataset import Dataset
 from graft.data.images import Crops
 from graft.data.read import archive, parquet, table, webdataset
@@ -20,7 +21,7 @@ from graft.data.read.imagenet import is_imagenet, read_imagenet
 from graft.data.read.library import read_object
 from graft.data.read.members import index
 from graft.data.read.voc import is_voc, read_voc
-from graft.errors import DataError, UsageError
+from graft.errors import UsageError
 
 TABLE = archive.TABLE
 
@@ -40,7 +41,8 @@ def read_source(
     Pascal VOC, COCO, CIFAR, MNIST and what has its format, or ImageNet's folders as they are published. An object is a
     Dataset, one of Hugging Face `datasets`, a map-style dataset as torch has them, or (pictures, labels).
 
-    With `classes` given (a trained classifier's), labels are matched to them by name. `columns` names the columns of a
+    With `classes` given (a trained classifier's), labels are matched to them by name; classes that are not among them
+    follow after, and names that are only spelt in another way are an error. `columns` names the columns of a
     table, as in 'file=path,label=species,group=patient'; those left out are guessed. Files that a table lists and that
     are not there are named with the pictures that cannot be read; with `strict` they are an error. With `boxes` each
     object that VOC or COCO marks is a picture with one label, instead of each picture with several.
@@ -102,14 +104,10 @@ def _matched(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:
     """The same pictures with labels that count in these classes, by name."""
     if classes is None:
         return data
-    if unknown := sorted(set(data.classes) - set(classes)):
-        raise DataError(
-            f"{data.root} has labels that the classifier does not know: {', '.join(map(repr, unknown))}. "
-            f"It knows {', '.join(map(repr, classes))}."
-        )
-    order = np.array([classes.index(name) for name in data.classes], np.int32)
+    known = lookalikes.matched(data.root, data.classes, classes)
+    order = np.array([known.index(name) for name in data.classes], np.int32)
     if data.labels.ndim == 1:
-        return dataclasses.replace(data, classes=classes, labels=order[data.labels])
-    labels = np.zeros((len(data), len(classes)), np.uint8)
+        return dataclasses.replace(data, classes=known, labels=order[data.labels])
+    labels = np.zeros((len(data), len(known)), np.uint8)
     labels[:, order] = data.labels
-    return dataclasses.replace(data, classes=classes, labels=labels)
+    return dataclasses.replace(data, classes=known, labels=labels)

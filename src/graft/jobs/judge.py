@@ -1,0 +1,135 @@
+"""What a training left behind becomes a classifier: calibrated, aware of what it knows, and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.duplicates import blocks
+from graft.data.split import folds
+from graft.errors import DataError
+from graft.model import card, look, memory, unknown
+from graft.model.calibrate import Calibration, calibrate, thresholds
+from graft.model.classifier import Classifier
+from graft.model.look import Look
+from graft.model.memory import Memory
+from graft.model.multilabel import Score
+from graft.model.unknown import Known
+from graft.networks.network import Backbone
+from graft.progress import Watch
+from graft.training.choices import Choices
+from graft.training.probe import Trained
+from graft_runtime.card import MULTILABEL
+
+FOLDS = 5  # of the calibration
+
+
+def calibrated(choices: Choices, pretrained: Backbone, trained: Trained) -> tuple[Classifier, Calibration]:
+    """The network as a classifier, with the calibration and thresholds that the left-out answers call for."""
+    material, rows = trained.material, trained.rows
+    apart = folds(trained.labels, material.groups[rows], material.embedded.digests[rows], FOLDS, choices.seed)
+    found = calibrate(trained.logits, trained.labels, apart)
+    described = card.describe(trained.network, pretrained, material.data.classes, choices.strategy, found.temperature)
+    described = replace(
+        described,
+        task=material.data.task,
+        scales=found.scales,
+        shifts=found.shifts,
+        sets=found.sets,
+        head=described.head | trained.solved,
+        choices=asdict(choices),
+        recipe=trained.record.get("recipe", {}) if trained.columns is None else {},
+        cut=trained.record["phases"][-1]["cut"] if trained.columns is None else "head",
+    )
+    classifier = Classifier(trained.network, described)
+    if described.task == MULTILABEL:
+        limits = thresholds(classifier.calibrated(trained.logits), trained.labels)
+        classifier = replace(classifier, card=replace(described, thresholds=limits))
+    return classifier, found
+
+
+def aware(classifier: Classifier, trained: Trained, watch: Watch) -> Classifier:
+    """The same classifier, with what it takes to tell pictures that are like no class."""
+    known = knowledge(trained, watch)
+    described = {
+        "score": "nearest" if len(known.features) else "energy",
+        "pictures": len(known.features),
+        "left_out": len(known.strays),
+        "rate": unknown.RATE,
+        "limit": limit if np.isfinite(limit := known.limit(unknown.RATE)) else None,
+    }
+    trained_on = memory.shortened(trained.material.embedded.digests[trained.material.train])
+    return replace(classifier, card=replace(classifier.card, unknown=described), memory=Memory(trained_on, known=known))
+
+
+def knowledge(trained: Trained, watch: Watch) -> Known:
+    """The training pictures by what the network says of them, as many as find room, and how far left-out ones lie.
+
+    With so many classes that not one picture of each finds room, it is the energy of the left-out logits.
+    """
+    material, labels = trained.material, trained.material.data.labels[trained.material.train]
+    width, several = trained.network.features.widths[-1], labels.ndim == 2
+    if trained.network.head.map:
+        width = trained.network.head.map[0]
+    if unknown.room(width) < len(material.data.classes):
+        strays = np.sort(unknown.energy(trained.logits, several))
+        return Known(np.empty((0, width), np.float16), labels[:0], (), strays)
+    kept = material.train[unknown.chosen(labels, unknown.room(width))]
+    asked = trained.rows[unknown.chosen(trained.labels, unknown.ASKED)]
+    wanted = np.union1d(kept, asked)
+    features = unknown.unit(np.concatenate(list(_features(trained, wanted, watch))))
+    stored = features[np.searchsorted(wanted, kept)].astype(np.float16)
+    left_out = features[np.searchsorted(wanted, asked)]
+    strays = unknown.strays(stored, material.groups[kept], left_out, material.groups[asked])
+    names = tuple(material.data.name(row) for row in kept.tolist())
+    return Known(stored, material.data.labels[kept], names, strays)
+
+
+def _features(trained: Trained, rows: NDArray[np.intp], watch: Watch) -> Iterator[NDArray[np.float32]]:
+    """What the last layer says of these pictures: from the store where the head reads from it, else computed."""
+    if trained.columns is None:
+        data, faults = trained.material.data.take(rows), dict[int, str]()
+        for glance in look.glances(trained.network, data, watch, faults):
+            yield glance.last
+        for row, why in faults.items():
+            raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")
+    else:
+        for _, block in blocks(trained.material.embedded.chosen(rows)):
+            yield look.last(trained.network, block[:, trained.columns])
+
+
+def tested(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Classifier, Score | None]:
+    """The score on the test pictures, which are touched here, once; the classifier remembers how it answered."""
+    material = trained.material
+    if not len(material.test):
+        return classifier, None
+    data = material.data.take(material.test)
+    seen = _from_store(classifier, trained, trained.columns) if trained.columns is not None else None
+    seen = seen or classifier.look(data, watch=watch)
+    score = classifier.scored(seen, data)
+    answered = memory.tested(
+        seen.digests,
+        [data.name(row) for row in seen.rows.tolist()],
+        data.labels[seen.rows],
+        classifier.calibrated(seen.logits),
+        seen.near.scores if seen.near else None,
+    )
+    assert classifier.memory
+    return replace(classifier, memory=replace(classifier.memory, tested=answered)), score
+
+
+def _from_store(classifier: Classifier, trained: Trained, columns: NDArray[np.intp]) -> Look:
+    """What the network says of the test pictures, from the features that are in the store already."""
+    embedded, test = trained.material.embedded, trained.material.test
+    network, known, near = classifier.network, classifier.memory and classifier.memory.known, []
+    logits: list[Any] = []
+    for _, block in blocks(embedded.chosen(test)):
+        own = block[:, columns]
+        logits.append(look.judged(network, own))
+        if known:
+            near.append(known.near(look.last(network, own), logits[-1], classifier.card.task == MULTILABEL))
+    return Look(np.arange(len(test)), embedded.digests[test], np.concatenate(logits), look.joined(near), {})
