@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from graft import show
+from graft import scores, show
 from graft.terminal import (
     AsJson,
     Backbone,
@@ -153,6 +153,20 @@ def evaluate(
 
         evaluation = job(str(model), photos, columns=columns, boxes=boxes, watch=watching(quiet)).as_dict()
         printed(evaluation, as_json, lambda: show.evaluated(evaluation))
+
+
+@app.command()
+def compare_runs(
+    first: Annotated[Path, typer.Argument(help="Folder of a saved classifier.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another one, tested on some of the same pictures.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether one classifier is better than another, by the test pictures that both answered."""
+    with told_of("compare-runs"):
+        from graft.jobs.compare import compare_runs as job
+
+        found = job(first, second).as_dict()
+        printed(found, as_json, lambda: scores.compared(found, str(first), str(second)))
 
 
 @app.command()

@@ -62,6 +62,28 @@ def _trust(trust: Mapping[str, Any]) -> None:
         print(f"  strangers    {strangers['rejected']:.1%} of {total:,} pictures of other classes are called unknown")
 
 
+def compared(found: Mapping[str, Any], first: str, second: str) -> None:
+    """The verdict of `graft compare-runs`, and what it rests on."""
+    named = "mean average precision" if found["metric"] != "accuracy" else "right"
+    low, high = found["interval"]
+    saying = {"better": f"{first} is better than {second}", "worse": f"{first} is worse than {second}"}
+    print(f"\n{saying.get(found['verdict'], f'{first} and {second} are not distinguishable')}: ", end="")
+    print(f"{found['first']:.1%} against {found['second']:.1%} {named} on the same {found['shared']:,} pictures\n")
+    print(f"  difference   {found['difference']:+.1%} (95 % confidence: {low:+.1%} to {high:+.1%})")
+    only = f"{found['only_first']:,} pictures only by {first}, {found['only_second']:,} only by {second}"
+    chance = "" if found["p"] is None else f"; equals split so in {found['p']:.1%} of cases (McNemar)"
+    print(f"  answered     {only}{chance}")
+    if found["log_loss"] is not None:
+        low, high = found["log_loss_interval"]
+        print(f"  log-loss     {found['log_loss']:+.3f} ({low:+.3f} to {high:+.3f}); less is better")
+    print(f"  test parts   {found['tested'][0]:,} and {found['tested'][1]:,} pictures")
+    for name, other, count in ((first, second, found["trained_on"][0]), (second, first, found["trained_on"][1])):
+        if count:
+            print(f"  careful      {name} was trained on {count:,} of the test pictures of {other}")
+    if found["other"]:
+        print(f"  careful      {found['other']:,} shared pictures have other labels in one than in the other: left out")
+
+
 def answer(prediction: Mapping[str, Any]) -> str:
     """What is said of one picture: how likely, and what; or why it was not judged."""
     if prediction["fault"]:

@@ -84,7 +84,7 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
 
     Raises ModelError that says which file is wrong, and how.
     """
-    card = _card(folder)
+    card = read_card(folder)
     tensors = _tensors(folder, card)
     try:
         entry = catalog.find(card.backbone["name"])
@@ -98,7 +98,7 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
             raise ValueError(f"the head has {card.head['classes']} outputs, the card {len(card.classes)} classes")
     except (GraftError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder / TENSORS} and {folder / CARD} do not belong together: {error}") from error
-    return network.eval().requires_grad_(False), card, _report(folder), memory(folder, card)
+    return network.eval().requires_grad_(False), card, _report(folder), read_memory(folder, card)
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def _unwritable(folder: Path, error: OSError, size: int) -> OutputError:
     )
 
 
-def _card(folder: Path) -> Card:
+def read_card(folder: Path) -> Card:
     path = folder / CARD
     try:
         return parse(path.read_text(encoding="utf-8"))
@@ -201,7 +201,7 @@ def _tensors(folder: Path, card: Card) -> dict[str, Any]:
         raise ModelError(f"{folder / TENSORS} is not a safetensors file: {error}.") from error
 
 
-def memory(folder: Path, card: Card) -> Memory | None:
+def read_memory(folder: Path, card: Card) -> Memory | None:
     """What the classifier remembers; None for one that never had pictures, or is of an earlier version."""
     if MEMORY not in card.weights:
         return None

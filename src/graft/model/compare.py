@@ -1,0 +1,202 @@
+"""Whether one classifier is better than another, by the same test pictures: paired, so that luck with these cancels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.errors import DataError, UsageError
+from graft.model.bootstrap import Interval, around, draws
+from graft.model.memory import Memory, Tested
+from graft.model.ranking import ranked
+from graft_runtime.card import MULTICLASS
+
+SURE = 0.05  # the chance of being taken in by luck that a verdict may have
+BETTER, WORSE, EVEN = "better", "worse", "not distinguishable"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first classifier against the second on `shared` test pictures, found by their content.
+
+    `verdict` is 'better', 'worse' or 'not distinguishable' of the first; `difference` is its `metric` less that of the
+    second, with the interval that holds the true difference with 95 % confidence (paired bootstrap). `p` is the chance
+    of so lopsided a split between equals (McNemar's exact test; None for several labels, where the interval decides).
+    `only_first` and `only_second` count what just one of them answers right; `trained_on` which of the shared pictures
+    the first, or the second, learned from; `other` those that the two were given different labels for, left out.
+    """
+
+    verdict: str
+    metric: str
+    first: float
+    second: float
+    difference: float
+    interval: Interval
+    p: float | None
+    log_loss: float | None
+    log_loss_interval: Interval | None
+    shared: int
+    only_first: int
+    only_second: int
+    tested: tuple[int, int]
+    trained_on: tuple[int, int]
+    other: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A classifier as it enters a comparison."""
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    memory: Memory | None
+
+    @property
+    def tested(self) -> Tested:
+        """Its test pictures. Raises DataError where it has none."""
+        if self.memory is None or self.memory.tested is None:
+            raise DataError(
+                f"{self.name} remembers no test picture: it was not scored by `graft fit`, or by an earlier version. "
+                "Train it again, with pictures to spare for a test."
+            )
+        return self.memory.tested
+
+
+def compare(first: Side, second: Side) -> Comparison:
+    """Raises UsageError for classifiers of two kinds, and DataError where they share no test picture."""
+    if first.task != second.task:
+        raise UsageError(f"{first.name} and {second.name} answer two kinds of question: {first.task}, {second.task}.")
+    one, two = first.tested, second.tested
+    rows = _shared(one.digests, two.digests)
+    if not len(rows):
+        raise DataError(
+            f"{first.name} and {second.name} share none of their {len(one):,} and {len(two):,} test pictures, so they "
+            "cannot be compared. Train both on the same pictures with the same seed, or give both the same test part."
+        )
+    agreed = _agreed(first, second, rows)
+    if not agreed.any():
+        raise DataError(f"{first.name} and {second.name} were given other labels for each of the pictures they share.")
+    kept = rows[agreed]
+    facts = {
+        "shared": len(kept),
+        "tested": (len(one), len(two)),
+        "trained_on": (_seen(first, two), _seen(second, one)),
+        "other": int((~agreed).sum()),
+    }
+    return (_of_one if first.task == MULTICLASS else _of_several)(first, second, kept, facts)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The chance that two equal classifiers split so lopsidedly what just one of them answers right (McNemar 1947)."""
+    from scipy.stats import binomtest  # here, because it takes half a second to import
+
+    total = only_first + only_second
+    return float(binomtest(only_first, total).pvalue) if total else 1.0
+
+
+def _of_one(first: Side, second: Side, rows: NDArray[np.intp], facts: dict[str, Any]) -> Comparison:
+    sides = ((first.tested, rows[:, 0]), (second.tested, rows[:, 1]))
+    right = [_answered(tested, own) == tested.labels[own] for tested, own in sides]
+    losses = [-np.log(np.maximum(tested.own[own].astype(np.float64), 1e-15)) for tested, own in sides]
+    alone = [int((right[at] & ~right[1 - at]).sum()) for at in (0, 1)]
+    gain, loss = right[0].astype(float) - right[1], losses[0] - losses[1]
+    p = mcnemar(*alone)
+    difference = float(gain.mean())
+    return Comparison(
+        verdict=EVEN if p >= SURE else BETTER if difference > 0 else WORSE,
+        metric="accuracy",
+        first=float(right[0].mean()),
+        second=float(right[1].mean()),
+        difference=difference,
+        interval=_interval(gain),
+        p=p,
+        log_loss=float(loss.mean()),
+        log_loss_interval=_interval(loss),
+        only_first=alone[0],
+        only_second=alone[1],
+        **facts,
+    )
+
+
+def _of_several(first: Side, second: Side, rows: NDArray[np.intp], facts: dict[str, Any]) -> Comparison:
+    """By the mean average precision over the labels that both give and that some shared picture has."""
+    common = [name for name in first.classes if name in second.classes]
+    tables, said = [], []
+    for side, own in ((first, rows[:, 0]), (second, rows[:, 1])):
+        columns = [side.classes.index(name) for name in common]
+        chances = _table(side.tested, own, len(side.classes))[:, columns]
+        tables.append(chances)
+        said.append(chances >= np.asarray(side.thresholds or [0.5] * len(side.classes))[columns])
+    columns = [first.classes.index(name) for name in common]
+    there = first.tested.labels[rows[:, 0]][:, columns] > 0
+    right = [(each == there).all(axis=1) for each in said]
+    whole = np.ones((1, len(rows)))
+    one, two = (float(np.nanmean(ranked(table, there, whole)[0])) for table in tables)
+    drawn = [
+        np.nanmean(ranked(tables[0], there, block)[0], axis=1) - np.nanmean(ranked(tables[1], there, block)[0], axis=1)
+        for block in draws(len(rows), 200)
+    ]
+    low, high = around(np.concatenate(drawn), one - two, -1.0, 1.0)
+    return Comparison(
+        verdict=BETTER if low > 0 else WORSE if high < 0 else EVEN,
+        metric="mean_average_precision",
+        first=one,
+        second=two,
+        difference=one - two,
+        interval=(low, high),
+        p=None,
+        log_loss=None,
+        log_loss_interval=None,
+        only_first=int((right[0] & ~right[1]).sum()),
+        only_second=int((right[1] & ~right[0]).sum()),
+        **facts,
+    )
+
+
+def _interval(differences: NDArray[np.float64]) -> Interval:
+    drawn = [block @ differences / len(differences) for block in draws(len(differences))]
+    return around(np.concatenate(drawn), float(differences.mean()), -np.inf, np.inf)
+
+
+def _answered(tested: Tested, rows: NDArray[np.intp]) -> NDArray[np.integer]:
+    """The answers, as numbers of the classifier's own classes."""
+    return tested.columns[rows, tested.chances[rows].argmax(axis=1)]
+
+
+def _table(tested: Tested, rows: NDArray[np.intp], classes: int) -> NDArray[np.float64]:
+    """Probabilities [n, classes]; those that are not remembered are 0."""
+    table = np.zeros((len(rows), classes))
+    np.put_along_axis(table, tested.columns[rows].astype(np.intp), tested.chances[rows].astype(np.float64), axis=1)
+    return table
+
+
+def _shared(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Rows [shared, 2] of the contents that both have, each once."""
+    places = [{digest.tobytes(): at for at, digest in enumerate(digests)} for digests in (one, two)]
+    both = [(at, places[1][digest]) for digest, at in places[0].items() if digest in places[1]]
+    return np.array(both, np.intp).reshape(-1, 2)
+
+
+def _agreed(first: Side, second: Side, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """For which pictures both were given the same labels, by name."""
+    one, two = first.tested.labels[rows[:, 0]], second.tested.labels[rows[:, 1]]
+    return np.array([_named(first, a) == _named(second, b) for a, b in zip(one, two, strict=True)])
+
+
+def _named(side: Side, label: Any) -> frozenset[str]:
+    return frozenset(side.classes[at] for at in (np.flatnonzero(label) if np.ndim(label) else [label]))
+
+
+def _seen(side: Side, tested: Tested) -> int:
+    """How many of the other's test pictures this one was trained on."""
+    assert side.memory
+    return int(side.memory.seen(tested.digests).sum())
