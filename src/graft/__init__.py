@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.estimator import ImageClassifier
     from graft.jobs.embed import embed
     from graft.jobs.evaluate import evaluate
+    from graft.jobs.explain import explain
     from graft.jobs.fit import fit
     from graft.jobs.predict import predict
     from graft.model.classifier import Classifier, Prediction, load
@@ -27,6 +28,7 @@ __all__ = [
     "Prediction",
     "embed",
     "evaluate",
+    "explain",
     "fit",
     "from_arrays",
     "from_paths",
@@ -45,6 +47,7 @@ _HOMES = {
     "Prediction": "graft.model.classifier",
     "embed": "graft.jobs.embed",
     "evaluate": "graft.jobs.evaluate",
+    "explain": "graft.jobs.explain",
     "fit": "graft.jobs.fit",
     "from_arrays": "graft.data.dataset",
     "from_paths": "graft.data.dataset",
