@@ -50,8 +50,8 @@ def main() -> None:
     learner = Learner(loaders, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=halves)
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(options.epochs)
-    seconds = time.perf_counter() - start
-    print(f"{learner.validate()[1]:.4f} {seconds:.1f}")
+        seconds = time.perf_counter() - start
+        print(f"{learner.validate()[1]:.4f} {seconds:.1f}")
 
 
 def halves(module: nn.Module) -> list:

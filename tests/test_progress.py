@@ -64,6 +64,11 @@ def test_the_time_left_is_right_when_a_part_was_done_before(clock: Clock, capsys
     assert others == ["steps: 976 of 1,000, 2.0/s, 12 s left", "steps: 996 of 1,000, 2.0/s, 2 s left"]
 
 
+def test_work_of_unknown_length_says_how_far_it_is(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    list(watched(clock.work(1000, 0.02), "files found", 0))
+    assert capsys.readouterr().err.splitlines() == ["files found: 101, 50/s", "files found: 602, 50/s"]
+
+
 def test_a_note_is_asked_when_it_is_shown(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
 

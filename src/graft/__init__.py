@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.jobs.compare import compare_runs
     from graft.jobs.embed import embed
     from graft.jobs.evaluate import evaluate
+    from graft.jobs.explain import explain
     from graft.jobs.fit import fit
     from graft.jobs.predict import predict
     from graft.model.classifier import Classifier, Prediction, load
@@ -29,6 +30,7 @@ __all__ = [
     "compare_runs",
     "embed",
     "evaluate",
+    "explain",
     "fit",
     "from_arrays",
     "from_paths",
@@ -48,6 +50,7 @@ _HOMES = {
     "compare_runs": "graft.jobs.compare",
     "embed": "graft.jobs.embed",
     "evaluate": "graft.jobs.evaluate",
+    "explain": "graft.jobs.explain",
     "fit": "graft.jobs.fit",
     "from_arrays": "graft.data.dataset",
     "from_paths": "graft.data.dataset",

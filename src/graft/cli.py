@@ -170,6 +170,26 @@ def compare_runs(
 
 
 @app.command()
+def explain(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the drawings.")],
+    label: Annotated[str | None, typer.Option(help="Explain this class instead of the answer.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what in each picture speaks for its answer."""
+    with told_of("explain"):
+        from graft.jobs.explain import explain as job
+
+        found = job(str(model), images, output, label=label, force=force, watch=watching(quiet))
+        printed(found, as_json, lambda: show.explained(found))
+        if not any(each["drawing"] for each in found):
+            raise typer.Exit(3)
+
+
+@app.command()
 def embed(
     photos: Photos,
     output: Annotated[Path, typer.Option("--output", "-o", help="File (.npz) for the features; must not exist.")],

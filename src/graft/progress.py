@@ -29,7 +29,7 @@ class Work:
         return self.name
 
 
-# Shows progress over (things still to do, what they are, how many these are with those done before).
+# Shows progress over (things still to do, what they are, how many these are with those done before: 0 if unknown).
 Watch = Callable[[Iterable[Any], str | Work, int], Iterable[Any]]
 
 
@@ -60,7 +60,7 @@ def _bar(things: Iterable[Any], work: Work, count: int) -> Iterator[Any]:
     note = ""
     plain = sys.stdout.isatty()  # otherwise what is printed for a file would be shown above the bar, and not be in it
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=plain) as progress:
-        task = progress.add_task(work.name, total=count, completed=work.before, rate="", note="")
+        task = progress.add_task(work.name, total=count or None, completed=work.before, rate="", note="")
         for done, thing in enumerate(things, 1):
             yield thing
             if time.monotonic() >= due:
@@ -71,7 +71,7 @@ def _bar(things: Iterable[Any], work: Work, count: int) -> Iterator[Any]:
 def _lines(things: Iterable[Any], work: Work, count: int) -> Iterator[Any]:
     start = time.monotonic()
     due = start + PATIENCE
-    warm_up = min(WARM_UP, (count - work.before) // 10)
+    warm_up = min(WARM_UP, max(count - work.before, 0) // 10)
     for done, thing in enumerate(things, 1 - warm_up):
         yield thing
         now = time.monotonic()
@@ -80,8 +80,9 @@ def _lines(things: Iterable[Any], work: Work, count: int) -> Iterator[Any]:
         elif now >= due:
             due = now + REMIND
             total = work.before + warm_up + done
-            left = (now - start) / done * (count - total)
-            said = [f"{work.name}: {total:,} of {count:,}", _rate(done, start), f"{left:.0f} s left", work.note()]
+            left = f"{(now - start) / done * (count - total):.0f} s left" if count else ""
+            so_far = f"{total:,} of {count:,}" if count else f"{total:,}"
+            said = [f"{work.name}: {so_far}", _rate(done, start), left, work.note()]
             print(", ".join(filter(None, said)), file=sys.stderr)
 
 

@@ -109,6 +109,17 @@ def predicted(predictions: Sequence[Mapping[str, Any]], csv: Path | None) -> Non
         print(f"{answer if each['fault'] else answer.ljust(width)}  {each['picture']}{scores.evidence(each)}")
 
 
+def explained(found: Sequence[Mapping[str, Any]]) -> None:
+    """The answer and the drawing of each picture of `graft explain`."""
+    width = max((len(each["explained"]) for each in found), default=0)
+    for each in found:
+        if each["fault"]:
+            print(f"    -    not judged, {each['fault']}  {each['picture']}")
+        else:
+            chance = each["probabilities"][each["explained"]]
+            print(f"{chance:7.1%}  {each['explained']:<{width}}  {each['picture']}  drawn in {each['drawing']}")
+
+
 def embedded(table: Mapping[str, Any], output: Path) -> None:
     """What `graft embed` made."""
     rows, width = table["shape"]

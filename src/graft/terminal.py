@@ -20,7 +20,7 @@ Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbone
 Weights = Annotated[Path | None, typer.Option(help="File with this network's weights, instead of the usual ones.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace what is there: a classifier, or a file of answers or features.")
+    bool, typer.Option("--force", help="Replace what is there: a classifier, a file of answers or features, drawings.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

@@ -113,6 +113,30 @@ def test_accumulated_batches_are_one_large_batch() -> None:
     assert whole.keys() == four.keys()
 
 
+def test_gradients_are_clipped_to_the_length_that_the_recipe_names() -> None:
+    plain = {"optimizer": "sgd", "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
+    for clip, limit in ((0.01, 0.01), (0.0, math.inf)):
+        tuned = network()
+        before = copy.deepcopy(tuned.state_dict())
+        taught = lesson(tuned, recipe=Recipe(clip=clip, **plain), batch=COUNT, epochs=1)
+        assert len(list(loop.train(taught, State(taught)))) == 1
+        steps = [(tuned.state_dict()[name] - value).norm() / taught.rate for name, value in before.items()]
+        length = float(torch.stack(steps).norm())
+        assert length == pytest.approx(limit, rel=1e-3) if clip else length > 0.1
+
+
+def test_dropout_is_drawn_anew_at_each_step() -> None:
+    tuned = network(dropout=0.5)
+    dropped: list[Tensor] = []
+    tuned[2].register_forward_hook(lambda _part, given, output: dropped.append((output == 0) & (given[0] != 0)))
+    taught = lesson(tuned, batch=COUNT, epochs=6, rate=1e-12)
+    assert len(list(loop.train(taught, State(taught)))) == 6
+    taught = lesson(tuned, batch=COUNT // 2, epochs=2, rate=1e-12)
+    assert len(list(loop.train(taught, State(taught)))) == 4
+    for masks in (dropped[:6], dropped[6:]):
+        assert len({mask.numpy().tobytes() for mask in masks}) == len(masks)
+
+
 def test_the_seed_decides_and_torchs_own_generator_is_left_alone() -> None:
     state = torch.get_rng_state()
     one = trained()[0]
@@ -221,6 +245,14 @@ def test_batch_norm_keeps_its_statistics_unless_told() -> None:
         assert list(loop.train(taught, State(taught)))
         assert torch.equal(tuned.state_dict()["0.running_mean"], before["0.running_mean"]) is not moves
         assert not torch.equal(tuned.state_dict()["0.weight"], before["0.weight"])
+
+
+def test_one_picture_has_no_statistics_to_normalise_with() -> None:
+    tuned = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, CLASSES))
+    taught = lesson(tuned, recipe=Recipe(batch_norm="train"), batch=COUNT - 1, epochs=1)
+    losses = [step.loss for step in loop.train(taught, State(taught))]
+    assert len(losses) == 2
+    assert all(map(math.isfinite, losses))
 
 
 def test_the_range_test_leaves_the_weights_and_finds_a_rate_that_trains() -> None:

@@ -56,7 +56,7 @@ def embed(
 
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
-    data = read_source(source, columns=columns, boxes=boxes)
+    data = read_source(source, columns=columns, boxes=boxes, watch=watch)
     frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]

@@ -76,7 +76,7 @@ def fit(
     place, times = _place(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         with _timed(times, "read pictures"):
-            data = read_source(source, columns=columns, strict=strict, boxes=boxes)
+            data = read_source(source, columns=columns, strict=strict, boxes=boxes, watch=watch)
         choices.check_task(data.task)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)

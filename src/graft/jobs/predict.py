@@ -32,7 +32,7 @@ def predict(
     """
     judge = opened(classifier)
     judge.least(coverage)  # a share that cannot be is told before any folder is searched
-    return judge.predict([str(path) for path in _files(images)], coverage=coverage, unknown=unknown, watch=watch)
+    return judge.predict([str(path) for path in files(images)], coverage=coverage, unknown=unknown, watch=watch)
 
 
 def check(path: Path, *, force: bool) -> None:
@@ -69,7 +69,8 @@ def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: P
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _files(images: Sequence[str | Path]) -> Iterator[Path]:
+def files(images: Sequence[str | Path]) -> Iterator[Path]:
+    """The files among these paths, and all pictures in the folders among them. Raises DataError."""
     for path in map(Path, images):
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())

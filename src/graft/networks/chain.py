@@ -28,7 +28,7 @@ class Stage:
 def stages(backbone: Backbone) -> list[Stage]:
     """The chain of stages in the order in which a forward pass first meets them."""
     module = backbone.module
-    names = list(_blocks(module))  # none lies inside another, so that they end in the order in which they begin
+    names = list(blocks(module))  # none lies inside another, so that they end in the order in which they begin
     with still(module), heard(module, names) as outputs:  # in the order in which they were first heard
         module(backbone.example().to(next(module.parameters())))
     return [
@@ -67,7 +67,7 @@ def still(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _blocks(module: nn.Module, name: str = "", whole: int = 0) -> Iterator[str]:
+def blocks(module: nn.Module, name: str = "", whole: int = 0) -> Iterator[str]:
     """Names of the largest repeated parts: open stacks, and whatever holds a stack and half of the network."""
     size = _size(module)
     whole = whole or size
@@ -75,7 +75,7 @@ def _blocks(module: nn.Module, name: str = "", whole: int = 0) -> Iterator[str]:
     trunk = 2 * size > whole and any(isinstance(child, _STACKS) for child in module.children())
     if not name or stack or trunk:
         for child_name, child in module.named_children():
-            yield from _blocks(child, f"{name}.{child_name}" if name else child_name, whole)
+            yield from blocks(child, f"{name}.{child_name}" if name else child_name, whole)
     elif size:
         yield name
 

@@ -166,7 +166,7 @@ def heard(module: nn.Module, names: Sequence[str], stop: bool = False) -> Iterat
 def pooled(output: Tensor) -> Tensor:
     """A layer's output averaged over space (or over tokens): [n, channels]."""
     if output.ndim == 4:
-        return output.mean((1, 2) if _channels_last(output) else (2, 3))
+        return output.mean((1, 2) if channels_last(output) else (2, 3))
     return output.mean(1) if output.ndim == 3 else output
 
 
@@ -177,9 +177,9 @@ def mapped(name: str, output: Tensor) -> Tensor:
             f"The layer {name!r} gives no feature map but {list(output.shape[1:])} numbers for a picture, and a conv "
             "head needs a map. Networks made of convolutions have one, so has Swin; for this one choose an mlp head."
         )
-    return output.permute(0, 3, 1, 2) if _channels_last(output) else output
+    return output.permute(0, 3, 1, 2) if channels_last(output) else output
 
 
-def _channels_last(output: Tensor) -> bool:
+def channels_last(output: Tensor) -> bool:
     """As Swin in timm lays out its maps: [n, h, w, c]."""
     return bool(output.shape[1] == output.shape[2] != output.shape[3])  # in a traced pass sizes are tensors

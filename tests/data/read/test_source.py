@@ -120,3 +120,17 @@ def test_a_table_in_the_folder_comes_first(published: Path, tmp_path: Path) -> N
     voc = formats.voc(tmp_path / "VOC2012", published / "photos", 3)
     (voc / "labels.csv").write_text("file,label\nJPEGImages/2008_000000.jpg,red\nJPEGImages/2008_000001.jpg,blue\n")
     assert read_source(voc).classes == ("blue", "red")
+
+
+def test_the_search_for_files_can_be_watched(root: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def watch(things: Any, what: Any, count: int) -> Any:
+        found = list(things)
+        seen.append((str(what), count, len(found)))
+        return found
+
+    (root / "table.csv").write_text(TABLE)
+    folder = read_source(root, watch=watch)
+    table = read_source(root / "table.csv", watch=watch)
+    assert seen == [("files found", 0, len(folder)), ("files looked for", len(table), len(table))]

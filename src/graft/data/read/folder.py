@@ -12,9 +12,10 @@ from graft.data.dataset import Dataset
 from graft.data.images import Files
 from graft.data.read.layout import Entry, arranged, is_hidden
 from graft.errors import DataError
+from graft.progress import Watch, unwatched
 
 
-def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dataset:
+def read_folder(root: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched) -> Dataset:
     """The pictures below `root`, one folder a class, or train/val/test folders with one folder a class in each.
 
     Folders inside a class folder belong to that class. Hidden files, files that are no pictures by their ending and
@@ -26,7 +27,12 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Dat
     root = _existing(Path(root))
     ignored: Counter[str] = Counter()
     return arranged(
-        str(root), _Disk(root, ignored), lambda paths: Files.of(paths, str(root)), classes=classes, ignored=ignored
+        str(root),
+        _Disk(root, ignored),
+        lambda paths: Files.of(paths, str(root)),
+        classes=classes,
+        ignored=ignored,
+        watch=watch,
     )
 
 

@@ -14,6 +14,7 @@ from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.data.read.layout import PARTS
 from graft.errors import DataError
+from graft.progress import Watch, unwatched
 
 _ID = re.compile("n[0-9]{8}")
 _INSIDE = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")  # as ILSVRC's archive has it
@@ -24,7 +25,7 @@ def is_imagenet(path: Path) -> bool:
     return _root(path) is not None
 
 
-def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None) -> Dataset:
+def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched) -> Dataset:
     """Class folders as `read_folder` reads them, with names for WordNet ids, in the order of the ids.
 
     A class is called by the first of its synonyms, and by its id as well where that says two things: ImageNet has
@@ -38,10 +39,10 @@ def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None) -> D
     if root is None:
         raise DataError(f"{path} has no folders that are called by WordNet ids, such as n01440764.")
     if classes is None:
-        data = read_folder(root)
+        data = read_folder(root, watch=watch)
         return dataclasses.replace(data, classes=tuple(_names().get(each, each) for each in data.classes))
     ids = {name: each for each, name in _names().items()}
-    data = read_folder(root, tuple(ids.get(name, name) for name in classes))
+    data = read_folder(root, tuple(ids.get(name, name) for name in classes), watch)
     return dataclasses.replace(data, classes=(*classes, *data.classes[len(classes) :]))
 
 

@@ -16,6 +16,7 @@ from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.images import Images
 from graft.data.lookalikes import matched
 from graft.errors import DataError
+from graft.progress import Watch, unwatched
 from graft_runtime.image import SUFFIXES
 
 PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
@@ -52,13 +53,14 @@ def arranged(
     classes: tuple[str, ...] | None,
     ignored: Counter[str],
     root: str = "",
+    watch: Watch = unwatched,
 ) -> Dataset:
     """The pictures in the class folders of a listing, in the order of their paths; `column` finds them by these.
 
     `where` is what to call the place in an error; `ignored` counts what the listing left out, and goes on counting.
     Raises DataError: no pictures, fewer than two classes, or names that cannot be told apart.
     """
-    rows = sorted(_pictures(root, listing, ignored), key=lambda row: row.path)
+    rows = sorted(watch(_pictures(root, listing, ignored), "files found", 0), key=lambda row: row.path)
     found = tuple(sorted({row.label for row in rows}, key=natural))
     if classes is None:
         _check_classes(where, found, ignored)

@@ -16,6 +16,7 @@ from graft.data.dataset import Dataset
 from graft.data.read.columns import NO_MARK, Cells, Columns, labelled
 from graft.data.read.table import Place, tabled
 from graft.errors import DataError, UsageError
+from graft.progress import Watch, unwatched
 
 SUFFIXES = (".parquet",)
 HELD = 4  # row groups in memory; threads that read in order are in one or two
@@ -74,7 +75,12 @@ class Stored:
 
 
 def read_parquet(
-    path: str | Path, classes: tuple[str, ...] | None = None, columns: str = "", *, strict: bool = False
+    path: str | Path,
+    classes: tuple[str, ...] | None = None,
+    columns: str = "",
+    *,
+    strict: bool = False,
+    watch: Watch = unwatched,
 ) -> Dataset:
     """The pictures of a Parquet file, with columns as `read_table` has them.
 
@@ -89,7 +95,7 @@ def read_parquet(
     at = Cells(str(path), names, [], named).places.get("file")
     cells = _cells(path, file, named)
     if at is None or not _holds_bytes(file.schema_arrow.field(at).type):
-        return tabled(cells, Place.of(path.parent), classes, strict=strict)
+        return tabled(cells, Place.of(path.parent, watch), classes, strict=strict)
     sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     starts = np.cumsum([0, *sizes])[:-1].astype(np.intp)
     rows = np.arange(len(cells.rows), dtype=np.intp)

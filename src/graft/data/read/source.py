@@ -22,6 +22,7 @@ from graft.data.read.library import read_object
 from graft.data.read.members import index
 from graft.data.read.voc import is_voc, read_voc
 from graft.errors import UsageError
+from graft.progress import Watch, unwatched
 
 TABLE = archive.TABLE
 
@@ -33,6 +34,7 @@ def read_source(
     *,
     strict: bool = False,
     boxes: bool = False,
+    watch: Watch = unwatched,
 ) -> Dataset:
     """Labelled pictures from a path or from an object of another library.
 
@@ -45,7 +47,8 @@ def read_source(
     follow after, and names that are only spelt in another way are an error. `columns` names the columns of a
     table, as in 'file=path,label=species,group=patient'; those left out are guessed. Files that a table lists and that
     are not there are named with the pictures that cannot be read; with `strict` they are an error. With `boxes` each
-    object that VOC or COCO marks is a picture with one label, instead of each picture with several.
+    object that VOC or COCO marks is a picture with one label, instead of each picture with several. `watch` shows how
+    far the search for files is.
 
     Raises DataError for pictures that make no data set, and UsageError for what is no source of pictures.
 
@@ -54,7 +57,7 @@ def read_source(
     """
     if isinstance(source, str | PathLike):
         path = Path(source)
-        data = _published(path, classes, boxes) or _at(path, classes, columns, strict)
+        data = _published(path, classes, boxes, watch) or _at(path, classes, columns, strict, watch)
     else:
         data = source if isinstance(source, Dataset) else read_object(source, classes, columns)
     if columns and (data is source or not data.columns):
@@ -66,7 +69,7 @@ def read_source(
     return data
 
 
-def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool) -> Dataset | None:
+def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool, watch: Watch) -> Dataset | None:
     """A data set in the form that it is published in."""
     if (path / TABLE).is_file():
         return None
@@ -78,18 +81,18 @@ def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool) -> Data
         return _matched(read_cifar(path), classes)
     if is_idx(path):
         return _matched(read_idx(path), classes)
-    return read_imagenet(path, classes) if is_imagenet(path) else None
+    return read_imagenet(path, classes, watch) if is_imagenet(path) else None
 
 
-def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool) -> Dataset:
+def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool, watch: Watch) -> Dataset:
     """A table, an archive, shards or class folders."""
     name = path.name.lower()
     if not path.is_dir() and name.endswith(table.SUFFIXES):
-        return table.read_table(path, classes, columns, strict=strict)
+        return table.read_table(path, classes, columns, strict=strict, watch=watch)
     if not path.is_dir() and name.endswith(parquet.SUFFIXES):
-        return parquet.read_parquet(path, classes, columns, strict=strict)
+        return parquet.read_parquet(path, classes, columns, strict=strict, watch=watch)
     if (path / TABLE).is_file():
-        return table.read_table(path / TABLE, classes, columns, strict=strict)
+        return table.read_table(path / TABLE, classes, columns, strict=strict, watch=watch)
     if webdataset.shards(path):
         return webdataset.read_shards(path, classes)
     if not path.is_dir() and name.endswith(archive.SUFFIXES):
@@ -97,7 +100,7 @@ def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool)
         if webdataset.is_shard(found):
             return webdataset.of_indices(str(path), [found], classes)
         return archive.of_index(found, classes, columns, strict=strict)
-    return read_folder(path, classes)
+    return read_folder(path, classes, watch)
 
 
 def _matched(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:

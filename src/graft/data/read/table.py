@@ -17,6 +17,7 @@ from graft.data.dataset import Dataset
 from graft.data.images import Files, Images
 from graft.data.read.columns import Cells, Columns, labelled
 from graft.errors import DataError
+from graft.progress import Watch, unwatched
 
 SUFFIXES = (".csv", ".tsv")
 BESIDE = "split.csv"  # file, split: read if the table says nothing of parts
@@ -31,20 +32,27 @@ class Place:
     has: Callable[[str], bool]
     column: Callable[[list[str]], Images]
     read: Callable[[str], bytes]  # a file beside the table
+    watch: Watch = unwatched  # over the files that are looked for
 
     @classmethod
-    def of(cls, folder: Path) -> Place:
+    def of(cls, folder: Path, watch: Watch = unwatched) -> Place:
         """A folder on the disk."""
         return cls(
             str(folder),
             lambda name: (folder / name).is_file(),
             lambda names: Files.of(names, str(folder)),
             lambda name: (folder / name).read_bytes(),
+            watch,
         )
 
 
 def read_table(
-    path: str | Path, classes: tuple[str, ...] | None = None, columns: str = "", *, strict: bool = False
+    path: str | Path,
+    classes: tuple[str, ...] | None = None,
+    columns: str = "",
+    *,
+    strict: bool = False,
+    watch: Watch = unwatched,
 ) -> Dataset:
     """The pictures that a table lists, with the label or labels of each.
 
@@ -62,9 +70,8 @@ def read_table(
     there; UsageError for `columns` that cannot be.
     """
     path = Path(path)
-    return tabled(
-        cells_of(str(path), content(path), Columns.of(columns)), Place.of(path.parent), classes, strict=strict
-    )
+    cells = cells_of(str(path), content(path), Columns.of(columns))
+    return tabled(cells, Place.of(path.parent, watch), classes, strict=strict)
 
 
 def content(path: Path) -> bytes:
@@ -131,7 +138,8 @@ def _once(cells: Cells, files: list[str]) -> list[int]:
 
 def _where(cells: Cells, place: Place, files: list[str], *, strict: bool) -> list[str]:
     """Where each file lies, seen from the table's folder; one that is not there keeps the name that it is listed by."""
-    ways = [next((way for way in (name, f"{IMAGES}/{name}") if place.has(way)), "") for name in files]
+    looked = place.watch(files, "files looked for", len(files))
+    ways = [next((way for way in (name, f"{IMAGES}/{name}") if place.has(way)), "") for name in looked]
     absent = [name for name, way in zip(files, ways, strict=True) if not way]
     if absent and (strict or 2 * len(absent) > len(files)):
         raise DataError(

@@ -1,0 +1,67 @@
+"""Whether heat maps point at what decides: the answer's probability with the hottest places of a picture greyed out.
+
+python bench/explain.py ../shared/data/flowers5 [--share 0.2]
+
+The same number of places is greyed out by heat, at random, and the coldest; each with the mean colour of the picture.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from graft.data.read.source import read_source
+from graft.jobs.fit import fit
+from graft.model import pictures
+from graft.model.classifier import Classifier
+from graft.networks.heat import GRID, heat
+
+
+def main() -> None:
+    """One row for each data set."""
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sets", type=Path, nargs="+")
+    parser.add_argument("--share", type=float, default=0.2)
+    options = parser.parse_args()
+    print(f"Mean probability of the answer, {options.share:.0%} of the places greyed out\n")
+    print("| data set | pictures | as it is | hottest | at random | coldest |\n|---|---|---|---|---|---|")
+    for source in options.sets:
+        judge = fit(source)
+        data = read_source(source / "test")
+        rows = np.arange(len(data))[:: max(1, len(data) // 200)]
+        seen = [pictures.prepared(judge.network.preprocess, data.read(int(row))) for row in rows]
+        found = np.array([judged(judge, picture, round(options.share * GRID**2)) for picture in seen])
+        print(
+            f"| {source.name} | {len(rows)} | {' | '.join(f'{value:.3f}' for value in found.mean(axis=0))} |",
+            flush=True,
+        )
+
+
+@torch.inference_mode()
+def judged(judge: Classifier, picture: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
+    """The answer's probability: as it is, without the hottest places, without random ones, without the coldest."""
+    whole = torch.from_numpy(picture)[None]
+    answer = int(judge.network(whole).argmax())
+    with torch.inference_mode(mode=False):
+        places = heat(judge.network, whole.clone(), [answer])[0].flatten().numpy()
+    orders = (np.argsort(-places), np.random.default_rng(0).permutation(len(places)), np.argsort(places))
+    variants = torch.cat([whole, *(greyed(whole, order[:count]) for order in orders)])
+    return judge.calibrated(judge.network(variants).numpy())[:, answer]
+
+
+def greyed(whole: torch.Tensor, places: NDArray[np.intp]) -> torch.Tensor:
+    """The picture with these places in its mean colour."""
+    mask = torch.zeros(GRID * GRID)
+    mask[torch.from_numpy(places)] = 1
+    large = functional.interpolate(mask.view(1, 1, GRID, GRID), whole.shape[2:], mode="nearest")
+    mean = whole.float().mean((2, 3), keepdim=True)
+    return torch.where(large > 0, mean, whole.float()).round().to(torch.uint8)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Why a classifier says what it says: the answer, and which places of the picture speak for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from graft.data.dataset import from_pictures
+from graft.errors import UsageError
+from graft.model import pictures
+from graft.model.classifier import Classifier, Prediction
+from graft.networks.heat import heat
+from graft.progress import Watch, unwatched
+from graft_runtime.card import MULTILABEL
+
+DIM = 0.35  # of its brightness a place keeps that does not speak for the answer
+BRIGHT = 99  # percentile of the heat from which on a place is shown as it is
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An answer with its heat map.
+
+    `label` is the class that is explained; `seen` the picture as the network saw it, uint8 [size, size, 3]; `heat`
+    float32 [14, 14], how much each place speaks for the label (above 0) or against it.
+    """
+
+    prediction: Prediction
+    label: str
+    seen: NDArray[np.uint8]
+    heat: NDArray[np.float32]
+
+    def drawn(self) -> NDArray[np.uint8]:
+        """The picture with its colours where it speaks for the label, dark and grey elsewhere: [size, size, 3]."""
+        whole = torch.from_numpy(self.heat)[None, None]
+        places = functional.interpolate(whole, self.seen.shape[:2], mode="bicubic")[0, 0].numpy()
+        share = (places / max(float(np.percentile(places, BRIGHT)), 1e-12)).clip(0, 1)[..., None]
+        dim = DIM * self.seen.mean(axis=2, keepdims=True)
+        return (dim + share * (self.seen - dim)).round().astype(np.uint8)
+
+
+def explain(
+    classifier: Classifier, images: Any, label: str | None = None, *, watch: Watch = unwatched
+) -> Iterator[Explanation | Prediction]:
+    """An Explanation of each picture, in order, for its own answer or for `label`; for one that cannot be read, the
+    Prediction with its fault. Pictures are given as `Classifier.predict` takes them.
+
+    Raises UsageError for a label that the classifier does not know, and for a network that keeps no map of places.
+    """
+    if label is not None and label not in classifier.classes:
+        raise UsageError(f"The classifier does not know {label!r}. It knows {', '.join(classifier.classes)}.")
+    data = from_pictures([images] if isinstance(images, str) or not isinstance(images, list) else images)
+    predictions = classifier.predict(data)
+    prepare = partial(pictures.prepared, classifier.network.preprocess)
+    for picture in pictures.each(data, prepare, watch):
+        prediction = predictions[picture.row]
+        if picture.made is None or prediction.answer is None:
+            yield prediction
+        else:
+            yield _explained(classifier, prediction, picture.made, label or prediction.label)
+
+
+def _explained(classifier: Classifier, prediction: Prediction, seen: NDArray[np.uint8], label: str) -> Explanation:
+    several = classifier.card.task == MULTILABEL
+    at = classifier.classes.index(label)
+    places = heat(classifier.network, torch.from_numpy(seen)[None], [at], several)[0]
+    return Explanation(prediction, label, np.ascontiguousarray(seen.transpose(1, 2, 0)), places.numpy())

@@ -1,0 +1,88 @@
+"""Heat maps: how much each place of a picture speaks for a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graft.errors import UsageError
+from graft.networks.chain import blocks
+from graft.networks.network import Features, Network, channels_last, heard
+
+GRID = 14  # places along a side; a network's last map has 7 or 14
+
+
+def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool = False) -> Tensor:
+    """How much each place of uint8 pictures [n, 3, size, size] speaks for a class of each: [n, GRID, GRID].
+
+    Gradient times activation, summed over channels (HiResCAM, Draelos and Carin 2020), of every layer that the head
+    reads, each on its own way to the head; added up. Above 0 a place speaks for the class, below against it. What is
+    explained is the class's logit above the mean of all logits, as only differences count in a softmax; with
+    `several` labels a picture, the logit itself. Of a linear head on averages over space the places add up to exactly
+    that, but for the bias.
+
+    Raises UsageError for a network that keeps no map of places, as one that reads pictures row by row.
+    """
+    features = network.features
+    names = list(blocks(features.backbone))
+    with torch.enable_grad(), _graph(features), heard(features.backbone, [*features.layers, *names]) as outputs:
+        parts = features.each(images)
+        logits = network.head(torch.cat(parts, dim=1))
+        own = logits.gather(1, torch.tensor(classes, device=logits.device)[:, None]).sum()
+        slopes = torch.autograd.grad(own if several else own - logits.mean(1).sum(), parts, retain_graph=True)
+        order = list(outputs)  # as they were heard
+        ends = [order.index(name) + 1 for name in features.layers] + [len(order)] * features.top
+        ways = zip(parts, slopes, ends, strict=True)
+        maps = [_way(features, part, slope, [outputs[name] for name in order[:end]]) for part, slope, end in ways]
+    return torch.stack([_on_grid(places) for places in maps]).sum(0).detach()
+
+
+def _way(features: Features, part: Tensor, slope: Tensor, outputs: Sequence[Any]) -> Tensor:
+    """What a part says, by the places of the last layer before it all of whose places are heard there.
+
+    A transformer's last block is heard by its class token alone, and dense layers have no places.
+    """
+    for output in reversed(outputs):
+        if isinstance(output, Tensor) and output.requires_grad:
+            gradient = torch.autograd.grad(part, output, slope, retain_graph=True, allow_unused=True)[0]
+            places = None if gradient is None else _places(features.backbone, gradient * output)
+            if places is not None and places.shape[1] > 1 and places.any():
+                return places
+    raise UsageError("This network keeps no map of the picture, so there is nothing to draw a heat map from.")
+
+
+def _places(backbone: nn.Module, product: Tensor) -> Tensor | None:
+    """The sum over channels at each place [n, height, width]; None where there are no places."""
+    if product.ndim == 4:
+        return product.sum(3) if channels_last(product) else product.sum(1)
+    if product.ndim != 3:
+        return None
+    side = math.isqrt(product.shape[1])
+    rest = product.shape[1] - side * side  # tokens of the class or of nothing come before those of places
+    if rest not in (0, 1, getattr(backbone, "num_prefix_tokens", 0)):
+        return None
+    return product[:, rest:].sum(2).unflatten(1, (side, side))
+
+
+def _on_grid(places: Tensor) -> Tensor:
+    """The same total on GRID x GRID places."""
+    total = places.sum((1, 2), keepdim=True)
+    grid = functional.interpolate(places[:, None], (GRID, GRID), mode="area")[:, 0] * (places[0].numel() / GRID**2)
+    return grid + (total - grid.sum((1, 2), keepdim=True)) / GRID**2  # area weights of uneven grids overlap
+
+
+class _graph:
+    """Frozen weights leave no graph behind: let one begin at the picture."""
+
+    def __init__(self, features: Features) -> None:
+        self.handle = features.backbone.register_forward_pre_hook(lambda _part, given: given[0].requires_grad_())
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
