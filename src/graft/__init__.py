@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.jobs.explain import explain
     from graft.jobs.fit import fit
     from graft.jobs.predict import predict
+    from graft.jobs.report.report import report
     from graft.model.classifier import Classifier, Prediction, load
     from graft.model.evaluation import Evaluation
 
@@ -38,6 +39,7 @@ __all__ = [
     "predict",
     "read_folder",
     "read_source",
+    "report",
 ]
 
 _HOMES = {
@@ -58,6 +60,7 @@ _HOMES = {
     "predict": "graft.jobs.predict",
     "read_folder": "graft.data.read.folder",
     "read_source": "graft.data.read.source",
+    "report": "graft.jobs.report.report",
 }
 
 

@@ -71,6 +71,7 @@ def fit(
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a file that a table lists is not there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in OUTPUT.run.")] = False,
     log: Annotated[str, typer.Option(help="Where else to log: tensorboard, mlflow, or both with a comma.")] = "",
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -96,6 +97,7 @@ def fit(
             strict=strict,
             resume=resume,
             log=log,
+            report=not no_report,
             force=force,
             told=(lambda epoch: None) if quiet else show.epoch,
             watch=watching(quiet),
@@ -167,6 +169,23 @@ def compare_runs(
 
         found = job(first, second).as_dict()
         printed(found, as_json, lambda: scores.compared(found, str(first), str(second)))
+
+
+@app.command()
+def report(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved classifier.")],
+    photos: Annotated[Path | None, typer.Argument(help="Where its test pictures lie, to show them.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
+    columns: Columns = "",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the report of a classifier: one HTML file that needs nothing but a browser."""
+    with told_of("report"):
+        from graft.jobs.report.report import report as job
+
+        written = job(model, output, photos, columns=columns, force=force, watch=watching(quiet))
+        print(f"written to {written}\n\nNext:  open it in a browser")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from graft.model import history
 from graft.model.history import Epoch
 
 SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
+PAGE = "report.html"  # graft.model.storage.PAGE, which costs an import of torch; a test compares
 MOST = 5  # lines of any one kind before "and 12 more"
 MANY = 12  # names in one line before that
 
@@ -39,6 +40,8 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     for trouble in report.get("troubles", ()):
         print(f"  careful      {trouble}")
     print(f"  saved in     {output}")
+    if (output / PAGE).is_file():
+        print(f"  report       {output / PAGE}")
     print(f"\nNext:  graft predict {quote(str(output))} {quote(str(_found(photos, report['example'])))}")
 
 

@@ -13,6 +13,7 @@ from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import UsageError
 from graft.jobs import direct, judge, logs
+from graft.jobs.report.report import page
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
 from graft.model.classifier import Classifier
@@ -47,6 +48,7 @@ def fit(
     strict: bool = False,
     resume: bool = False,
     log: str = "",
+    report: bool = True,
     force: bool = False,
     told: Told = unheard,
     watch: Watch = unwatched,
@@ -61,7 +63,7 @@ def fit(
     `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
     'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices count where none is given. While a
     strategy trains, checkpoints lie in `output`.run, and `resume` goes on from there. `log` names 'tensorboard',
-    'mlflow' or both; `told` hears of each epoch.
+    'mlflow' or both; `told` hears of each epoch. With `report` the folder has a report.html to look at.
 
     Raises GraftError: UsageError, DataError, WeightsError, CutError, TrainingError or OutputError, each saying what to
     do.
@@ -95,7 +97,10 @@ def fit(
                 classifier, calibration = judge.calibrated(choices, pretrained, trained)
                 classifier, score = judge.tested(judge.aware(classifier, trained, watch), trained, watch)
                 trained.record["calibration"] = asdict(calibration)
-            classifier = _saved(_recorded(classifier, trained, score, times, now.troubles), place, force)
+            classifier = _recorded(classifier, trained, score, times, now.troubles)
+            with _timed(times, "report"):
+                html = page(classifier, material.data.take(material.test), watch) if place and report and score else ""
+            classifier = _saved(classifier, place, force, html)
             now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
     return classifier
 
@@ -199,9 +204,9 @@ def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline
     return replace(classifier, card=described, report=report)
 
 
-def _saved(classifier: Classifier, output: Path | None, force: bool) -> Classifier:
+def _saved(classifier: Classifier, output: Path | None, force: bool, html: str = "") -> Classifier:
     if output:
-        classifier.save(output, force=force)
+        classifier.save(output, page=html, force=force)
     return classifier
 
 

@@ -198,9 +198,12 @@ class Classifier:
         faults = data.named(look.faults)
         return scoring.scored(self.card, self.memory, look, data.labels[look.rows], data.classes, faults)
 
-    def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the classifier into one folder, whole or not at all. Raises OutputError if it is already there."""
-        return storage.save(self.network, self.card, self.report, Path(folder), self.memory, force=force)
+    def save(self, folder: str | Path, *, page: str = "", force: bool = False) -> Path:
+        """Write the classifier into one folder, whole or not at all, with the report as a `page` if there is one.
+
+        Raises OutputError if it is already there.
+        """
+        return storage.save(self.network, self.card, self.report, Path(folder), self.memory, page, force=force)
 
 
 def load(folder: str | Path) -> Classifier:

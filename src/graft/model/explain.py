@@ -39,11 +39,15 @@ class Explanation:
 
     def drawn(self) -> NDArray[np.uint8]:
         """The picture with its colours where it speaks for the label, dark and grey elsewhere: [size, size, 3]."""
-        whole = torch.from_numpy(self.heat)[None, None]
-        places = functional.interpolate(whole, self.seen.shape[:2], mode="bicubic")[0, 0].numpy()
-        share = (places / max(float(np.percentile(places, BRIGHT)), 1e-12)).clip(0, 1)[..., None]
-        dim = DIM * self.seen.mean(axis=2, keepdims=True)
-        return (dim + share * (self.seen - dim)).round().astype(np.uint8)
+        return drawn(self.seen, self.heat)
+
+
+def drawn(seen: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A picture [height, width, 3] with its colours where the heat is high, dark and grey elsewhere."""
+    places = functional.interpolate(torch.from_numpy(heat)[None, None], seen.shape[:2], mode="bicubic")[0, 0].numpy()
+    share = (places / max(float(np.percentile(places, BRIGHT)), 1e-12)).clip(0, 1)[..., None]
+    dim = DIM * seen.mean(axis=2, keepdims=True)
+    return (dim + share * (seen - dim)).round().astype(np.uint8)
 
 
 def explain(

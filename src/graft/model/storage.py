@@ -6,6 +6,7 @@ report.json         the evaluation in full
 README.md           the model card
 memory.safetensors  the pictures that it was trained and tested on, by their content; how it answered the test
 history.csv         what each epoch brought, of a classifier that was trained by epochs
+report.html         the evaluation for people
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ from graft_runtime.card import Card, CardError, dump, parse
 
 TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
 HISTORY = "history.csv"
+PAGE = "report.html"
 MEMORY = "memory.safetensors"
-FILES = (*ALWAYS, HISTORY, MEMORY)
+FILES = (*ALWAYS, HISTORY, MEMORY, PAGE)
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers wherever somebody looks
 
 
@@ -51,6 +53,7 @@ def save(
     report: dict[str, Any],
     folder: Path,
     memory: Memory | None = None,
+    page: str = "",
     *,
     force: bool = False,
 ) -> Path:
@@ -63,6 +66,8 @@ def save(
     raw = {TENSORS: safetensors.save(tensors)} | ({MEMORY: remembered.dump(memory)} if memory else {})
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
     texts = {CARD: dump(card), REPORT: json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
+    if page:
+        texts[PAGE] = page
     if epochs := report.get("training", {}).get("history"):
         texts[HISTORY] = history.text([Epoch(**epoch) for epoch in epochs])
     contents = raw | {name: text.encode() for name, text in texts.items()}

@@ -1,0 +1,184 @@
+"""A classifier's report: one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from graft.data.dataset import Dataset, digest
+from graft.data.read.source import read_source
+from graft.errors import DataError, OutputError
+from graft.jobs.report import figures
+from graft.jobs.report.answers import Answers
+from graft.jobs.report.shown import Shown, shown
+from graft.model import pictures, whole
+from graft.model.classifier import Classifier, load
+from graft.progress import Watch, unwatched
+
+MATRIX = 24  # classes, above which the matrix is a list of what is confused most
+PAIRS = 20
+SLIDERS = 400_000  # probabilities that the sliders may hold, one byte each
+BEGINNING = b"<!doctype html>\n<!-- written by graft -->"
+
+
+def report(
+    classifier: str | Path | Classifier,
+    output: str | Path,
+    photos: Any = None,
+    *,
+    columns: str = "",
+    force: bool = False,
+    watch: Watch = unwatched,
+) -> Path:
+    """Write the report of a saved classifier: how good it is, where it fails, whether its probabilities can be trusted.
+
+    `photos` is where its test pictures lie, to show them: they are found again by their content. `graft fit` writes the
+    same into the classifier's folder.
+
+    Raises DataError for a classifier that remembers no test pictures, or photos with none of them, and OutputError
+    rather than overwrite a file, or, with `force`, one that graft did not write.
+
+    >>> import graft
+    >>> graft.report("model/", "report.html", "photos/")  # doctest: +SKIP
+    PosixPath('report.html')
+    """
+    judge, place = classifier if isinstance(classifier, Classifier) else load(classifier), Path(output)
+    check(place, force=force)
+    source = None if photos is None else read_source(photos, columns=columns, watch=watch)
+    text = page(judge, source, watch)
+    try:
+        with whole.file(place) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {whole.reason(error)}.") from error
+    return place
+
+
+def check(path: Path, *, force: bool) -> None:
+    """Refuses a place where a report may not be written, before any work is done."""
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
+    if path.is_dir() or (path.is_file() and path.read_bytes()[: len(BEGINNING)] != BEGINNING):
+        raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
+
+
+def page(classifier: Classifier, source: Dataset | None = None, watch: Watch = unwatched) -> str:
+    """The report as HTML, with the pictures that `source` holds of those that the classifier was tested on."""
+    exam = classifier.memory.tested if classifier.memory else None
+    if exam is None or not classifier.report.get("evaluation"):
+        raise DataError("This classifier remembers no test pictures, so there is nothing to report. Train it anew.")
+    answers = Answers.of(classifier, exam)
+    seen = Shown() if source is None else shown(classifier, answers, source, _found(answers, source, watch), watch)
+    return _template().render(
+        card=classifier.card,
+        report=classifier.report,
+        score=classifier.report["evaluation"],
+        data=classifier.report["data"],
+        answers=answers,
+        seen=seen,
+        chance=_largest(answers),
+        matrix=_matrix(answers),
+        pairs=_pairs(answers),
+        troubled=_troubled(classifier.report["evaluation"]["classes"]),
+        mistakes=answers.surest(len(seen.large) or 12),
+        limit=_limit(classifier),
+        figures=figures,
+        beginning=Markup(BEGINNING.decode()),
+        style=Markup(_part("style.css")),
+        script=Markup(_part("page.js")),
+        facts=Markup(_facts(answers, seen)),
+    )
+
+
+def _found(answers: Answers, source: Dataset, watch: Watch) -> dict[int, int]:
+    """Where in the source each test picture is, by content."""
+    if tuple(source.names()) == answers.exam.names:
+        return {row: row for row in range(len(source))}
+    rows = {each.tobytes(): row for row, each in enumerate(answers.exam.digests)}
+    found: dict[int, int] = {}
+    for picture in pictures.each(source, digest, watch):
+        if picture.made in rows:
+            found[rows[picture.made]] = picture.row
+    if not found:
+        raise DataError(f"Not one of the {len(answers):,} test pictures of this classifier is in {source.root}.")
+    return found
+
+
+def _largest(answers: Answers) -> float | None:
+    """What always answering the commonest class would score."""
+    return None if answers.several else float(answers.truth.sum(axis=0).max() / len(answers))
+
+
+def _limit(classifier: Classifier) -> float | None:
+    """The score from which on a picture is unknown."""
+    limit = classifier.card.unknown.get("limit")
+    return float(limit) if limit is not None and np.isfinite(limit) else None
+
+
+def _matrix(answers: Answers) -> list[list[int]]:
+    """Pictures of each class by answer; empty with several labels, or too many classes to look at."""
+    count = len(answers.classes)
+    if answers.several or count > MATRIX:
+        return []
+    cells = np.bincount(answers.exam.labels * count + answers.said, minlength=count * count)
+    return cells.reshape(count, count).tolist()
+
+
+def _pairs(answers: Answers) -> list[tuple[str, str, int]]:
+    """What is confused most: (what it is, what was answered, how often)."""
+    words = [answers.words(row) for row in np.flatnonzero(~answers.right).tolist()]
+    counts = {pair: words.count(pair) for pair in dict.fromkeys(words)} if len(words) < 5000 else {}
+    return [(*pair, n) for pair, n in sorted(counts.items(), key=lambda each: -each[1])[:PAIRS]]
+
+
+def _troubled(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The classes by trouble; those without a test picture last."""
+    return sorted(classes, key=lambda each: (each["f1"] is None, each["f1"] or 0.0))
+
+
+def _facts(answers: Answers, seen: Shown) -> str:
+    """What the script needs, as JSON that cannot end the element it stands in."""
+    slides = len(answers) * len(answers.classes) <= SLIDERS
+    facts = {
+        "pictures": [
+            [answers.exam.names[row], *answers.words(row), round(float(answers.sure[row]), 3), source]
+            for row, source in seen.small.items()
+        ],
+        "classes": answers.classes,
+        "several": answers.several,
+        "sure": [] if answers.several else [round(float(each), 3) for each in answers.sure],
+        "right": answers.right.astype(int).tolist(),
+        "chances": (answers.chances * 255).round().astype(int).T.tolist() if slides else [],
+        "truth": [np.flatnonzero(column).tolist() for column in answers.truth.T] if slides else [],
+    }
+    return json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")
+
+
+@cache
+def _template() -> Any:
+    house = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    house.filters |= {"percent": _percent, "seconds": _seconds}
+    return house.from_string(_part("page.html"))
+
+
+@cache
+def _part(name: str) -> str:
+    return (files("graft.jobs.report") / name).read_text(encoding="utf-8")
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{share:.{digits}%}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
