@@ -1,10 +1,10 @@
-"""Fill the store: what a frozen network says of every picture, computed once."""
+"""Fill the store: what a frozen network says of every picture, and what it looks like without one, computed once."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
+from graft.data.looks import VERSION, WIDTH, Looks, look
 from graft.errors import DataError
 from graft.model import pictures
 from graft.networks import engine
@@ -30,7 +31,8 @@ class Embedded:
     """What a frozen network made of a data set: features on disk of each good picture, and the others' faults.
 
     `rows` are the good pictures' rows in the data set; `digests` [n, 16] name their contents; `faults` maps the row
-    of a picture that could not be used to the reason. `embedded[i]` are the features of view 0.
+    of a picture that could not be used to the reason. `embedded[i]` are the features of view 0. `looks` has a row for
+    each good picture.
     """
 
     store: Store
@@ -40,12 +42,18 @@ class Embedded:
     faults: dict[int, str]
     computed: int
     seconds: float
+    looks: Looks = field(default_factory=lambda: Looks(np.zeros((0, WIDTH), np.float32)))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return self.store.read([(self.digests[row].tobytes(), seeded.CENTRE) for row in rows])
+
+    def take(self, order: NDArray[np.integer]) -> Embedded:
+        """The same pictures in another order, or some of them."""
+        looks = Looks(self.looks.table[order]) if len(self.looks) else self.looks
+        return replace(self, rows=self.rows[order], digests=self.digests[order], looks=looks)
 
     def chosen(self, rows: NDArray[np.integer], views: int = 1) -> Selection:
         """The features of some pictures in several views, as a table of their own."""
@@ -88,17 +96,24 @@ def embed(
     start = time.monotonic()
     digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
     kind = np.float16 if isinstance(frozen, Frozen) and frozen.inside else np.float32
-    with Store((cache or cache_folder()) / "features" / frozen.key(), (frozen.width,), kind) as store:
+    place, enough = cache or cache_folder(), frozen.preprocess.enough
+    with (
+        Store(place / "features" / frozen.key(), (frozen.width,), kind) as store,
+        Store(place / "looks" / f"{VERSION}-{enough}", (WIDTH,)) as looks,
+    ):
         network = _Network(frozen, store, len(data) * views)
-        for picture in pictures.each(data, _Views(frozen.preprocess, store, views, seed), watch):
+        for picture in pictures.each(data, _Views(frozen.preprocess, store, looks, views, seed), watch):
             if picture.made is None:
                 faults[picture.row] = picture.fault
             else:
                 digests[picture.row] = np.frombuffer(picture.made.digest, np.uint8)
+                if picture.made.look is not None:
+                    looks.add([(picture.made.digest, seeded.CENTRE)], picture.made.look[None])
                 network.take(picture.made.missing)
         network.finish()
     good = np.setdiff1d(np.arange(len(data)), list(faults))
-    return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start)
+    seen = Looks(looks.read([(digests[row].tobytes(), seeded.CENTRE) for row in good]))
+    return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start, seen)
 
 
 def embed_again(
@@ -113,9 +128,10 @@ def embed_again(
 
 @dataclass(frozen=True)
 class _Seen:
-    """A picture that was read: its content's name, and those of its views that the store has not."""
+    """A picture that was read: its content's name, its look and those of its views that are not stored yet."""
 
     digest: bytes
+    look: NDArray[np.float32] | None
     missing: list[tuple[Key, NDArray[np.uint8]]]
 
 
@@ -125,6 +141,7 @@ class _Views:
 
     preprocess: Preprocess
     store: Store
+    looks: Store
     views: int
     seed: int
 
@@ -132,10 +149,12 @@ class _Views:
         digest = table.digest(raw)
         wanted = {view: (digest, view_id(self.seed, view)) for view in range(self.views)}
         missing = {view: key for view, key in wanted.items() if key not in self.store}
-        if not missing:
-            return _Seen(digest, [])
+        looked = (digest, seeded.CENTRE) in self.looks
+        if looked and not missing:
+            return _Seen(digest, None, [])
         pixels = table.pixels(raw, self.preprocess.enough)
-        return _Seen(digest, [(key, self._view(pixels, digest, view)) for view, key in missing.items()])
+        seen = None if looked else look(raw, pixels)
+        return _Seen(digest, seen, [(key, self._view(pixels, digest, view)) for view, key in missing.items()])
 
     def _view(self, pixels: NDArray[np.uint8], digest: bytes, view: int) -> NDArray[np.uint8]:
         if view in (seeded.CENTRE, seeded.MIRROR):

@@ -162,7 +162,7 @@ def _named(data: Dataset) -> list[Any]:
 def _by_content(embedded: Embedded, labels: NDArray[np.integer]) -> Embedded:
     """The pictures in the order of their contents: sums are then the same to the bit, whatever files are called."""
     order = np.lexsort((*np.atleast_2d(labels[embedded.rows].T), *embedded.digests.T))
-    return replace(embedded, rows=embedded.rows[order], digests=embedded.digests[order])
+    return embedded.take(order)
 
 
 def _without_tests(
