@@ -50,6 +50,11 @@ class Embedded:
     def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return self.store.read([(self.digests[row].tobytes(), seeded.CENTRE) for row in rows])
 
+    @property
+    def hashes(self) -> NDArray[np.uint64] | None:
+        """Their perceptual hashes; None of pictures that were never looked at."""
+        return self.looks.hashes if len(self.looks) else None
+
     def take(self, order: NDArray[np.integer]) -> Embedded:
         """The same pictures in another order, or some of them."""
         looks = Looks(self.looks.table[order]) if len(self.looks) else self.looks
