@@ -25,6 +25,8 @@ from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
 from graft.training.store import Key, Store
 
+NOTED = 256  # looks that wait to be written
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -106,16 +108,16 @@ def embed(
         Store(place / "features" / frozen.key(), (frozen.width,), kind) as store,
         Store(place / "looks" / f"{VERSION}-{enough}", (WIDTH,)) as looks,
     ):
-        network = _Network(frozen, store, len(data) * views)
+        network, notes = _Network(frozen, store, len(data) * views), _Notes(looks)
         for picture in pictures.each(data, _Views(frozen.preprocess, store, looks, views, seed), watch):
             if picture.made is None:
                 faults[picture.row] = picture.fault
             else:
                 digests[picture.row] = np.frombuffer(picture.made.digest, np.uint8)
-                if picture.made.look is not None:
-                    looks.add([(picture.made.digest, seeded.CENTRE)], picture.made.look[None])
+                notes.take(picture.made)
                 network.take(picture.made.missing)
         network.finish()
+        notes.finish()
     good = np.setdiff1d(np.arange(len(data)), list(faults))
     seen = Looks(looks.read([(digests[row].tobytes(), seeded.CENTRE) for row in good]))
     return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start, seen)
@@ -168,6 +170,26 @@ class _Views:
         crop = seeded.crop(self.seed, digest, view, pixels.shape[1], pixels.shape[0])
         box = (crop.left, crop.top, crop.width, crop.height)
         return self.preprocess.prepare_crop(pixels, box, crop.flip).numpy()
+
+
+class _Notes:
+    """Gathers what pictures look like, and stores it NOTED at a time."""
+
+    def __init__(self, looks: Store) -> None:
+        self.looks = looks
+        self.waiting: list[tuple[Key, NDArray[np.float32]]] = []
+
+    def take(self, seen: _Seen) -> None:
+        if seen.look is not None:
+            self.waiting.append(((seen.digest, seeded.CENTRE), seen.look))
+        if len(self.waiting) >= NOTED:
+            self.finish()
+
+    def finish(self) -> None:
+        if self.waiting:
+            keys, rows = zip(*self.waiting, strict=True)
+            self.looks.add(keys, np.stack(rows))
+            self.waiting = []
 
 
 class _Network:

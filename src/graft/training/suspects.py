@@ -1,0 +1,91 @@
+"""Labels that are likely wrong, and pictures unlike all others: from answers of a head that never saw the picture.
+
+Confident learning (Northcutt et al. 2021): a label is suspect if another class is more likely than it, and at least as
+likely as that class usually is among its own. Written out here because cleanlab, which has it too, is AGPL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.dataset import Labels
+from graft.data.duplicates import BLOCK, Rows, sketch
+
+FEW = 5  # pictures of a class below which nobody can tell what is usual in it
+NEIGHBOURS = 5
+COMPARED = 4096  # pictures that each is compared with
+FAR = 5.0  # robust standard deviations below the median similarity
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """`rows` are pictures whose label is likely wrong, the most doubtful first; `likely` the class that each may be.
+
+    `doubt` [n] ranks all pictures: the probability that was not given to its label. Of several labels `likely` is the
+    one that is missing or too much.
+    """
+
+    rows: NDArray[np.intp]
+    likely: NDArray[np.intp]
+    doubt: NDArray[np.float64]
+
+
+def suspects(chances: NDArray[np.float64], labels: Labels) -> Suspects:
+    """What out-of-fold probabilities [n, classes] say of the labels: one for each picture, or several."""
+    if labels.ndim == 2:
+        return _of_several(chances, labels)
+    found = _other(chances, labels)
+    return _ranked(found >= 0, found, 1 - chances[np.arange(len(labels)), labels])
+
+
+def _of_several(chances: NDArray[np.float64], labels: Labels) -> Suspects:
+    """Each label is a question of its own; the picture is as doubtful as its most doubtful answer."""
+    wrong = np.stack(
+        [_other(np.column_stack([1 - own, own]), said) >= 0 for own, said in zip(chances.T, labels.T, strict=True)], 1
+    )
+    doubts = np.abs(labels - chances)
+    return _ranked(wrong.any(axis=1), np.where(wrong, doubts, -1).argmax(axis=1), doubts.max(axis=1))
+
+
+def _other(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.intp]:
+    """The class that each picture likely shows instead of its label; -1 where the label is not in doubt."""
+    own = chances[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=chances.shape[1])
+    sums = np.bincount(labels, own, minlength=chances.shape[1])
+    usual = np.where(counts >= FEW, sums / np.maximum(counts, 1), np.inf)
+    confident = np.where(chances >= usual, chances, -1)
+    best = confident.argmax(axis=1)
+    return np.where((confident.max(axis=1) > own) & (counts[labels] >= FEW), best, -1)
+
+
+def _ranked(suspect: NDArray[np.bool_], likely: NDArray[np.intp], doubt: NDArray[np.float64]) -> Suspects:
+    rows = np.flatnonzero(suspect)
+    rows = rows[np.argsort(-doubt[rows], kind="stable")]
+    return Suspects(rows, likely[rows], doubt)
+
+
+def outliers(features: Rows, seed: int = 0) -> NDArray[np.intp]:
+    """Pictures far from their nearest neighbours in feature space, the farthest first.
+
+    Each is compared with up to COMPARED others, so the time grows with the pictures, not with the pairs.
+    """
+    rows = sketch(features)
+    if len(rows) <= NEIGHBOURS:
+        return np.zeros(0, np.intp)
+    some = np.random.default_rng(seed).permutation(len(rows))[:COMPARED]
+    similarity = np.concatenate(
+        [_similarity(rows[start : start + BLOCK] @ rows[some].T) for start in range(0, len(rows), BLOCK)]
+    )
+    middle = np.median(similarity)
+    spread = 1.4826 * np.median(np.abs(similarity - middle))
+    far = np.flatnonzero(similarity < middle - FAR * spread)
+    return far[np.argsort(similarity[far], kind="stable")]
+
+
+def _similarity(cosines: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Mean cosine to the nearest neighbours; the nearest of all may be the picture itself, and does not count."""
+    nearest = -np.partition(-cosines, NEIGHBOURS, axis=1)[:, : NEIGHBOURS + 1]
+    return (nearest.sum(axis=1) - nearest.max(axis=1)) / NEIGHBOURS
