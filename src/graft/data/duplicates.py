@@ -48,7 +48,7 @@ def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[
     are compared, block by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 pictures take 1.3
     TFLOP, whatever they show.
     """
-    rows = sketch(features)
+    rows = _unit(sketch(features))
     for start in range(0, len(rows), BLOCK):
         for other in range(start, len(rows), BLOCK):
             cosines = rows[start : start + BLOCK] @ rows[other : other + BLOCK].T
@@ -62,10 +62,10 @@ def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[
 
 
 def sketch(features: Rows) -> NDArray[np.floating]:
-    """Standardised features [n, SKETCH] of length 1, whose products are about the cosines between the whole ones."""
+    """Standardised features in fewer dimensions, [n, SKETCH], with about the same angles and ratios of distances."""
     mean, spread = moments(features)
     projection = _projection(len(mean))
-    return np.concatenate([_unit(np.matmul((block - mean) / spread, projection)) for _, block in blocks(features)])
+    return np.concatenate([np.matmul((block - mean) / spread, projection) for _, block in blocks(features)])
 
 
 def numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:

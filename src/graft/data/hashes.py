@@ -14,7 +14,7 @@ SIDE = 32  # pixels of the thumbnail that is hashed
 BITS = 64
 _KEPT = 8  # frequencies each way, without the constant
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_WAVES = np.float32(dct(np.eye(SIDE), axis=0, norm="ortho")[1 : _KEPT + 1])
+_WAVES = np.asarray(dct(np.eye(SIDE), axis=0, norm="ortho"), np.float32)[1 : _KEPT + 1]
 _ODD = np.packbits(np.tile(np.arange(1, _KEPT + 1) % 2, _KEPT).astype(bool)).view(np.uint64)[0]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Labels
+from graft.data.dataset import Dataset, Labels
 from graft.data.duplicates import Pairs, Rows, alike, copies, merged, numbered
+from graft.data.finding import Finding, counted
+from graft.data.hashes import mirrored
 
 NOBODY = -1
 
@@ -49,7 +53,7 @@ def find_twins(
         pairs = (one, two, cosine)
         nearest.take(pairs, first[one] != first[two])
         disputed.take(pairs, np.atleast_2d((labels[one] != labels[two]).T).any(axis=0))
-        crossing.take(pairs, parts[one] != parts[two])
+        crossing.take(pairs, np.not_equal(parts[one], parts[two]))
     return Twins(numbered(groups), first, nearest.row, disputed.row, crossing.row)
 
 
@@ -62,15 +66,51 @@ class _Nearest:
 
     def take(self, pairs: Pairs, counts: NDArray[np.bool_]) -> None:
         """Look at those of the pairs that count, in both directions."""
-        one, two, cosine = (column[counts] for column in pairs)
-        order = np.argsort(cosine, kind="stable")  # of several values for one place the last stays
-        for mine, other in ((one[order], two[order]), (two[order], one[order])):
-            better = cosine[order] > self._cosine[mine]
+        order = np.flatnonzero(counts)
+        order = order[np.argsort(pairs[2][order], kind="stable")]  # of several values for one place the last stays
+        one, two, cosine = pairs[0][order], pairs[1][order], pairs[2][order]
+        for mine, other in ((one, two), (two, one)):
+            better = cosine > self._cosine[mine]
             self.row[mine[better]] = other[better]
-            self._cosine[mine[better]] = cosine[order][better]
+            self._cosine[mine[better]] = cosine[better]
 
 
 def pairs_of(partner: NDArray[np.intp]) -> NDArray[np.intp]:
     """Rows and partners as pairs [m, 2], each pair once, the lower row first."""
     rows = np.flatnonzero(partner != NOBODY)
     return np.unique(np.sort(np.column_stack([rows, partner[rows]]), axis=1), axis=0)
+
+
+def found(twins: Twins, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[Finding]:
+    """What near-duplicates do to a data set; row i of the columns is picture i of `data`."""
+    first, notes = twins.first, partial(_notes, twins.first, hashes)
+    crossing, disputed = pairs_of(twins.crossing), pairs_of(twins.disputed)
+    copied = first[disputed[:, 0]] == first[disputed[:, 1]]
+    if len(crossing):
+        count = int((twins.crossing != NOBODY).sum())
+        says = f"{counted(count, 'picture')} have a near-duplicate in another part of your split: the score flatters"
+        advice = "Take one side out (--fix leaves out that of the training part), or let graft split all of them."
+        yield Finding("leak", "error", says, advice, crossing, notes(crossing))
+    if copied.any():
+        says = f"{counted(int(copied.sum()), 'pair')} of the same content under different labels"
+        advice = "One of the two is wrong, or both labels are true (then it is a task of several labels)."
+        yield Finding("conflict", "error", says, advice, disputed[copied], notes(disputed[copied]))
+    if not copied.all():
+        says = f"{counted(int((~copied).sum()), 'pair')} of near-duplicates under different labels"
+        advice = "Look at both: often one label is wrong."
+        yield Finding("near conflict", "warning", says, advice, disputed[~copied], notes(disputed[~copied]))
+    if twins.copies.any():
+        pairs = pairs_of(np.where(twins.copies, first, NOBODY).astype(np.intp))
+        says = f"{counted(len(pairs), 'picture')} of the same content as another one"
+        yield Finding("copy", "warning", says, "One of each is enough; --fix keeps it.", pairs)
+    if len(near := pairs_of(twins.nearest)):
+        says = f"{counted(int((twins.nearest != NOBODY).sum()), 'picture')} have a near-duplicate"
+        advice = "graft fit keeps them on one side of its split. Whole series of them teach no more than a few."
+        yield Finding("near-duplicate", "note", says, advice, near, notes(near))
+
+
+def _notes(first: NDArray[np.int64], hashes: NDArray[np.uint64], pairs: NDArray[np.intp]) -> list[str]:
+    """A word on each pair."""
+    one, two = pairs.T
+    turned = np.bitwise_count(hashes[one] ^ mirrored(hashes[two])) < np.bitwise_count(hashes[one] ^ hashes[two])
+    return np.where(first[one] == first[two], "same content", np.where(turned, "mirrored", "")).tolist()

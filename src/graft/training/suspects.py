@@ -17,7 +17,7 @@ from graft.data.duplicates import BLOCK, Rows, sketch
 FEW = 5  # pictures of a class below which nobody can tell what is usual in it
 NEIGHBOURS = 5
 COMPARED = 4096  # pictures that each is compared with
-FAR = 5.0  # robust standard deviations below the median similarity
+FAR = 3.0  # robust standard deviations (of logarithms) above the median distance
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def suspects(chances: NDArray[np.float64], labels: Labels) -> Suspects:
     if labels.ndim == 2:
         return _of_several(chances, labels)
     found = _other(chances, labels)
-    return _ranked(found >= 0, found, 1 - chances[np.arange(len(labels)), labels])
+    return _ranked(np.greater_equal(found, 0), found, 1 - chances[np.arange(len(labels)), labels])
 
 
 def _of_several(chances: NDArray[np.float64], labels: Labels) -> Suspects:
@@ -68,24 +68,23 @@ def _ranked(suspect: NDArray[np.bool_], likely: NDArray[np.intp], doubt: NDArray
 
 
 def outliers(features: Rows, seed: int = 0) -> NDArray[np.intp]:
-    """Pictures far from their nearest neighbours in feature space, the farthest first.
+    """Pictures far from their nearest neighbours in feature space (Ramaswamy et al. 2000), the farthest first.
 
     Each is compared with up to COMPARED others, so the time grows with the pictures, not with the pairs.
     """
     rows = sketch(features)
     if len(rows) <= NEIGHBOURS:
         return np.zeros(0, np.intp)
-    some = np.random.default_rng(seed).permutation(len(rows))[:COMPARED]
-    similarity = np.concatenate(
-        [_similarity(rows[start : start + BLOCK] @ rows[some].T) for start in range(0, len(rows), BLOCK)]
-    )
-    middle = np.median(similarity)
-    spread = 1.4826 * np.median(np.abs(similarity - middle))
-    far = np.flatnonzero(similarity < middle - FAR * spread)
-    return far[np.argsort(similarity[far], kind="stable")]
+    some = rows[np.random.default_rng(seed).permutation(len(rows))[:COMPARED]]
+    starts = range(0, len(rows), BLOCK)
+    distance = np.log(np.concatenate([_distance(rows[start : start + BLOCK], some) for start in starts]))
+    middle = np.median(distance)
+    far = np.flatnonzero(distance - middle > FAR * 1.4826 * np.median(np.abs(distance - middle)))
+    return far[np.argsort(-distance[far], kind="stable")]
 
 
-def _similarity(cosines: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Mean cosine to the nearest neighbours; the nearest of all may be the picture itself, and does not count."""
-    nearest = -np.partition(-cosines, NEIGHBOURS, axis=1)[:, : NEIGHBOURS + 1]
-    return (nearest.sum(axis=1) - nearest.max(axis=1)) / NEIGHBOURS
+def _distance(rows: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Mean distance to the nearest neighbours; the nearest of all may be the picture itself, and does not count."""
+    squares = (rows**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * rows @ others.T
+    nearest = np.sort(np.partition(squares, NEIGHBOURS, axis=1)[:, : NEIGHBOURS + 1], axis=1)
+    return np.sqrt(nearest[:, 1:].clip(1e-12)).mean(axis=1)
