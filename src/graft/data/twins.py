@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class _Nearest:
         self.row = np.full(count, NOBODY, np.intp)
         self._cosine = np.full(count, -np.inf)
 
-    def take(self, pairs: Pairs, counts: NDArray[np.bool_]) -> None:
+    def take(self, pairs: Pairs, counts: NDArray[Any]) -> None:
         """Look at those of the pairs that count, in both directions."""
         order = np.flatnonzero(counts)
         order = order[np.argsort(pairs[2][order], kind="stable")]  # of several values for one place the last stays

@@ -167,9 +167,9 @@ def check_labelled(data: Dataset) -> None:
         raise DataError(f"{unknown} of {len(data)} pictures have no label. Leave them out, or label them.")
 
 
-def described(data: Dataset) -> list[str]:
-    """The label of each picture in words; several with a comma."""
-    return [each if isinstance(each, str) else ", ".join(each) or "no label" for each in _named(data)]
+def described(data: Dataset, mark: str = ", ", none: str = "no label") -> list[str]:
+    """The label of each picture in words; several are joined by `mark`."""
+    return [each if isinstance(each, str) else mark.join(each) or none for each in _named(data)]
 
 
 def _named(data: Dataset) -> list[Any]:

@@ -7,11 +7,12 @@ likely as that class usually is among its own. Written out here because cleanlab
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Labels
+from graft.data.dataset import Dataset, Labels
 from graft.data.duplicates import BLOCK, Rows, sketch
 
 FEW = 5  # pictures of a class below which nobody can tell what is usual in it
@@ -32,13 +33,21 @@ class Suspects:
     likely: NDArray[np.intp]
     doubt: NDArray[np.float64]
 
+    def named(self, data: Dataset) -> dict[int, str]:
+        """What each doubtful label may be instead, by the row of the picture; of several labels 'no sky', say."""
+        names = [data.classes[likely] for likely in self.likely]
+        if data.labels.ndim == 2:
+            there = data.labels[self.rows, self.likely] > 0
+            names = [f"no {name}" if has else name for has, name in zip(there, names, strict=True)]
+        return dict(zip(self.rows.tolist(), names, strict=True))
+
 
 def suspects(chances: NDArray[np.float64], labels: Labels) -> Suspects:
     """What out-of-fold probabilities [n, classes] say of the labels: one for each picture, or several."""
     if labels.ndim == 2:
         return _of_several(chances, labels)
     found = _other(chances, labels)
-    return _ranked(np.greater_equal(found, 0), found, 1 - chances[np.arange(len(labels)), labels])
+    return _ranked(found >= 0, found, 1 - chances[np.arange(len(labels)), labels])
 
 
 def _of_several(chances: NDArray[np.float64], labels: Labels) -> Suspects:
@@ -61,7 +70,7 @@ def _other(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray
     return np.where((confident.max(axis=1) > own) & (counts[labels] >= FEW), best, -1)
 
 
-def _ranked(suspect: NDArray[np.bool_], likely: NDArray[np.intp], doubt: NDArray[np.float64]) -> Suspects:
+def _ranked(suspect: NDArray[Any], likely: NDArray[np.intp], doubt: NDArray[np.float64]) -> Suspects:
     rows = np.flatnonzero(suspect)
     rows = rows[np.argsort(-doubt[rows], kind="stable")]
     return Suspects(rows, likely[rows], doubt)
