@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.data.read.source import read_source
     from graft.errors import GraftError
     from graft.estimator import ImageClassifier
+    from graft.jobs.check import check
     from graft.jobs.embed import embed
     from graft.jobs.evaluate import evaluate
     from graft.jobs.fit import fit
@@ -25,6 +26,7 @@ __all__ = [
     "GraftError",
     "ImageClassifier",
     "Prediction",
+    "check",
     "embed",
     "evaluate",
     "fit",
@@ -43,6 +45,7 @@ _HOMES = {
     "GraftError": "graft.errors",
     "ImageClassifier": "graft.estimator",
     "Prediction": "graft.model.classifier",
+    "check": "graft.jobs.check",
     "embed": "graft.jobs.embed",
     "evaluate": "graft.jobs.evaluate",
     "fit": "graft.jobs.fit",

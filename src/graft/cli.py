@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from graft import show
+from graft import gathering, show
 from graft.terminal import (
+    DEFAULT,
     AsJson,
     Backbone,
     Boxes,
@@ -22,7 +23,6 @@ from graft.terminal import (
     Photos,
     Quiet,
     Weights,
-    installed,
     printed,
     told_of,
     watching,
@@ -38,7 +38,6 @@ app = typer.Typer(
 
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
-DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
 
 
 @app.command()
@@ -179,43 +178,6 @@ def embed(
 
 
 @app.command()
-def collect(
-    urls: Annotated[Path, typer.Argument(help="Table (CSV, TSV) with columns url and label, or a .txt of URLs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the class folders and manifest.csv.")],
-    label: Annotated[str, typer.Option(help="What all pictures show, for a list without labels.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Fetch so many URLs now. [default: all]")] = None,
-    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest file, in megabytes.")] = 20,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for one file.")] = 60,
-    time_limit: Annotated[float, typer.Option(min=0, help="Most minutes for this run.")] = 24 * 60,
-    rate: Annotated[float, typer.Option(min=0.001, help="Most requests a second to one host.")] = 5,
-    allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Also from private and local addresses: your own servers.")
-    ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Ask again for what was refused for good.")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fetch labelled pictures from a list of URLs into class folders; the same command goes on where it was stopped."""
-    with told_of("collect"):
-        with installed("collect"):
-            from graft.jobs.collect.collect import collect as job
-            from graft.jobs.collect.limits import Limits
-
-        limits = Limits(
-            count=limit,
-            total=time_limit * 60,
-            size=int(max_mb * 1e6),
-            whole=timeout,
-            rate=rate,
-            allow_private=allow_private,
-        )
-        report = job(urls, output, label=label, limits=limits, retry=retry, watch=watching(quiet)).summary()
-        printed(report, as_json, lambda: show.collected(report))
-        if not report["pictures"]:
-            raise typer.Exit(3)
-
-
-@app.command()
 def stages(
     backbone: Annotated[str, typer.Argument(help="Network; `graft backbones` lists them.")] = DEFAULT,
     as_json: AsJson = False,
@@ -239,6 +201,10 @@ def backbones(
 
         found = job(filter)
         printed(found, as_json, lambda: show.listed(found))
+
+
+for command in (gathering.collect, gathering.check):  # what comes before training has a file of its own
+    app.command()(command)
 
 
 def main() -> None:

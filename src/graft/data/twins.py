@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +52,8 @@ def find_twins(
         groups = merged(groups, one, two)
         pairs = (one, two, cosine)
         nearest.take(pairs, first[one] != first[two])
-        disputed.take(pairs, np.atleast_2d((labels[one] != labels[two]).T).any(axis=0))
-        crossing.take(pairs, np.not_equal(parts[one], parts[two]))
+        disputed.take(pairs, np.logical_or.reduce(np.atleast_2d((labels[one] != labels[two]).T)))
+        crossing.take(pairs, parts[one] != parts[two])
     return Twins(numbered(groups), first, nearest.row, disputed.row, crossing.row)
 
 
@@ -65,7 +64,7 @@ class _Nearest:
         self.row = np.full(count, NOBODY, np.intp)
         self._cosine = np.full(count, -np.inf)
 
-    def take(self, pairs: Pairs, counts: NDArray[Any]) -> None:
+    def take(self, pairs: Pairs, counts: NDArray[np.bool_]) -> None:
         """Look at those of the pairs that count, in both directions."""
         order = np.flatnonzero(counts)
         order = order[np.argsort(pairs[2][order], kind="stable")]  # of several values for one place the last stays

@@ -145,7 +145,7 @@ def _doubted(good: Dataset, doubts: Mapping[int, str]) -> Iterator[Finding]:
     if doubts:
         says = f"{counted(len(doubts), 'label')} likely wrong: a head that never saw the picture says otherwise"
         advice = (
-            "Look at them from the top, and correct what is wrong; hard pictures with true labels are worth keeping."
+            "Look at them from the top and correct what is wrong; hard pictures with true labels are worth keeping."
         )
         notes = [f"rather {other}?" for other in doubts.values()]
         yield Finding("label", "warning", says, advice, column(np.array(list(doubts))), notes)
@@ -160,8 +160,6 @@ def _shortcuts(good: Dataset, embedded: Embedded, groups: NDArray[np.int64], see
 def _told(clues: list[Shortcut]) -> Iterator[Finding]:
     for clue in clues:
         if clue.telling:
-            says = f"The {clue.what} alone tells the class in {clue.accuracy:.0%} of the pictures ({clue.chance:.0%} by chance)"
-            advice = (
-                "A network may learn that instead of the subject. Take the pictures of all classes in the same way."
-            )
+            says = f"The {clue.what} alone tells {clue.accuracy:.0%} of the classes ({clue.chance:.0%} by chance)"
+            advice = "A network may learn that instead of the subject. Take all pictures in the same way."
             yield Finding("shortcut", "warning", says, advice)

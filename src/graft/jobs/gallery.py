@@ -41,7 +41,7 @@ def check(path: Path, *, force: bool) -> None:
 
 
 def write(page: str, path: Path, *, force: bool = False) -> None:
-    """Save the page; raises OutputError rather than overwrite a file, or, with `force`, one that graft did not write."""
+    """Save the page; raises OutputError rather than overwrite, or, with `force`, what graft did not write."""
     check(path, force=force)
     outputs.write(path, page)
 
@@ -127,4 +127,5 @@ def _classes(counts: Mapping[str, int]) -> str:
         for name, count in sorted(counts.items(), key=lambda item: -item[1])[:BARS]
     ]
     rest = f"<p>and {len(counts) - BARS:,} smaller ones.</p>" if len(counts) > BARS else ""
-    return f'<section aria-labelledby="classes"><h2 id="classes">Classes</h2><table>{"".join(rows)}</table>{rest}</section>'
+    table = f"<table>{''.join(rows)}</table>{rest}"
+    return f'<section aria-labelledby="classes"><h2 id="classes">Classes</h2>{table}</section>'

@@ -1,13 +1,12 @@
 """Labels that are likely wrong, and pictures unlike all others: from answers of a head that never saw the picture.
 
 Confident learning (Northcutt et al. 2021): a label is suspect if another class is more likely than it, and at least as
-likely as that class usually is among its own. Written out here because cleanlab, which has it too, is AGPL.
+likely as that class usually is among its own. cleanlab has it too; for these lines it would be one more dependency.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +55,7 @@ def _of_several(chances: NDArray[np.float64], labels: Labels) -> Suspects:
         [_other(np.column_stack([1 - own, own]), said) >= 0 for own, said in zip(chances.T, labels.T, strict=True)], 1
     )
     doubts = np.abs(labels - chances)
-    return _ranked(wrong.any(axis=1), np.where(wrong, doubts, -1).argmax(axis=1), doubts.max(axis=1))
+    return _ranked(np.logical_or.reduce(wrong, axis=1), np.where(wrong, doubts, -1).argmax(axis=1), doubts.max(axis=1))
 
 
 def _other(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.intp]:
@@ -70,7 +69,7 @@ def _other(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray
     return np.where((confident.max(axis=1) > own) & (counts[labels] >= FEW), best, -1)
 
 
-def _ranked(suspect: NDArray[Any], likely: NDArray[np.intp], doubt: NDArray[np.float64]) -> Suspects:
+def _ranked(suspect: NDArray[np.bool_], likely: NDArray[np.intp], doubt: NDArray[np.float64]) -> Suspects:
     rows = np.flatnonzero(suspect)
     rows = rows[np.argsort(-doubt[rows], kind="stable")]
     return Suspects(rows, likely[rows], doubt)
