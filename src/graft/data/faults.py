@@ -71,7 +71,7 @@ def _blank(looks: Looks) -> Finding | None:
 def _tiny(looks: Looks) -> Finding | None:
     short = looks.sizes.min(axis=1)
     tiny = (short < TINY) | (SMALLER * short < np.median(short))
-    says = "{} much smaller than the others, or than anything can be seen in"
+    says = "{} too small to show anything, or far smaller than the others"
     return _finding(
         tiny, "tiny", "warning", says, "Look for the originals; these may be thumbnails.", _sized(looks, tiny)
     )
@@ -87,7 +87,7 @@ def _misnamed(looks: Looks, names: Sequence[str]) -> Finding | None:
 
 
 def _grey(looks: Looks) -> Finding | None:
-    rare = looks.grey & (looks.grey.mean() < RARE)
+    rare = looks.grey & ~looks.blank & (looks.grey.mean() < RARE)
     says = "{} without colour in a set that has colours"
     return _finding(
         rare, "grey", "note", says, "See that they are not all of one class: the lack of colour would give it away."

@@ -99,14 +99,23 @@ def found(twins: Twins, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[F
         says = f"{counted(int((~copied).sum()), 'pair')} of near-duplicates under different labels"
         advice = "Look at both: often one label is wrong."
         yield Finding("near conflict", "warning", says, advice, disputed[~copied], notes(disputed[~copied]))
-    if twins.copies.any():
-        pairs = pairs_of(np.where(twins.copies, first, NOBODY).astype(np.intp))
+    pairs = pairs_of(np.where(twins.copies, first, NOBODY).astype(np.intp))
+    pairs = pairs[~(_among(pairs, disputed) | _among(pairs, crossing))]
+    if len(pairs):
         says = f"{counted(len(pairs), 'picture')} of the same content as another one"
         yield Finding("copy", "warning", says, "One of each is enough; --fix keeps it.", pairs)
-    if len(near := pairs_of(twins.nearest)):
-        says = f"{counted(int((twins.nearest != NOBODY).sum()), 'picture')} have a near-duplicate"
+    near = pairs_of(twins.nearest)
+    near = near[~(_among(near, disputed) | _among(near, crossing))]
+    if len(near):
+        says = f"{counted(len(near), 'pair')} of near-duplicates"
         advice = "graft fit keeps them on one side of its split. Whole series of them teach no more than a few."
         yield Finding("near-duplicate", "note", says, advice, near, notes(near))
+
+
+def _among(pairs: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which pairs are told of already."""
+    known = set(map(tuple, others.tolist()))
+    return np.array([tuple(pair) in known for pair in pairs.tolist()], bool)
 
 
 def _notes(first: NDArray[np.int64], hashes: NDArray[np.uint64], pairs: NDArray[np.intp]) -> list[str]:

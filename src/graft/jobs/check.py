@@ -29,7 +29,7 @@ from graft.training.embed import Embedded, embed
 from graft.training.heads.choose import choose
 from graft.training.material import FOLDS, Findings, Material, check_labelled
 from graft.training.shortcuts import Shortcut, shortcuts
-from graft.training.suspects import outliers, suspects
+from graft.training.suspects import Suspects, outliers, suspects
 from graft_runtime.card import MULTICLASS
 from graft_runtime.decide import probabilities
 
@@ -103,7 +103,8 @@ def check(
     good = data.take(embedded.rows)
     twins = find_twins(embedded, embedded.digests, embedded.hashes, good.labels, good.split) if len(good) else None
     groups = joined(twins.groups, good.groups) if twins else np.zeros(0, np.int64)
-    doubts = _suspects(good, embedded, groups, frozen.widths, seed)
+    judged = doubted(good, embedded, groups, frozen.widths, seed)
+    doubts = judged.named(good) if judged else {}
     clues = _shortcuts(good, embedded, groups, seed)
     inside = [*_in_pictures(good, embedded, twins), *_doubted(good, doubts)]
     findings = [
@@ -112,9 +113,9 @@ def check(
         *classes(good),
         *_told(clues),
     ]
-    doubted = dict(zip(embedded.rows[list(doubts)].tolist(), doubts.values(), strict=True)) if doubts else {}
+    named = {int(embedded.rows[row]): name for row, name in doubts.items()}
     seconds = time.monotonic() - start
-    return Report(data, embedded.rows, by_severity(findings), twins, doubted, clues, seconds)
+    return Report(data, embedded.rows, by_severity(findings), twins, named, clues, seconds)
 
 
 def _in_pictures(good: Dataset, embedded: Embedded, twins: Twins | None) -> Iterator[Finding]:
@@ -128,17 +129,17 @@ def _in_pictures(good: Dataset, embedded: Embedded, twins: Twins | None) -> Iter
         yield Finding("outlier", "note", says, "See that they belong to the set at all.", column(far))
 
 
-def _suspects(
+def doubted(
     good: Dataset, embedded: Embedded, groups: NDArray[np.int64], widths: Sequence[int], seed: int
-) -> dict[int, str]:
+) -> Suspects | None:
     """Labels in doubt by a ridge head that never saw the picture nor its near-duplicates; of test pictures too."""
     unknown = good.task == MULTICLASS and (good.labels < 0).any()
     if len(np.unique(groups)) < 2 or np.count_nonzero(good.counts()) < 2 or unknown:
-        return {}
+        return None
     problems = Material(good, embedded, groups, Findings({}, {}), seed).problems(widths, 1, np.arange(len(good)))
     logits = choose("ridge", "auto", problems).solution.logits
     chances = probabilities(logits, temperature(logits, good.labels)[0], good.task)
-    return suspects(chances, good.labels).named(good)
+    return suspects(chances, good.labels)
 
 
 def _doubted(good: Dataset, doubts: Mapping[int, str]) -> Iterator[Finding]:

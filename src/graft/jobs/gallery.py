@@ -95,7 +95,8 @@ def _contents(findings: Sequence[Finding]) -> str:
     if not findings:
         return '<p class="good">Nothing found.</p>'
     lines = [
-        f'<li class="{finding.severity}"><a href="#f{number}">{escape(finding.says)}</a></li>'
+        f'<li class="{finding.severity}"><span class="tag">{finding.severity}</span> '
+        f'<a href="#f{number}">{escape(finding.says)}</a></li>'
         for number, finding in enumerate(findings)
     ]
     return f'<nav aria-label="Findings"><ul>{"".join(lines)}</ul></nav>'

@@ -26,6 +26,8 @@ nav li { padding: .35rem 0 .35rem .8rem; border-left: .3rem solid var(--tone); m
 section { border-top: 1px solid var(--line); padding: 1.5rem 0; }
 .tag { color: var(--tone); font-size: .8rem; font-weight: 700; letter-spacing: .04em; text-transform: uppercase;
   margin-right: .4rem; }
+nav .tag { display: inline-block; min-width: 5.2rem; }
+@media (max-width: 40rem) { nav .tag { display: block; } }
 ul.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .8rem; }
 ul.cases:has(.pair) { grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); }
 ul.cases > li { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .6rem; }
