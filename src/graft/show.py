@@ -255,7 +255,7 @@ def _doubts(data: Mapping[str, Any]) -> None:
         "of one content have different labels": len(data["conflicts"]),
         "have a near-duplicate with another label": data["disputed"],
         "are of another format than their ending says": data["misnamed"],
-        "have a label that is likely wrong": len(data["suspects"]),
+        "have a label that is in doubt": len(data["suspects"]),
     }
     if data["few"]:
         more = f" and {len(data['few']) - MANY:,} more" if len(data["few"]) > MANY else ""

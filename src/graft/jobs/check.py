@@ -144,7 +144,7 @@ def doubted(
 
 def _doubted(good: Dataset, doubts: Mapping[int, str]) -> Iterator[Finding]:
     if doubts:
-        says = f"{counted(len(doubts), 'label')} likely wrong: a head that never saw the picture says otherwise"
+        says = f"{counted(len(doubts), 'label')} in doubt: a head that never saw the picture gives another one"
         advice = (
             "Look at them from the top and correct what is wrong; hard pictures with true labels are worth keeping."
         )
