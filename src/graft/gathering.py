@@ -76,6 +76,9 @@ def check(
     backbone: Backbone = DEFAULT,
     weights: Weights = None,
     offline: Offline = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Without a network: near-duplicates by hash alone, no doubtful labels.")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -98,6 +101,7 @@ def check(
             offline=offline,
             columns=columns,
             boxes=boxes,
+            quick=quick,
             watch=watching(quiet),
         )
         report = found.as_dict()

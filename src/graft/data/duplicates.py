@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from graft.data.hashes import differing
+from graft.data.hashes import BITS, differing
 
 ALIKE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
 LOOSE, EACH = 0.5, 0.03  # where the hashes agree, a cosine of LOOSE does, and EACH more for a bit that differs
+CERTAIN = 4  # bits that may differ where hashes alone decide
 BLOCK = 2048
 SKETCH = 512  # wider features are projected to so many dimensions: a cosine near ALIKE then errs by 0.012
 
@@ -59,6 +60,15 @@ def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[
                 sure = cosine > np.minimum(ALIKE, LOOSE + EACH * differing(hashes[one], hashes[two]))
                 one, two, cosine = one[sure], two[sure], cosine[sure]
             yield one, two, cosine
+
+
+def alike_in_hash(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
+    """All pairs whose hashes are nearly the same, for pictures without features; in place of the cosine, a nearness."""
+    for start in range(0, len(hashes), BLOCK):
+        for other in range(start, len(hashes), BLOCK):
+            bits = differing(hashes[start : start + BLOCK, None], hashes[None, other : other + BLOCK])
+            one, two = np.nonzero(np.triu(bits <= CERTAIN, 1) if other == start else bits <= CERTAIN)
+            yield one + start, two + other, 1 - bits[one, two] / BITS
 
 
 def sketch(features: Rows) -> NDArray[np.floating]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +85,16 @@ def look(raw: Raw, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
             *(width, height, kind, orientation, flat, grey),
             *small.mean(axis=(0, 1)),
             *border.mean(axis=0),
-            *np.array([perceptual(small)]).view(np.uint16),
+            *np.array([_scrambled(small) if flat else perceptual(small)]).view(np.uint16),
         ],
         np.float32,
     )
+
+
+def _scrambled(blank: NDArray[np.uint8]) -> np.uint64:
+    """The hash of a blank picture, which has no frequencies: near that of the very same colour only."""
+    mean = blank.mean(axis=(0, 1)).round().astype(np.uint8)
+    return np.frombuffer(blake2b(mean.tobytes(), digest_size=8).digest(), np.uint64)[0]
 
 
 def _header(data: bytes) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, Labels
-from graft.data.duplicates import Pairs, Rows, alike, copies, merged, numbered
+from graft.data.duplicates import Pairs, Rows, alike, alike_in_hash, copies, merged, numbered
 from graft.data.finding import Finding, counted
 from graft.data.hashes import mirrored
 
@@ -38,23 +38,29 @@ class Twins:
 
 
 def find_twins(
-    features: Rows,
+    features: Rows | None,
     digests: NDArray[np.uint8],
     hashes: NDArray[np.uint64] | None,
     labels: Labels,
     parts: NDArray[np.int8],
 ) -> Twins:
-    """Compare all pairs; memory grows with the pictures, not with the pairs."""
+    """Compare all pairs, by hashes alone if there are no features; memory grows with the pictures, not the pairs."""
     first = copies(digests)
     groups = first
     nearest, disputed, crossing = (_Nearest(len(first)) for _ in range(3))
-    for one, two, cosine in alike(features, hashes):
+    for one, two, cosine in _alike(features, hashes):
         groups = merged(groups, one, two)
         pairs = (one, two, cosine)
         nearest.take(pairs, first[one] != first[two])
         disputed.take(pairs, np.logical_or.reduce(np.atleast_2d((labels[one] != labels[two]).T)))
         crossing.take(pairs, parts[one] != parts[two])
     return Twins(numbered(groups), first, nearest.row, disputed.row, crossing.row)
+
+
+def _alike(features: Rows | None, hashes: NDArray[np.uint64] | None) -> Iterator[Pairs]:
+    if features is not None:
+        return alike(features, hashes)
+    return alike_in_hash(hashes) if hashes is not None else iter(())
 
 
 class _Nearest:

@@ -25,13 +25,15 @@ from graft.networks import catalog
 from graft.networks.chain import probed
 from graft.networks.network import load_backbone
 from graft.progress import Watch, unwatched
-from graft.training.embed import Embedded, embed
+from graft.training.embed import Embedded, Looked, embed, look_at
 from graft.training.heads.choose import choose
 from graft.training.material import FOLDS, Findings, Material, check_labelled
 from graft.training.shortcuts import Shortcut, shortcuts
 from graft.training.suspects import Suspects, outliers, suspects
 from graft_runtime.card import MULTICLASS
 from graft_runtime.decide import probabilities
+
+Seen = Embedded | Looked
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,7 @@ def check(
     offline: bool = False,
     columns: str = "",
     boxes: bool = False,
+    quick: bool = False,
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> Report:
@@ -88,6 +91,7 @@ def check(
     Files that cannot be read, copies and near-duplicates (across a split, under different labels), odd pictures, small
     and unequal classes, labels that are likely wrong, outliers, and classes that something else than the subject gives
     away. `source`, `columns` and `boxes` are as in `graft.fit`. Features are cached: a `fit` afterwards is quicker.
+    `quick` uses no network: near-duplicates are found by perceptual hashes alone, doubtful labels and outliers not.
 
     Raises GraftError as `fit` does, for what cannot be read at all; what is found is in the report.
 
@@ -98,33 +102,36 @@ def check(
     start = time.monotonic()
     data = read_source(source, columns=columns, boxes=boxes)
     check_labelled(data)
-    frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
-    embedded = embed(frozen, data, seed=seed, watch=watch)
-    good = data.take(embedded.rows)
-    twins = find_twins(embedded, embedded.digests, embedded.hashes, good.labels, good.split) if len(good) else None
+    frozen = None if quick else probed(load_backbone(backbone, Path(weights) if weights else None, offline))
+    seen = embed(frozen, data, seed=seed, watch=watch) if frozen else look_at(data, watch=watch)
+    features = seen if isinstance(seen, Embedded) else None
+    good = data.take(seen.rows)
+    twins = find_twins(features, seen.digests, seen.hashes, good.labels, good.split) if len(good) else None
     groups = joined(twins.groups, good.groups) if twins else np.zeros(0, np.int64)
-    judged = doubted(good, embedded, groups, frozen.widths, seed)
+    judged = doubted(good, features, groups, frozen.widths, seed) if frozen and features else None
     doubts = judged.named(good) if judged else {}
-    clues = _shortcuts(good, embedded, groups, seed)
-    inside = [*_in_pictures(good, embedded, twins), *_doubted(good, doubts)]
+    clues = _shortcuts(good, seen, groups, seed)
+    inside = [*_in_pictures(good, seen, twins), *_doubted(good, doubts), *_outliers(features)]
     findings = [
-        *unreadable(embedded.faults, len(data)),
-        *(each.of(embedded.rows) for each in inside),
+        *unreadable(seen.faults, len(data)),
+        *(each.of(seen.rows) for each in inside),
         *classes(good),
         *_told(clues),
     ]
-    named = {int(embedded.rows[row]): name for row, name in doubts.items()}
+    named = {int(seen.rows[row]): name for row, name in doubts.items()}
     seconds = time.monotonic() - start
-    return Report(data, embedded.rows, by_severity(findings), twins, named, clues, seconds)
+    return Report(data, seen.rows, by_severity(findings), twins, named, clues, seconds)
 
 
-def _in_pictures(good: Dataset, embedded: Embedded, twins: Twins | None) -> Iterator[Finding]:
+def _in_pictures(good: Dataset, seen: Seen, twins: Twins | None) -> Iterator[Finding]:
     """Findings whose cases are rows of the usable pictures."""
-    if twins is None:
-        return
-    yield from found(twins, good, embedded.looks.hashes)
-    yield from odd(embedded.looks, good.names())
-    if len(far := outliers(embedded)):
+    if twins:
+        yield from found(twins, good, seen.looks.hashes)
+        yield from odd(seen.looks, good.names())
+
+
+def _outliers(embedded: Embedded | None) -> Iterator[Finding]:
+    if embedded and len(far := outliers(embedded)):
         says = f"{counted(len(far), 'picture')} unlike all others"
         yield Finding("outlier", "note", says, "See that they belong to the set at all.", column(far))
 
@@ -145,17 +152,15 @@ def doubted(
 def _doubted(good: Dataset, doubts: Mapping[int, str]) -> Iterator[Finding]:
     if doubts:
         says = f"{counted(len(doubts), 'label')} in doubt: a head that never saw the picture gives another one"
-        advice = (
-            "Look at them from the top and correct what is wrong; hard pictures with true labels are worth keeping."
-        )
+        advice = "Look from the top, and correct what is wrong; hard pictures with true labels are worth keeping."
         notes = [f"rather {other}?" for other in doubts.values()]
         yield Finding("label", "warning", says, advice, column(np.array(list(doubts))), notes)
 
 
-def _shortcuts(good: Dataset, embedded: Embedded, groups: NDArray[np.int64], seed: int) -> list[Shortcut]:
+def _shortcuts(good: Dataset, seen: Seen, groups: NDArray[np.int64], seed: int) -> list[Shortcut]:
     if good.task != MULTICLASS or not len(good):
         return []
-    return list(shortcuts(embedded.looks, good.labels, folds(good.labels, groups, embedded.digests, FOLDS, seed)))
+    return list(shortcuts(seen.looks, good.labels, folds(good.labels, groups, seen.digests, FOLDS, seed)))
 
 
 def _told(clues: list[Shortcut]) -> Iterator[Finding]:

@@ -25,7 +25,43 @@ from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
 from graft.training.store import Key, Store
 
+ENOUGH = 64  # pixels of the short side for a look without a network: twice what is hashed
 NOTED = 256  # looks that wait to be written
+
+
+def look_at(data: Dataset, *, watch: Watch = unwatched, cache: Path | None = None) -> Looked:
+    """What every picture looks like, without a network; cached as features are, and used by `embed` too."""
+    digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
+    with Store((cache or cache_folder()) / "looks" / f"{VERSION}-{ENOUGH}", (WIDTH,)) as looks:
+        notes = _Notes(looks)
+        for picture in pictures.each(data, _Looks(looks), watch):
+            if picture.made is None:
+                faults[picture.row] = picture.fault
+            else:
+                digests[picture.row] = np.frombuffer(picture.made.digest, np.uint8)
+                notes.take(picture.made)
+        notes.finish()
+    good = np.setdiff1d(np.arange(len(data)), list(faults))
+    return Looked(good, digests[good], faults, _read(looks, digests[good]))
+
+
+def _read(looks: Store, digests: NDArray[np.uint8]) -> Looks:
+    return Looks(looks.read([(digest.tobytes(), seeded.CENTRE) for digest in digests]))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The good pictures of a data set without features; the columns are those of `Embedded`."""
+
+    rows: NDArray[np.intp]
+    digests: NDArray[np.uint8]
+    faults: dict[int, str]
+    looks: Looks
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Their perceptual hashes."""
+        return self.looks.hashes
 
 
 @dataclass(frozen=True)
@@ -119,7 +155,7 @@ def embed(
         network.finish()
         notes.finish()
     good = np.setdiff1d(np.arange(len(data)), list(faults))
-    seen = Looks(looks.read([(digests[row].tobytes(), seeded.CENTRE) for row in good]))
+    seen = _read(looks, digests[good])
     return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start, seen)
 
 
@@ -140,6 +176,18 @@ class _Seen:
     digest: bytes
     look: NDArray[np.float32] | None
     missing: list[tuple[Key, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Looks at a picture that the store does not know."""
+
+    looks: Store
+
+    def __call__(self, raw: bytes | NDArray[np.uint8]) -> _Seen:
+        digest = table.digest(raw)
+        known = (digest, seeded.CENTRE) in self.looks
+        return _Seen(digest, None if known else look(raw, table.pixels(raw, ENOUGH)), [])
 
 
 @dataclass(frozen=True)
