@@ -2,24 +2,25 @@
 
 python bench/check.py [--many 20000] [--quick]
 
-The files: JPEG of 160 x 120 pixels, 10 classes. The bare decode runs graft's decoder over them with as many threads as
-check uses, and keeps nothing. Then check, once with an empty cache and once more.
+The files: JPEG of 160 x 120 pixels, 10 classes. The bare decode runs graft's decoder over them, in full size, with as many
+threads as check uses, and keeps nothing. Then check, once with an empty cache and once more.
 """
 
 import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from graft.data.dataset import pixels
 from graft.data.read.folder import read_folder
 from graft.jobs.check import check
 from graft.model import pictures
 from graft.progress import unwatched
-from graft_runtime.image import decode
 
 
 def main() -> None:
@@ -40,11 +41,11 @@ def main() -> None:
 
 def decoded(root: Path) -> None:
     """Decode all files and forget them."""
-    for _ in pictures.each(read_folder(root), lambda raw: decode(raw).shape, unwatched):
+    for _ in pictures.each(read_folder(root), lambda raw: pixels(raw, 0).shape, unwatched):
         pass
 
 
-def timed(what: str, count: int, job) -> float:
+def timed(what: str, count: int, job: Callable[[], object]) -> float:
     """Seconds of a job, printed."""
     start = time.perf_counter()
     job()

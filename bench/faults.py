@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from graft.data.dataset import UNSPLIT, Dataset
+from graft.data.dataset import UNSPLIT, Dataset, pixels
 from graft.data.duplicates import alike, near_duplicates
-from graft.data.images import InMemory
+from graft.data.images import InMemory, Raw
 from graft.data.read.source import read_source
 from graft.jobs.check import doubted
 from graft.networks.chain import probed
@@ -115,10 +115,10 @@ def copies(frozen: Features, data: Dataset, name: str, seed: int) -> str:
     )
 
 
-def copy(raw: bytes, quality: int, change: Change, random: Random) -> bytes:
+def copy(raw: Raw, quality: int, change: Change, random: Random) -> bytes:
     """The file of a near-duplicate."""
     file = io.BytesIO()
-    change(Image.open(io.BytesIO(raw)).convert("RGB"), random).save(file, "JPEG", quality=quality)
+    change(Image.fromarray(pixels(raw, 0)), random).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 

@@ -15,6 +15,7 @@ from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
+from graft.data.hashes import SIDE
 from graft.data.looks import VERSION, WIDTH, Looks, look
 from graft.errors import DataError
 from graft.model import pictures
@@ -25,7 +26,7 @@ from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
 from graft.training.store import Key, Store
 
-ENOUGH = 64  # pixels of the short side for a look without a network: twice what is hashed
+ENOUGH = SIDE  # pixels of the short side for a look without a network: what is hashed
 NOTED = 256  # looks that wait to be written
 
 
