@@ -2,8 +2,8 @@
 
 python bench/check.py [--many 20000] [--quick]
 
-The files: JPEG of 160 x 120 pixels, 10 classes. The bare decode runs graft's decoder over them, in full size, with as many
-threads as check uses, and keeps nothing. Then check, once with an empty cache and once more.
+The files: JPEG of 160 x 120 pixels, 10 classes. The bare decode runs graft's decoder over them, in full size, with as
+many threads as check uses, and keeps nothing. Then check, once with an empty cache and once more.
 """
 
 import argparse
