@@ -76,7 +76,9 @@ def test_half_of_the_files_are_messy(mixed: Path, wanted: dict[str, str], tmp_pa
         named = {report.data.name(row): note for (row,), note in zip(unread.cases.tolist(), unread.notes, strict=True)}
         assert named == faults
         report.write(tmp_path / f"{quick}.html")
-    misnamed = {report.data.name(row) for each in report.findings if each.kind == "misnamed" for (row,) in each.cases}
+    misnamed = {
+        report.data.name(row) for each in report.findings if each.kind == "misnamed" for (row,) in each.cases.tolist()
+    }
     assert {Path(name).name.partition("__")[2] for name in misnamed if "wrong_ext" in name} == {
         f"{name}.jpg" for name in ("cloudy131", "rain136", "rain141", "rain26", "shine127", "shine131")
     }

@@ -16,6 +16,7 @@ from graft.data.duplicates import BLOCK, Rows, sketch
 
 FEW = 5  # pictures of a class below which nobody can tell what is usual in it
 NEIGHBOURS = 5
+LEAST = 50  # pictures below which nobody can tell what is far
 COMPARED = 4096  # pictures that each is compared with
 FAR = 3.0  # robust standard deviations (of logarithms) above the median distance
 
@@ -81,7 +82,7 @@ def outliers(features: Rows, seed: int = 0) -> NDArray[np.intp]:
     Each is compared with up to COMPARED others, so the time grows with the pictures, not with the pairs.
     """
     rows = sketch(features)
-    if len(rows) <= NEIGHBOURS:
+    if len(rows) < LEAST:
         return np.zeros(0, np.intp)
     some = rows[np.random.default_rng(seed).permutation(len(rows))[:COMPARED]]
     starts = range(0, len(rows), BLOCK)
