@@ -204,7 +204,7 @@ def stopped(job: str) -> None:
     print(f"\ngraft: stopped.{kept}", file=sys.stderr)
 
 
-_CACHING = ("fit", "embed", "collect")
+_CACHING = ("fit", "embed", "collect", "check")
 
 
 def _score(report: Mapping[str, Any], on: str = "pictures that it never saw") -> None:

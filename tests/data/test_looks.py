@@ -59,6 +59,15 @@ def test_a_single_colour_is_blank(colour: tuple[int, int, int], blank: bool) -> 
     assert np.abs(looks.colours[0] - colour).max() <= 2
 
 
+def test_blank_pictures_have_one_hash_for_each_colour() -> None:
+    red, other, blue = (
+        looked(encoded(Image.new("RGB", (50, side), colour))).hashes[0]
+        for side, colour in ((50, "red"), (70, "red"), (50, "blue"))
+    )
+    assert red == other
+    assert np.bitwise_count(red ^ blue) > 8
+
+
 def test_a_thin_line_on_white_is_not_blank() -> None:
     page = Image.new("L", (1000, 1000), 255)
     page.paste(0, (0, 500, 1000, 501))

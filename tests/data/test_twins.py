@@ -89,6 +89,18 @@ def test_hashes_speak_for_pairs_whose_features_differ_more() -> None:
     assert find_twins(rows, digests(), bits, labels(), nothing).nearest[0] == NOBODY
 
 
+@pytest.mark.parametrize("block", [7, 2048])
+def test_without_features_only_hashes_that_are_nearly_the_same_make_twins(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    bits = hashes()
+    bits[30], bits[35], bits[39] = bits[0] ^ np.uint64(0b111), mirrored(bits[:1])[0], bits[1] ^ np.uint64(0b11111)
+    told = find_twins(None, digests(), bits, labels(), np.zeros(COUNT, np.int8))
+    assert told.nearest[[0, 30, 35, 39]].tolist() == [35, 0, 0, NOBODY]
+    assert (find_twins(None, digests(), None, labels(), np.zeros(COUNT, np.int8)).nearest == NOBODY).all()
+
+
 def test_equal_hashes_alone_make_no_twins() -> None:
     same = np.full(COUNT, 12345, np.uint64)
     told = find_twins(features(), digests(), same, labels(), np.zeros(COUNT, np.int8))

@@ -155,6 +155,14 @@ def test_the_smallest_sets_are_checked(photos: Path, tmp_path: Path, usable: int
     assert len(check(tmp_path, offline=True).usable) == usable
 
 
+def test_a_quick_look_needs_no_network(spoiled: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.jobs.check.load_backbone", None)
+    quick, whole = cases(check(spoiled, quick=True)), cases(report)
+    for kind in ("unreadable", "leak", "conflict", "copy", "blank", "misnamed"):
+        assert quick[kind] == whole[kind]
+    assert {"label", "outlier"} & quick.keys() == set()
+
+
 def test_several_labels_are_checked(shared: Path) -> None:
     found = check(shared / "data/msrc_multilabel/labels.csv", offline=True)
     assert found.data.task == "multilabel"

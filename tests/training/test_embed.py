@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graft.data import dataset as table
-from graft.data.dataset import Dataset
+from graft.data.dataset import Dataset, pixels
+from graft.data.looks import look
 from graft.data.read.folder import read_folder
 from graft.networks import cut, engine
 from graft.networks.cut import Frozen, Halves
@@ -206,6 +207,21 @@ def test_what_runs_at_most_once_is_run_in_whole_batches(
     monkeypatch.setattr(Store, "add", counted)
     embed(frozen, read_folder(photos), cache=tmp_path)
     assert sizes == [8, 8, 8, 8, 4]
+
+
+def test_looks_are_those_of_the_pictures_and_read_again(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    data = read_folder(photos)
+    seen = embed(frozen, data, cache=tmp_path)
+    want = [look(raw, pixels(raw, frozen.preprocess.enough)) for raw in map(data.read, range(36))]
+    np.testing.assert_array_equal(seen.looks.table, np.stack(want))
+    order = np.arange(36)[::-1]
+    np.testing.assert_array_equal(seen.take(order).hashes, seen.looks.hashes[::-1])
+    np.testing.assert_array_equal(seen.take(order)[np.array([0])], seen[np.array([35])])
+    np.testing.assert_array_equal(embed(frozen, data, cache=tmp_path).looks.table, seen.looks.table)
+    shutil.rmtree(tmp_path / "looks")
+    again = embed(frozen, data, cache=tmp_path)
+    assert again.computed == 0
+    np.testing.assert_array_equal(again.looks.table, seen.looks.table)
 
 
 # --- inside a network -------------------------------------------------------------------------------------------------
