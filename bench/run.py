@@ -22,6 +22,8 @@ def main() -> None:
         ["resize.py", *(f"{data}/{name}" for name in ("flowers5", "clothing10", "rsscn7_sub"))],
         ["memory.py"],
         ["choices.py", data],
+        ["faults.py", f"{data}/flowers5", f"{data}/clothing10"],
+        ["check.py", "--quick"],
         ["loop.py"],
     ]
     for script, *arguments in commands:

@@ -18,7 +18,7 @@ OPENING = """\
 
 Written by `python docs/make_cli.py`; a test compares it with the program. What the options mean in use stands in
 [Train: graft fit](fit.md), [Strategies](strategies/index.md), [Training](training.md), [Runs](runs.md),
-[Features](features.md), [Pictures from the web](collect.md), [Backbones](backbones.md) and
+[Features](features.md), [Pictures from the web](collect.md), [Check pictures](check.md), [Backbones](backbones.md) and
 [The classifier](classifier.md).
 """
 

@@ -28,7 +28,7 @@ ROOMS = [
     {"model": ["model"]},
     {"training": ["training"]},
     {"jobs": ["jobs"]},
-    {"faces": ["estimator", "show", "scores", "terminal", "cli", "__main__"]},
+    {"faces": ["estimator", "show", "scores", "terminal", "gathering", "judging", "cli", "__main__"]},
 ]
 ROOM_OF = {own: room for line in ROOMS for room, owns in line.items() for own in owns}
 PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}
@@ -42,7 +42,8 @@ FILE_LINES, BODY_LINES, MEDIAN_BODY, ARGUMENTS = 300, 40, 10, 9
 EXCEPTIONS: dict[str, str] = {
     "arguments graft.cli:fit": "typer makes one option of each argument; fit has those that people asked for",
     "arguments graft.cli:embed": "the same",
-    "arguments graft.cli:collect": "the same; each limit that the open web makes somebody need",
+    "arguments graft.gathering:check": "the same",
+    "arguments graft.gathering:collect": "the same; each limit that the open web makes somebody need",
     "arguments graft.jobs.fit:fit": "the front door: one keyword for each thing that a person may choose",
 }
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.data.read.source import read_source
     from graft.errors import GraftError
     from graft.estimator import ImageClassifier
+    from graft.jobs.check import check
     from graft.jobs.compare import compare_runs
     from graft.jobs.embed import embed
     from graft.jobs.evaluate import evaluate
@@ -28,6 +29,7 @@ __all__ = [
     "GraftError",
     "ImageClassifier",
     "Prediction",
+    "check",
     "compare_runs",
     "embed",
     "evaluate",
@@ -49,6 +51,7 @@ _HOMES = {
     "GraftError": "graft.errors",
     "ImageClassifier": "graft.estimator",
     "Prediction": "graft.model.classifier",
+    "check": "graft.jobs.check",
     "compare_runs": "graft.jobs.compare",
     "embed": "graft.jobs.embed",
     "evaluate": "graft.jobs.evaluate",

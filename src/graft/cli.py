@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from graft import scores, show
+from graft import gathering, judging, show
 from graft.terminal import (
+    DEFAULT,
     AsJson,
     Backbone,
     Boxes,
@@ -22,7 +23,6 @@ from graft.terminal import (
     Photos,
     Quiet,
     Weights,
-    installed,
     printed,
     told_of,
     watching,
@@ -38,8 +38,7 @@ app = typer.Typer(
 
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
-DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
-UNKNOWN_RATE = 0.05  # graft.model.unknown.RATE, likewise
+UNKNOWN_RATE = 0.05  # graft.model.unknown.RATE, which costs an import of torch; a test compares
 
 
 @app.command()
@@ -141,74 +140,6 @@ def predict(
 
 
 @app.command()
-def evaluate(
-    model: Model,
-    photos: Photos,
-    columns: Columns = "",
-    boxes: Boxes = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Score a classifier on other labelled photos."""
-    with told_of("evaluate"):
-        from graft.jobs.evaluate import evaluate as job
-
-        evaluation = job(str(model), photos, columns=columns, boxes=boxes, watch=watching(quiet)).as_dict()
-        printed(evaluation, as_json, lambda: show.evaluated(evaluation))
-
-
-@app.command()
-def compare_runs(
-    first: Annotated[Path, typer.Argument(help="Folder of a saved classifier.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another one, tested on some of the same pictures.")],
-    as_json: AsJson = False,
-) -> None:
-    """Say whether one classifier is better than another, by the test pictures that both answered."""
-    with told_of("compare-runs"):
-        from graft.jobs.compare import compare_runs as job
-
-        found = job(first, second).as_dict()
-        printed(found, as_json, lambda: scores.compared(found, str(first), str(second)))
-
-
-@app.command()
-def report(
-    model: Annotated[Path, typer.Argument(help="Folder of a saved classifier.")],
-    photos: Annotated[Path | None, typer.Argument(help="Where its test pictures lie, to show them.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
-    columns: Columns = "",
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
-    """Write the report of a classifier: one HTML file that needs nothing but a browser."""
-    with told_of("report"):
-        from graft.jobs.report.report import report as job
-
-        written = job(model, output, photos, columns=columns, force=force, watch=watching(quiet))
-        print(f"written to {written}\n\nNext:  open it in a browser")
-
-
-@app.command()
-def explain(
-    model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the drawings.")],
-    label: Annotated[str | None, typer.Option(help="Explain this class instead of the answer.")] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Draw what in each picture speaks for its answer."""
-    with told_of("explain"):
-        from graft.jobs.explain import explain as job
-
-        found = job(str(model), images, output, label=label, force=force, watch=watching(quiet))
-        printed(found, as_json, lambda: show.explained(found))
-        if not any(each["drawing"] for each in found):
-            raise typer.Exit(3)
-
-
-@app.command()
 def embed(
     photos: Photos,
     output: Annotated[Path, typer.Option("--output", "-o", help="File (.npz) for the features; must not exist.")],
@@ -241,43 +172,6 @@ def embed(
 
 
 @app.command()
-def collect(
-    urls: Annotated[Path, typer.Argument(help="Table (CSV, TSV) with columns url and label, or a .txt of URLs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the class folders and manifest.csv.")],
-    label: Annotated[str, typer.Option(help="What all pictures show, for a list without labels.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Fetch so many URLs now. [default: all]")] = None,
-    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest file, in megabytes.")] = 20,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for one file.")] = 60,
-    time_limit: Annotated[float, typer.Option(min=0, help="Most minutes for this run.")] = 24 * 60,
-    rate: Annotated[float, typer.Option(min=0.001, help="Most requests a second to one host.")] = 5,
-    allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Also from private and local addresses: your own servers.")
-    ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Ask again for what was refused for good.")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fetch labelled pictures from a list of URLs into class folders; the same command goes on where it was stopped."""
-    with told_of("collect"):
-        with installed("collect"):
-            from graft.jobs.collect.collect import collect as job
-            from graft.jobs.collect.limits import Limits
-
-        limits = Limits(
-            count=limit,
-            total=time_limit * 60,
-            size=int(max_mb * 1e6),
-            whole=timeout,
-            rate=rate,
-            allow_private=allow_private,
-        )
-        report = job(urls, output, label=label, limits=limits, retry=retry, watch=watching(quiet)).summary()
-        printed(report, as_json, lambda: show.collected(report))
-        if not report["pictures"]:
-            raise typer.Exit(3)
-
-
-@app.command()
 def stages(
     backbone: Annotated[str, typer.Argument(help="Network; `graft backbones` lists them.")] = DEFAULT,
     as_json: AsJson = False,
@@ -301,6 +195,12 @@ def backbones(
 
         found = job(filter)
         printed(found, as_json, lambda: show.listed(found))
+
+
+for command in (gathering.collect, gathering.check):  # what comes before training has a file of its own
+    app.command()(command)
+for command in (judging.evaluate, judging.compare_runs, judging.report, judging.explain):  # so has what comes after it
+    app.command()(command)
 
 
 def main() -> None:

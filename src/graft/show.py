@@ -17,6 +17,8 @@ SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
 PAGE = "report.html"  # graft.model.storage.PAGE, which costs an import of torch; a test compares
 MOST = 5  # lines of any one kind before "and 12 more"
 MANY = 12  # names in one line before that
+SOME = 3  # cases of a finding
+FIXED = ("leak", "conflict", "copy", "unreadable")  # what a cleaned list leaves out
 
 
 def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
@@ -154,6 +156,42 @@ def collected(report: Mapping[str, Any]) -> None:
         print(f"\nNext:  graft check {folder}\n       graft fit {folder} -o model/")
 
 
+def checked(report: Mapping[str, Any], photos: Path) -> None:
+    """The closing summary of `graft check`."""
+    usable = f"{report['usable']:,} of " if report["usable"] < report["pictures"] else ""
+    print(f"{usable}{report['pictures']:,} pictures of {len(report['classes'])} classes in {photos}\n")
+    for finding in report["findings"]:
+        print(f"  {finding['severity']:<12} {finding['says']}")
+        for case in finding["cases"][:SOME]:
+            note = f": {case['note']}" if case["note"] else ""
+            print(f"                 {' = '.join(case['pictures'])}{note}")
+        if (more := len(finding["cases"]) - SOME) > 0:
+            print(f"                 and {more:,} more")
+    if not report["findings"]:
+        print("  nothing found")
+    if report["columns"]:
+        print(f"  columns      {report['columns']}")
+    if report["ignored"]:
+        print(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in report['ignored'].items())}")
+    if "page" in report:
+        print(f"  shown in     {report['page']}")
+    if "list" in report:
+        print(f"  cleaned list {report['list']['file']}, {report['list']['pictures']:,} pictures; nothing was moved")
+    print(f"\nNext:  {_next(report, photos)}")
+
+
+def _next(report: Mapping[str, Any], photos: Path) -> str:
+    """What to do after a check: look, then leave out, then train."""
+    folder = quote(str(photos))
+    if "list" in report:
+        return f"graft fit {quote(report['list']['file'])} -o model/"
+    if "page" not in report and any(finding["cases"] for finding in report["findings"]):
+        return f"graft check {folder} -o check.html, and look at it in a browser"
+    if any(finding["kind"] in FIXED for finding in report["findings"]):
+        return f"graft check {folder} --fix clean.csv"
+    return f"graft fit {folder} -o model/"
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     shown = [f"{name} {count:,}" for name, count in list(counts.items())[:MANY]]
     return ", ".join(shown) + (f" and {len(counts) - MANY:,} more" if len(counts) > MANY else "")
@@ -182,7 +220,7 @@ def stopped(job: str) -> None:
     print(f"\ngraft: stopped.{kept}", file=sys.stderr)
 
 
-_CACHING = ("fit", "embed", "collect")
+_CACHING = ("fit", "embed", "collect", "check")
 
 
 def _findings(data: Mapping[str, Any]) -> None:
@@ -191,8 +229,9 @@ def _findings(data: Mapping[str, Any]) -> None:
         print(f"  careful      {twins}: the score flatters")
     elif data["alike"]:
         print(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
-    for names in data["alike_names"]:
+    for names in (*data["alike_names"], *data["conflicts"][:SOME]):
         print(f"  careful      {names}")
+    _doubts(data)
     if data["columns"]:
         print(f"  columns      {data['columns']}")
     if data["missing"]:
@@ -202,6 +241,22 @@ def _findings(data: Mapping[str, Any]) -> None:
     if data["ignored"]:
         print(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in data['ignored'].items())}")
     _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
+
+
+def _doubts(data: Mapping[str, Any]) -> None:
+    """What `graft check` would show pictures of."""
+    found = {
+        "of one content have different labels": len(data["conflicts"]),
+        "have a near-duplicate with another label": data["disputed"],
+        "are of another format than their ending says": data["misnamed"],
+        "have a label that is in doubt": len(data["suspects"]),
+    }
+    if data["few"]:
+        more = f" and {len(data['few']) - MANY:,} more" if len(data["few"]) > MANY else ""
+        print(f"  few          less than 10 pictures each: {', '.join(data['few'][:MANY])}{more}")
+    for what, count in found.items():
+        if count:
+            print(f"  look at      {count:,} pictures {what}: graft check shows them")
 
 
 def _listed(what: str, lines: Sequence[str]) -> None:

@@ -16,6 +16,8 @@ from graft import show
 from graft.errors import GraftError, UsageError
 from graft.progress import unwatched, watched
 
+DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
+
 Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
 Weights = Annotated[Path | None, typer.Option(help="File with this network's weights, instead of the usual ones.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]

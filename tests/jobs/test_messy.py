@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from graft.jobs.check import check
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.jobs.predict import predict
@@ -68,6 +69,19 @@ def test_half_of_the_files_are_messy(mixed: Path, wanted: dict[str, str], tmp_pa
     said = {str(Path(each.picture).relative_to(mixed)): each for each in found}
     assert misjudged({name: each.fault for name, each in said.items() if each.fault}, wanted) == []
     assert all(bool(each.fault) != bool(each.label) for each in found)
+
+    for quick in (False, True):
+        report = check(mixed, offline=True, quick=quick)
+        (unread,) = (each for each in report.findings if each.kind == "unreadable")
+        named = {report.data.name(row): note for (row,), note in zip(unread.cases.tolist(), unread.notes, strict=True)}
+        assert named == faults
+        report.write(tmp_path / f"{quick}.html")
+    misnamed = {
+        report.data.name(row) for each in report.findings if each.kind == "misnamed" for (row,) in each.cases.tolist()
+    }
+    assert {Path(name).name.partition("__")[2] for name in misnamed if "wrong_ext" in name} == {
+        f"{name}.jpg" for name in ("cloudy131", "rain136", "rain141", "rain26", "shine127", "shine131")
+    }
 
     table = embed(mixed, offline=True)
     assert table.faults == faults

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graft.data import dataset as table
-from graft.data.dataset import Dataset
+from graft.data.dataset import Dataset, pixels
+from graft.data.looks import look
 from graft.data.read.folder import read_folder
 from graft.networks import cut, engine
 from graft.networks.cut import Frozen, Halves
@@ -180,7 +182,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_never_was(
 def test_a_damaged_row_is_computed_again(frozen: Features, photos: Path, tmp_path: Path) -> None:
     data = read_folder(photos)
     want = embed(frozen, data, cache=tmp_path)[np.arange(36)]
-    (numbers,) = tmp_path.rglob("*.rows")
+    (numbers,) = (tmp_path / "features").rglob("*.rows")
     raw = bytearray(numbers.read_bytes())
     raw[5] ^= 255
     numbers.write_bytes(raw)
@@ -196,9 +198,30 @@ def test_what_runs_at_most_once_is_run_in_whole_batches(
 ) -> None:
     sizes: list[int] = []
     add = Store.add
-    monkeypatch.setattr(Store, "add", lambda self, keys, rows: (sizes.append(len(keys)), add(self, keys, rows))[1])
+
+    def counted(self: Store, keys: Any, rows: Any) -> None:
+        if self.shape == (frozen.width,):  # not what the pictures look like, which is noted one by one
+            sizes.append(len(keys))
+        add(self, keys, rows)
+
+    monkeypatch.setattr(Store, "add", counted)
     embed(frozen, read_folder(photos), cache=tmp_path)
     assert sizes == [8, 8, 8, 8, 4]
+
+
+def test_looks_are_those_of_the_pictures_and_read_again(frozen: Features, photos: Path, tmp_path: Path) -> None:
+    data = read_folder(photos)
+    seen = embed(frozen, data, cache=tmp_path)
+    want = [look(raw, pixels(raw, frozen.preprocess.enough)) for raw in map(data.read, range(36))]
+    np.testing.assert_array_equal(seen.looks.table, np.stack(want))
+    order = np.arange(36)[::-1]
+    np.testing.assert_array_equal(seen.take(order).hashes, seen.looks.hashes[::-1])
+    np.testing.assert_array_equal(seen.take(order)[np.array([0])], seen[np.array([35])])
+    np.testing.assert_array_equal(embed(frozen, data, cache=tmp_path).looks.table, seen.looks.table)
+    shutil.rmtree(tmp_path / "looks")
+    again = embed(frozen, data, cache=tmp_path)
+    assert again.computed == 0
+    np.testing.assert_array_equal(again.looks.table, seen.looks.table)
 
 
 # --- inside a network -------------------------------------------------------------------------------------------------

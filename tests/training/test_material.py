@@ -119,7 +119,7 @@ def test_leaks_of_a_ready_made_split_are_counted_and_left_as_they_are(made: Made
 def test_a_class_that_lost_all_its_pictures_is_named_and_the_others_renumbered(made: Made) -> None:
     data, embedded = made([0, 0, 1, 2, 2, 2], faults={2: "truncated"})
     material = prepare(data, embedded, seed=0)
-    assert material.findings == Findings({"picture 2": "truncated"}, {}, 0, 0, ("bee",), ())
+    assert material.findings == Findings({"picture 2": "truncated"}, {}, missing=("bee",), few=("ant", "cat"))
     assert material.data.classes == ("ant", "cat")
     assert material.data.labels.tolist() == [0, 0, 1, 1, 1]
 

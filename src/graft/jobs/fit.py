@@ -25,9 +25,10 @@ from graft.progress import Watch, unwatched
 from graft.training import start
 from graft.training.choices import Choices
 from graft.training.embed import embed
-from graft.training.material import Findings, Material, prepare
+from graft.training.material import Findings, Material, described, prepare
 from graft.training.probe import Trained, solve
 from graft.training.strategies import Direct, Scratch
+from graft.training.suspects import suspects
 from graft.training.train import train
 
 
@@ -176,12 +177,23 @@ def _recorded(
         "strategy": classifier.card.strategy,
         "example": material.data.name(int((*material.test, *material.train)[0])),
         "evaluation": plain or None,
-        "data": data | asdict(material.findings),
+        "data": data | asdict(replace(material.findings, suspects=_doubted(classifier, trained))),
         "embedded": {"computed": material.embedded.computed, "seconds": material.embedded.seconds},
         "troubles": troubles,
         "seconds": times,
     } | trained.record
     return replace(classifier, card=replace(classifier.card, metrics=metrics, data=data), report=report)
+
+
+def _doubted(classifier: Classifier, trained: Trained) -> tuple[str, ...]:
+    """Training pictures whose label is likely wrong, in words; only a solved head has an answer for each of them."""
+    material = trained.material
+    if trained.columns is None:
+        return ()
+    data = material.data.take(material.train)
+    said = described(data)
+    found = suspects(classifier.calibrated(trained.logits), trained.labels).named(data)
+    return tuple(f"{data.name(row)} ({said[row]}): rather {other}?" for row, other in found.items())
 
 
 def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline: bool, watch: Watch) -> Classifier:

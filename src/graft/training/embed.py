@@ -1,10 +1,10 @@
-"""Fill the store: what a frozen network says of every picture, computed once."""
+"""Fill the store: what a frozen network says of every picture, and what it looks like without one, computed once."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
+from graft.data.hashes import SIDE
+from graft.data.looks import VERSION, WIDTH, Looks, look
 from graft.errors import DataError
 from graft.model import pictures
 from graft.networks import engine
@@ -24,13 +26,52 @@ from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
 from graft.training.store import Key, Store
 
+ENOUGH = SIDE  # pixels of the short side for a look without a network: what is hashed
+NOTED = 256  # looks that wait to be written
+
+
+def look_at(data: Dataset, *, watch: Watch = unwatched, cache: Path | None = None) -> Looked:
+    """What every picture looks like, without a network; cached as features are, and used by `embed` too."""
+    digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
+    with Store((cache or cache_folder()) / "looks" / f"{VERSION}-{ENOUGH}", (WIDTH,)) as looks:
+        notes = _Notes(looks)
+        for picture in pictures.each(data, _Looks(looks), watch):
+            if picture.made is None:
+                faults[picture.row] = picture.fault
+            else:
+                digests[picture.row] = np.frombuffer(picture.made.digest, np.uint8)
+                notes.take(picture.made)
+        notes.finish()
+    good = np.setdiff1d(np.arange(len(data)), list(faults))
+    return Looked(good, digests[good], faults, _read(looks, digests[good]))
+
+
+def _read(looks: Store, digests: NDArray[np.uint8]) -> Looks:
+    return Looks(looks.read([(digest.tobytes(), seeded.CENTRE) for digest in digests]))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The good pictures of a data set without features; the columns are those of `Embedded`."""
+
+    rows: NDArray[np.intp]
+    digests: NDArray[np.uint8]
+    faults: dict[int, str]
+    looks: Looks
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Their perceptual hashes."""
+        return self.looks.hashes
+
 
 @dataclass(frozen=True)
 class Embedded:
     """What a frozen network made of a data set: features on disk of each good picture, and the others' faults.
 
     `rows` are the good pictures' rows in the data set; `digests` [n, 16] name their contents; `faults` maps the row
-    of a picture that could not be used to the reason. `embedded[i]` are the features of view 0.
+    of a picture that could not be used to the reason. `embedded[i]` are the features of view 0. `looks` has a row for
+    each good picture.
     """
 
     store: Store
@@ -40,12 +81,23 @@ class Embedded:
     faults: dict[int, str]
     computed: int
     seconds: float
+    looks: Looks = field(default_factory=lambda: Looks(np.zeros((0, WIDTH), np.float32)))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return self.store.read([(self.digests[row].tobytes(), seeded.CENTRE) for row in rows])
+
+    @property
+    def hashes(self) -> NDArray[np.uint64] | None:
+        """Their perceptual hashes; None of pictures that were never looked at."""
+        return self.looks.hashes if len(self.looks) else None
+
+    def take(self, order: NDArray[np.integer]) -> Embedded:
+        """The same pictures in another order, or some of them."""
+        looks = Looks(self.looks.table[order]) if len(self.looks) else self.looks
+        return replace(self, rows=self.rows[order], digests=self.digests[order], looks=looks)
 
     def chosen(self, rows: NDArray[np.integer], views: int = 1) -> Selection:
         """The features of some pictures in several views, as a table of their own."""
@@ -88,17 +140,24 @@ def embed(
     start = time.monotonic()
     digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
     kind = np.float16 if isinstance(frozen, Frozen) and frozen.inside else np.float32
-    with Store((cache or cache_folder()) / "features" / frozen.key(), (frozen.width,), kind) as store:
-        network = _Network(frozen, store, len(data) * views)
-        for picture in pictures.each(data, _Views(frozen.preprocess, store, views, seed), watch):
+    place, enough = cache or cache_folder(), frozen.preprocess.enough
+    with (
+        Store(place / "features" / frozen.key(), (frozen.width,), kind) as store,
+        Store(place / "looks" / f"{VERSION}-{enough}", (WIDTH,)) as looks,
+    ):
+        network, notes = _Network(frozen, store, len(data) * views), _Notes(looks)
+        for picture in pictures.each(data, _Views(frozen.preprocess, store, looks, views, seed), watch):
             if picture.made is None:
                 faults[picture.row] = picture.fault
             else:
                 digests[picture.row] = np.frombuffer(picture.made.digest, np.uint8)
+                notes.take(picture.made)
                 network.take(picture.made.missing)
         network.finish()
+        notes.finish()
     good = np.setdiff1d(np.arange(len(data)), list(faults))
-    return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start)
+    seen = _read(looks, digests[good])
+    return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start, seen)
 
 
 def embed_again(
@@ -113,10 +172,23 @@ def embed_again(
 
 @dataclass(frozen=True)
 class _Seen:
-    """A picture that was read: its content's name, and those of its views that the store has not."""
+    """A picture that was read: its content's name, its look and those of its views that are not stored yet."""
 
     digest: bytes
+    look: NDArray[np.float32] | None
     missing: list[tuple[Key, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Looks at a picture that the store does not know."""
+
+    looks: Store
+
+    def __call__(self, raw: bytes | NDArray[np.uint8]) -> _Seen:
+        digest = table.digest(raw)
+        known = (digest, seeded.CENTRE) in self.looks
+        return _Seen(digest, None if known else look(raw, table.pixels(raw, ENOUGH)), [])
 
 
 @dataclass(frozen=True)
@@ -125,6 +197,7 @@ class _Views:
 
     preprocess: Preprocess
     store: Store
+    looks: Store
     views: int
     seed: int
 
@@ -132,10 +205,12 @@ class _Views:
         digest = table.digest(raw)
         wanted = {view: (digest, view_id(self.seed, view)) for view in range(self.views)}
         missing = {view: key for view, key in wanted.items() if key not in self.store}
-        if not missing:
-            return _Seen(digest, [])
+        looked = (digest, seeded.CENTRE) in self.looks
+        if looked and not missing:
+            return _Seen(digest, None, [])
         pixels = table.pixels(raw, self.preprocess.enough)
-        return _Seen(digest, [(key, self._view(pixels, digest, view)) for view, key in missing.items()])
+        seen = None if looked else look(raw, pixels)
+        return _Seen(digest, seen, [(key, self._view(pixels, digest, view)) for view, key in missing.items()])
 
     def _view(self, pixels: NDArray[np.uint8], digest: bytes, view: int) -> NDArray[np.uint8]:
         if view in (seeded.CENTRE, seeded.MIRROR):
@@ -144,6 +219,26 @@ class _Views:
         crop = seeded.crop(self.seed, digest, view, pixels.shape[1], pixels.shape[0])
         box = (crop.left, crop.top, crop.width, crop.height)
         return self.preprocess.prepare_crop(pixels, box, crop.flip).numpy()
+
+
+class _Notes:
+    """Gathers what pictures look like, and stores it NOTED at a time."""
+
+    def __init__(self, looks: Store) -> None:
+        self.looks = looks
+        self.waiting: list[tuple[Key, NDArray[np.float32]]] = []
+
+    def take(self, seen: _Seen) -> None:
+        if seen.look is not None:
+            self.waiting.append(((seen.digest, seeded.CENTRE), seen.look))
+        if len(self.waiting) >= NOTED:
+            self.finish()
+
+    def finish(self) -> None:
+        if self.waiting:
+            keys, rows = zip(*self.waiting, strict=True)
+            self.looks.add(keys, np.stack(rows))
+            self.waiting = []
 
 
 class _Network:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
+from graft.data.classes import few
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, VALID, Dataset
 from graft.data.duplicates import joined, near_duplicates
+from graft.data.faults import misnamed
 from graft.data.lookalikes import lookalikes
 from graft.data.split import folds, lasting, stratified
+from graft.data.twins import NOBODY, Twins, find_twins, pairs_of
 from graft.errors import DataError
 from graft.training.embed import Embedded
 from graft.training.heads.problem import Problem, standardised
@@ -32,7 +35,10 @@ class Findings:
 
     `alike` pictures have a near-duplicate; `leaks` are test pictures with one, or one of their own group, among the
     training pictures, which only a ready-made split can have; `missing` classes had not one usable picture. `columns`
-    are what those of a table were taken for; `alike_names` are sentences about classes that may be one.
+    are what those of a table were taken for; `alike_names` are sentences about classes that may be one. `conflicts`
+    are sentences about pictures of the same content with different labels, `disputed` pictures have a near-duplicate
+    with another label; `few` are classes of a handful, `misnamed` pictures of another format than their ending says.
+    `suspects` are sentences about labels that are likely wrong, the most doubtful first. `graft check` shows them all.
     """
 
     faults: dict[str, str]
@@ -43,6 +49,11 @@ class Findings:
     untested: tuple[str, ...] = ()
     columns: str = ""
     alike_names: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    disputed: int = 0
+    few: tuple[str, ...] = ()
+    misnamed: int = 0
+    suspects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,25 +129,29 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
     Raises DataError when fewer than two classes are left, a ready-made test part has a class of its own, or some
     pictures have labels and others none that is known.
     """
-    _check_labelled(data)
+    check_labelled(data)
     faults = data.named(embedded.faults)
     embedded = _by_content(embedded, data.labels)
     good = data.take(embedded.rows)
     missing = tuple(name for name, count in zip(data.classes, good.counts(), strict=True) if not count)
     good = _renumbered(good, missing, faults)
-    alike = near_duplicates(embedded, embedded.digests)
-    groups = joined(alike, good.groups)
+    twins = find_twins(embedded, embedded.digests, embedded.hashes, good.labels, good.split)
+    groups = joined(twins.groups, good.groups)
     parted = replace(good, split=_parts(good, groups, embedded.digests, seed))
     _check_known(parted)
     findings = Findings(
         faults=faults,
         ignored=dict(data.ignored),
-        alike=int((np.bincount(alike)[alike] > 1).sum()),
+        alike=int((np.bincount(twins.groups)[twins.groups] > 1).sum()),
         leaks=int(np.isin(groups[parted.part(TEST)], groups[parted.part(TRAIN, VALID)]).sum()),
         missing=missing,
         untested=_untested(parted),
         columns=data.columns,
         alike_names=tuple(lookalikes(data.classes, data.counts())),
+        conflicts=tuple(_conflicts(parted, twins)),
+        disputed=int((twins.disputed != NOBODY).sum()),
+        few=few(parted),
+        misnamed=int(misnamed(embedded.looks, parted.names()).sum()) if len(embedded.looks) else 0,
     )
     if len(np.unique(groups[parted.part(TRAIN, VALID)])) < 2:
         raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")
@@ -145,10 +160,16 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
     return Material(parted, embedded, groups, findings, seed)
 
 
-def _check_labelled(data: Dataset) -> None:
+def check_labelled(data: Dataset) -> None:
+    """Raises DataError where some pictures have labels and others none that is known."""
     unknown = int((data.labels == UNLABELLED).sum()) if data.task == MULTICLASS else 0
     if 0 < unknown < len(data):
         raise DataError(f"{unknown} of {len(data)} pictures have no label. Leave them out, or label them.")
+
+
+def described(data: Dataset, mark: str = ", ", none: str = "no label") -> list[str]:
+    """The label of each picture in words; several are joined by `mark`."""
+    return [each if isinstance(each, str) else mark.join(each) or none for each in _named(data)]
 
 
 def _named(data: Dataset) -> list[Any]:
@@ -162,7 +183,7 @@ def _named(data: Dataset) -> list[Any]:
 def _by_content(embedded: Embedded, labels: NDArray[np.integer]) -> Embedded:
     """The pictures in the order of their contents: sums are then the same to the bit, whatever files are called."""
     order = np.lexsort((*np.atleast_2d(labels[embedded.rows].T), *embedded.digests.T))
-    return replace(embedded, rows=embedded.rows[order], digests=embedded.digests[order])
+    return embedded.take(order)
 
 
 def _without_tests(
@@ -171,8 +192,20 @@ def _without_tests(
     """The groups with the training part's found among itself, so that no test picture decides on its folds."""
     apart = groups + len(groups)
     own = None if good.groups is None else good.groups[train]
-    apart[train] = joined(near_duplicates(embedded.chosen(train), embedded.digests[train]), own)
+    apart[train] = joined(_alike(embedded.take(train)), own)
     return apart
+
+
+def _alike(embedded: Embedded) -> NDArray[np.int64]:
+    return near_duplicates(embedded, embedded.digests, embedded.hashes)
+
+
+def _conflicts(data: Dataset, twins: Twins) -> Iterator[str]:
+    """Pictures of the same content with different labels, in words."""
+    said = described(data)
+    for one, two in pairs_of(twins.disputed).tolist():
+        if twins.first[one] == twins.first[two]:
+            yield f"{data.name(one)} ({said[one]}) and {data.name(two)} ({said[two]}) are the same picture"
 
 
 def _renumbered(good: Dataset, missing: Sequence[str], faults: dict[str, str]) -> Dataset:

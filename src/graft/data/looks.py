@@ -1,0 +1,112 @@
+"""What a picture looks like without any network: its size, format and colours, and its perceptual hash."""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from graft.data.hashes import SIDE, perceptual
+from graft.data.images import Raw
+from graft_runtime.image import FORMATS, MAX_EXIF
+
+WIDTH = 16  # numbers kept of each picture; float32 holds them all exactly
+VERSION = 1  # of what they mean
+FLAT = 6  # of 255: a thumbnail that varies less may be blank
+BLANK = 3.0  # of 255: standard deviation below which a picture is
+GREY = 6  # of 255: largest difference between the colours of a grey pixel, after JPEG
+_ALIASES = {"MPO": "JPEG"}  # a JPEG with a second picture behind it
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Columns of numbers [n, WIDTH], a row for each picture, as `look` makes them."""
+
+    table: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def sizes(self) -> NDArray[np.float32]:
+        """Width and height as the picture stands upright, [n, 2]."""
+        return self.table[:, :2]
+
+    @property
+    def formats(self) -> NDArray[np.intp]:
+        """Index into FORMATS; -1 for pixels that never were a file."""
+        return self.table[:, 2].astype(np.intp)
+
+    @property
+    def turned(self) -> NDArray[np.bool_]:
+        """Whether EXIF says that the stored picture has to be turned or mirrored."""
+        return self.table[:, 3] > 1
+
+    @property
+    def blank(self) -> NDArray[np.bool_]:
+        """Whether all pixels have nearly the same colour."""
+        return self.table[:, 4] > 0
+
+    @property
+    def grey(self) -> NDArray[np.bool_]:
+        """Whether no pixel has a colour."""
+        return self.table[:, 5] > 0
+
+    @property
+    def colours(self) -> NDArray[np.float32]:
+        """Mean red, green and blue, 0 to 255, [n, 3]."""
+        return self.table[:, 6:9]
+
+    @property
+    def borders(self) -> NDArray[np.float32]:
+        """The same of the outermost pixels of the thumbnail."""
+        return self.table[:, 9:12]
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Perceptual hashes [n]."""
+        return np.ascontiguousarray(self.table[:, 12:].astype(np.uint16)).view(np.uint64).ravel()
+
+
+def look(raw: Raw, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """One row of Looks: of a picture as stored, and its upright pixels, which may be scaled down."""
+    width, height, kind, orientation = _header(raw) if isinstance(raw, bytes) else (*raw.shape[1::-1], -1, 1)
+    small = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
+    spots = small.reshape(-1, 3)
+    flat = bool((spots.max(axis=0) - spots.min(axis=0)).max() <= FLAT and pixels.std(axis=(0, 1)).max() < BLANK)
+    red, green, blue = spots.T  # numpy takes far longer to go along an axis of three
+    brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    grey = bool((brightest - darkest).max() <= GREY)
+    border = np.concatenate([small[0], small[-1], small[1:-1, 0], small[1:-1, -1]])
+    return np.array(
+        [
+            *(width, height, kind, orientation, flat, grey),
+            *spots.mean(axis=0),
+            *border.mean(axis=0),
+            *np.array([_scrambled(small) if flat else perceptual(small)]).view(np.uint16),
+        ],
+        np.float32,
+    )
+
+
+def _scrambled(blank: NDArray[np.uint8]) -> np.uint64:
+    """The hash of a blank picture, which has no frequencies: near that of the very same colour only."""
+    mean = blank.mean(axis=(0, 1)).round().astype(np.uint8)
+    return np.frombuffer(blake2b(mean.tobytes(), digest_size=8).digest(), np.uint64)[0]
+
+
+def _header(data: bytes) -> tuple[int, int, int, int]:
+    """Upright width and height, format and EXIF orientation of a file that was decoded before."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        orientation = 1
+        with suppress(Exception):  # a broken EXIF block says nothing; the decoder ignores it too
+            if 0 < len(picture.info.get("exif", b"")) <= MAX_EXIF:
+                orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        width, height = picture.size if orientation < 5 else picture.size[::-1]
+        kind = picture.format or ""
+    return width, height, FORMATS.index(_ALIASES.get(kind, kind)), orientation

@@ -1,0 +1,52 @@
+"""What is said of classes: those without pictures, with few, of unequal size, missing in a part, with odd names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from graft.data.classes import classes, few, listed
+from graft.data.dataset import TEST, TRAIN, Dataset, from_arrays
+
+
+def data(counts: dict[str, int], parts: list[int] | None = None) -> Dataset:
+    labels = np.repeat(np.arange(len(counts)), list(counts.values()))
+    made = from_arrays([np.zeros((1, 1, 3), np.uint8)] * len(labels), labels, tuple(counts))
+    return made if parts is None else replace(made, split=np.array(parts, np.int8))
+
+
+def said(table: Dataset) -> dict[str, tuple[str, str]]:
+    return {each.kind: (each.severity, each.says) for each in classes(table)}
+
+
+def test_a_balanced_set_is_fine() -> None:
+    assert said(data({"ant": 20, "bee": 30})) == {}
+
+
+def test_empty_few_and_unequal_classes_are_named() -> None:
+    table = data({"ant": 100, "bee": 9, "cat": 0, "dog": 12})
+    assert few(table) == ("bee",)
+    assert said(table) == {
+        "empty class": ("error", "No usable picture of cat"),
+        "few pictures": ("warning", "Fewer than 10 pictures of bee (9)"),
+        "imbalance": ("warning", "Classes differ in size 11 times: ant has 100 pictures, bee 9"),
+    }
+
+
+def test_a_class_that_only_one_part_has_is_named() -> None:
+    parts = [TRAIN] * 15 + [TEST] * 5 + [TEST] * 20 + [TRAIN] * 20
+    found = [(each.severity, each.says) for each in classes(data({"ant": 20, "bee": 20, "cat": 20}, parts))]
+    assert found == [
+        ("error", "The training part has no picture of bee"),
+        ("warning", "The test part has no picture of cat"),
+    ]
+
+
+def test_names_that_look_alike_are_pointed_out() -> None:
+    assert said(data({"Cat": 12, "cat": 20}))["class names"][1] == "'Cat' (12 pictures) and 'cat' (20): the same class?"
+
+
+def test_long_lists_are_cut() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([f"{n}" for n in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"

@@ -1,0 +1,95 @@
+"""What a picture looks like: read from its header and pixels, the same from a file and from memory."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graft.data.looks import WIDTH, Looks, look
+from graft_runtime.image import FORMATS, decode
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def looked(raw: bytes, enough: int = 64) -> Looks:
+    return Looks(look(raw, decode(raw, enough=enough))[None])
+
+
+def noisy(width: int = 90, height: int = 60, colours: int = 3) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, colours), np.uint8)
+    return Image.fromarray(np.broadcast_to(noise, (6, 9, 3)).copy()).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "ICO"])  # an icon is saved square
+def test_size_and_format_are_those_of_the_file(kind: str) -> None:
+    looks = looked(encoded(noisy(), kind))
+    assert looks.sizes.tolist() == [[90, 60]]
+    assert FORMATS[int(looks.formats[0])] == kind
+    assert [bool(each[0]) for each in (looks.turned, looks.blank, looks.grey)] == [False, False, False]
+
+
+def test_a_photo_scaled_down_while_it_is_decoded_keeps_its_size() -> None:
+    raw = encoded(noisy(1600, 1200), "JPEG")
+    assert decode(raw, enough=64).shape[0] < 1200
+    assert looked(raw).sizes.tolist() == [[1600, 1200]]
+
+
+def test_a_turned_picture_stands_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    looks = looked(encoded(noisy(), "JPEG", exif=exif))
+    assert looks.turned.tolist() == [True]
+    assert looks.sizes.tolist() == [[60, 90]]
+    upright = looked(encoded(noisy().rotate(-90, expand=True), "PNG"))
+    assert np.bitwise_count(looks.hashes ^ upright.hashes).max() <= 4
+
+
+@pytest.mark.parametrize(("colour", "blank"), [((200, 10, 30), True), ((0, 0, 0), True)])
+def test_a_single_colour_is_blank(colour: tuple[int, int, int], blank: bool) -> None:
+    looks = looked(encoded(Image.new("RGB", (64, 48), colour), "JPEG"))
+    assert bool(looks.blank[0]) is blank
+    assert np.abs(looks.colours[0] - colour).max() <= 2
+
+
+def test_blank_pictures_have_one_hash_for_each_colour() -> None:
+    red, other, blue = (
+        looked(encoded(Image.new("RGB", (50, side), colour))).hashes[0]
+        for side, colour in ((50, "red"), (70, "red"), (50, "blue"))
+    )
+    assert red == other
+    assert np.bitwise_count(red ^ blue) > 8
+
+
+def test_a_thin_line_on_white_is_not_blank() -> None:
+    page = Image.new("L", (1000, 1000), 255)
+    page.paste(0, (0, 500, 1000, 501))
+    assert not looked(encoded(page)).blank[0]
+
+
+def test_grey_is_grey_after_jpeg_too() -> None:
+    assert looked(encoded(noisy(colours=1), "JPEG")).grey[0]
+    assert not looked(encoded(noisy(), "JPEG")).grey[0]
+
+
+def test_the_border_has_a_colour_of_its_own() -> None:
+    framed = Image.new("RGB", (96, 96), (250, 0, 0))
+    framed.paste((0, 0, 250), (3, 3, 93, 93))
+    looks = looked(encoded(framed))
+    assert looks.borders[0].round().tolist() == [250, 0, 0]
+    assert looks.colours[0, 2] > 200
+
+
+def test_pixels_in_memory_have_no_format_and_otherwise_the_same_look() -> None:
+    pixels = np.asarray(noisy())
+    memory, file = look(pixels, pixels), look(encoded(noisy()), pixels)
+    assert memory.shape == (WIDTH,)
+    assert memory[2] == -1
+    np.testing.assert_array_equal(np.delete(memory, 2), np.delete(file, 2))
