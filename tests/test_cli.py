@@ -162,6 +162,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--strict"], {"strict": True}),
     (["--resume"], {"resume": True}),
     (["--log", "tensorboard,mlflow"], {"log": "tensorboard,mlflow"}),
+    (["--no-report"], {"report": False}),
     (["--force"], {"force": True}),
 ]
 
