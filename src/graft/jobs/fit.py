@@ -93,7 +93,7 @@ def fit(
                     trained = solve(choices, pretrained, material, watch)
             with _timed(times, "evaluate"):
                 classifier, calibration = judge.calibrated(choices, pretrained, trained)
-                classifier, score = judge.tested(judge.aware(classifier, trained, watch), trained, watch)
+                classifier, score = judge.examined(judge.aware(classifier, trained, watch), trained, watch)
                 trained.record["calibration"] = asdict(calibration)
             classifier = _saved(_recorded(classifier, trained, score, times, now.troubles), place, force)
             now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})

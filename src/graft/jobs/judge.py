@@ -102,7 +102,7 @@ def _features(trained: Trained, rows: NDArray[np.intp], watch: Watch) -> Iterato
             yield look.last(trained.network, block[:, trained.columns])
 
 
-def tested(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Classifier, Score | None]:
+def examined(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Classifier, Score | None]:
     """The score on the test pictures, which are touched here, once; the classifier remembers how it answered."""
     material = trained.material
     if not len(material.test):
@@ -111,7 +111,7 @@ def tested(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Clas
     seen = _from_store(classifier, trained, trained.columns) if trained.columns is not None else None
     seen = seen or classifier.look(data, watch=watch)
     score = classifier.scored(seen, data)
-    answered = memory.tested(
+    answered = memory.examined(
         seen.digests,
         [data.name(row) for row in seen.rows.tolist()],
         data.labels[seen.rows],
