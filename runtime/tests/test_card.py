@@ -111,6 +111,10 @@ def test_a_newer_schema_asks_for_an_update() -> None:
         ({"thresholds": 0.5}, "its entry 'thresholds' is no list of numbers"),
         ({"thresholds": ["0.5", 0.5]}, "its entry 'thresholds' is no list of numbers"),
         ({"thresholds": [0.5]}, "it has 1 thresholds for 2 classes"),
+        ({"scales": [1.0]}, "it has 1 scales for 2 classes"),
+        ({"scales": [1.0, 1.0]}, "its scales, shifts and sets do not belong together"),
+        ({"sets": [0.5]}, "its scales, shifts and sets do not belong together"),
+        ({"unknown": 3}, "its entry 'unknown' cannot be 3"),
         ({"task": "ranking"}, "its task is 'ranking', this version knows multiclass, multilabel"),
     ],
 )

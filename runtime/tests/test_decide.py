@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from graft_runtime.card import MULTILABEL
-from graft_runtime.decide import Answer, answers, probabilities
+from graft_runtime.card import COVERAGES, MULTILABEL
+from graft_runtime.decide import Answer, answers, least_of, probabilities, rank
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [-5.0, 5.0, 4.0]])
 
@@ -83,3 +83,44 @@ def test_labels_are_those_that_reach_their_thresholds_likeliest_first() -> None:
 def test_a_label_without_a_threshold_is_given_from_one_half_on() -> None:
     (said,) = answers(np.array([[0.5, 0.49, 0.7]]), ("zebra", "ant", "mole"), MULTILABEL)
     assert said.labels == ("mole", "zebra")
+
+
+# --- calibration by class, prediction sets, unknown -------------------------------------------------------------------
+
+
+def test_scales_and_shifts_come_after_the_temperature() -> None:
+    scales, shifts = (1.0, 2.0, 0.5), (0.0, -1.0, 3.0)
+    got = probabilities(LOGITS, 2.0, scales=scales, shifts=shifts)
+    np.testing.assert_allclose(got, softmax(LOGITS / 2 * np.array(scales) + np.array(shifts), axis=1))
+    each = probabilities(LOGITS, 2.0, MULTILABEL, scales, shifts)
+    np.testing.assert_allclose(each, expit(LOGITS / 2 * np.array(scales) + np.array(shifts)))
+
+
+def test_a_set_holds_what_is_likely_enough_and_always_the_likeliest() -> None:
+    sure, torn, none = answers(np.array([[0.1, 0.9], [0.4, 0.6], [0.5, 0.5]]), "ab", least=0.4)
+    assert (sure.among, torn.among, none.among) == (("b",), ("b", "a"), ("a", "b"))
+    assert next(answers(np.array([[0.1, 0.9]]), "ab", least=0.95)).among == ("b",)
+    assert next(answers(np.array([[0.1, 0.9]]), "ab")).among is None
+
+
+def test_a_coverage_in_between_is_rounded_up() -> None:
+    sets = [1 - at / 100 for at in range(len(COVERAGES))]
+    assert least_of(sets, 0.9) == least_of(sets, 0.895) == sets[40]
+    assert least_of(sets, 0.995) == sets[-2]
+    assert least_of(sets, 0.2) == sets[0]
+    for wrong in (0, 1, -0.5, 0.9999):
+        with pytest.raises(ValueError, match="no sets of coverage"):
+            least_of(sets, wrong)
+    with pytest.raises(ValueError, match="no sets"):
+        least_of((), 0.9)
+
+
+def test_the_rank_is_that_of_the_textbook() -> None:
+    assert [rank(count, 0.9) for count in (9, 10, 99, 100)] == [9, 10, 90, 91]
+
+
+def test_an_unknown_picture_has_no_labels_but_a_likeliest_class() -> None:
+    chances = np.array([[0.1, 0.9], [0.2, 0.8]])
+    known, strange = answers(chances, "ab", unknown=np.array([False, True]))
+    assert (known.unknown, known.labels) == (False, ("b",))
+    assert (strange.unknown, strange.labels, strange.label) == (True, (), "b")

@@ -102,8 +102,8 @@ def fit(
             watch=watching(quiet),
         )
         seconds = {"start-up": round(started, 3)} | classifier.report["seconds"]
-        report = classifier.report | {"model": str(output), "seconds": seconds}
-        printed(report, as_json, lambda: show.fitted(report, photos, output))
+        made = classifier.report | {"model": str(output), "seconds": seconds}
+        printed(made, as_json, lambda: show.fitted(made, photos, output))
 
 
 @app.command()

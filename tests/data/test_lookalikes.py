@@ -1,8 +1,10 @@
 """Names that may mean one class are pointed out, with how many pictures each has."""
 
 import numpy as np
+import pytest
 
-from graft.data.lookalikes import lookalikes
+from graft.data.lookalikes import lookalikes, matched
+from graft.errors import DataError
 
 
 def test_case_blanks_and_forms_of_letters() -> None:
@@ -13,3 +15,15 @@ def test_case_blanks_and_forms_of_letters() -> None:
         "'ﬁsh' (4 pictures) and 'fish' (5): the same class?",
     ]
     assert lookalikes(("cat", "cats", "cat_1"), np.array([1, 2, 3])) == []
+
+
+def test_a_classifiers_classes_come_first_and_others_after() -> None:
+    assert matched("it", ("dog", "shoe", "cat"), ("cat", "dog")) == ("cat", "dog", "shoe")
+    assert matched("it", (), ("cat", "dog")) == ("cat", "dog")
+
+
+def test_other_spellings_and_wholly_other_classes_are_refused() -> None:
+    with pytest.raises(DataError, match=r"spells classes in another way .* 'Cat' \(there: 'cat'\), 'DOG' "):
+        matched("it", ("Cat", "DOG", "eel"), ("cat", "dog"))
+    with pytest.raises(DataError, match=r"it has no class that the classifier knows. It has 'a', 'b'"):
+        matched("it", ("a", "b"), ("cat", "dog"))

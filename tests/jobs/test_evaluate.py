@@ -52,13 +52,57 @@ def test_a_class_that_is_not_there_is_not_judged(model: Path, photos: Path, tmp_
     assert evaluate(model, tmp_path / "two").count == 12  # one class suffices to be judged by
 
 
-def test_a_folder_of_an_unknown_class_is_refused_with_both_lists(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_classes_that_it_does_not_know_are_listed_and_scored_apart(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "more")
     shutil.move(tmp_path / "more" / "disc", tmp_path / "more" / "dot")
-    done = graft("evaluate", model, tmp_path / "more")
+    done = graft("evaluate", model, tmp_path / "more", "-q")
+    assert done.exit_code == 0
+    assert "12 more pictures show what the classifier does not know (dot)" in done.stdout
+    score, alone = evaluate(model, tmp_path / "more"), evaluate(model, photos)
+    assert score.count == 24
+    assert score.trust.strangers
+    assert score.trust.strangers.classes == {"dot": 12}
+    assert score.trust.strangers.accuracy == pytest.approx(score.accuracy * 24 / 36)
+    assert score.log_loss == pytest.approx(
+        -np.log([own for own, label in _own(model, photos) if label]).mean(), rel=1e-6
+    )
+    assert alone.trust.strangers is None
+
+
+def _own(model: Path, photos: Path) -> list[tuple[float, int]]:
+    """(probability of the right class, label) of each picture."""
+    data = read_folder(photos)
+    chances, _, _ = load(model).probabilities(data)
+    return [(float(row[label]), int(label)) for row, label in zip(chances, data.labels, strict=True)]
+
+
+def test_wholly_other_classes_and_other_spellings_are_refused(model: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "disc", tmp_path / "other" / "dot")
+    done = graft("evaluate", model, tmp_path / "other")
     assert done.exit_code == 3
     assert "'dot'" in done.stderr
     assert "'disc', 'frame', 'stripes'" in done.stderr
+    shutil.copytree(photos / "disc", tmp_path / "spelt" / "Disc")
+    done = graft("evaluate", model, tmp_path / "spelt")
+    assert done.exit_code == 3
+    assert "'Disc' (there: 'disc')" in done.stderr
+
+
+def test_pictures_that_were_trained_on_are_found_wherever_they_lie(model: Path, photos: Path, tmp_path: Path) -> None:
+    classifier = load(model)
+    assert classifier.memory
+    assert classifier.memory.tested
+    tested = {name.partition("/")[2] + name.partition("/")[0] for name in classifier.memory.tested.names}
+    for source in sorted(photos.rglob("*.*")):
+        if source.name + source.parent.name in tested:
+            target = tmp_path / "tested" / source.parent.name / f"copy of {source.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    again = evaluate(model, tmp_path / "tested")
+    assert again.trust.seen == 0
+    assert again.accuracy == classifier.report["evaluation"]["accuracy"]
+    assert evaluate(model, photos).trust.seen == classifier.report["data"]["train"] == 36 - again.count
+    assert "of these pictures were trained on: the score flatters" in graft("evaluate", model, photos, "-q").stdout
 
 
 def test_bad_pictures_are_named_and_not_counted(model: Path, photos: Path, tmp_path: Path) -> None:

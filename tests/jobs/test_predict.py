@@ -7,7 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from graft import cli
@@ -135,3 +137,34 @@ def test_a_csv_that_cannot_be_written_is_told_before_any_picture_is_judged(
         assert done.exit_code == 6, place
         assert done.stderr.startswith("graft: ")
     assert (tmp_path / "mine.jpg").read_text() == "mine"
+
+
+def test_sets_and_unknown_pictures_are_shown_in_each_form(model: Path, photos: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "odd.png")
+    given = [photos / "disc" / "00.png", tmp_path / "odd.png"]
+    want = load(model).predict(given, coverage=0.95)
+    assert [each.unknown for each in want] == [False, True]
+    done = graft("predict", model, *given, "--coverage", "0.95", "-q")
+    known, odd = done.stdout.splitlines()
+    assert ", ".join(want[0].among or ()) in known
+    assert "unknown" in odd
+    assert f"(nearest is {want[1].nearest[0].picture}: {want[1].nearest[0].labels[0]})" in odd
+    read = json.loads(graft("predict", model, *given, "--coverage", "0.95", "--json", "-q").stdout)
+    assert read == [each.as_dict() for each in want]
+    assert (read[1]["label"], read[1]["labels"], read[1]["unknown"]) == ("unknown", [], True)
+    graft("predict", model, *given, "--coverage", "0.95", "--csv", tmp_path / "a.csv", "-q")
+    first, second = rows(tmp_path / "a.csv")
+    assert list(first) == ["picture", "label", "probability", "fault", "set", "disc", "frame", "stripes"]
+    assert (first["set"], second["label"]) == ("|".join(want[0].among or ()), "unknown")
+
+
+def test_nothing_is_unknown_to_who_asks_for_none(model: Path, photos: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "odd.png")
+    for words in (["--no-unknown"], ["--unknown", "0"]):
+        assert "-    unknown" not in graft("predict", model, tmp_path / "odd.png", "-q", *words).stdout
+    done = graft("predict", model, tmp_path / "odd.png", "--unknown", "1.5")
+    assert done.exit_code == 2
+    assert "lies from 0 to 1" in done.stderr
+    done = graft("predict", model, tmp_path / "odd.png", "--coverage", "90")
+    assert done.exit_code == 2
+    assert "such as 0.9" in done.stderr

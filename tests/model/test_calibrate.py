@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.metrics import f1_score, log_loss
 
-from graft.model.calibrate import temperature, thresholds
+from graft.model.calibrate import calibrate, prediction_sets, temperature, thresholds
 from graft.model.trust import calibration_error
-from graft_runtime.decide import probabilities
+from graft_runtime.decide import least_of, probabilities
 
 
 @pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
@@ -132,3 +132,61 @@ def test_a_class_that_every_picture_has_is_always_given() -> None:
     chances = np.array([[0.2], [0.1], [0.9]])
     (found,) = thresholds(np.tile(chances, (5, 1)), np.ones((15, 1), np.uint8))
     assert 0 < found < 0.1
+
+
+# --- a scale and a shift for each class, sets -------------------------------------------------------------------------
+
+
+def skewed(count: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
+    """Logits that overrate the first class and are too sure of the last, and labels drawn as they ought to be."""
+    rng = np.random.default_rng(seed)
+    honest = rng.standard_normal((count, 3)) * 2
+    labels = (probabilities(honest, 1.0).cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
+    return honest * [1, 1, 2] + [3, 0, 0], labels
+
+
+def test_classes_get_scales_of_their_own_only_where_these_prove_better() -> None:
+    logits, labels = skewed(3000)
+    folds = np.arange(3000) % 5
+    own = calibrate(logits, labels, folds)
+    assert own.scales
+    assert own.losses[1] < own.losses[0]
+    honest = probabilities((logits - [3, 0, 0]) / [1, 1, 2], 1.0)
+    found = own.chances(logits, "multiclass")
+    assert np.abs(found - honest).mean() < 0.02
+    assert log_loss(labels, found) < log_loss(labels, probabilities(logits, own.temperature)) - 0.05
+    plain = calibrate((logits - [3, 0, 0]) / [1, 1, 2], labels, folds)
+    assert (plain.scales, plain.shifts) == ((), ())
+    assert plain.temperature == pytest.approx(1, rel=0.1)
+
+
+def test_the_same_for_several_labels() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.standard_normal((2000, 2)) * 2
+    labels = (rng.random((2000, 2)) < expit(honest)).astype(np.uint8)
+    own = calibrate(honest * [1, 3] + [2, 0], labels, np.arange(2000) % 5)
+    assert own.scales
+    found = own.chances(honest * [1, 3] + [2, 0], "multilabel")
+    assert np.abs(found - expit(honest)).mean() < 0.02
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_sets_hold_the_truth_as_often_as_promised(coverage: float) -> None:
+    held = []
+    for seed in range(30):
+        logits, labels = skewed(1200, seed)
+        found = calibrate(logits[:400], labels[:400], np.arange(400) % 5)
+        chances = found.chances(logits[400:], "multiclass")
+        own = chances[np.arange(800), labels[400:]]
+        held.append(float((own >= least_of(found.sets, coverage)).mean()))
+    assert np.mean(held) == pytest.approx(coverage, abs=0.015)
+
+
+def test_the_sets_are_order_statistics_of_what_the_right_class_got() -> None:
+    chances = np.array([[p, 1 - p] for p in np.linspace(0.01, 0.99, 99)])
+    sets = prediction_sets(chances, np.zeros(99, int))
+    assert least_of(sets, 0.9) == pytest.approx(0.10)  # the 90th of 99 from above
+    assert least_of(sets, 0.5) == pytest.approx(0.50)
+    assert least_of(sets, 0.999) == 0.0  # 99 pictures cannot promise it: all classes
+    several = prediction_sets(np.array([[0.9, 0.6, 0.1], [0.8, 0.7, 0.2]]), np.array([[1, 1, 0], [0, 0, 0]]))
+    assert several[0] == 0.6  # the least likely of the labels; a picture without any is held by every set

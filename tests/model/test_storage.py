@@ -35,8 +35,8 @@ from graft.networks.weights import Source
 QUICK = "probe:head=ridge,layers=last"
 
 
-def sha(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+def sha(folder: Path, name: str = "model.safetensors") -> str:
+    return hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
 def hidden(folder: Path) -> list[str]:
@@ -69,8 +69,8 @@ def test_saved_and_loaded_is_what_was_in_memory(classifier: Classifier, model: P
     assert all(np.array_equal(mine[name].numpy(), theirs[name].numpy()) for name in mine)
     assert loaded.report == json.loads(json.dumps(classifier.report))
     assert loaded.card.temperature == classifier.card.temperature
-    assert loaded.card.weights == {"model.safetensors": sha(model)}
-    assert sorted(path.name for path in model.iterdir()) == sorted(storage.ALWAYS)
+    assert loaded.card.weights == {name: sha(model, name) for name in ("model.safetensors", "memory.safetensors")}
+    assert sorted(path.name for path in model.iterdir()) == sorted((*storage.ALWAYS, storage.MEMORY))
     assert hidden(model.parent) == []
 
 
@@ -156,6 +156,8 @@ def cut(model: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "flipped": (flip, "model.safetensors is damaged: its SHA-256"),
     "truncated": (cut, "model.safetensors is damaged: its SHA-256"),
+    "no memory": (lambda model: (model / "memory.safetensors").unlink(), "memory.safetensors cannot be read: No such"),
+    "memory cut": (lambda model: os.truncate(model / "memory.safetensors", 99), "memory.safetensors is damaged"),
     "no weights": (lambda model: (model / "model.safetensors").unlink(), "model.safetensors cannot be read: No such"),
     "no card": (lambda model: (model / "model.json").unlink(), "is no saved classifier.*model.json"),
     "no report": (lambda model: (model / "report.json").unlink(), "report.json cannot be read"),

@@ -96,7 +96,7 @@ def fit(
                     trained = solve(choices, pretrained, material, watch)
             with _timed(times, "evaluate"):
                 classifier, calibration = judge.calibrated(choices, pretrained, trained)
-                classifier, score = judge.tested(judge.aware(classifier, trained, watch), trained, watch)
+                classifier, score = judge.examined(judge.aware(classifier, trained, watch), trained, watch)
                 trained.record["calibration"] = asdict(calibration)
             classifier = _recorded(classifier, trained, score, times, now.troubles)
             with _timed(times, "report"):

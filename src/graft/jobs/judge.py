@@ -54,8 +54,9 @@ def calibrated(choices: Choices, pretrained: Backbone, trained: Trained) -> tupl
 
 def aware(classifier: Classifier, trained: Trained, watch: Watch) -> Classifier:
     """The same classifier, with what it takes to tell pictures that are like no class."""
-    known = knowledge(trained, watch)
+    known, layer = knowledge(trained, watch), _layer(trained)[0]
     described = {
+        "layer": layer,
         "score": "nearest" if len(known.features) else "energy",
         "pictures": len(known.features),
         "left_out": len(known.strays),
@@ -72,14 +73,13 @@ def knowledge(trained: Trained, watch: Watch) -> Known:
     With so many classes that not one picture of each finds room, it is the energy of the left-out logits.
     """
     material, labels = trained.material, trained.material.data.labels[trained.material.train]
-    width, several = trained.network.features.widths[-1], labels.ndim == 2
-    if trained.network.head.map:
-        width = trained.network.head.map[0]
+    width, unlearned = _width(trained), _layer(trained)[1]
     if unknown.room(width) < len(material.data.classes):
-        strays = np.sort(unknown.energy(trained.logits, several))
+        strays = np.sort(unknown.energy(trained.logits, labels.ndim == 2))
         return Known(np.empty((0, width), np.float16), labels[:0], (), strays)
     kept = material.train[unknown.chosen(labels, unknown.room(width))]
-    asked = trained.rows[unknown.chosen(trained.labels, unknown.ASKED)]
+    left = material.train if unlearned else trained.rows
+    asked = left[unknown.chosen(material.data.labels[left], unknown.ASKED)]
     wanted = np.union1d(kept, asked)
     features = unknown.unit(np.concatenate(list(_features(trained, wanted, watch))))
     stored = features[np.searchsorted(wanted, kept)].astype(np.float16)
@@ -89,12 +89,35 @@ def knowledge(trained: Trained, watch: Watch) -> Known:
     return Known(stored, material.data.labels[kept], names, strays)
 
 
+def _layer(trained: Trained) -> tuple[str, bool]:
+    """The layer by which pictures are compared, '' for the last; and whether it never learned from any picture.
+
+    Training drives what the last layer says of its classes together, and of all else with them (bench/README.md): of a
+    tuned network it is the last frozen stage, or, where all was trained, the one that ends half of the chain.
+    """
+    if trained.columns is not None or trained.network.head.map:
+        return "", trained.columns is not None
+    phase = trained.record["phases"][-1]
+    if phase["frozen"]:
+        return phase["frozen"][-1], True
+    stages = phase["trained"][:-1]  # the last one is the head
+    return (stages[len(stages) // 2 - 1] if len(stages) > 1 else ""), False
+
+
+def _width(trained: Trained) -> int:
+    """How many numbers a picture is compared by."""
+    features, (layer, _) = trained.network.features, _layer(trained)
+    if trained.network.head.map:
+        return trained.network.head.map[0]
+    return look.seeing(features, layer).widths[0 if layer else -1]
+
+
 def _features(trained: Trained, rows: NDArray[np.intp], watch: Watch) -> Iterator[NDArray[np.float32]]:
-    """What the last layer says of these pictures: from the store where the head reads from it, else computed."""
+    """What that layer says of these pictures: from the store where the head reads from it, else computed."""
     if trained.columns is None:
         data, faults = trained.material.data.take(rows), dict[int, str]()
-        for glance in look.glances(trained.network, data, watch, faults):
-            yield glance.last
+        for glance in look.glances(trained.network, _layer(trained)[0], data, watch, faults):
+            yield glance.view
         for row, why in faults.items():
             raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")
     else:
@@ -102,7 +125,7 @@ def _features(trained: Trained, rows: NDArray[np.intp], watch: Watch) -> Iterato
             yield look.last(trained.network, block[:, trained.columns])
 
 
-def tested(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Classifier, Score | None]:
+def examined(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Classifier, Score | None]:
     """The score on the test pictures, which are touched here, once; the classifier remembers how it answered."""
     material = trained.material
     if not len(material.test):
@@ -111,7 +134,7 @@ def tested(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Clas
     seen = _from_store(classifier, trained, trained.columns) if trained.columns is not None else None
     seen = seen or classifier.look(data, watch=watch)
     score = classifier.scored(seen, data)
-    answered = memory.tested(
+    answered = memory.examined(
         seen.digests,
         [data.name(row) for row in seen.rows.tolist()],
         data.labels[seen.rows],

@@ -133,13 +133,14 @@ class Classifier:
     def look(self, data: Dataset, *, watch: Watch = unwatched) -> Look:
         """All that the network says of pictures: logits, and the nearest training pictures."""
         known = self.memory.known if self.memory else None
-        return looking.look(self.network, known, self.card.task == MULTILABEL, data, watch)
+        layer = self.card.unknown.get("layer", "")
+        return looking.look(self.network, layer, known, self.card.task == MULTILABEL, data, watch)
 
     def probabilities(
         self, data: Dataset, *, watch: Watch = unwatched
     ) -> tuple[NDArray[np.float64], NDArray[np.intp], dict[int, str]]:
         """Calibrated probabilities [good pictures, classes], the rows these stand for, and the others' faults."""
-        look = looking.look(self.network, None, False, data, watch)
+        look = looking.look(self.network, "", None, False, data, watch)
         return self.calibrated(look.logits), look.rows, look.faults
 
     def calibrated(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:

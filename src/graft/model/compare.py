@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graft.errors import DataError, UsageError
 from graft.model.bootstrap import Interval, around, draws
-from graft.model.memory import Memory, Tested
+from graft.model.memory import Exam, Memory
 from graft.model.ranking import ranked
 from graft_runtime.card import MULTICLASS
 
@@ -61,7 +61,7 @@ class Side:
     memory: Memory | None
 
     @property
-    def tested(self) -> Tested:
+    def tested(self) -> Exam:
         """Its test pictures. Raises DataError where it has none."""
         if self.memory is None or self.memory.tested is None:
             raise DataError(
@@ -167,12 +167,12 @@ def _interval(differences: NDArray[np.float64]) -> Interval:
     return around(np.concatenate(drawn), float(differences.mean()), -np.inf, np.inf)
 
 
-def _answered(tested: Tested, rows: NDArray[np.intp]) -> NDArray[np.integer]:
+def _answered(tested: Exam, rows: NDArray[np.intp]) -> NDArray[np.integer]:
     """The answers, as numbers of the classifier's own classes."""
     return tested.columns[rows, tested.chances[rows].argmax(axis=1)]
 
 
-def _table(tested: Tested, rows: NDArray[np.intp], classes: int) -> NDArray[np.float64]:
+def _table(tested: Exam, rows: NDArray[np.intp], classes: int) -> NDArray[np.float64]:
     """Probabilities [n, classes]; those that are not remembered are 0."""
     table = np.zeros((len(rows), classes))
     np.put_along_axis(table, tested.columns[rows].astype(np.intp), tested.chances[rows].astype(np.float64), axis=1)
@@ -196,7 +196,7 @@ def _named(side: Side, label: Any) -> frozenset[str]:
     return frozenset(side.classes[at] for at in (np.flatnonzero(label) if np.ndim(label) else [label]))
 
 
-def _seen(side: Side, tested: Tested) -> int:
+def _seen(side: Side, tested: Exam) -> int:
     """How many of the other's test pictures this one was trained on."""
     assert side.memory
     return int(side.memory.seen(tested.digests).sum())

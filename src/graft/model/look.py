@@ -15,19 +15,22 @@ from graft.data.dataset import Dataset
 from graft.model import pictures
 from graft.model.unknown import NEIGHBOURS, Known, Near
 from graft.networks import engine
-from graft.networks.network import Network
+from graft.networks.network import Features, Network
 from graft.networks.preprocess import Preprocess
 from graft.progress import Watch
 
 
 @dataclass(frozen=True, eq=False)
 class Glance:
-    """A batch of good pictures: their rows, what names their content, [n, 16], logits [n, classes], last features."""
+    """A batch of good pictures: their rows, what names their content, [n, 16], logits [n, classes].
+
+    `view` [n, d] is what one layer says of them, by which they are compared with those that are known.
+    """
 
     rows: NDArray[np.intp]
     digests: NDArray[np.uint8]
     logits: NDArray[np.float32]
-    last: NDArray[np.float32]
+    view: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,34 +44,38 @@ class Look:
     faults: dict[int, str]
 
 
-def look(network: Network, known: Known | None, several: bool, data: Dataset, watch: Watch) -> Look:
+def look(network: Network, layer: str, known: Known | None, several: bool, data: Dataset, watch: Watch) -> Look:
     """Everything that is asked of pictures, none of whose features is kept: there may be a million of them."""
     faults: dict[int, str] = {}
     rows, digests = [np.empty(0, np.intp)], [np.empty((0, table.DIGEST), np.uint8)]
     logits, near = [np.empty((0, network.head.spec["classes"]), np.float32)], list[Near]()
-    for glance in glances(network, data, watch, faults):
+    for glance in glances(network, layer, data, watch, faults):
         rows.append(glance.rows)
         digests.append(glance.digests)
         logits.append(glance.logits)
         if known:
-            near.append(known.near(glance.last, glance.logits, several))
+            near.append(known.near(glance.view, glance.logits, several))
     together = joined(near) if known else None
     return Look(np.concatenate(rows), np.concatenate(digests), np.concatenate(logits), together, faults)
 
 
-def glances(network: Network, data: Dataset, watch: Watch, faults: dict[int, str]) -> Iterator[Glance]:
-    """Batch by batch; whatever cannot be used is written into `faults`."""
-    run, waiting = engine.compile(network.features, network.preprocess.size, len(data)), list[pictures.Picture[_Seen]]()
+def glances(network: Network, layer: str, data: Dataset, watch: Watch, faults: dict[int, str]) -> Iterator[Glance]:
+    """Batch by batch; whatever cannot be used is written into `faults`.
+
+    The view is that of the named layer, or without one of the last layer that the head reads.
+    """
+    eyes, waiting = seeing(network.features, layer), list[pictures.Picture[_Seen]]()
+    run = engine.compile(eyes, network.preprocess.size, len(data))
     for picture in pictures.each(data, partial(_seen, network.preprocess), watch):
         if picture.made is None:
             faults[picture.row] = picture.fault
             continue
         waiting.append(picture)
         if len(waiting) >= run.batch:
-            yield _glance(network, run, waiting)
+            yield _glance(network, layer, run, waiting)
             waiting = []
     if waiting:
-        yield _glance(network, run, waiting)
+        yield _glance(network, layer, run, waiting)
 
 
 def judged(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -103,11 +110,23 @@ def _seen(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> _Seen:
     return _Seen(table.digest(raw), pictures.prepared(preprocess, raw))
 
 
+def seeing(features: Features, layer: str) -> Features:
+    """The features that the head reads, with those of one more layer before them."""
+    if not layer:
+        return features
+    return Features(features.backbone, features.preprocess, (layer, *features.layers), features.top).eval()
+
+
 def _glance(
-    network: Network, run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], waiting: list[pictures.Picture[_Seen]]
+    network: Network,
+    layer: str,
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    waiting: list[pictures.Picture[_Seen]],
 ) -> Glance:
     made = [(picture.row, picture.made) for picture in waiting if picture.made]
     features = run(np.stack([seen.pixels for _, seen in made]))
     digests = np.frombuffer(b"".join(seen.digest for _, seen in made), np.uint8).reshape(-1, table.DIGEST)
     rows = np.array([row for row, _ in made], np.intp)
-    return Glance(rows, digests, judged(network, features), last(network, features))
+    read = features[:, features.shape[1] - network.features.width :] if layer else features
+    view = features[:, : features.shape[1] - read.shape[1]] if layer else last(network, features)
+    return Glance(rows, digests, judged(network, read), view)

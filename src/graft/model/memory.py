@@ -20,7 +20,7 @@ MANY, TOP = 100, 10  # of more classes than MANY only the TOP likeliest are reme
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class Exam:
     """The test pictures in order: digests [n, 16], names, labels [n] or [n, classes], and the calibrated answers.
 
     `chances` [n, k] are the probabilities of the classes `columns` [n, k]: all of them, in order, or the likeliest.
@@ -44,7 +44,7 @@ class Memory:
     """`trained` are the short digests of the training pictures [n, 8], sorted."""
 
     trained: NDArray[np.uint8]
-    tested: Tested | None = None
+    tested: Exam | None = None
     known: Known | None = None
 
     def seen(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -57,19 +57,19 @@ def shortened(digests: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.unique(np.ascontiguousarray(digests[:, :SHORT]), axis=0)
 
 
-def tested(
+def examined(
     digests: NDArray[np.uint8],
     names: Sequence[str],
     labels: NDArray[np.integer],
     chances: NDArray[np.float64],
     strange: NDArray[np.float32] | None,
-) -> Tested:
+) -> Exam:
     """The answers as they are kept; with many classes, only the likeliest."""
     count, classes = chances.shape
     columns = np.argsort(-chances, axis=1, kind="stable")[:, :TOP] if classes > MANY else np.arange(classes)
     columns = np.broadcast_to(columns, (count, columns.shape[-1])).astype(np.int32)
     own = chances[np.arange(count), labels] if labels.ndim == 1 else np.empty(0)
-    return Tested(
+    return Exam(
         digests=digests,
         names=tuple(names),
         labels=labels,
@@ -99,7 +99,7 @@ def parse(content: bytes) -> Memory:
         if own:
             parts[part][own] = _words(value) if own == "names" else value
     held, known = parts["tested"], parts["known"]
-    return Memory(tensors["trained"], Tested(**held) if held else None, Known(**known) if known else None)  # pyright: ignore[reportArgumentType]
+    return Memory(tensors["trained"], Exam(**held) if held else None, Known(**known) if known else None)  # pyright: ignore[reportArgumentType]
 
 
 def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -17,8 +17,14 @@ def _what(card: Card) -> list[str]:
     if card.task == MULTILABEL:
         said = f"Gives a picture any number of {len(card.classes)} labels, or none: {names}."
     else:
-        always = "It always answers one of them, whatever the picture shows."
-        said = f"Tells {len(card.classes)} classes apart: {names}. {always}"
+        said = f"Tells {len(card.classes)} classes apart: {names}."
+        if not card.unknown:
+            said += " It always answers one of them, whatever the picture shows."
+    if card.unknown:
+        said += (
+            f" Pictures unlike all of its training pictures are called unknown, and {card.unknown['rate']:.0%} or less"
+        )
+        said += " of those that do show one of the classes."
     return ["# Image classifier", "", said, ""]
 
 

@@ -309,10 +309,11 @@ def test_one_known_class_is_enough(tmp_path: Path) -> None:
     assert table(read_folder(lay(tmp_path, "cat/1.jpg"), classes=("dog", "cat"))) == {"cat/1.jpg": "cat"}
 
 
-def test_an_unknown_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_folder_that_is_spelt_in_another_way_is_an_error_that_names_it(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "Dog/1.jpg")
     assert complaint(tmp_path, classes=("cat", "dog")) == (
-        f"{tmp_path} has folders that the classifier does not know: 'Dog'. It knows 'cat', 'dog'."
+        f"{tmp_path} spells a class in another way than the classifier: 'Dog' (there: 'dog'). "
+        "Rename what is meant to be the same."
     )
 
 

@@ -77,8 +77,7 @@ def test_classes_that_are_given_are_matched_by_name_or_id(folder: Path) -> None:
     by_id = read_source(folder / "val", formats.IDS[::-1])
     assert by_id.classes == formats.IDS[::-1]
     assert by_id.labels.tolist() == [2] * 3 + [1] * 3 + [0] * 3
-    with pytest.raises(DataError, match="folders that the classifier does not know: 'n03126707'"):
-        read_source(folder / "val", CLASSES[:2])
+    assert read_source(folder / "val", CLASSES[:2]).classes == CLASSES
     with pytest.raises(DataError, match="no folders that are called by WordNet ids"):
         read_imagenet(folder.parent)
 

@@ -43,7 +43,8 @@ def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None, watc
         return dataclasses.replace(data, classes=tuple(_names().get(each, each) for each in data.classes))
     ids = {name: each for each, name in _names().items()}
     data = read_folder(root, tuple(ids.get(name, name) for name in classes), watch)
-    return dataclasses.replace(data, classes=(*classes, *data.classes[len(classes) :]))
+    others = (_names().get(each, each) for each in data.classes[len(classes) :])
+    return dataclasses.replace(data, classes=(*classes, *others))
 
 
 def _root(path: Path) -> Path | None:

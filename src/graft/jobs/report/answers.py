@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.model.classifier import Classifier
-from graft.model.memory import Tested as Exam
+from graft.model.memory import Exam
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import UNSURE
 
