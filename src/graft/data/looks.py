@@ -77,16 +77,15 @@ def look(raw: Raw, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """One row of Looks: of a picture as stored, and its upright pixels, which may be scaled down."""
     width, height, kind, orientation = _header(raw) if isinstance(raw, bytes) else (*raw.shape[1::-1], -1, 1)
     small = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
-    spots = small.reshape(-1, 3)
-    flat = bool((spots.max(axis=0) - spots.min(axis=0)).max() <= FLAT and pixels.std(axis=(0, 1)).max() < BLANK)
-    red, green, blue = spots.T  # numpy takes far longer to go along an axis of three
+    red, green, blue = planes = small.reshape(-1, 3).T.copy()  # numpy takes far longer to go along an axis of three
+    flat = bool((planes.max(axis=1) - planes.min(axis=1)).max() <= FLAT and pixels.std(axis=(0, 1)).max() < BLANK)
     brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     grey = bool((brightest - darkest).max() <= GREY)
     border = np.concatenate([small[0], small[-1], small[1:-1, 0], small[1:-1, -1]])
     return np.array(
         [
             *(width, height, kind, orientation, flat, grey),
-            *spots.mean(axis=0),
+            *planes.mean(axis=1),
             *border.mean(axis=0),
             *np.array([_scrambled(small) if flat else perceptual(small)]).view(np.uint16),
         ],
