@@ -190,8 +190,10 @@ def test_it_is_said_before_a_picture_is_looked_at(
     class LookedAt(Exception):
         pass
 
-    def watch(_things: Any, _what: Any, _count: int) -> Any:
-        raise LookedAt
+    def watch(things: Any, what: Any, _count: int) -> Any:
+        if str(what) != "files found":
+            raise LookedAt
+        return things
 
     with pytest.raises(kind or LookedAt) as caught:
         fit(photos, strategy=strategy, recipe=recipe, watch=watch, **small)

@@ -71,14 +71,13 @@ class _Nearest:
         self._cosine = np.full(count, -np.inf)
 
     def take(self, pairs: Pairs, counts: NDArray[np.bool_]) -> None:
-        """Look at those of the pairs that count, in both directions."""
-        order = np.flatnonzero(counts)
-        order = order[np.argsort(pairs[2][order], kind="stable")]  # of several values for one place the last stays
-        one, two, cosine = pairs[0][order], pairs[1][order], pairs[2][order]
+        """Look at those of the pairs that count, in both directions; of equals the first picture is the partner."""
+        one, two, cosine = (column[counts] for column in pairs)
         for mine, other in ((one, two), (two, one)):
-            better = cosine > self._cosine[mine]
-            self.row[mine[better]] = other[better]
-            self._cosine[mine[better]] = cosine[better]
+            order = np.lexsort((-other, cosine))  # of several values for one place the last stays
+            order = order[cosine[order] > self._cosine[mine[order]]]
+            self.row[mine[order]] = other[order]
+            self._cosine[mine[order]] = cosine[order]
 
 
 def pairs_of(partner: NDArray[np.intp]) -> NDArray[np.intp]:
