@@ -72,12 +72,12 @@ class _Nearest:
 
     def take(self, pairs: Pairs, counts: NDArray[np.bool_]) -> None:
         """Look at those of the pairs that count, in both directions; of equals the first picture is the partner."""
-        one, two, cosine = (column[counts] for column in pairs)
-        for mine, other in ((one, two), (two, one)):
-            order = np.lexsort((-other, cosine))  # of several values for one place the last stays
-            order = order[cosine[order] > self._cosine[mine[order]]]
-            self.row[mine[order]] = other[order]
-            self._cosine[mine[order]] = cosine[order]
+        one, two, cosine = (np.asarray(column)[counts] for column in pairs)
+        mine, other, cosine = np.r_[one, two], np.r_[two, one], np.r_[cosine, cosine]
+        order = np.lexsort((-other, cosine))  # of several values for one place the last stays
+        order = order[cosine[order] > self._cosine[mine[order]]]
+        self.row[mine[order]] = other[order]
+        self._cosine[mine[order]] = cosine[order]
 
 
 def pairs_of(partner: NDArray[np.intp]) -> NDArray[np.intp]:
