@@ -19,6 +19,8 @@ def main() -> None:
         ["speed.py", f"{data}/flowers5"],
         ["flowers.py", f"{data}/flowers5"],
         ["accuracy.py", data],
+        ["honesty.py", data],
+        ["unknown.py", data],
         ["resize.py", *(f"{data}/{name}" for name in ("flowers5", "clothing10", "rsscn7_sub"))],
         ["memory.py"],
         ["choices.py", data],

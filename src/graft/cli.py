@@ -155,7 +155,7 @@ def evaluate(
         printed(evaluation, as_json, lambda: show.evaluated(evaluation))
 
 
-@app.command()
+@app.command(name="compare-runs")
 def compare_runs(
     first: Annotated[Path, typer.Argument(help="Folder of a saved classifier.")],
     second: Annotated[Path, typer.Argument(help="Folder of another one, tested on some of the same pictures.")],

@@ -101,3 +101,17 @@ def test_test_pictures_leave_no_trace_in_what_is_known(classifier: Classifier) -
     assert len(memory.known.names) + len(memory.tested.names) == 36
     assert not memory.seen(memory.tested.digests).any()
     assert len(memory.known.strays) == len(memory.known.names)
+
+
+def test_a_tuned_network_compares_pictures_where_it_was_left_frozen(photos: Path, tmp_path: Path) -> None:
+    tuned = fit(photos, strategy="tail:cut=0.9,views=1", recipe="epochs=1,blend=none")
+    assert tuned.memory
+    assert tuned.memory.known
+    layer = tuned.card.unknown["layer"]
+    assert layer == tuned.report["phases"][-1]["frozen"][-1]
+    assert len(tuned.memory.known.strays) == tuned.report["data"]["train"]  # none was learned from there: all are asked
+    loaded, data = load(tuned.save(tmp_path / "model")), read_folder(photos)
+    assert loaded.predict(data) == tuned.predict(data)
+    chances, _, _ = tuned.probabilities(data)  # without the layer
+    look = tuned.look(data)
+    np.testing.assert_allclose(tuned.calibrated(look.logits), chances, atol=1e-5)
