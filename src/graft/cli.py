@@ -39,7 +39,7 @@ app = typer.Typer(
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
-UNKNOWN_RATE = 0.05  # graft.model.unknown.RATE, likewise
+UNKNOWN_RATE = 0.05  # graft_runtime.decide.RATE, likewise
 
 
 @app.command()

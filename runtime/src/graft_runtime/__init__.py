@@ -1,3 +1,21 @@
-"""The part of graft that ships to the client: decode a picture, read a model's card, decide. Never torch."""
+"""The part of graft that ships to the client: decode a picture, run an exported file, decide. Never torch.
+
+>>> import graft_runtime
+>>> graft_runtime.load("flowers.onnx").predict("photo.jpg")[0].label  # doctest: +SKIP
+'daisy'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0.dev0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads ONNX Runtime only when it is asked for: graft itself needs the decoder alone."""
+    if name not in __all__:
+        raise AttributeError(f"module 'graft_runtime' has no attribute {name!r}")
+    return getattr(import_module("graft_runtime.predictor"), name)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from graft.networks.pixels import OPSET, PREPARED
 
+LARGE = 10_000  # numbers
+
 
 def traced(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> ModelProto:
     """The graph of a module that takes `prepared` pictures, any number of them.
@@ -68,6 +70,22 @@ def _folded(path: Path) -> ModelProto:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3  # errors; it warns of what it leaves out
     options.optimized_model_filepath = str(path.with_name("folded.onnx"))
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return onnx.load(path.with_name("folded.onnx"))
+    return halved(onnx.load(path.with_name("folded.onnx")))
+
+
+def halved(model: ModelProto) -> ModelProto:
+    """The same graph, with every large tensor that 16 bits hold without loss kept in so many."""
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < LARGE:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if (half == values).all():
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}/half"))
+            model.graph.node.insert(0, onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    return model
