@@ -39,6 +39,8 @@ class Predictor:
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3  # errors; what ONNX Runtime warns of, no user can change
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the decoder
+        # Without VNNI sums of 8-bit products overflow; this takes a slower way there, with the same answers.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
