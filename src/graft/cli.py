@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from graft import scores, show
+from graft import deploy, scores, show
 from graft.terminal import (
     AsJson,
     Backbone,
@@ -282,6 +282,9 @@ def backbones(
 
         found = job(filter)
         printed(found, as_json, lambda: show.listed(found))
+
+
+app.command()(deploy.export)
 
 
 def main() -> None:

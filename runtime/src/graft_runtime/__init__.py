@@ -8,7 +8,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
+    from graft_runtime.predictor import load
 
 __version__ = "0.1.0.dev0"
 __all__ = ["load"]

@@ -64,7 +64,7 @@ class Predictor:
         for a share that cannot be, or an array that is no picture.
         """
         alone = isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_one_array(images)
-        return list(self.stream([images] if alone else images, coverage=coverage, unknown=unknown))
+        return list(self.stream([images] if alone else list(images), coverage=coverage, unknown=unknown))
 
     def stream(
         self, images: Iterable[Any], *, coverage: float | None = None, unknown: float = RATE

@@ -92,10 +92,8 @@ def compared(
     answers, others = _labels(classifier, want), _labels(classifier, got)
     differs = (answers != others).any(axis=1)
     turned = odd != np.array([each.unknown for each in said], bool)
-    tie = np.where(differs, _margins(classifier, want) <= 2 * TOLERANCE, True) & np.where(
-        turned, margin <= 2 * TOLERANCE, True
-    )
-    changed = int(((differs | turned) & ~tie).sum())
+    clear = (differs & (_margins(classifier, want) > 2 * TOLERANCE)) | (turned & (margin > 2 * TOLERANCE))
+    changed = int(clear.sum())
     right = _right(answers, good, given.labelled), _right(others, good, given.labelled)
     return Parity(
         origin=given.origin,
