@@ -63,8 +63,9 @@ class Predictor:
         A picture that cannot be read gets a Prediction with its fault; it never stops the others. Raises ValueError
         for a share that cannot be, or an array that is no picture.
         """
-        alone = isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_one_array(images)
-        return list(self.stream([images] if alone else list(images), coverage=coverage, unknown=unknown))
+        if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_one_array(images):
+            images = [images]
+        return list(self.stream(images, coverage=coverage, unknown=unknown))
 
     def stream(
         self, images: Iterable[Any], *, coverage: float | None = None, unknown: float = RATE

@@ -31,6 +31,9 @@ _KERNELS = {  # of the distance x, from 0 on
       slope = Sub(one, x)
       kernel = Max(slope, nought)""",
     "bicubic": """
+      c15 = Constant<value = double {1.5}>()  c25 = Constant<value = double {2.5}>()
+      c5 = Constant<value = double {5.0}>()   c8 = Constant<value = double {8.0}>()
+      c4 = Constant<value = double {4.0}>()   c05 = Constant<value = double {-0.5}>()
       near_3 = Mul(x, c15)    near_2 = Sub(near_3, c25)  squared = Mul(x, x)
       near_1 = Mul(near_2, squared)  near = Add(near_1, one)
       far_5 = Sub(x, c5)      far_4 = Mul(far_5, x)    far_3 = Add(far_4, c8)
@@ -47,9 +50,6 @@ weights (length, size, start, end) => (matrix, unit)
 {{
   one = Constant<value = double {{1.0}}>()    two = Constant<value = double {{2.0}}>()
   half = Constant<value = double {{0.5}}>()   nought = Constant<value = double {{0.0}}>()
-  c15 = Constant<value = double {{1.5}}>()    c25 = Constant<value = double {{2.5}}>()
-  c5 = Constant<value = double {{5.0}}>()     c8 = Constant<value = double {{8.0}}>()
-  c4 = Constant<value = double {{4.0}}>()     c05 = Constant<value = double {{-0.5}}>()
   reach = Constant<value = double {{{reach}.0}}>()
   most = Constant<value = double {{32768.0}}>()
   units = Constant<value = double[23] {{{units}}}>()
@@ -130,7 +130,7 @@ pixels (uint8[n, height, width, 3] image) => (uint8[n, 3, {size}, {size}] prepar
 <
   int64[1] longest = {{{longest}}}, int64[1] two = {{2}}, double[1] half = {{0.5}}, int64[2] axes = {{2, 3}},
   int64[2] sides = {{{resize}, {resize}}}, int64[2] crop = {{{size}, {size}}},
-  int64 zero = {{0}}, int64 one = {{1}}, int64[1] axis = {{0}}
+  int64 zero = {{0}}, int64 one = {{1}}
 >
 {{
   channels = Transpose<perm = [0, 3, 1, 2]>(image)

@@ -94,19 +94,15 @@ def _held_out(classifier: Classifier, data: Dataset, watch: Watch) -> tuple[NDAr
     """(rows to check on, whether they are held out), by what the classifier remembers and the source's own split."""
     seen = [each for each in pictures.each(data, table.digest, watch) if each.made is not None]
     rows = np.array([each.row for each in seen], np.intp)
-    digests = np.frombuffer(b"".join(each.made or b"" for each in seen), np.uint8).reshape(-1, table.DIGEST)
     memory = classifier.memory
-    if memory and memory.tested and (known := np.isin(_names(digests), _names(memory.tested.digests))).any():
+    tested = {digest.tobytes() for digest in memory.tested.digests} if memory and memory.tested else set[bytes]()
+    if (known := np.array([each.made in tested for each in seen], bool)).any():
         return rows[known], True
     if (data.split == TEST).any():
         return np.intersect1d(rows, data.part(TEST)), True
+    digests = np.frombuffer(b"".join(each.made or b"" for each in seen), np.uint8).reshape(-1, table.DIGEST)
     fresh = ~memory.seen(digests) if memory and len(rows) else np.zeros(len(rows), bool)
     return (rows[fresh], True) if fresh.any() else (rows, False)
-
-
-def _names(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
-    """Each digest as one value that can be compared."""
-    return np.array([row.tobytes().hex() for row in digests], "S32")
 
 
 def _spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:

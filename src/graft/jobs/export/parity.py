@@ -143,7 +143,7 @@ def _right(answers: NDArray[np.bool_], data: Dataset, labelled: bool) -> NDArray
     """How right each answer is, 0 to 1, [n]."""
     if not labelled or not len(data):
         return None
-    wanted = data.targets()
+    wanted = data.targets().astype(np.float64)
     if data.labels.ndim == 1:
         return (answers * wanted[:, : answers.shape[1]]).sum(axis=1)
     return (answers == wanted[:, : answers.shape[1]]).mean(axis=1)
