@@ -16,11 +16,13 @@ from graft.terminal import (
     Backbone,
     Boxes,
     Columns,
+    Coverage,
     Force,
     Model,
     Offline,
     Photos,
     Quiet,
+    UnknownRate,
     Weights,
     installed,
     printed,
@@ -110,12 +112,8 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
     csv: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
-    coverage: Annotated[
-        float | None, typer.Option(help="Sets of classes that hold the true one for this share of pictures, as 0.9.")
-    ] = None,
-    unknown: Annotated[
-        float, typer.Option(help="Share of pictures of known classes that may be called unknown; 0 for none.")
-    ] = UNKNOWN_RATE,
+    coverage: Coverage = None,
+    unknown: UnknownRate = UNKNOWN_RATE,
     no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never answer 'unknown'.")] = False,
     force: Force = False,
     as_json: AsJson = False,

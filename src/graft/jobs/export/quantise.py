@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto
 
 from graft.networks.pixels import PREPARED
 
+PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it asks for what graph.traced has done
 HEAVY = ("Conv", "MatMul", "Gemm")
 
 
@@ -32,6 +33,7 @@ def int8(network: ModelProto, prepared: Iterator[NDArray[np.uint8]]) -> ModelPro
 
     with TemporaryDirectory() as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.helper.set_model_props(network, PREPROCESSED)
         onnx.save(network, before)
         quantize_static(
             before,
@@ -44,7 +46,9 @@ def int8(network: ModelProto, prepared: Iterator[NDArray[np.uint8]]) -> ModelPro
             op_types_to_quantize=list(HEAVY),
             nodes_to_exclude=_kept(network),
         )
-        return onnx.load(after)
+        made = onnx.load(after)
+    del made.metadata_props[:]
+    return made
 
 
 def _kept(network: ModelProto) -> list[str]:
