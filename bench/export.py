@@ -58,7 +58,7 @@ def row(name: str, report: dict[str, Any]) -> None:
     """What came of one export."""
     found = report["parity"]
     low, high = (100 * end for end in found["interval"])
-    loss = f"{found['exported']:.1%}, {found['trained']:.1%} ({-high:+.1f} to {-low:+.1f} points)"
+    loss = f"{found['exported']:.1%}, {found['trained']:.1%} ({0 - high:+.1f} to {0 - low:+.1f} points)"
     cells = [name, report["precision"], found["pictures"], f"{found['worst']:.1e}", found["changed"], loss]
     print("|", " | ".join(map(str, cells)), f"| {found['size'] / 1e6:.1f} |", flush=True)
 

@@ -37,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(deploy.export)
 
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
@@ -280,9 +281,6 @@ def backbones(
 
         found = job(filter)
         printed(found, as_json, lambda: show.listed(found))
-
-
-app.command()(deploy.export)
 
 
 def main() -> None:
