@@ -22,8 +22,9 @@ from graft.data.read.source import read_source
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
 from graft.model.look import glances
-from graft.model.unknown import RATE, energy, nearest, unit
+from graft.model.unknown import energy, nearest, unit
 from graft.progress import unwatched
+from graft_runtime.decide import RATE
 
 OUTSIDERS = ("clothing10", "neu_steel6", "rsscn7_sub", "digits")
 Array = NDArray[Any]

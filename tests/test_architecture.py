@@ -28,7 +28,7 @@ ROOMS = [
     {"model": ["model"]},
     {"training": ["training"]},
     {"jobs": ["jobs"]},
-    {"faces": ["estimator", "show", "scores", "terminal", "gathering", "judging", "cli", "__main__"]},
+    {"faces": ["estimator", "show", "deploy", "scores", "terminal", "gathering", "judging", "cli", "__main__"]},
 ]
 ROOM_OF = {own: room for line in ROOMS for room, owns in line.items() for own in owns}
 PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}

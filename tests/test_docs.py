@@ -27,7 +27,8 @@ FENCES = {
     "console",
     "sh",
     "text",
-}  # the first two run; sh needs a fresh machine or other files; text is shown
+    "js",
+}  # the first two run; sh needs a fresh machine or other files; text is shown; tests/jobs/test_client.py runs js
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

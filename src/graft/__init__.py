@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.jobs.embed import embed
     from graft.jobs.evaluate import evaluate
     from graft.jobs.explain import explain
+    from graft.jobs.export.export import export
     from graft.jobs.fit import fit
     from graft.jobs.predict import predict
     from graft.jobs.report.report import report
@@ -34,6 +35,7 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "export",
     "fit",
     "from_arrays",
     "from_paths",
@@ -56,6 +58,7 @@ _HOMES = {
     "embed": "graft.jobs.embed",
     "evaluate": "graft.jobs.evaluate",
     "explain": "graft.jobs.explain",
+    "export": "graft.jobs.export.export",
     "fit": "graft.jobs.fit",
     "from_arrays": "graft.data.dataset",
     "from_paths": "graft.data.dataset",

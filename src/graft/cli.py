@@ -10,18 +10,20 @@ from typing import Annotated
 
 import typer
 
-from graft import gathering, judging, show
+from graft import deploy, gathering, judging, show
 from graft.terminal import (
     DEFAULT,
     AsJson,
     Backbone,
     Boxes,
     Columns,
+    Coverage,
     Force,
     Model,
     Offline,
     Photos,
     Quiet,
+    UnknownRate,
     Weights,
     printed,
     told_of,
@@ -38,7 +40,7 @@ app = typer.Typer(
 
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
-UNKNOWN_RATE = 0.05  # graft.model.unknown.RATE, which costs an import of torch; a test compares
+UNKNOWN_RATE = 0.05  # graft_runtime.decide.RATE, which costs an import of torch; a test compares
 
 
 @app.command()
@@ -111,12 +113,8 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
     csv: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
-    coverage: Annotated[
-        float | None, typer.Option(help="Sets of classes that hold the true one for this share of pictures, as 0.9.")
-    ] = None,
-    unknown: Annotated[
-        float, typer.Option(help="Share of pictures of known classes that may be called unknown; 0 for none.")
-    ] = UNKNOWN_RATE,
+    coverage: Coverage = None,
+    unknown: UnknownRate = UNKNOWN_RATE,
     no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never answer 'unknown'.")] = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -199,7 +197,7 @@ def backbones(
 
 for command in (gathering.collect, gathering.check):  # what comes before training has a file of its own
     app.command()(command)
-for command in (judging.evaluate, judging.compare_runs, judging.report, judging.explain):  # so has what comes after it
+for command in (judging.evaluate, judging.compare_runs, judging.report, judging.explain, deploy.export):  # and after it
     app.command()(command)
 
 

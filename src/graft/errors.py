@@ -7,7 +7,8 @@ GraftError
 ├── CutError        a network that cannot be cut there; exit code 4
 ├── ModelError      a saved classifier that cannot be read; exit code 5
 ├── OutputError     a place that cannot be written to; exit code 6
-└── TrainingError   a training that cannot go on; exit code 7
+├── TrainingError   a training that cannot go on; exit code 7
+└── ExportError     a classifier that cannot be exported, or whose export answers differently; exit code 8
 
 Each message says what is wrong, where, and what to do. The command line prints it without a traceback.
 """
@@ -59,3 +60,9 @@ class TrainingError(GraftError):
     """A training cannot go on: what it would go on from is damaged, or its numbers are no longer finite."""
 
     exit_code = 7
+
+
+class ExportError(GraftError):
+    """A classifier cannot be exported, or its export answers differently."""
+
+    exit_code = 8

@@ -32,6 +32,12 @@ Photos = Annotated[
 ]
 Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
 Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is a picture.")]
+Coverage = Annotated[
+    float | None, typer.Option(help="Sets of classes that hold the true one for this share of pictures, as 0.9.")
+]
+UnknownRate = Annotated[
+    float, typer.Option(help="Share of pictures of known classes that may be called unknown; 0 for none.")
+]
 Model = Annotated[
     Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
 ]

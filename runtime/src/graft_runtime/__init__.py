@@ -1,3 +1,24 @@
-"""The part of graft that ships to the client: decode a picture, read a model's card, decide. Never torch."""
+"""The part of graft that ships to the client: decode a picture, run an exported file, decide. Never torch.
+
+>>> import graft_runtime
+>>> graft_runtime.load("flowers.onnx").predict("photo.jpg")[0].label  # doctest: +SKIP
+'daisy'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
+    from graft_runtime.predictor import load
 
 __version__ = "0.1.0.dev0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads ONNX Runtime only when it is asked for: graft itself needs the decoder alone."""
+    if name not in __all__:
+        raise AttributeError(f"module 'graft_runtime' has no attribute {name!r}")
+    return getattr(import_module("graft_runtime.predictor"), name)

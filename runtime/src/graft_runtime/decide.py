@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
 
 UNSURE = 0.5  # the threshold of a label that has none of its own
+RATE = 0.05  # of pictures of known classes that may be called unknown
+UNKNOWN = "unknown"  # the answer
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ def probabilities(
 def rank(count: int, share: float) -> int:
     """Which of so many left-out scores, by order, a fresh one stays within with this probability (Vovk et al. 2005)."""
     return math.ceil(round((count + 1) * share, 9))
+
+
+def limit(strays: Sequence[float] | NDArray[np.floating], share: float) -> float:
+    """The score above which a picture is unknown, so that at most this share of the known classes' own pictures is.
+
+    `strays` are the sorted scores of pictures that were not learned from; of fewer than 19 none lies among the
+    farthest 5 %. inf where no limit can be told.
+    """
+    at = rank(len(strays), 1 - share)
+    return float(strays[at - 1]) if 0 < share < 1 and at <= len(strays) else math.inf
 
 
 def least_of(sets: Sequence[float], coverage: float) -> float:

@@ -24,6 +24,7 @@ from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.probe import Trained
 from graft_runtime.card import MULTILABEL
+from graft_runtime.decide import RATE
 
 FOLDS = 5  # of the calibration
 
@@ -60,8 +61,8 @@ def aware(classifier: Classifier, trained: Trained, watch: Watch) -> Classifier:
         "score": "nearest" if len(known.features) else "energy",
         "pictures": len(known.features),
         "left_out": len(known.strays),
-        "rate": unknown.RATE,
-        "limit": limit if np.isfinite(limit := known.limit(unknown.RATE)) else None,
+        "rate": RATE,
+        "limit": limit if np.isfinite(limit := known.limit(RATE)) else None,
     }
     trained_on = memory.shortened(trained.material.embedded.digests[trained.material.train])
     return replace(classifier, card=replace(classifier.card, unknown=described), memory=Memory(trained_on, known=known))

@@ -117,10 +117,10 @@ def _of_one(first: Side, second: Side, rows: NDArray[np.intp], facts: dict[str, 
         first=float(right[0].mean()),
         second=float(right[1].mean()),
         difference=difference,
-        interval=_interval(gain),
+        interval=paired(gain),
         p=p,
         log_loss=float(loss.mean()),
-        log_loss_interval=_interval(loss),
+        log_loss_interval=paired(loss),
         only_first=alone[0],
         only_second=alone[1],
         **facts,
@@ -162,7 +162,8 @@ def _of_several(first: Side, second: Side, rows: NDArray[np.intp], facts: dict[s
     )
 
 
-def _interval(differences: NDArray[np.float64]) -> Interval:
+def paired(differences: NDArray[np.float64]) -> Interval:
+    """Where the mean of what two classifiers differ by on each picture [n] lies with 95 % confidence."""
     drawn = [block @ differences / len(differences) for block in draws(len(differences))]
     return around(np.concatenate(drawn), float(differences.mean()), -np.inf, np.inf)
 

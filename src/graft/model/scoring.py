@@ -17,9 +17,8 @@ from graft.model.look import Look
 from graft.model.memory import Memory
 from graft.model.multilabel import Score, judge_labels
 from graft.model.trust import Rejection, Sets, Strangers
-from graft.model.unknown import RATE
 from graft_runtime.card import MULTICLASS, MULTILABEL, Card
-from graft_runtime.decide import least_of, probabilities, size_of
+from graft_runtime.decide import RATE, least_of, probabilities, size_of
 
 COVERAGE = 0.9  # of the prediction sets in a score
 

@@ -7,19 +7,16 @@ any other share, of the known classes' own pictures would be called unknown.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft_runtime.decide import rank
+from graft_runtime.decide import limit
 
 NEIGHBOURS = 5
-RATE = 0.05  # of pictures of known classes that may be called unknown
 ROOM = 32 << 20  # bytes of training features that a classifier may carry
 ASKED = 4096  # left-out pictures by which the threshold is found
-UNKNOWN = "unknown"  # the answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +49,8 @@ class Known:
         return nearest(self.features, features)
 
     def limit(self, rate: float) -> float:
-        """The score above which this share of the pictures of known classes lies at most; inf where none can be told.
-
-        Of fewer than 19 left-out pictures none lies among the farthest 5 %.
-        """
-        at = rank(len(self.strays), 1 - rate)
-        return float(self.strays[at - 1]) if 0 < rate < 1 and at <= len(self.strays) else math.inf
+        """The score above which this share of the pictures of known classes lies at most; inf if it cannot be told."""
+        return limit(self.strays, rate)
 
 
 def unit(features: NDArray[np.floating]) -> NDArray[np.float32]:

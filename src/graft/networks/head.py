@@ -133,7 +133,7 @@ class NearestNeighbours(nn.Module):
         cosines = nn.functional.normalize(features) @ self.features.T
         nearest = cosines.topk(min(self.neighbours, self.features.shape[0]))
         weights = (nearest.values / self.SHARPNESS).softmax(dim=1)
-        votes = torch.zeros(len(features), self.classes, dtype=weights.dtype, device=weights.device)
+        votes = weights.new_zeros((features.shape[0], self.classes))  # len() would be a constant in an exported graph
         return torch.log(votes.scatter_add(1, self.labels[nearest.indices], weights) + 1e-4)
 
 

@@ -60,13 +60,17 @@ def _places(backbone: nn.Module, product: Tensor) -> Tensor | None:
     """The sum over channels at each place [n, height, width]; None where there are no places."""
     if product.ndim == 4:
         return product.sum(3) if channels_last(product) else product.sum(1)
-    if product.ndim != 3:
-        return None
-    side = math.isqrt(product.shape[1])
-    rest = product.shape[1] - side * side  # tokens of the class or of nothing come before those of places
+    grid = tokens_of_places(backbone, product) if product.ndim == 3 else None
+    return None if grid is None else grid.sum(3)
+
+
+def tokens_of_places(backbone: nn.Module, tokens: Tensor) -> Tensor | None:
+    """Of tokens [n, t, c] those of places, [n, side, side, c]; None where there are no places."""
+    side = math.isqrt(tokens.shape[1])
+    rest = tokens.shape[1] - side * side  # tokens of the class or of nothing come before those of places
     if rest not in (0, 1, getattr(backbone, "num_prefix_tokens", 0)):
         return None
-    return product[:, rest:].sum(2).unflatten(1, (side, side))
+    return tokens[:, rest:].unflatten(1, (side, side))
 
 
 def _on_grid(places: Tensor) -> Tensor:

@@ -1,0 +1,107 @@
+"""Exported files against the classifiers that they were made from: answers, speed, size.
+
+python bench/export.py ../shared/data [--models FOLDER] [--sets flowers5 gtsrb43_sub]
+
+Classifiers are trained with all defaults; in FOLDER they are kept for the next time.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graft.jobs.export.export import export
+from graft.jobs.fit import fit
+from graft.model.classifier import Classifier, load
+from graft_runtime.predictor import Predictor
+from graft_runtime.predictor import load as exported
+
+SIZE, BATCHES, TURNS = (300, 400), (1, 32), 7
+MESSY = "messy"
+
+
+def main() -> None:
+    """Print the tables of parity, of odd files and of speed."""
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--sets", nargs="+", default=["flowers5", "gtsrb43_sub"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        kept = options.models or Path(place)
+        models = {name: trained(options.data / name, kept / name) for name in options.sets}
+        files = {name: (Path(place, f"{name}.onnx"), Path(place, f"{name}-int8.onnx")) for name in models}
+        print("| data set | precision | pictures | worst probability | changed answers | accuracy, before | MB |")
+        print("|---|---|---|---|---|---|---|")
+        for name, model in models.items():
+            for file, int8 in zip(files[name], (False, True), strict=True):
+                row(name, export(model, file, int8=int8, check=options.data / name, allow_loss=1.0))
+        first = options.sets[0]
+        odd(models[first], exported(files[first][0]), options.data / MESSY)
+        speeds(models[first], *(exported(file) for file in files[first]))
+
+
+def trained(source: Path, folder: Path) -> Classifier:
+    """The classifier of a data set, trained unless it lies in the folder."""
+    return load(folder) if folder.exists() else fit(source, folder)
+
+
+def row(name: str, report: dict[str, Any]) -> None:
+    """What came of one export."""
+    found = report["parity"]
+    low, high = (100 * end for end in found["interval"])
+    loss = f"{found['exported']:.1%}, {found['trained']:.1%} ({0 - high:+.1f} to {0 - low:+.1f} points)"
+    cells = [name, report["precision"], found["pictures"], f"{found['worst']:.1e}", found["changed"], loss]
+    print("|", " | ".join(map(str, cells)), f"| {found['size'] / 1e6:.1f} |", flush=True)
+
+
+def odd(classifier: Classifier, predictor: Predictor, folder: Path) -> None:
+    """Every file of the folder that is no text, by both: whether faults and answers agree."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".csv", ".md", ".txt"))
+    want, got = classifier.predict(files), predictor.predict(files)
+    assert [each.fault for each in want] == [each.fault for each in got]
+    pairs = [(one, other) for one, other in zip(want, got, strict=True) if not one.fault]
+    worst = max(abs(a - b) for one, other in pairs for a, b in zip(*map(chances, (one, other)), strict=True))
+    changed = sum((one.label, one.unknown) != (other.label, other.unknown) for one, other in pairs)
+    print(f"\n{folder.name}: {len(files)} files, {len(files) - len(pairs)} with the same fault in both; of the other ")
+    print(f"{len(pairs)} the worst probability differs by {worst:.1e}, {changed} answers changed\n")
+
+
+def chances(prediction: Any) -> list[float]:
+    return list(prediction.probabilities.values())
+
+
+def speeds(classifier: Classifier, float32: Predictor, int8: Predictor) -> None:
+    """Decoded pictures to answers, turn and turn about; the median."""
+    network, preprocess = classifier.network, classifier.network.preprocess
+
+    def eager(images: np.ndarray) -> None:
+        with torch.inference_mode():
+            network(torch.stack([preprocess.prepare(image) for image in images])).softmax(1)
+
+    ways: dict[str, Callable[[np.ndarray], object]] = {"PyTorch": eager, "float32": float32.run, "int8": int8.run}
+    print(f"| pictures of {SIZE[0]} x {SIZE[1]} at once | {' | '.join(f'{name}, ms each' for name in ways)} |")
+    print("|---|---|---|---|")
+    for batch in BATCHES:
+        images = np.random.default_rng(0).integers(0, 256, (batch, *SIZE, 3), dtype=np.uint8)
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(TURNS):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                way(images)
+                spent[name].append((time.perf_counter() - began) / batch * 1e3)
+        middle = {name: statistics.median(times[1:]) for name, times in spent.items()}
+        cells = [f"{each:.1f} ({middle['PyTorch'] / each:.1f}x)" for each in middle.values()]
+        print(f"| {batch} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

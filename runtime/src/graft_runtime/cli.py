@@ -1,0 +1,108 @@
+"""The program `graft-runtime`: what pictures show, by an exported file.
+
+Exit codes are those of graft: 2 usage, 3 not one picture could be read, 5 the file, 6 an output that cannot be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from graft_runtime import contract, table
+from graft_runtime.decide import RATE
+from graft_runtime.prediction import Prediction
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse, predict, print; ends the program with its exit code."""
+    given = _parser().parse_args(words)
+    try:
+        sys.exit(_predict(given) if given.command == "predict" else _info(given))
+    except contract.ModelError as error:
+        _fail(5, str(error))
+    except ValueError as error:
+        _fail(2, str(error))
+    except OSError as error:
+        _fail(6, str(error))
+    except KeyboardInterrupt:
+        _fail(130, "Stopped.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="graft-runtime", description="Run a classifier that `graft export` wrote.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    predict = commands.add_parser("predict", help="say what pictures show")
+    predict.add_argument("model", type=Path, help="file that `graft export` wrote")
+    predict.add_argument("images", nargs="+", type=Path, help="pictures, or folders of pictures")
+    predict.add_argument("--csv", type=Path, help="write the answers to this file")
+    predict.add_argument("--json", action="store_true", help="print the answers as JSON")
+    predict.add_argument("--coverage", type=float, help="sets that hold the true class for this share of pictures")
+    predict.add_argument("--unknown", type=float, default=RATE, help="share that may be called unknown; 0 for none")
+    predict.add_argument("--threads", type=int, help="all cores unless given")
+    predict.add_argument("--force", action="store_true", help="replace the file of answers")
+    info = commands.add_parser("info", help="say what a file is")
+    info.add_argument("model", type=Path, help="file that `graft export` wrote")
+    return parser
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from graft_runtime.predictor import load  # ONNX Runtime, which --help does not need
+
+    if given.csv:
+        table.check(given.csv, force=given.force)
+    try:
+        paths = list(table.files(given.images))
+    except FileNotFoundError as error:
+        _fail(3, str(error))
+    model = load(given.model, threads=given.threads)
+    told = _Counted(model.stream(paths, coverage=given.coverage, unknown=given.unknown))
+    if given.csv:
+        with given.csv.open("w" if given.force else "x", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(table.rows(told, model.classes, given.coverage is not None))
+        print(f"{told.count:,} answers written to {given.csv}", file=sys.stderr)
+    elif given.json:
+        print(json.dumps([each.as_dict() for each in told], indent=2))
+    else:
+        for each in told:
+            print(_line(each))
+    return 0 if told.good else 3
+
+
+def _info(given: argparse.Namespace) -> int:
+    try:
+        card, export = contract.read(given.model.read_bytes())
+    except OSError as error:
+        raise contract.ModelError(f"{given.model} cannot be read: {error.strerror}.") from error
+    about = {"classes": card.classes, "task": card.task, "precision": export.precision, "parity": export.parity}
+    print(json.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
+    return 0
+
+
+class _Counted:
+    """Predictions as they come, and how many of them there were."""
+
+    def __init__(self, predictions: Iterable[Prediction]) -> None:
+        self.predictions, self.count, self.good = predictions, 0, 0
+
+    def __iter__(self):
+        for each in self.predictions:
+            self.count += 1
+            self.good += each.answer is not None
+            yield each
+
+
+def _line(each: Prediction) -> str:
+    if each.fault:
+        return f"  {each.picture}: {each.fault}"
+    said = each.label if len(each.labels) < 2 else ", ".join(each.labels)
+    among = f"  among {', '.join(each.among)}" if each.among else ""
+    return f"{each.probability:7.1%}  {said}  {each.picture}{among}"
+
+
+def _fail(code: int, message: str) -> None:
+    print(f"graft-runtime: {message}", file=sys.stderr)
+    sys.exit(code)

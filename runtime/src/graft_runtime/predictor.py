@@ -1,0 +1,180 @@
+"""An exported file at work: pictures to answers, with numpy, Pillow and ONNX Runtime."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+
+from graft_runtime import contract
+from graft_runtime.contract import IMAGE, PROBABILITIES, UNKNOWN, ModelError
+from graft_runtime.decide import RATE, answers, least_of, limit
+from graft_runtime.image import ImageError, decode, upright
+from graft_runtime.prediction import Prediction
+
+BATCH = 8  # pictures of one size that go through the network together
+ROOM = 4_000_000  # their pixels, at most: the resize holds them as float32
+AHEAD = 2  # pictures decoded ahead of the network, for each thread
+
+Pixels = NDArray[np.uint8]
+
+
+class Predictor:
+    """A classifier that was exported: `classes`, `card`, `export`, and what it says of pictures."""
+
+    def __init__(self, model: bytes, threads: int | None = None) -> None:
+        self.card, self.export = contract.read(model)
+        self.threads = threads or _cores()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3  # errors; what ONNX Runtime warns of, no user can change
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the decoder
+        # Without VNNI sums of 8-bit products overflow; this takes a slower way there, with the same answers.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
+            raise ModelError(f"ONNX Runtime {onnxruntime.__version__} cannot run it: {error}") from error
+        known = {output.name for output in self.session.get_outputs()}
+        if missing := {PROBABILITIES, UNKNOWN} - known:
+            raise ModelError(f"it has no output {min(missing)!r}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of every row of probabilities."""
+        return self.card.classes
+
+    def predict(self, images: Any, *, coverage: float | None = None, unknown: float = RATE) -> list[Prediction]:
+        """Answers, in order, for paths, bytes of files, arrays uint8 [height, width, 3] or [height, width], PIL
+        pictures, or a single one of these.
+
+        With `coverage`, 0.9 perhaps, each has a set of classes that holds the true one for this share of pictures.
+        `unknown` is the share of pictures of the known classes that may be called unknown; 0 for none at all.
+        A picture that cannot be read gets a Prediction with its fault; it never stops the others. Raises ValueError
+        for a share that cannot be, or an array that is no picture.
+        """
+        if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_one_array(images):
+            images = [images]
+        return list(self.stream(images, coverage=coverage, unknown=unknown))
+
+    def stream(
+        self, images: Iterable[Any], *, coverage: float | None = None, unknown: float = RATE
+    ) -> Iterator[Prediction]:
+        """The same one by one, for more pictures than there is memory for."""
+        least, most = self._least(coverage), self._limit(unknown)
+        for group in _grouped(self._decoded(images)):
+            good = [pixels for _, pixels, _ in group if pixels is not None]
+            told = self._told(np.stack(good), least, most) if good else iter(())
+            for name, pixels, fault in group:
+                yield Prediction(name, None if pixels is None else next(told), fault)
+
+    def run(self, images: Pixels, outputs: tuple[str, ...] = (PROBABILITIES, UNKNOWN)) -> list[NDArray[np.float32]]:
+        """What the file itself says of pictures [n, height, width, 3]; docs/client.md lists the outputs."""
+        return [np.asarray(output) for output in self.session.run(list(outputs), {IMAGE: images})]
+
+    def _told(self, images: Pixels, least: float | None, most: float) -> Iterator[Any]:
+        chances, scores = self.run(images)
+        card = self.card
+        return answers(chances.astype(np.float64), card.classes, card.task, card.thresholds, least, scores > most)
+
+    def _decoded(self, images: Iterable[Any]) -> Iterator[tuple[str, Pixels | None, str]]:
+        """(name, pixels or None, fault) in order, a few ahead of the network."""
+        enough = 2 * self.card.preprocess["resize"]
+        with ThreadPoolExecutor(self.threads) as pool:
+            waiting = (pool.submit(_pixels, row, image, enough) for row, image in enumerate(images))
+            ahead = deque(islice(waiting, AHEAD * self.threads))
+            try:
+                while ahead:
+                    yield ahead.popleft().result()
+                    ahead.extend(islice(waiting, 1))
+            finally:  # whoever has enough does not wait for what nobody will use
+                for future in ahead:
+                    future.cancel()
+
+    def _least(self, coverage: float | None) -> float | None:
+        """From which probability on a class is in a prediction set of this coverage."""
+        if coverage is None:
+            return None
+        if not self.card.sets:
+            raise ValueError("This classifier has no prediction sets. Leave the coverage out.")
+        return least_of(self.card.sets, coverage)
+
+    def _limit(self, rate: float) -> float:
+        if not 0 <= rate < 1:
+            raise ValueError(f"The share of pictures that may be called unknown lies from 0 to 1. Got {rate:g}.")
+        return limit(self.export.strays, rate) if self.export.strays else math.inf
+
+
+def load(file: str | os.PathLike[str] | bytes, *, threads: int | None = None) -> Predictor:
+    """The classifier in a file that `graft export` wrote, or in its bytes; `threads` is all cores unless given.
+
+    Raises ModelError for a file that is damaged, newer than this version, or not one of graft's.
+    """
+    name = "The model" if isinstance(file, bytes) else str(file)
+    try:
+        return Predictor(file if isinstance(file, bytes) else Path(file).read_bytes(), threads)
+    except OSError as error:
+        raise ModelError(f"{name} cannot be read: {error.strerror}.") from error
+    except ModelError as error:
+        raise ModelError(f"{name} is no classifier that can be used: {error}.") from error
+
+
+def _pixels(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]:
+    name = str(image) if isinstance(image, str | os.PathLike) else f"picture {row}"
+    try:
+        if isinstance(image, str | os.PathLike):
+            image = Path(image).read_bytes()
+        if isinstance(image, bytes):
+            return name, decode(image, enough=enough), ""
+        return name, upright(image) if isinstance(image, Image.Image) else _checked(np.asarray(image)), ""
+    except ImageError as error:
+        return name, None, str(error)
+    except OSError as error:
+        return name, None, f"cannot be read: {error.strerror or error}"
+
+
+def _checked(pixels: NDArray[Any]) -> Pixels:
+    grey = pixels[..., None] if pixels.ndim == 2 else pixels
+    if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or not grey.size:
+        raise ValueError(
+            f"A picture in memory must be uint8 [height, width] or [height, width, 3]. "
+            f"Got {pixels.dtype} {list(pixels.shape)}."
+        )
+    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
+
+
+def _grouped(
+    decoded: Iterable[tuple[str, Pixels | None, str]],
+) -> Iterator[list[tuple[str, Pixels | None, str]]]:
+    """Neighbours of one size, few enough to go through the network together; whatever has a fault goes along."""
+    group: list[tuple[str, Pixels | None, str]] = []
+    shape: tuple[int, ...] | None = None
+    for each in decoded:
+        own = shape if each[1] is None else each[1].shape
+        full = own is not None and (len(group) + 1) * own[0] * own[1] > ROOM
+        if group and (len(group) == BATCH or full or (shape is not None and own != shape)):
+            yield group
+            group, shape = [], None if each[1] is None else own
+        group.append(each)
+        shape = own
+    if group:
+        yield group
+
+
+def _is_one_array(images: Any) -> bool:
+    """A single picture, as against a stack of them."""
+    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

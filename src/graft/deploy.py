@@ -1,0 +1,71 @@
+"""The commands by which a classifier leaves the lab, and what they print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graft.scores import percent
+from graft.terminal import AsJson, Force, Model, Quiet, printed, told_of, watching
+
+ALLOWED_LOSS = 0.01  # graft.jobs.export.export.LOSS, which costs an import of torch; a test compares
+
+
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File (.onnx) to write; must not exist.")],
+    check: Annotated[
+        Path | None, typer.Option(help="Photos to check the file on; those count that were not trained on.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit numbers: a smaller file, less exact.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Photos to find the ranges of int8 on. [default: others of --check]")
+    ] = None,
+    allow_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of right answers that int8 may lose.")
+    ] = ALLOWED_LOSS,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a classifier as one ONNX file that runs without PyTorch, checked against the classifier."""
+    with told_of("export"):
+        from graft.jobs.export.export import export as job
+
+        report = job(
+            str(model),
+            output,
+            int8=int8,
+            check=None if check is None else str(check),
+            calibrate=None if calibrate is None else str(calibrate),
+            allow_loss=allow_loss,
+            force=force,
+            watch=watching(quiet),
+        )
+        printed(report, as_json, lambda: exported(report))
+
+
+def exported(report: Mapping[str, Any]) -> None:
+    """What was written, and how it compares."""
+    found = report["parity"]
+    print(f"\n{report['output']}: {found['size'] / 1e6:.1f} MB, {report['classes']:,} classes, {report['precision']}\n")
+    print(f"  checked      {_checked(found)}")
+    ties = f" (and {found['ties']} on the border between two)" if found["ties"] else ""
+    print(f"  answers      {found['changed']} changed{ties}; no probability is off by more than {found['worst']:.1e}")
+    if found["loss"] is not None:
+        low, high = found["interval"]
+        print(f"  right        {percent(found['exported'])}, before {percent(found['trained'])}; ", end="")
+        print(f"{100 * found['loss']:.1f} points lost (95 % confidence: {100 * low:.1f} to {100 * high:.1f})")
+    trained, own = found["milliseconds"]
+    print(f"  speed        {own:.1f} ms a picture, {found['speed']:.1f} times as fast as PyTorch ({trained:.1f} ms)")
+    print(f"  outputs      {', '.join(report['outputs'])}")
+    print(f"\nNext:  graft-runtime predict {report['output']} photo.jpg")
+
+
+def _checked(found: Mapping[str, Any]) -> str:
+    if found["origin"] == "made":
+        return f"on {found['pictures']} pictures made for it; your own were not: name some with --check photos/"
+    return f"on {found['pictures']:,} of your pictures ({found['origin']}), from their files to the answer"

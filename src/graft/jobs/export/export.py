@@ -1,0 +1,160 @@
+"""A classifier as one file that a client runs without PyTorch, checked before it is written."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from graft.errors import ExportError, OutputError, UsageError
+from graft.jobs.direct import opened
+from graft.jobs.export import evidence, parity, quantise
+from graft.jobs.export.evidence import MADE, Evidence
+from graft.model import pictures, whole
+from graft.model.answering import Answering
+from graft.model.classifier import Classifier
+from graft.networks import graph, pixels
+from graft.progress import Watch, unwatched
+from graft_runtime import contract
+from graft_runtime.contract import Export, ModelError
+from graft_runtime.predictor import Predictor
+
+FLOAT32, INT8 = "float32", "int8"
+LOSS = 0.01  # of right answers that int8 may lose, unless told otherwise
+MOST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the description
+
+
+def export(
+    classifier: str | Path | Classifier,
+    output: str | Path,
+    *,
+    int8: bool = False,
+    check: Any = None,
+    calibrate: Any = None,
+    allow_loss: float = LOSS,
+    force: bool = False,
+    watch: Watch = unwatched,
+) -> dict[str, Any]:
+    """Write a classifier, that saved in a folder, or a network by name, as one ONNX file; give what came of the check.
+
+    The file is run by graft_runtime on pictures from the bytes of their files and must answer as the classifier does:
+    each probability within 1e-3 and no other answer; with `int8`, at most `allow_loss` of the right answers may be
+    lost. `check` are pictures as `graft.read_source` takes them, of which those count that the classifier was not
+    trained on; without it pictures are made. `calibrate` are pictures for the ranges of int8; without it, others of
+    `check`.
+
+    Raises ExportError, and writes nothing, where the file answers differently or the network cannot be exported;
+    OutputError rather than overwrite a file, or, with `force`, rather than one that is no export.
+
+    >>> export("model/", "flowers.onnx", check="photos/")["parity"]["changed"]  # doctest: +SKIP
+    0
+    """
+    began, path = time.monotonic(), Path(output)
+    _refuse(path, force)
+    if int8 and check is None and calibrate is None:
+        raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
+    judge = opened(classifier)
+    given = evidence.gathered(judge, check, watch)
+    samples = given.others if calibrate is None else evidence.gathered(judge, calibrate, watch).others
+    network = _traced(judge)
+    if int8:
+        prepare = partial(pictures.prepared, judge.network.preprocess)
+        made = (each.made for each in pictures.each(samples, prepare, watch))
+        network = quantise.int8(network, (image for image in made if image is not None))
+    model = _serialised(pixels.before(judge.network.preprocess, network))
+    about = Export(INT8 if int8 else FLOAT32, _strays(judge))
+    found = _compared(judge, contract.described(model, judge.card, about), given, watch)
+    why = found.close(allow_loss) if int8 else found.exact()
+    if why:
+        raise ExportError(_refused(why, int8, given))
+    about = Export(about.precision, about.strays, found.as_dict())
+    _write(path, contract.described(model, judge.card, about))
+    return {
+        "output": str(path),
+        "precision": about.precision,
+        "classes": len(judge.classes),
+        "outputs": [output.name for output in network.graph.output],
+        "parity": found.as_dict(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _traced(classifier: Classifier) -> ModelProto:
+    """The graph from prepared pictures to all answers. Raises ExportError."""
+    answering = Answering(classifier).eval().cpu()
+    side = classifier.network.preprocess.size
+    example = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    try:
+        return graph.traced(answering, example, answering.outputs)
+    except Exception as error:  # an exporter fails in many ways, with errors of its own, PyTorch's and ONNX Runtime's
+        raise ExportError(
+            f"The network {classifier.card.backbone['name']!r} cannot be written as ONNX: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}. "
+            "Networks of convolutions and vision transformers can; choose another --backbone."
+        ) from error
+
+
+def _serialised(model: ModelProto) -> bytes:
+    size = model.ByteSize()
+    if size > MOST_BYTES:
+        raise ExportError(f"The network has {size / 1e9:.1f} GB, and one ONNX file holds 2 GB. Choose a smaller one.")
+    return model.SerializeToString()
+
+
+def _strays(classifier: Classifier) -> tuple[float, ...]:
+    """Sorted scores of pictures that were not learned from; none where the classifier knows no unknown."""
+    known = classifier.memory.known if classifier.memory else None
+    return () if known is None else tuple(known.strays.tolist())
+
+
+def _compared(classifier: Classifier, file: bytes, given: Evidence, watch: Watch) -> parity.Parity:
+    try:
+        predictor = Predictor(file)
+    except ModelError as error:
+        raise ExportError(f"The file that was made does not run: {error}.") from error
+
+    def alone(image: NDArray[np.uint8]) -> None:
+        predictor.run(image[None])
+
+    return parity.compared(classifier, predictor.stream, alone, len(file), given, watch)
+
+
+def _refused(why: str, int8: bool, given: Evidence) -> str:
+    pictures = "pictures that were made for the check" if given.origin == MADE else f"your pictures ({given.origin})"
+    advice = (
+        "Export without --int8, or allow more with --allow-loss."
+        if int8
+        else "This is a fault of graft or of ONNX Runtime; please report it with the name of the network."
+    )
+    return f"The export does not answer as the classifier does: on {len(given.data)} {pictures} {why}. {advice}"
+
+
+def _refuse(path: Path, force: bool) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
+    if path.exists() and not _is_export(path):
+        raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        contract.read(path.read_bytes())
+    except (OSError, ModelError):
+        return False
+    return True
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with whole.file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {whole.reason(error)}. Nothing is left behind.") from error

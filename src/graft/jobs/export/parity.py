@@ -1,0 +1,169 @@
+"""The gate: an export must answer as the classifier that was trained, from the bytes of files, in its own runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graft.data.dataset import Dataset, pixels
+from graft.jobs.export.evidence import Evidence
+from graft.model.classifier import Classifier
+from graft.model.compare import paired
+from graft.networks import engine
+from graft.progress import Watch
+from graft_runtime.card import MULTILABEL
+from graft_runtime.decide import RATE, UNSURE
+from graft_runtime.prediction import Prediction
+
+TOLERANCE = 1e-3  # of a probability, in float32
+TIMED, TURNS = 4, 5  # pictures by which speed is told, and how often each is judged
+
+Answering = Callable[[Iterator[Any]], Iterator[Prediction]]  # pictures, as bytes or pixels, to answers
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What came of comparing an export with the classifier.
+
+    `worst` is the largest difference between two probabilities. `changed` counts answers that differ (class, labels or
+    unknown), except `ties`: those that so small a difference may turn either way. `trained`, `exported` are the
+    accuracies (of several labels the share of right answers to 'is it there?'), `loss` their difference, with the
+    interval that holds the true one with 95 % confidence; None without labels. Times are milliseconds for one decoded
+    picture, of PyTorch and of the export; `size` is in bytes.
+    """
+
+    origin: str
+    pictures: int
+    worst: float
+    changed: int
+    ties: int
+    trained: float | None
+    exported: float | None
+    loss: float | None
+    interval: tuple[float, float] | None
+    milliseconds: tuple[float, float]
+    size: int
+
+    @property
+    def speed(self) -> float:
+        """How many times as fast as PyTorch the export is, one picture at a time."""
+        return self.milliseconds[0] / self.milliseconds[1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return asdict(self) | {"speed": self.speed}
+
+    def exact(self) -> str:
+        """Why this is not the same classifier; empty where it is."""
+        if not self.worst <= TOLERANCE:  # nan as well
+            return f"a probability is off by {self.worst:.2g}, and {TOLERANCE:g} is allowed"
+        if self.changed:
+            return f"{self.changed} of {self.pictures} answers changed"
+        return ""
+
+    def close(self, allowed: float) -> str:
+        """Why this loses more than the allowed share of right answers; empty where it does not.
+
+        Without labels an answer that changed counts as one that was right before.
+        """
+        if self.loss is not None and self.loss > allowed:
+            return f"it loses {self.loss:.1%} of right answers, and {allowed:.1%} is allowed"
+        if self.loss is None and self.changed > allowed * self.pictures:
+            return f"{self.changed / self.pictures:.1%} of the answers changed, and {allowed:.1%} is allowed"
+        return ""
+
+
+def compared(
+    classifier: Classifier, answering: Answering, alone: Callable[[Any], Any], size: int, given: Evidence, watch: Watch
+) -> Parity:
+    """The classifier against an export that answers pictures, in order; `alone` judges one decoded picture."""
+    look = classifier.look(given.data, watch=watch)
+    want = classifier.calibrated(look.logits)
+    good = given.data.take(look.rows)
+    said = list(watch(answering(good.read(row) for row in range(len(good))), "pictures again", len(good)))
+    got = np.array([list(each.probabilities.values()) for each in said]).reshape(want.shape)
+    odd, margin = _odd(classifier, look.near.scores if look.near else None, len(good))
+    answers, others = _labels(classifier, want), _labels(classifier, got)
+    differs = (answers != others).any(axis=1)
+    turned = odd != np.array([each.unknown for each in said], bool)
+    clear = (differs & (_margins(classifier, want) > 2 * TOLERANCE)) | (turned & (margin > 2 * TOLERANCE))
+    changed = int(clear.sum())
+    right = _right(answers, good, given.labelled), _right(others, good, given.labelled)
+    return Parity(
+        origin=given.origin,
+        pictures=len(good),
+        worst=float(np.abs(want - got).max(initial=0.0)),
+        changed=changed,
+        ties=int((differs | turned).sum()) - changed,
+        trained=None if right[0] is None else float(right[0].mean()),
+        exported=None if right[1] is None else float(right[1].mean()),
+        loss=None if right[0] is None or right[1] is None else float((right[0] - right[1]).mean()),
+        interval=None if right[0] is None or right[1] is None else paired(right[0] - right[1]),
+        milliseconds=_timed(classifier, alone, good),
+        size=size,
+    )
+
+
+def _labels(classifier: Classifier, chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which classes each answer names, [n, classes]."""
+    if classifier.card.task == MULTILABEL:
+        return chances >= _limits(classifier)
+    return chances.argmax(axis=1)[:, None] == np.arange(chances.shape[1])
+
+
+def _margins(classifier: Classifier, chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much a probability would have to change for another answer, [n]."""
+    if classifier.card.task == MULTILABEL:
+        return np.abs(chances - _limits(classifier)).min(axis=1)
+    second, first = np.sort(chances, axis=1)[:, -2:].T
+    return first - second
+
+
+def _limits(classifier: Classifier) -> NDArray[np.float64]:
+    return np.asarray(classifier.card.thresholds or [UNSURE] * len(classifier.classes))
+
+
+def _odd(
+    classifier: Classifier, scores: NDArray[np.float32] | None, count: int
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which pictures are unknown, and how far each is from the border."""
+    if scores is None or not classifier.memory or not classifier.memory.known:
+        return np.zeros(count, bool), np.full(count, np.inf)
+    limit = classifier.memory.known.limit(RATE)
+    return scores > limit, np.abs(scores - limit).astype(np.float64)
+
+
+def _right(answers: NDArray[np.bool_], data: Dataset, labelled: bool) -> NDArray[np.float64] | None:
+    """How right each answer is, 0 to 1, [n]."""
+    if not labelled or not len(data):
+        return None
+    wanted = data.targets().astype(np.float64)
+    if data.labels.ndim == 1:
+        return (answers * wanted[:, : answers.shape[1]]).sum(axis=1)
+    return (answers == wanted[:, : answers.shape[1]]).mean(axis=1)
+
+
+def _timed(classifier: Classifier, alone: Callable[[Any], Any], data: Dataset) -> tuple[float, float]:
+    """Milliseconds for one decoded picture: by PyTorch, by the export; the median of turn and turn about."""
+    network = engine.settled(classifier.network)
+    preprocess = network.preprocess
+
+    def trained(image: NDArray[np.uint8]) -> None:
+        network(engine.ready(preprocess.prepare(image)[None]))
+
+    ways, spent = (trained, alone), ([], [])
+    rows = range(0, len(data), max(1, len(data) // TIMED))
+    for image in [pixels(data.read(row), preprocess.enough) for row in rows][:TIMED]:
+        for turn in range(TURNS + 1):
+            for way, times in zip(ways, spent, strict=True):
+                began = time.perf_counter()
+                with torch.inference_mode():
+                    way(image)
+                times.extend([time.perf_counter() - began] * (turn > 0))  # the first makes room
+    return float(np.median(spent[0]) * 1e3), float(np.median(spent[1]) * 1e3)

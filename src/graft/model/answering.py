@@ -1,0 +1,107 @@
+"""All that an exported file says of pictures, as one module: the classifier from prepared pictures to its answers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graft.model.classifier import Classifier
+from graft.model.unknown import NEIGHBOURS, Known
+from graft.networks.network import Network, heard
+from graft.networks.places import Place, as_map, last_of, last_place
+from graft_runtime.card import MULTILABEL, Card
+from graft_runtime.contract import HEAT, LOGITS, MAP, PROBABILITIES, UNKNOWN
+
+
+class Answering(nn.Module):
+    """uint8 pictures [n, 3, size, size] to what `outputs` names, in that order.
+
+    The same as `Classifier` works out with numpy: probabilities by temperature, scales and shifts; the score of
+    unknown, 0 where the classifier has none; the logits; the last map; and, where a linear head reads nothing of the
+    last layer but the map's average, how much each place speaks for each class.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.network = classifier.network
+        self.place = last_place(classifier.network.features)
+        self.calibrated = Calibrated(classifier.card)
+        self.strange = Strange(classifier.memory.known if classifier.memory else None, classifier.card)
+        drawn = self.place is not None and self.place.averaged and classifier.network.head.spec["kind"] == "linear"
+        self.heat = Heat(self.network, classifier.card) if drawn else None
+        self.outputs = (PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (self.place is not None), *[HEAT] * drawn)
+
+    def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
+        features = self.network.features
+        with heard(features.backbone, [self.place.name] if self.place else []) as outputs:
+            parts = features.each(prepared)
+        logits = self.network.head(torch.cat(parts, dim=1))
+        said = [self.calibrated(logits), self.strange(last_of(features, parts), logits), logits]
+        if self.place:
+            said.append(_map(features.backbone, self.place, outputs))
+        if self.heat:
+            said.append(self.heat(said[-1]))
+        return tuple(said)
+
+
+class Calibrated(nn.Module):
+    """Logits to probabilities, as graft_runtime.decide.probabilities."""
+
+    factors: Tensor
+    shifts: Tensor
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self.several = card.task == MULTILABEL
+        scales = torch.tensor(card.scales or [1.0], dtype=torch.float64)
+        self.register_buffer("factors", (scales / card.temperature).float())
+        self.register_buffer("shifts", torch.tensor(card.shifts or [0.0]))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        scaled = logits * self.factors + self.shifts
+        return scaled.sigmoid() if self.several else scaled.softmax(dim=1)
+
+
+class Strange(nn.Module):
+    """The last features [n, d] and logits to the score of unknown [n], as graft.model.unknown."""
+
+    stored: Tensor
+
+    def __init__(self, known: Known | None, card: Card) -> None:
+        super().__init__()
+        self.told, self.several = known is not None, card.task == MULTILABEL
+        self.register_buffer("stored", torch.zeros(0) if known is None else torch.from_numpy(known.features).float())
+
+    def forward(self, last: Tensor, logits: Tensor) -> Tensor:
+        if not self.told:
+            return logits[:, 0] * 0
+        if not len(self.stored):
+            return -(functional.softplus(logits).sum(dim=1) if self.several else logits.logsumexp(dim=1))
+        cosines = functional.normalize(last) @ self.stored.T
+        return 1 - cosines.topk(min(NEIGHBOURS, len(self.stored))).values.mean(dim=1)
+
+
+class Heat(nn.Module):
+    """The last map [n, c, h, w] to how much each place speaks for each class, [n, classes, h, w], as networks.heat.
+
+    The places add up to what the last layer says for the class's logit, above the mean of all logits where a picture
+    has one label, but for a constant.
+    """
+
+    weight: Tensor
+
+    def __init__(self, network: Network, card: Card) -> None:
+        super().__init__()
+        weight = network.head.get_parameter("judge.weight") * network.head.scale
+        own = weight[:, -network.features.widths[-1] :]
+        self.register_buffer("weight", own if card.task == MULTILABEL else own - own.mean(dim=0))
+
+    def forward(self, last: Tensor) -> Tensor:
+        return functional.conv2d(last, self.weight[:, :, None, None]) / (last.shape[2] * last.shape[3])
+
+
+def _map(backbone: nn.Module, place: Place, outputs: dict[str, Tensor]) -> Tensor:
+    found = as_map(backbone, outputs[place.name])
+    assert found is not None
+    return found

@@ -1,0 +1,91 @@
+"""A module as an ONNX graph in which everything that does not depend on the picture is a constant."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto, numpy_helper
+from torch import Tensor, nn
+
+from graft.networks.pixels import OPSET, PREPARED
+
+LARGE = 10_000  # numbers
+
+
+def traced(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> ModelProto:
+    """The graph of a module that takes `prepared` pictures, any number of them.
+
+    By the tracing exporter, as in `engine`. Networks with 'same' padding ask for the size of each map, which only the
+    number of pictures keeps from being a constant; it is made one, and ONNX Runtime works out what follows from it.
+    """
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            module,
+            (example,),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[PREPARED],
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "n"} for name in (PREPARED, *outputs)},
+        )
+        _fix_sizes(path)
+        return _folded(path)
+
+
+def _fix_sizes(path: Path) -> None:
+    """What a node asks of the size of a map, other than the number of pictures, becomes a constant."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in [*model.graph.value_info, *model.graph.input]}
+    made = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        asked = made.get(node.input[0]) if node.op_type == "Gather" else None
+        which = _constant(made.get(node.input[1])) if asked is not None and asked.op_type == "Shape" else None
+        if asked is None or which is None or which.size != 1 or asked.input[0] not in sizes:
+            continue
+        size = sizes[asked.input[0]][int(which.item())]
+        if size.HasField("dim_value"):
+            value = numpy_helper.from_array(np.full(which.shape, size.dim_value, np.int64))
+            node.CopyFrom(onnx.helper.make_node("Constant", [], node.output, value=value))
+    onnx.save(model, path)
+
+
+def _constant(node: NodeProto | None) -> np.ndarray | None:
+    if node is None or node.op_type != "Constant":
+        return None
+    return numpy_helper.to_array(node.attribute[0].t)
+
+
+def _folded(path: Path) -> ModelProto:
+    """Constants worked out, batch norms folded; of ONNX's own operators only, so that any runtime can read it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3  # errors; it warns of what it leaves out
+    options.optimized_model_filepath = str(path.with_name("folded.onnx"))
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return halved(onnx.load(path.with_name("folded.onnx")))
+
+
+def halved(model: ModelProto) -> ModelProto:
+    """The same graph, with every large tensor that 16 bits hold without loss kept in so many."""
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < LARGE:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if (half == values).all():
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}/half"))
+            model.graph.node.insert(0, onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    return model

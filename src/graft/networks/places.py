@@ -1,0 +1,58 @@
+"""The last map that a network keeps of a picture: what a heat map without gradients is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graft.networks.heat import tokens_of_places
+from graft.networks.network import Features, channels_last, heard
+
+
+@dataclass(frozen=True)
+class Place:
+    """The part of the backbone whose output is the map.
+
+    `averaged` says that what the head reads of the last layer is nothing but this map's average over space: the class
+    activation map of a linear head (Zhou et al. 2016) is then exact.
+    """
+
+    name: str
+    averaged: bool
+
+
+@torch.no_grad()
+def last_place(features: Features) -> Place | None:
+    """Where the last map is, found in one forward pass; None in a network that reads pictures row by row."""
+    backbone, side = features.backbone, features.preprocess.size
+    noise = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = (noise * torch.tensor([60, 255]).view(2, 1, 1, 1)).to(torch.uint8)
+    with heard(backbone, [name for name, _ in backbone.named_modules() if name]) as outputs:
+        last = last_of(features, features.each(images))
+    found = None
+    for name, output in reversed(outputs.items()):
+        places = as_map(backbone, output)
+        if places is None or places.shape[2] * places.shape[3] == 1:
+            continue
+        if places.shape[1] == last.shape[1] and torch.allclose(places.mean((2, 3)), last, rtol=1e-4, atol=1e-5):
+            return Place(name, True)
+        found = found or Place(name, False)
+    return found
+
+
+def last_of(features: Features, parts: list[Tensor]) -> Tensor:
+    """Of what each layer says the last [n, d]; a map is averaged over space."""
+    return parts[-1] if features.pool else parts[-1].unflatten(1, features.shape).mean((2, 3))
+
+
+def as_map(backbone: nn.Module, output: Any) -> Tensor | None:
+    """An output with places as [n, channels, height, width]; None for any other."""
+    if not isinstance(output, Tensor):
+        return None
+    if output.ndim == 4:
+        return output.permute(0, 3, 1, 2) if channels_last(output) else output
+    grid = tokens_of_places(backbone, output) if output.ndim == 3 else None
+    return None if grid is None else grid.permute(0, 3, 1, 2)

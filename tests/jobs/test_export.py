@@ -1,0 +1,291 @@
+"""An exported file answers as the classifier that was trained, or is not written."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import graft_runtime
+from graft import cli, deploy
+from graft.errors import ExportError, OutputError, UsageError
+from graft.jobs.export import evidence, parity
+from graft.jobs.export import export as job
+from graft.jobs.export.export import export
+from graft.jobs.fit import fit
+from graft.model.answering import Answering
+from graft.model.classifier import Classifier, load
+from graft.networks import pixels
+from graft.networks.preprocess import Preprocess
+from graft_runtime import contract
+
+
+def graft(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path) -> Classifier:
+    return load(model)
+
+
+@pytest.fixture(scope="module")
+def exported(classifier: Classifier, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "shapes.onnx"
+    export(classifier, path, check=photos)
+    return path
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)  # pyright: ignore[reportArgumentType]
+    return file.getvalue()
+
+
+def odd_files(folder: Path) -> list[Path]:
+    """Pictures of every awkward kind, as files."""
+    rng = np.random.default_rng(0)
+
+    def noise(*shape: int) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: a quarter turn
+    contents = {
+        "row.png": encoded(noise(1, 500, 3)),
+        "column.png": encoded(noise(500, 1, 3)),
+        "dot.png": encoded(noise(1, 1, 3)),
+        "panorama.jpg": encoded(noise(100, 1700, 3), "JPEG"),
+        "large.jpg": encoded(noise(1400, 2100, 3), "JPEG"),
+        "grey.png": encoded(noise(60, 80)),
+        "cmyk.jpg": encoded(noise(60, 80, 3).convert("CMYK"), "JPEG"),
+        "turned.jpg": encoded(noise(60, 80, 3), "JPEG", exif=turned),
+        "clear.png": encoded(noise(60, 80, 4)),
+        "palette.gif": encoded(noise(61, 83, 3).convert("P"), "GIF"),
+        "broken.jpg": encoded(noise(60, 80, 3), "JPEG")[:700],
+        "text.png": b"no picture",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+# --- exported = trained -----------------------------------------------------------------------------------------------
+
+
+def test_the_runtime_answers_as_the_classifier_from_the_bytes_of_odd_files(
+    exported: Path, classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    files = [*odd_files(tmp_path), *sorted(photos.glob("*/*"))]
+    want, got = classifier.predict(files, coverage=0.9), graft_runtime.load(exported).predict(files, coverage=0.9)
+    assert [each.fault for each in got] == [each.fault for each in want]
+    assert sum(bool(each.fault) for each in got) == 2
+    for one, other in zip(got, want, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+        assert (one.label, one.labels, one.among, one.unknown) == (
+            other.label,
+            other.labels,
+            other.among,
+            other.unknown,
+        )
+
+
+def test_several_labels_with_their_thresholds(photos: Path, tmp_path: Path) -> None:
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}|any" for path in _copied(photos, tmp_path)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,labels", *rows]), encoding="utf-8")
+    trained = fit(tmp_path, tmp_path / "model", strategy="probe:head=logistic,layers=last")
+    report = export(trained, tmp_path / "several.onnx", check=tmp_path)
+    assert report["parity"]["loss"] == 0
+    files = sorted((tmp_path / "photos").glob("*/*"))
+    got = graft_runtime.load(tmp_path / "several.onnx").predict(files)
+    assert [each.labels for each in got] == [each.labels for each in trained.predict(files)]
+
+
+def _copied(photos: Path, folder: Path) -> list[Path]:
+    shutil.copytree(photos, folder / "photos")
+    return sorted((folder / "photos").glob("*/*"))
+
+
+def test_a_pretrained_network_with_its_own_classes(tmp_path: Path) -> None:
+    report = export("tf_efficientnet_lite0", tmp_path / "direct.onnx")
+    assert (report["classes"], report["parity"]["changed"]) == (1000, 0)
+    assert len(graft_runtime.load(tmp_path / "direct.onnx").classes) == 1000
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_file_says_all_of_itself(exported: Path, classifier: Classifier) -> None:
+    assert [path.name for path in exported.parent.iterdir()] == ["shapes.onnx"]
+    model = onnx.load(exported)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == pixels.OPSET
+    assert {node.domain for node in model.graph.node} == {""}, "only operators of ONNX itself"
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert [each.dim_param or each.dim_value for each in shape] == ["n", "height", "width", 3]
+    assert [each.name for each in model.graph.output] == list(contract.OUTPUTS)
+    card, about = contract.read(exported.read_bytes())
+    assert card == classifier.card
+    assert about.precision == "float32"
+    assert classifier.memory
+    assert classifier.memory.known
+    assert about.strays == tuple(classifier.memory.known.strays.tolist())
+
+
+def test_the_check_is_on_held_out_pictures_and_kept_in_the_file(
+    exported: Path, classifier: Classifier, photos: Path
+) -> None:
+    found = graft_runtime.load(exported).export.parity
+    assert classifier.memory
+    assert classifier.memory.tested
+    assert (found["origin"], found["pictures"]) == ("held out", len(classifier.memory.tested))
+    assert found["worst"] < 1e-4
+    assert (found["changed"], found["loss"]) == (0, 0.0)
+    assert found["size"] <= exported.stat().st_size < found["size"] + 2000
+
+
+def test_without_pictures_made_ones_are_used_and_the_answer_says_so(model: Path, tmp_path: Path) -> None:
+    done = graft("export", model, "-o", tmp_path / "a.onnx", "-q")
+    assert done.exit_code == 0
+    assert "your own were not" in done.stdout
+    assert graft_runtime.load(tmp_path / "a.onnx").export.parity["origin"] == "made"
+
+
+def test_a_folder_of_loose_pictures_has_no_labels(model: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "disc", tmp_path / "loose")
+    done = graft("export", model, "-o", tmp_path / "a.onnx", "--check", tmp_path / "loose", "--json", "-q")
+    found = json.loads(done.stdout)["parity"]
+    assert found["loss"] is None
+    assert 0 < found["pictures"] < 12
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+HONEST = pixels.before
+
+
+def _swapped(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
+    whole = HONEST(preprocess, network)
+    order = onnx.numpy_helper.from_array(np.array([2, 1, 0]), "order")
+    whole.graph.initializer.append(order)
+    for node in whole.graph.node:
+        node.input[:] = ["bgr" if name == "image" else name for name in node.input]
+    whole.graph.node.insert(0, onnx.helper.make_node("Gather", ["image", "order"], ["bgr"], axis=3))
+    return whole
+
+
+def _wrong_mean(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
+    for tensor in network.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.size == 3 and np.allclose(values.ravel() / 255, preprocess.mean, atol=1e-4):
+            tensor.CopyFrom(onnx.numpy_helper.from_array((values * 0.8).astype(np.float32), tensor.name))
+    return HONEST(preprocess, network)
+
+
+def _squashed(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
+    return HONEST(replace(preprocess, crop="squash", resize=preprocess.size), network)
+
+
+def _other_kernel(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
+    return HONEST(replace(preprocess, interpolation="bilinear"), network)
+
+
+@pytest.mark.parametrize("sabotage", [_swapped, _wrong_mean, _squashed, _other_kernel])
+def test_broken_preprocessing_is_refused_and_leaves_nothing_behind(
+    sabotage: Callable[..., onnx.ModelProto], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "before", sabotage)
+    done = graft("export", model, "-o", tmp_path / "bad.onnx", "-q")
+    assert done.exit_code == 8, done.stderr
+    assert "does not answer as the classifier does" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_permuted_classes_are_refused(
+    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Permuted(Answering):
+        def forward(self, prepared):
+            first, *others = super().forward(prepared)
+            return first.roll(1, dims=1), *others
+
+    monkeypatch.setattr(job, "Answering", Permuted)
+    with pytest.raises(ExportError, match="a probability is off by"):
+        export(classifier, tmp_path / "bad.onnx", check=photos)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_changed_answer_on_the_border_is_a_tie_and_any_other_is_not() -> None:
+    whole = parity.Parity("made", 10, 5e-4, 0, 3, None, None, None, None, (2.0, 1.0), 1)
+    assert (whole.exact(), whole.speed) == ("", 2.0)
+    assert replace(whole, changed=1).exact() == "1 of 10 answers changed"
+    assert "off by" in replace(whole, worst=2e-3).exact()
+    assert "off by" in replace(whole, worst=float("nan")).exact()
+    assert replace(whole, changed=1).close(0.1) == ""
+    assert replace(whole, changed=2).close(0.1) == "20.0% of the answers changed, and 10.0% is allowed"
+    assert replace(whole, changed=5, loss=0.005).close(0.01) == ""
+    assert "it loses 2.0% of right answers" in replace(whole, loss=0.02).close(0.01)
+
+
+# --- int8 -------------------------------------------------------------------------------------------------------------
+
+
+def test_int8_is_smaller_and_loses_no_more_than_is_allowed(
+    classifier: Classifier, exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    report = export(classifier, tmp_path / "small.onnx", int8=True, check=photos, allow_loss=0.2)
+    assert report["precision"] == graft_runtime.load(tmp_path / "small.onnx").export.precision == "int8"
+    assert report["parity"]["size"] < 0.6 * exported.stat().st_size
+    assert 1e-4 < report["parity"]["worst"] < 1
+    with pytest.raises(ExportError, match="--allow-loss"):
+        export(classifier, tmp_path / "other.onnx", int8=True, check=photos, allow_loss=-1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_int8_needs_pictures(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--check photos/"):
+        export(model, tmp_path / "a.onnx", int8=True)
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_file_of_the_users_is_replaced(model: Path, exported: Path, tmp_path: Path) -> None:
+    place = tmp_path / "mine.onnx"
+    place.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="there already"):
+        export(model, place)
+    with pytest.raises(OutputError, match="not even --force"):
+        export(model, place, force=True)
+    assert place.read_bytes() == b"mine"
+    with pytest.raises(OutputError, match="There is no folder"):
+        export(model, tmp_path / "nowhere" / "a.onnx")
+    shutil.copy(exported, tmp_path / "old.onnx")
+    assert export(model, tmp_path / "old.onnx", force=True)["precision"] == "float32"
+
+
+def test_what_cannot_be_exported_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        job.graph, "traced", lambda *_: (_ for _ in ()).throw(RuntimeError("no such operator: aten::x"))
+    )
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: no such operator: aten::x.*--backbone"):
+        export(model, tmp_path / "a.onnx")
+
+
+def test_the_defaults_of_the_program_are_those_of_python() -> None:
+    assert deploy.ALLOWED_LOSS == job.LOSS
+
+
+def test_made_pictures_are_always_the_same() -> None:
+    one, other = evidence.made(), evidence.made()
+    assert [one.read(row) for row in range(len(one))] == [other.read(row) for row in range(len(other))]
