@@ -76,10 +76,15 @@ socket.socket.__init__ = socket.create_connection = socket.getaddrinfo = refused
 """
 
 
+def interruptible() -> None:
+    """Programs that a shell starts in the background ignore Ctrl-C, and so would those that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def child(before: str, *words: object, **options: Any) -> subprocess.Popen[str]:
     code = f"{before}\nfrom graft import cli\ncli.main()"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], **pipes)
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], **pipes, preexec_fn=interruptible)
 
 
 def graft(*words: object) -> Result:

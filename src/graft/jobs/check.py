@@ -100,7 +100,7 @@ def check(
     ['2 pictures have a near-duplicate in another part of your split: the score flatters']
     """
     start = time.monotonic()
-    data = read_source(source, columns=columns, boxes=boxes)
+    data = read_source(source, columns=columns, boxes=boxes, watch=watch)
     check_labelled(data)
     frozen = None if quick else probed(load_backbone(backbone, Path(weights) if weights else None, offline))
     seen = embed(frozen, data, seed=seed, watch=watch) if frozen else look_at(data, watch=watch)

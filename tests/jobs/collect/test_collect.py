@@ -302,10 +302,17 @@ def dies(owner, name, count):
 """
 
 
+def interruptible() -> None:
+    """Programs that a shell starts in the background ignore Ctrl-C, and so would those that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def child(before: str, *words: object) -> subprocess.Popen[str]:
     code = f"{before}\nfrom graft import cli\ncli.main()"
     command = [sys.executable, "-c", code, "collect", *map(str, words), "--allow-private", "--rate", "1000"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
 
 
 @pytest.mark.slow  # five processes, one after the other
