@@ -102,7 +102,11 @@ def test_the_page_of_the_command_line_is_up_to_date(make_cli: ModuleType) -> Non
 
 
 def test_help_names_every_command(make_cli: ModuleType) -> None:
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands = {
+        (command.name or command.callback.__name__).replace("_", "-")
+        for command in app.registered_commands
+        if command.callback
+    }
     assert set(make_cli.commands(make_cli.shown())) == commands
 
 
