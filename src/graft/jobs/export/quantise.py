@@ -20,9 +20,10 @@ HEAVY = ("Conv", "MatMul", "Gemm")
 def int8(network: ModelProto, prepared: Iterator[NDArray[np.uint8]]) -> ModelProto:
     """The same graph with 8-bit layers, each channel of weights scaled by itself (static, QDQ).
 
-    The ranges of what lies between come from `prepared` pictures [3, size, size]. In float32 stay the first layer,
-    which sees the picture itself; depthwise convolutions, whose few sums cost little and whose channels differ by much;
-    products of two maps; and the head with all after it, as one over several layers stretches small differences.
+    The ranges of what lies between come from `prepared` pictures [3, size, size]. In float32 stay the first third of
+    the layers, which hold few of the weights and whose errors all others hand on; depthwise convolutions, whose
+    channels differ by much; products of two maps; and the head with all after it, as one over several layers stretches
+    small differences. With these in 8 bits too, many times as many answers change and little time is won.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -55,8 +56,9 @@ def _kept(network: ModelProto) -> list[str]:
     """The layers that stay in float32."""
     weights = {tensor.name: tensor.dims for tensor in network.graph.initializer}
     heavy = [node for node in network.graph.node if node.op_type in HEAVY]
-    inside = [node for node in heavy if node.name.startswith("/backbone/") and node.input[1] in weights][1:]
-    quick = {node.name for node in inside if not _depthwise(node, weights[node.input[1]])}
+    inside = [node for node in heavy if node.name.startswith("/backbone/") and node.input[1] in weights]
+    late = inside[len(inside) // 3 :]
+    quick = {node.name for node in late if not _depthwise(node, weights[node.input[1]])}
     return [node.name for node in heavy if node.name not in quick]
 
 
