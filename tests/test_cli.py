@@ -28,12 +28,13 @@ from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.jobs.stages import stages
-from graft.model import history, unknown
+from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch
 from graft.networks import catalog, small
 from graft.progress import unwatched
 from graft.training.strategies import STRATEGIES
+from graft_runtime import decide
 
 QUICK = "probe:head=ridge,layers=last"
 
@@ -132,7 +133,7 @@ finally:
 
 def test_names_that_are_written_twice_are_the_same() -> None:
     assert cli.DEFAULT == catalog.DEFAULT
-    assert cli.UNKNOWN_RATE == unknown.RATE
+    assert cli.UNKNOWN_RATE == decide.RATE
     assert set(show.SMALL) == set(small.SMALL)
 
 

@@ -191,7 +191,7 @@ def test_a_search_and_its_folds_compute_each_feature_once(
     assert scores.shape == (3,)
     assert scores.mean() >= 0.8
     assert len(fit_seen) == 2, "the third fold has only pictures that an earlier one had"
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*.index")) == 36 * 24
+    assert sum(path.stat().st_size for path in (tmp_path / "features").rglob("*.index")) == 36 * 24
     grid = {"strategy": [QUICK, "probe:head=ncm,layers=last"]}
     search = GridSearchCV(ImageClassifier(), grid, cv=2).fit(X, y)
     assert len(fit_seen) == 2, "the search computed features again"

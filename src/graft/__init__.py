@@ -18,8 +18,9 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.jobs.fit import fit
     from graft.jobs.predict import predict
     from graft.jobs.report.report import report
-    from graft.model.classifier import Classifier, Prediction, load
+    from graft.model.classifier import Classifier, load
     from graft.model.evaluation import Evaluation
+    from graft_runtime.prediction import Prediction
 
 __version__ = "0.1.0.dev0"
 
@@ -52,7 +53,7 @@ _HOMES = {
     "Evaluation": "graft.model.evaluation",
     "GraftError": "graft.errors",
     "ImageClassifier": "graft.estimator",
-    "Prediction": "graft.model.classifier",
+    "Prediction": "graft_runtime.prediction",
     "check": "graft.jobs.check",
     "compare_runs": "graft.jobs.compare",
     "embed": "graft.jobs.embed",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -80,13 +81,11 @@ def _on_grid(places: Tensor) -> Tensor:
     return grid + (total - grid.sum((1, 2), keepdim=True)) / GRID**2  # area weights of uneven grids overlap
 
 
-class _graph:
+@contextmanager
+def _graph(features: Features) -> Iterator[None]:
     """Frozen weights leave no graph behind: let one begin at the picture."""
-
-    def __init__(self, features: Features) -> None:
-        self.handle = features.backbone.register_forward_pre_hook(lambda _part, given: given[0].requires_grad_())
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
+    handle = features.backbone.register_forward_pre_hook(lambda _part, given: given[0].requires_grad_())
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,7 +19,7 @@ from graft.data.read.source import read_source
 from graft.errors import DataError, OutputError
 from graft.jobs.report import figures
 from graft.jobs.report.answers import Answers
-from graft.jobs.report.shown import Shown, shown
+from graft.jobs.report.shown import SUREST, Shown, shown
 from graft.model import pictures, whole
 from graft.model.classifier import Classifier, load
 from graft.progress import Watch, unwatched
@@ -90,7 +91,7 @@ def page(classifier: Classifier, source: Dataset | None = None, watch: Watch = u
         matrix=_matrix(answers),
         pairs=_pairs(answers),
         troubled=_troubled(classifier.report["evaluation"]["classes"]),
-        mistakes=answers.surest(len(seen.large) or 12),
+        mistakes=answers.surest(SUREST),
         limit=_limit(classifier),
         figures=figures,
         beginning=Markup(BEGINNING.decode()),
@@ -136,9 +137,8 @@ def _matrix(answers: Answers) -> list[list[int]]:
 
 def _pairs(answers: Answers) -> list[tuple[str, str, int]]:
     """What is confused most: (what it is, what was answered, how often)."""
-    words = [answers.words(row) for row in np.flatnonzero(~answers.right).tolist()]
-    counts = {pair: words.count(pair) for pair in dict.fromkeys(words)} if len(words) < 5000 else {}
-    return [(*pair, n) for pair, n in sorted(counts.items(), key=lambda each: -each[1])[:PAIRS]]
+    counts = Counter(answers.words(row) for row in np.flatnonzero(~answers.right).tolist())
+    return [(*pair, count) for pair, count in counts.most_common(PAIRS)]
 
 
 def _troubled(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
