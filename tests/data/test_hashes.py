@@ -20,7 +20,7 @@ def pictures(count: int = 12) -> list[Image.Image]:
 
 def hashed(shown: list[Image.Image]) -> NDArray[np.uint64]:
     small = [np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX)) for picture in shown]
-    return np.array([perceptual(each) for each in small])
+    return perceptual(np.stack(list(small)))
 
 
 def saved_again(picture: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.data.looks import WIDTH, Looks, look
+from graft.data.looks import WIDTH, Looks, glimpse, look
 from graft_runtime.image import FORMATS, decode
 
 
@@ -20,7 +20,7 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def looked(raw: bytes, enough: int = 64) -> Looks:
-    return Looks(look(raw, decode(raw, enough=enough))[None])
+    return Looks(look([glimpse(raw, decode(raw, enough=enough))]))
 
 
 def noisy(width: int = 90, height: int = 60, colours: int = 3) -> Image.Image:
@@ -89,7 +89,7 @@ def test_the_border_has_a_colour_of_its_own() -> None:
 
 def test_pixels_in_memory_have_no_format_and_otherwise_the_same_look() -> None:
     pixels = np.asarray(noisy())
-    memory, file = look(pixels, pixels), look(encoded(noisy()), pixels)
+    memory, file = look([glimpse(pixels, pixels), glimpse(encoded(noisy()), pixels)])
     assert memory.shape == (WIDTH,)
     assert memory[2] == -1
     np.testing.assert_array_equal(np.delete(memory, 2), np.delete(file, 2))

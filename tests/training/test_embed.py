@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from graft.data import dataset as table
 from graft.data.dataset import Dataset, pixels
-from graft.data.looks import look
+from graft.data.looks import glimpse, look
 from graft.data.read.folder import read_folder
 from graft.networks import cut, engine
 from graft.networks.cut import Frozen, Halves
@@ -212,7 +212,7 @@ def test_what_runs_at_most_once_is_run_in_whole_batches(
 def test_looks_are_those_of_the_pictures_and_read_again(frozen: Features, photos: Path, tmp_path: Path) -> None:
     data = read_folder(photos)
     seen = embed(frozen, data, cache=tmp_path)
-    want = [look(raw, pixels(raw, frozen.preprocess.enough)) for raw in map(data.read, range(36))]
+    want = [look([glimpse(raw, pixels(raw, frozen.preprocess.enough))])[0] for raw in map(data.read, range(36))]
     np.testing.assert_array_equal(seen.looks.table, np.stack(want))
     order = np.arange(36)[::-1]
     np.testing.assert_array_equal(seen.take(order).hashes, seen.looks.hashes[::-1])

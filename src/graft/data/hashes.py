@@ -18,10 +18,11 @@ _WAVES = np.asarray(dct(np.eye(SIDE), axis=0, norm="ortho"), np.float32)[1 : _KE
 _ODD = np.packbits(np.tile(np.arange(1, _KEPT + 1) % 2, _KEPT).astype(bool)).view(np.uint64)[0]
 
 
-def perceptual(thumbnail: NDArray[np.uint8]) -> np.uint64:
-    """The hash of a picture that was shrunk to uint8 [SIDE, SIDE, 3]."""
-    waves = _WAVES @ (thumbnail @ _LUMA) @ _WAVES.T
-    return np.packbits(waves > 0).view(np.uint64)[0]
+def perceptual(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The hashes [n] of pictures that were shrunk to uint8 [n, SIDE, SIDE, 3]."""
+    red, green, blue = (thumbnails[..., at] * weight for at, weight in enumerate(_LUMA))
+    waves = _WAVES @ (red + green + blue) @ _WAVES.T
+    return np.packbits((waves > 0).reshape(-1, BITS), axis=1).view(np.uint64).ravel()
 
 
 def mirrored(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -16,7 +16,7 @@ from graft.data import views as seeded
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
 from graft.data.hashes import SIDE
-from graft.data.looks import VERSION, WIDTH, Looks, look
+from graft.data.looks import VERSION, WIDTH, Glimpse, Looks, glimpse, look
 from graft.errors import DataError
 from graft.model import pictures
 from graft.networks import engine
@@ -175,7 +175,7 @@ class _Seen:
     """A picture that was read: its content's name, its look and those of its views that are not stored yet."""
 
     digest: bytes
-    look: NDArray[np.float32] | None
+    look: Glimpse | None
     missing: list[tuple[Key, NDArray[np.uint8]]]
 
 
@@ -188,7 +188,7 @@ class _Looks:
     def __call__(self, raw: bytes | NDArray[np.uint8]) -> _Seen:
         digest = table.digest(raw)
         known = (digest, seeded.CENTRE) in self.looks
-        return _Seen(digest, None if known else look(raw, table.pixels(raw, ENOUGH)), [])
+        return _Seen(digest, None if known else glimpse(raw, table.pixels(raw, ENOUGH)), [])
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class _Views:
         if looked and not missing:
             return _Seen(digest, None, [])
         pixels = table.pixels(raw, self.preprocess.enough)
-        seen = None if looked else look(raw, pixels)
+        seen = None if looked else glimpse(raw, pixels)
         return _Seen(digest, seen, [(key, self._view(pixels, digest, view)) for view, key in missing.items()])
 
     def _view(self, pixels: NDArray[np.uint8], digest: bytes, view: int) -> NDArray[np.uint8]:
@@ -226,7 +226,7 @@ class _Notes:
 
     def __init__(self, looks: Store) -> None:
         self.looks = looks
-        self.waiting: list[tuple[Key, NDArray[np.float32]]] = []
+        self.waiting: list[tuple[Key, Glimpse]] = []
 
     def take(self, seen: _Seen) -> None:
         if seen.look is not None:
@@ -236,8 +236,8 @@ class _Notes:
 
     def finish(self) -> None:
         if self.waiting:
-            keys, rows = zip(*self.waiting, strict=True)
-            self.looks.add(keys, np.stack(rows))
+            keys, seen = zip(*self.waiting, strict=True)
+            self.looks.add(keys, look(seen))
             self.waiting = []
 
 

@@ -16,18 +16,19 @@ from markupsafe import Markup
 
 from graft.data.dataset import Dataset, digest
 from graft.data.read.source import read_source
-from graft.errors import DataError, OutputError
+from graft.errors import DataError
+from graft.jobs import outputs
 from graft.jobs.report import figures
 from graft.jobs.report.answers import Answers
 from graft.jobs.report.shown import SUREST, Shown, shown
-from graft.model import pictures, whole
+from graft.model import pictures
 from graft.model.classifier import Classifier, load
 from graft.progress import Watch, unwatched
 
 MATRIX = 24  # classes, above which the matrix is a list of what is confused most
 PAIRS = 20
 SLIDERS = 400_000  # probabilities that the sliders may hold, one byte each
-BEGINNING = b"<!doctype html>\n<!-- written by graft -->"
+BEGINNING = "<!doctype html>\n<!-- graft report -->"
 
 
 def report(
@@ -52,25 +53,10 @@ def report(
     PosixPath('report.html')
     """
     judge, place = classifier if isinstance(classifier, Classifier) else load(classifier), Path(output)
-    check(place, force=force)
+    outputs.check(place, BEGINNING, force=force)
     source = None if photos is None else read_source(photos, columns=columns, watch=watch)
-    text = page(judge, source, watch)
-    try:
-        with whole.file(place) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise OutputError(f"{place} cannot be written: {whole.reason(error)}.") from error
+    outputs.write(place, page(judge, source, watch))
     return place
-
-
-def check(path: Path, *, force: bool) -> None:
-    """Refuses a place where a report may not be written, before any work is done."""
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
-    if path.exists() and not force:
-        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
-    if path.is_dir() or (path.is_file() and path.read_bytes()[: len(BEGINNING)] != BEGINNING):
-        raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
 
 
 def page(classifier: Classifier, source: Dataset | None = None, watch: Watch = unwatched) -> str:
@@ -94,7 +80,7 @@ def page(classifier: Classifier, source: Dataset | None = None, watch: Watch = u
         mistakes=answers.surest(SUREST),
         limit=_limit(classifier),
         figures=figures,
-        beginning=Markup(BEGINNING.decode()),
+        beginning=Markup(BEGINNING),
         style=Markup(_part("style.css")),
         script=Markup(_part("page.js")),
         facts=Markup(_facts(answers, seen)),
