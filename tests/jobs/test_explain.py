@@ -60,6 +60,16 @@ def test_another_label_than_the_answer_has_another_heat_map(model: Path, photos:
     assert np.corrcoef(own.heat.ravel(), other.heat.ravel())[0, 1] < 0.9
 
 
+def test_a_path_an_array_and_a_list_of_either_are_explained_alike(model: Path, photos: Path) -> None:
+    judge, path = load(model), photos / "disc" / "00.png"
+    array = np.asarray(Image.open(path).convert("RGB"))
+    found = [each for images in (str(path), path, array, [path], (array,)) for each in explained(judge, images)]
+    assert len(found) == 5
+    for each in found:
+        assert isinstance(each, Explanation)
+        np.testing.assert_array_equal(each.heat, found[0].heat)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_pictures_of_the_same_name_get_drawings_of_their_own_and_a_broken_one_none(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:

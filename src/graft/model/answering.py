@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from graft.model.classifier import Classifier
 from graft.model.unknown import NEIGHBOURS, Known
+from graft.networks.heat import as_map
 from graft.networks.network import Network, heard
-from graft.networks.places import Place, as_map, last_of, last_place
+from graft.networks.places import Place, last_of, last_place
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, PROBABILITIES, UNKNOWN
 

@@ -52,7 +52,7 @@ class Classifier:
         for a share that cannot be, or one that the classifier has no sets for.
         """
         least, limit = self.least(coverage), self._limit(unknown)
-        data = _as_dataset(images)
+        data = as_dataset(images)
         look = self.look(data, watch=watch)
         strange = look.near.scores > limit if look.near else None
         told = answers(self.calibrated(look.logits), self.classes, self.card.task, self.card.thresholds, least, strange)
@@ -150,7 +150,8 @@ def load(folder: str | Path) -> Classifier:
     return Classifier(*storage.load(Path(folder)))
 
 
-def _as_dataset(images: Any) -> Dataset:
+def as_dataset(images: Any) -> Dataset:
+    """Pictures, or a single one, as a table: paths, arrays, PIL pictures."""
     if isinstance(images, Dataset):
         return images
     alone = isinstance(images, str | Path) or not isinstance(images, Sequence | np.ndarray) or _is_one_array(images)

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from graft.data.dataset import from_pictures
 from graft.errors import UsageError
 from graft.model import pictures
-from graft.model.classifier import Classifier, Prediction
+from graft.model.classifier import Classifier, Prediction, as_dataset
 from graft.networks.heat import heat
 from graft.progress import Watch, unwatched
 from graft_runtime.card import MULTILABEL
@@ -60,7 +59,7 @@ def explain(
     """
     if label is not None and label not in classifier.classes:
         raise UsageError(f"The classifier does not know {label!r}. It knows {', '.join(classifier.classes)}.")
-    data = from_pictures([images] if isinstance(images, str) or not isinstance(images, list) else images)
+    data = as_dataset(images)
     predictions = classifier.predict(data)
     prepare = partial(pictures.prepared, classifier.network.preprocess)
     for picture in pictures.each(data, prepare, watch):

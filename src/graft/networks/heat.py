@@ -51,27 +51,23 @@ def _way(features: Features, part: Tensor, slope: Tensor, outputs: Sequence[Any]
     for output in reversed(outputs):
         if isinstance(output, Tensor) and output.requires_grad:
             gradient = torch.autograd.grad(part, output, slope, retain_graph=True, allow_unused=True)[0]
-            places = None if gradient is None else _places(features.backbone, gradient * output)
-            if places is not None and places.shape[1] > 1 and places.any():
+            spoken = None if gradient is None else as_map(features.backbone, gradient * output)
+            if spoken is not None and spoken.shape[2] > 1 and (places := spoken.sum(1)).any():
                 return places
     raise UsageError("This network keeps no map of the picture, so there is nothing to draw a heat map from.")
 
 
-def _places(backbone: nn.Module, product: Tensor) -> Tensor | None:
-    """The sum over channels at each place [n, height, width]; None where there are no places."""
-    if product.ndim == 4:
-        return product.sum(3) if channels_last(product) else product.sum(1)
-    grid = tokens_of_places(backbone, product) if product.ndim == 3 else None
-    return None if grid is None else grid.sum(3)
-
-
-def tokens_of_places(backbone: nn.Module, tokens: Tensor) -> Tensor | None:
-    """Of tokens [n, t, c] those of places, [n, side, side, c]; None where there are no places."""
-    side = math.isqrt(tokens.shape[1])
-    rest = tokens.shape[1] - side * side  # tokens of the class or of nothing come before those of places
+def as_map(backbone: nn.Module, output: Tensor) -> Tensor | None:
+    """An output with places as [n, channels, height, width]; None for any other."""
+    if output.ndim == 4:
+        return output.permute(0, 3, 1, 2) if channels_last(output) else output
+    if output.ndim != 3:
+        return None
+    side = math.isqrt(output.shape[1])
+    rest = output.shape[1] - side * side  # tokens of the class or of nothing come before those of places
     if rest not in (0, 1, getattr(backbone, "num_prefix_tokens", 0)):
         return None
-    return tokens[:, rest:].unflatten(1, (side, side))
+    return output[:, rest:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
 def _on_grid(places: Tensor) -> Tensor:

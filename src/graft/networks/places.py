@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from graft.networks.heat import tokens_of_places
-from graft.networks.network import Features, channels_last, heard
+from graft.networks.heat import as_map
+from graft.networks.network import Features, heard
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def last_place(features: Features) -> Place | None:
         last = last_of(features, features.each(images))
     found = None
     for name, output in reversed(outputs.items()):
-        places = as_map(backbone, output)
+        places = as_map(backbone, output) if isinstance(output, Tensor) else None
         if places is None or places.shape[2] * places.shape[3] == 1:
             continue
         if places.shape[1] == last.shape[1] and torch.allclose(places.mean((2, 3)), last, rtol=1e-4, atol=1e-5):
@@ -46,13 +45,3 @@ def last_place(features: Features) -> Place | None:
 def last_of(features: Features, parts: list[Tensor]) -> Tensor:
     """Of what each layer says the last [n, d]; a map is averaged over space."""
     return parts[-1] if features.pool else parts[-1].unflatten(1, features.shape).mean((2, 3))
-
-
-def as_map(backbone: nn.Module, output: Any) -> Tensor | None:
-    """An output with places as [n, channels, height, width]; None for any other."""
-    if not isinstance(output, Tensor):
-        return None
-    if output.ndim == 4:
-        return output.permute(0, 3, 1, 2) if channels_last(output) else output
-    grid = tokens_of_places(backbone, output) if output.ndim == 3 else None
-    return None if grid is None else grid.permute(0, 3, 1, 2)
