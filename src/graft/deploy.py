@@ -48,6 +48,38 @@ def export(
         printed(report, as_json, lambda: exported(report))
 
 
+def serve(
+    model: Annotated[
+        Path, typer.Argument(help="File of `graft export`, folder of a classifier, or a network by name.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that others can reach needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="GRAFT_TOKEN", help="What clients must show. [default: made, where one is needed]")
+    ] = "",
+    corrections: Annotated[
+        Path | None, typer.Option(help="Folder that keeps pictures whose answer a user corrected, for the next fit.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Answer over HTTP, with a web page: drop pictures there, or ask from a program."""
+    with told_of("serve"):
+        from graft.jobs.serve import serve as job
+        from graft_runtime.serve.server import welcome
+
+        job(
+            str(model),
+            host=host,
+            port=port,
+            token=token,
+            corrections=corrections,
+            started=lambda address: print(welcome(model, address), flush=True),
+            watch=watching(quiet),
+        )
+
+
 def exported(report: Mapping[str, Any]) -> None:
     """What was written, and how it compares."""
     found = report["parity"]

@@ -44,7 +44,7 @@ class Export:
 
 def described(model: bytes, card: Card, export: Export) -> bytes:
     """The ONNX model with its description at the end: what follows in protobuf is part of the same message."""
-    texts = {CARD: dump(card), EXPORT: json.dumps(asdict(export)), DIGEST: _digest(model)}
+    texts = {CARD: dump(card), EXPORT: json.dumps(asdict(export)), DIGEST: digest(model)}
     pairs = [_entry(_KEY, key.encode()) + _entry(_VALUE, text.encode()) for key, text in texts.items()]
     return model + b"".join(_entry(_PROPERTY, pair) for pair in pairs)
 
@@ -60,7 +60,7 @@ def read(model: bytes) -> tuple[Card, Export]:
         raise ModelError(f"it has no {missing[0]!r} among its properties, so `graft export` did not write it")
     if external:
         raise ModelError("some of its tensors lie in other files, which an export of graft never does")
-    if texts[DIGEST] != _digest(model):
+    if texts[DIGEST] != digest(model):
         raise ModelError("it is damaged: its graph is not the one that was written. Copy it anew, or export again")
     try:
         return parse(texts[CARD]), _export(texts[EXPORT])
@@ -102,7 +102,8 @@ def _external(model: bytes) -> Iterator[memoryview]:
                 yield from (place for part, place in _fields(tensor) if part == _EXTERNAL)
 
 
-def _digest(model: bytes) -> str:
+def digest(model: bytes) -> str:
+    """SHA-256 of the graph of an ONNX file, hexadecimal."""
     whole = hashlib.sha256()
     for number, graph in _fields(memoryview(model)):
         if number == _GRAPH:

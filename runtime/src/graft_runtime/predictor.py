@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -71,21 +71,34 @@ class Predictor:
         self, images: Iterable[Any], *, coverage: float | None = None, unknown: float = RATE
     ) -> Iterator[Prediction]:
         """The same one by one, for more pictures than there is memory for."""
-        least, most = self._least(coverage), self._limit(unknown)
+        _ = self._least(coverage), self._limit(unknown)  # a share that cannot be is told before anything is decoded
         for group in _grouped(self._decoded(images)):
-            good = [pixels for _, pixels, _ in group if pixels is not None]
-            told = self._told(np.stack(good), least, most) if good else iter(())
+            good = [(name, pixels) for name, pixels, _ in group if pixels is not None]
+            told = iter(())
+            if good:
+                found = self.run(np.stack([pixels for _, pixels in good]), self.wanted)
+                outputs = dict(zip(self.wanted, found, strict=True))
+                told = self.told([name for name, _ in good], outputs, coverage, unknown)
             for name, pixels, fault in group:
-                yield Prediction(name, None if pixels is None else next(told), fault)
+                yield Prediction(name, None, fault) if pixels is None else next(told)
 
     def run(self, images: Pixels, outputs: tuple[str, ...] = (PROBABILITIES, UNKNOWN)) -> list[NDArray[np.float32]]:
         """What the file itself says of pictures [n, height, width, 3]; docs/client.md lists the outputs."""
         return [np.asarray(output) for output in self.session.run(list(outputs), {IMAGE: images})]
 
-    def _told(self, images: Pixels, least: float | None, most: float) -> Iterator[Any]:
-        chances, scores = self.run(images)
-        card = self.card
-        return answers(chances.astype(np.float64), card.classes, card.task, card.thresholds, least, scores > most)
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The outputs that `told` reads."""
+        return (PROBABILITIES, UNKNOWN)
+
+    def told(
+        self, names: Sequence[str], found: Mapping[str, NDArray[Any]], coverage: float | None, unknown: float
+    ) -> Iterator[Prediction]:
+        """The answers for pictures of these names, from what `run` found of them: an array [n, ...] for each output."""
+        chances, strange, card = found[PROBABILITIES], found[UNKNOWN] > self._limit(unknown), self.card
+        least = self._least(coverage)
+        said = answers(chances.astype(np.float64), card.classes, card.task, card.thresholds, least, strange)
+        return (Prediction(name, answer) for name, answer in zip(names, said, strict=True))
 
     def _decoded(self, images: Iterable[Any]) -> Iterator[tuple[str, Pixels | None, str]]:
         """(name, pixels or None, fault) in order, a few ahead of the network."""
