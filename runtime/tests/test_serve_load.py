@@ -25,7 +25,7 @@ from graft_runtime.serve.bounds import Bounds
 
 
 def test_slow_headers_and_bodies_end(file: Path) -> None:
-    with running(file, Bounds(headers=0.3, body=0.4)) as server:
+    with running(file, Bounds(headers=1.0, body=1.0)) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as slow:
             slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: local")
             assert b"408" in said(slow)
@@ -102,13 +102,13 @@ def test_overload_is_shed_and_whoever_is_let_in_is_answered(file: Path, monkeypa
 
 
 def test_an_answer_that_takes_too_long_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(file, Bounds(answer=0.2)) as server, monkeypatch.context() as patched:
-        slowed(server, patched, 0.6)
+    with running(file, Bounds(answer=1.5)) as server, monkeypatch.context() as patched:
+        slowed(server, patched, 2.5)
         answer = server.post(content=RED)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
         assert "retry-after" in answer.headers
         patched.undo()
-        time.sleep(0.6)
+        time.sleep(1.5)
         assert server.lives()
 
 
@@ -120,7 +120,7 @@ def test_bytes_of_all_requests_together_are_bounded(file: Path) -> None:
 
 def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(file) as server:
-        runs = slowed(server, monkeypatch, 0.3)
+        runs = slowed(server, monkeypatch, 1.0)
         head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(RED)}\r\n\r\n".encode()
         first = ThreadPoolExecutor(1).submit(server.post, content=GREEN)
         time.sleep(0.1)
@@ -128,7 +128,7 @@ def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest
             gone.sendall(head + RED)
             time.sleep(0.1)
         assert first.result().json()["predictions"][0]["label"] == "green"
-        time.sleep(0.5)
+        time.sleep(1.0)
         assert runs == [1]
         assert server.get("/metrics").text.splitlines().count("graft_waiting_pictures 0.0") == 1
 
