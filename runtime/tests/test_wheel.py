@@ -42,5 +42,8 @@ def test_a_fresh_installation_answers_without_pytorch(tmp_path: Path) -> None:
     done = subprocess.run(words, env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == "red"
     assert not list(place.glob("lib/*/site-packages/torch*"))
+    (page,) = place.glob("lib/*/site-packages/graft_runtime/page")
+    names = {file.name for file in (ROOM / "src/graft_runtime/page").iterdir()}
+    assert {file.name for file in page.iterdir()} == names > {"index.html", "page.js", "style.css"}
     size = sum(file.stat().st_size for file in place.glob("lib/*/site-packages/**/*") if file.is_file())
     assert size < MOST * 1e6, f"{size / 1e6:.0f} MB"
