@@ -27,6 +27,10 @@ def export(
     allow_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Share of right answers that int8 may lose.")
     ] = ALLOWED_LOSS,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(help="Photos it was trained on: names and thumbnails go into the file, to show the nearest."),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -42,6 +46,7 @@ def export(
             check=None if check is None else str(check),
             calibrate=None if calibrate is None else str(calibrate),
             allow_loss=allow_loss,
+            evidence=None if evidence is None else str(evidence),
             force=force,
             watch=watching(quiet),
         )
@@ -62,6 +67,9 @@ def serve(
     corrections: Annotated[
         Path | None, typer.Option(help="Folder that keeps pictures whose answer a user corrected, for the next fit.")
     ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="Photos that the classifier was trained on, to show the nearest of them.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Answer over HTTP, with a web page: drop pictures there, or ask from a program."""
@@ -75,6 +83,7 @@ def serve(
             port=port,
             token=token,
             corrections=corrections,
+            evidence=None if evidence is None else str(evidence),
             started=lambda address: print(welcome(model, address), flush=True),
             watch=watching(quiet),
         )
@@ -94,6 +103,10 @@ def exported(report: Mapping[str, Any]) -> None:
     trained, own = found["milliseconds"]
     print(f"  speed        {own:.1f} ms a picture, {found['speed']:.1f} times as fast as PyTorch ({trained:.1f} ms)")
     print(f"  outputs      {', '.join(report['outputs'])}")
+    if (held := report["evidence"])["pictures"]:
+        missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""
+        print(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
+        print(f"which whoever gets the file can see{missing}")
     print(f"\nNext:  graft-runtime predict {report['output']} photo.jpg")
 
 

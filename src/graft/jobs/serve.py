@@ -25,18 +25,20 @@ def serve(
     port: int = 8000,
     token: str = "",
     corrections: Path | None = None,
+    evidence: str | None = None,
     started: Callable[[server.Address], None] = lambda address: None,
     watch: Watch = unwatched,
 ) -> None:
     """Answer requests until SIGINT or SIGTERM, by a file of `graft export`, a saved classifier or a network by name.
 
     A server that others than this machine can reach asks for a token, and makes one where none is given. `corrections`
-    is a folder that keeps the pictures whose answer a user corrected. `started` hears the address.
+    is a folder that keeps the pictures whose answer a user corrected; `evidence` are the photos that a classifier was
+    trained on, the nearest of which are shown. `started` hears the address.
 
     Raises ModelError for what is no classifier, ExportError for one that cannot be exported, UsageError for a token
     that is too short, OutputError for an address that cannot be had.
     """
-    path = exported(model, watch)
+    path = exported(model, evidence, watch)
     try:
         server.serve(Model(path), host=host, port=port, token=token, corrections=corrections, started=started)
     except contract.ModelError as error:
@@ -47,12 +49,17 @@ def serve(
         raise OutputError(str(error)) from error
 
 
-def exported(model: str | Path, watch: Watch) -> Path:
+def exported(model: str | Path, evidence: str | None, watch: Watch) -> Path:
     """The file itself or, of a classifier, its export in the cache: made the first time, checked on made pictures."""
     if Path(model).is_file():
+        if evidence:
+            raise UsageError(
+                "A file that was exported has its evidence inside: name photos to `graft export --evidence`."
+            )
         return Path(model)
     classifier = opened(model)
-    known = "".join([card.dump(classifier.card), *versions().values()])
+    photos = str(Path(evidence).absolute()) if evidence else ""
+    known = "".join([card.dump(classifier.card), *versions().values(), photos])
     folder = cache_folder() / "served" / hashlib.sha256(known.encode()).hexdigest()[:24]
     path = folder / f"{Path(model).absolute().name}.onnx"  # by its name clients know the model
     if not path.exists():
@@ -60,5 +67,5 @@ def exported(model: str | Path, watch: Watch) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder} cannot be made: {whole.reason(error)}.") from error
-        export(classifier, path, watch=watch)
+        export(classifier, path, evidence=evidence, watch=watch)
     return path

@@ -51,7 +51,7 @@ class Desk:
         """GET /v1/model."""
         bounds, served = self.bounds, self.model.served
         limits = {"bytes": bounds.bytes, "pixels": bounds.pixels, "images": bounds.images}
-        own = {"corrections": self.corrections is not None, "evidence": False}
+        own = {"corrections": self.corrections is not None, "evidence": bool(served.predictor.evidence)}
         return JSONResponse(served.about | own | {"limits": limits})
 
     async def predict(self, request: Request) -> Response:
