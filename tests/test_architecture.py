@@ -43,6 +43,7 @@ FILE_LINES, BODY_LINES, MEDIAN_BODY, ARGUMENTS = 300, 40, 10, 9
 EXCEPTIONS: dict[str, str] = {
     "arguments graft.cli:fit": "typer makes one option of each argument; fit has those that people asked for",
     "arguments graft.cli:embed": "the same",
+    "arguments graft.cli:predict": "the same",
     "arguments graft.deploy:export": "the same",
     "arguments graft.gathering:check": "the same",
     "arguments graft.gathering:collect": "the same; each limit that the open web makes somebody need",

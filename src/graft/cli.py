@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -112,7 +113,12 @@ def fit(
 def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    csv: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", "--csv", help="Write the answers to this file, CSV or .parquet, as they come."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with answers that were not finished.")] = False,
+    top: Annotated[int, typer.Option(min=0, show_default="all", help="So many likeliest classes in the file.")] = 0,
     coverage: Coverage = None,
     unknown: UnknownRate = UNKNOWN_RATE,
     no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never answer 'unknown'.")] = False,
@@ -121,19 +127,24 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Say what pictures show."""
-    with told_of("predict"):
+    with told_of("predict to a file" if output else "predict"):
         from graft.jobs import predict as job
 
-        if csv:
-            job.check(csv, force=force)
-        classifier = job.opened(str(model))
-        rate = 0.0 if no_unknown else unknown
-        predictions = job.predict(classifier, images, coverage=coverage, unknown=rate, watch=watching(quiet))
-        if csv:
-            job.write_csv(predictions, classifier.classes, csv, force=force)
-        plain = [prediction.as_dict() for prediction in predictions]
-        printed(plain, as_json, lambda: show.predicted(plain, csv))
-        if all(prediction.fault for prediction in predictions):
+        if (resume or top) and not output:
+            raise job.UsageError("--resume and --top belong to a file of answers: name one with --output.")
+        rate, watch = 0.0 if no_unknown else unknown, watching(quiet)
+        if output:
+            job.check(output, resume=resume, force=force)
+            asked = job.Asked(coverage, rate, top)
+            written = asdict(job.write(str(model), images, output, asked, resume=resume, force=force, watch=watch))
+            printed(written, as_json, lambda: show.written(written))
+            faulty = written["faults"] == written["answers"]
+        else:
+            predictions = job.predict(str(model), images, coverage=coverage, unknown=rate, watch=watch)
+            plain = [prediction.as_dict() for prediction in predictions]
+            printed(plain, as_json, lambda: show.predicted(plain))
+            faulty = all(prediction.fault for prediction in predictions)
+        if faulty:
             raise typer.Exit(3)
 
 

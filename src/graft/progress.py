@@ -10,6 +10,7 @@ from typing import Any
 
 PATIENCE = 2.0  # seconds after which people want to know
 WARM_UP = 16  # things that say nothing about the speed: the network is compiled when the first ones are there
+BURST = 0.01  # seconds in which a whole batch comes: so many tell nothing of the speed
 REMIND = 10.0  # seconds between lines where there is no terminal
 REFRESH = 0.2  # seconds between looks at a note, which may have to ask a GPU
 
@@ -77,7 +78,7 @@ def _lines(things: Iterable[Any], work: Work, count: int) -> Iterator[Any]:
         now = time.monotonic()
         if done <= 0:
             start = now
-        elif now >= due:
+        elif now >= due and now - start >= BURST:
             due = now + REMIND
             total = work.before + warm_up + done
             left = f"{(now - start) / done * (count - total):.0f} s left" if count else ""

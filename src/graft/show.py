@@ -99,13 +99,18 @@ def evaluated(evaluation: Mapping[str, Any]) -> None:
     _listed("left out", [f"{name}: {reason}" for name, reason in evaluation["faults"].items()])
 
 
-def predicted(predictions: Sequence[Mapping[str, Any]], csv: Path | None) -> None:
-    """One line for each picture, or what was written where."""
-    faults = [each for each in predictions if each["fault"]]
-    if csv:
-        print(f"{len(predictions):,} answers written to {csv}")
-        _listed("left out", [f"{each['picture']}: {each['fault']}" for each in faults])
-        return
+def written(found: Mapping[str, Any]) -> None:
+    """What `graft predict` wrote where."""
+    before = f", {found['before']:,} of them before it was stopped" if found["before"] else ""
+    print(f"{found['answers']:,} answers written to {found['output']}{before}")
+    if found["faults"]:
+        print(f"  left out     {found['faults']:,} pictures that cannot be used; the column 'fault' says why:")
+        for picture, fault in found["examples"]:
+            print(f"                 {picture}: {fault}")
+
+
+def predicted(predictions: Sequence[Mapping[str, Any]]) -> None:
+    """One line for each picture."""
     answers = [scores.answer(each) for each in predictions]
     width = max(
         (len(answer) for answer, each in zip(answers, predictions, strict=True) if not each["fault"]), default=0
@@ -217,6 +222,7 @@ def stopped(job: str) -> None:
     """What Ctrl-C leaves behind."""
     kept = " What was computed so far is kept: the same command goes on from there" if job in _CACHING else ""
     kept += ", or asks for --resume to go on with a training." if job == "fit" else "." * bool(kept)
+    kept += " What was answered is kept: the same command with --resume goes on." * (job == "predict to a file")
     print(f"\ngraft: stopped.{kept}", file=sys.stderr)
 
 

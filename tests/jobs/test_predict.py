@@ -5,18 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
+import graft_runtime
 from graft import cli
 from graft.errors import DataError, ModelError, OutputError
-from graft.jobs.predict import predict, write_csv
+from graft.jobs import columns
+from graft.jobs.export.export import export
+from graft.jobs.predict import predict, write
 from graft.model.classifier import Prediction, load
 from graft_runtime.decide import Answer
+from graft_runtime.table import Asked
 
 
 def graft(*words: object) -> Result:
@@ -90,11 +100,33 @@ def test_the_csv_says_what_the_json_says(model: Path, photos: Path, tmp_path: Pa
     assert (bad["label"], bad["fault"], bad["disc"]) == ("", "empty file", "")
 
 
+class Sage:
+    """Answers whatever it was told to, in blocks of three."""
+
+    identity = "sage"
+
+    def __init__(self, said: list[Prediction], classes: tuple[str, ...]) -> None:
+        self.said, self.classes = said, classes
+
+    def blocks(
+        self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = 0.05
+    ) -> Iterator[list[Prediction]]:
+        return (self.said[at : at + 3] for at in range(start, len(images), 3))
+
+
+def written(said: list[Prediction], classes: tuple[str, ...], path: Path, force: bool = False, top: int = 0) -> None:
+    """The table of these answers."""
+    pictures = [path.parent / f"{number}.png" for number in range(len(said))]
+    for picture in pictures:
+        picture.touch()
+    write(Sage(said, classes), pictures, path, Asked(top=top), force=force)
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
     name = f"{start}cmd|' /C calc'!A0"
     answer = Answer(name, 0.75, {name: 0.75, "b": 0.25}, (name,))
-    write_csv([Prediction(f"{start}1.png", answer)], (name, "b"), tmp_path / "a.csv")
+    written([Prediction(f"{start}1.png", answer)], (name, "b"), tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert [cell for cell in cells if cell.startswith(start)] == []
@@ -102,28 +134,129 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
     assert f"'{start}1.png" in cells
 
 
+CHANCES = {"c": 0.1, "a": 0.9, "b": 0.6}
+SAID = [Prediction(f"{len(labels)}.png", Answer("a", 0.9, CHANCES, labels)) for labels in ((), ("a",), ("a", "b"))]
+SAID.append(Prediction('=\n"3".png', None, "not an image"))
+
+
 def test_several_labels_are_joined_in_the_csv(tmp_path: Path) -> None:
-    chances = {"a": 0.9, "b": 0.6, "c": 0.1}
-    said = [Prediction(f"{len(labels)}.png", Answer("a", 0.9, chances, labels)) for labels in ((), ("a",), ("a", "b"))]
-    write_csv(said, tuple(chances), tmp_path / "a.csv")
+    written(SAID, tuple(CHANCES), tmp_path / "a.csv")
     assert [(each["picture"], each["label"]) for each in rows(tmp_path / "a.csv")] == [
-        *(("0.png", ""), ("1.png", "a"), ("2.png", "a|b"))
+        *(("0.png", ""), ("1.png", "a"), ("2.png", "a|b"), ('\'=\n"3".png', ""))
     ]
 
 
-def test_a_csv_is_replaced_only_with_force_and_only_if_graft_wrote_it(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    for probability in (0.75, 0.5):
-        write_csv([Prediction("p.png", Answer("b", probability, {"b": probability}, ("b",)))], ("b",), path, force=True)
-        assert float(rows(path)[0]["probability"]) == probability
+def test_of_many_classes_the_likeliest_are_enough(tmp_path: Path) -> None:
+    written(SAID, tuple(CHANCES), tmp_path / "a.csv", top=2)
+    first, *_, last = rows(tmp_path / "a.csv")
+    assert list(first)[4:] == ["class 1", "probability 1", "class 2", "probability 2"]
+    assert list(first.values())[4:] == ["a", "0.9", "b", "0.6"]
+    assert list(last.values())[3:] == ["not an image", "", "", "", ""]
+    written(SAID, tuple(CHANCES), tmp_path / "b.csv", top=9)
+    assert len(rows(tmp_path / "b.csv")[0]) == 4 + 2 * 3
+
+
+@pytest.mark.parametrize("top", [0, 2])
+def test_parquet_holds_what_the_csv_holds_with_types(tmp_path: Path, top: int) -> None:
+    for name in ("a.csv", "a.parquet"):
+        written(SAID, tuple(CHANCES), tmp_path / name, top=top)
+    table = parquet.read_table(tmp_path / "a.parquet")
+    assert {str(kind) for kind in table.schema.types} == {"string", "double"}
+    plain = [{name: "" if cell is None else str(cell) for name, cell in row.items()} for row in table.to_pylist()]
+    want = rows(tmp_path / "a.csv")
+    want[-1]["picture"] = want[-1]["picture"][1:]  # a formula is harmless in Parquet
+    assert plain == want
+    assert table["probability"].to_pylist() == [0.9, 0.9, 0.9, 0.0]
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".png") == [".csv", ".parquet"]
+
+
+def test_parquet_is_written_in_groups_that_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "CELLS", 15)
+    written(SAID * 3, (*CHANCES, "label"), tmp_path / "a.parquet")
+    found = parquet.ParquetFile(tmp_path / "a.parquet")
+    assert found.metadata.num_row_groups == 12
+    assert found.read()["picture"].to_pylist() == [each.picture for each in SAID * 3]
+    assert found.schema_arrow.names[-1] == "class label", "a class called like another column is told from it"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_table_is_replaced_only_with_force_and_only_if_graft_wrote_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for count in (1, 2):
+        written(SAID[:count], tuple(CHANCES), path, force=True)
+    before = path.read_bytes()
     with pytest.raises(OutputError, match="is there already"):
-        write_csv([], ("b",), path)
-    assert len(rows(path)) == 1
-    for mine in ("photo.jpg", "mine.csv"):
+        written(SAID, tuple(CHANCES), path)
+    assert path.read_bytes() == before
+    for mine in ("photo.jpg", f"mine{path.suffix}"):
         (tmp_path / mine).write_text("mine")
         with pytest.raises(OutputError, match="not even --force"):
-            write_csv([], ("b",), tmp_path / mine, force=True)
+            written(SAID, tuple(CHANCES), tmp_path / mine, force=True)
         assert (tmp_path / mine).read_text() == "mine"
+
+
+KILLED = """
+import os, signal, sys
+from graft_runtime import journal
+write, blocks = journal._write, []
+def half(file, data):
+    blocks.append(1)
+    if len(blocks) == {calls}:
+        write(file, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(file, data)
+journal._write = half
+from graft import cli
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_killed_while_it_writes_and_resumed_is_never_killed(
+    model: Path, photos: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/disc/05.jpg").write_bytes(b"broken")
+    whole, words = tmp_path / f"whole-{name}", ["predict", model, tmp_path / "photos", "--coverage", "0.9", "-q"]
+    assert graft(*words, "-o", whole).exit_code == 0
+    for calls in (6, 9, 2):  # of the writes, to the log and to the part in turn: a block, a line, the heading
+        out = tmp_path / str(calls) / name
+        out.parent.mkdir()
+        command = [sys.executable, "-c", KILLED.format(calls=calls), *map(str, words), "-o", str(out)]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert not out.exists()
+        again = graft(*words, "-o", out)
+        assert again.exit_code == 6
+        assert "--resume to go on with it, or --force to start anew" in again.stderr
+        done = graft(*words, "-o", out, "--resume")
+        assert done.exit_code == 0, done.stderr
+        assert "36 answers written" in done.stdout
+        assert out.read_bytes() == whole.read_bytes()
+        assert list(out.parent.iterdir()) == [out]
+
+
+def test_what_belongs_to_a_file_needs_one(model: Path, photos: Path) -> None:
+    for words in (["--resume"], ["--top", "3"]):
+        done = graft("predict", model, photos, *words)
+        assert done.exit_code == 2
+        assert "name one with --output" in done.stderr
+
+
+def test_an_exported_file_answers_in_place_of_the_folder(model: Path, photos: Path, tmp_path: Path) -> None:
+    export(model, tmp_path / "a.onnx")
+    want = [each.as_dict() for each in graft_runtime.load(tmp_path / "a.onnx").predict(sorted(photos.glob("disc/*")))]
+    assert [each.as_dict() for each in predict(tmp_path / "a.onnx", [photos / "disc"])] == want
+    code = (
+        "import sys; from graft import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+        "print('HEAVY', [name for name in ('torch', 'timm', 'sklearn') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "predict", tmp_path / "a.onnx", photos / "disc", "-o", tmp_path / "a.csv"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    assert [each["label"] for each in rows(tmp_path / "a.csv")] == [each["label"] for each in want]
+    (tmp_path / "a.onnx").write_bytes(b"no model")
+    assert graft("predict", tmp_path / "a.onnx", photos / "disc").exit_code == 5
+    assert graft("predict", tmp_path / "none.onnx", photos / "disc").exit_code == 5
 
 
 def test_a_csv_that_cannot_be_written_is_told_before_any_picture_is_judged(

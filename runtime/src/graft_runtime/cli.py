@@ -6,16 +6,18 @@ Exit codes are those of graft: 2 usage, 3 not one picture could be read, 5 the f
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from graft_runtime import contract, table
 from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
+
+PATIENCE, REMIND = 2.0, 10.0  # seconds before the first word about progress, and between two where nobody watches
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -30,7 +32,8 @@ def main(words: Sequence[str] | None = None) -> None:
     except OSError as error:
         _fail(6, str(error))
     except KeyboardInterrupt:
-        _fail(130, "Stopped.")
+        kept = "What was answered is kept: the same command with --resume goes on." if vars(given).get("output") else ""
+        _fail(130, f"stopped. {kept}".strip())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,12 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="say what pictures show")
     predict.add_argument("model", type=Path, help="file that `graft export` wrote")
     predict.add_argument("images", nargs="+", type=Path, help="pictures, or folders of pictures")
-    predict.add_argument("--csv", type=Path, help="write the answers to this file")
+    predict.add_argument("--output", "-o", "--csv", type=Path, help="write the answers to this CSV file")
+    predict.add_argument("--resume", action="store_true", help="go on with a file of answers that was not finished")
+    predict.add_argument("--top", type=int, default=0, help="so many likeliest classes in the file, not all")
     predict.add_argument("--json", action="store_true", help="print the answers as JSON")
     predict.add_argument("--coverage", type=float, help="sets that hold the true class for this share of pictures")
     predict.add_argument("--unknown", type=float, default=RATE, help="share that may be called unknown; 0 for none")
     predict.add_argument("--threads", type=int, help="all cores unless given")
-    predict.add_argument("--force", action="store_true", help="replace the file of answers")
+    predict.add_argument("--force", action="store_true", help="replace the file of answers, or start it anew")
     serve = commands.add_parser("serve", help="answer over HTTP, with a web page")
     serve.add_argument("model", type=Path, help="file that `graft export` wrote")
     serve.add_argument(
@@ -64,19 +69,21 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(given: argparse.Namespace) -> int:
     from graft_runtime.predictor import load  # ONNX Runtime, which --help does not need
 
-    if given.csv:
-        table.check(given.csv, force=given.force)
+    if (given.resume or given.top) and not given.output:
+        raise ValueError("--resume and --top belong to a file of answers: name one with --output.")
+    if given.output:
+        if given.output.suffix.lower() == ".parquet":
+            raise ValueError("graft-runtime writes CSV. `graft predict` writes Parquet, of exported files as well.")
+        table.check(given.output, table.CSV, resume=given.resume, force=given.force)
     try:
         paths = list(table.files(given.images))
     except FileNotFoundError as error:
         _fail(3, str(error))
     model = load(given.model, threads=given.threads)
+    if given.output:
+        return _written(model, list(map(str, paths)), given)
     told = _Counted(model.stream(paths, coverage=given.coverage, unknown=given.unknown))
-    if given.csv:
-        with given.csv.open("w" if given.force else "x", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(table.rows(told, model.classes, given.coverage is not None))
-        print(f"{told.count:,} answers written to {given.csv}", file=sys.stderr)
-    elif given.json:
+    if given.json:
         print(json.dumps([each.as_dict() for each in told], indent=2))
     else:
         for each in told:
@@ -100,12 +107,39 @@ def _serve(given: argparse.Namespace) -> int:
     return 0
 
 
+def _written(model: table.Judge, paths: Sequence[str], given: argparse.Namespace) -> int:
+    asked, again = table.Asked(given.coverage, given.unknown, given.top), {"resume": given.resume, "force": given.force}
+    found = table.write(model, paths, given.output, asked, _counted, table.CSV, **again)
+    for picture, fault in found.examples:
+        print(f"  {picture}: {fault}", file=sys.stderr)
+    faults = f", {found.faults:,} of them faults (why is in the table)," if found.faults else ""
+    print(f"{found.answers:,} answers{faults} written to {found.output}", file=sys.stderr)
+    return 0 if found.faults < found.answers else 3
+
+
+def _counted(things: Iterator[Prediction], before: int, count: int) -> Iterator[Prediction]:
+    """A line on standard error now and then: how many are done, how fast, how long it will take still."""
+    began = time.monotonic()
+    due, live = began + PATIENCE, sys.stderr.isatty()
+    for done, thing in enumerate(things, 1):
+        yield thing
+        now = time.monotonic()
+        if now >= due:
+            due, rate = now + (PATIENCE if live else REMIND), done / (now - began)
+            line = f"{before + done:,} of {count:,} pictures, {rate:.1f}/s, {(count - before - done) / rate:.0f} s left"
+            print(f"\r{line}   " if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+    if live and time.monotonic() >= began + PATIENCE:
+        print(file=sys.stderr)
+
+
 def _info(given: argparse.Namespace) -> int:
     try:
-        card, export = contract.read(given.model.read_bytes())
+        model = given.model.read_bytes()
+        card, export = contract.read(model)
     except OSError as error:
         raise contract.ModelError(f"{given.model} cannot be read: {error.strerror}.") from error
     about = {"classes": card.classes, "task": card.task, "precision": export.precision, "parity": export.parity}
+    about |= {"evidence": len(contract.evidence(model, export))}
     print(json.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
     return 0
 

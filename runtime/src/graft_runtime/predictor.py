@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice, repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class Predictor:
         self, images: Iterable[Any], *, coverage: float | None = None, unknown: float = RATE
     ) -> Iterator[Prediction]:
         """The same one by one, for more pictures than there is memory for."""
-        return chain.from_iterable(self.blocks(images, coverage=coverage, unknown=unknown))
+        for block in self.blocks(images, coverage=coverage, unknown=unknown):
+            yield from block
 
     def blocks(
         self, images: Iterable[Any], *, start: int = 0, coverage: float | None = None, unknown: float = RATE

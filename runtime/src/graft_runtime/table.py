@@ -1,17 +1,133 @@
-"""Files to be judged, and the answers as a table."""
+"""Files to be judged, and the answers as a table, written as they are made."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from graft_runtime.decide import UNKNOWN
+from graft_runtime.decide import RATE, UNKNOWN
 from graft_runtime.image import SUFFIXES
+from graft_runtime.journal import Journal, left
 from graft_runtime.prediction import Prediction
 
 COLUMNS = ("picture", "label", "probability", "fault")
 SET = "set"  # one more column, where prediction sets are asked for
+EXAMPLES = 5  # faults that are told one by one
+
+Row = list[str | float]
+Columns = list[tuple[str, type]]  # the name of each, and whether it is text (str) or numbers (float)
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """What answers: an exported file at work, or a classifier that was trained."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    def blocks(
+        self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = RATE
+    ) -> Iterator[list[Prediction]]: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of pictures: `coverage` and `unknown` as in `predict`; with `top` only so many classes."""
+
+    coverage: float | None = None
+    unknown: float = RATE
+    top: int = 0
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of file: whether one is ours, how a cell is written, and how a whole part becomes one."""
+
+    is_ours: Callable[[Path], bool]
+    cell: Callable[[str | float], str | float]
+    finish: Callable[[Path, Path, Columns], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it: all answers, how many of them an earlier run made, all faults, and some of this run's."""
+
+    output: str
+    answers: int
+    before: int
+    faults: int
+    examples: tuple[tuple[str, str], ...]  # (picture, fault)
+
+
+def write(
+    judge: Judge,
+    paths: Sequence[str],
+    place: Path,
+    asked: Asked,
+    watch: Callable[[Iterator[Prediction], int, int], Iterable[Prediction]],
+    form: Form,
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> Written:
+    """Judge these files, with each answer on the disk as soon as it is there; see `journal`.
+
+    `watch` shows progress over (answers still to come, how many are there, how many there will be). Raises OSError,
+    with a message for people, and ValueError for what cannot be asked.
+    """
+    check(place, form, resume=resume, force=force)
+    judge.blocks([], coverage=asked.coverage, unknown=asked.unknown)  # what cannot be asked is told before any work
+    named = columns(judge.classes, asked)
+    with Journal(place, _about(judge, paths, asked), resume=resume, force=force) as journal:
+        if not journal.mark.end:
+            journal.add([[form.cell(name) for name, _ in named]])
+        before, examples = journal.mark.rows, list[tuple[str, str]]()
+
+        def answered() -> Iterator[Prediction]:
+            for block in judge.blocks(paths, start=before, coverage=asked.coverage, unknown=asked.unknown):
+                rows = ([form.cell(cell) for cell in row(each, judge.classes, asked)] for each in block)
+                journal.add(rows, len(block), sum(bool(each.fault) for each in block))
+                yield from block
+
+        for each in watch(answered(), before, len(paths)):
+            if each.fault and len(examples) < EXAMPLES:
+                examples.append((each.picture, each.fault))
+        check(place, form, resume=True, force=force)  # a file may have come there meanwhile
+        journal.finish(lambda part, place: form.finish(part, place, named))
+        return Written(str(place), journal.mark.rows, before, journal.mark.faults, tuple(examples))
+
+
+def _about(judge: Judge, paths: Sequence[str], asked: Asked) -> dict[str, Any]:
+    """What has to be the same for a run to be gone on with."""
+    names = hashlib.sha256()
+    for path in paths:
+        names.update(os.fsencode(path) + b"\0")
+    return {
+        "the model": judge.identity,
+        **{f"--{name}": value for name, value in asdict(asked).items()},
+        "the number of pictures": len(paths),
+        "the list of pictures": names.hexdigest(),
+    }
+
+
+def check(place: Path, form: Form, *, resume: bool, force: bool) -> None:
+    """Refuses a place where `write` may not write, before any work is done. Raises OSError."""
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {place.parent} for {place.name}.")
+    if place.exists() and not force:
+        raise FileExistsError(f"{place} is there already. Use --force to replace it, or choose another name.")
+    if place.is_dir() or (place.exists() and not form.is_ours(place)):
+        raise FileExistsError(
+            f"{place} was not written by graft, so not even --force replaces it. Choose another name."
+        )
+    left(place, resume=resume, force=force)
 
 
 def files(paths: Iterable[str | Path]) -> Iterator[Path]:
@@ -28,38 +144,51 @@ def files(paths: Iterable[str | Path]) -> Iterator[Path]:
             raise FileNotFoundError(f"There is no file {path}.")
 
 
-def check(path: Path, *, force: bool) -> None:
-    """Refuses a place where `write` may not write, before any work is done. Raises OSError."""
+def is_ours(path: Path) -> bool:
+    """Whether a file begins as a table of answers in CSV does."""
     begin = ",".join(COLUMNS).encode()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {path.parent} for {path.name}.")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} is there already. Use --force to replace it, or choose another name.")
-    if path.is_dir() or (path.is_file() and path.read_bytes()[: len(begin)] != begin):
-        raise FileExistsError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
+    with path.open("rb") as file:
+        return file.read(len(begin)) == begin
 
 
-def write(predictions: Sequence[Prediction], classes: Sequence[str], path: Path, *, force: bool = False) -> None:
-    """The table of answers as a CSV file. Raises OSError."""
-    sets = any(each.among is not None for each in predictions)
-    with path.open("w" if force else "x", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows(predictions, classes, sets))
+def columns(classes: Sequence[str], asked: Asked) -> Columns:
+    """What there is of each picture: path, answer, probability, fault, set where asked for, and one for each class.
+
+    With `top` two for each of the likeliest classes, its name and its probability, in place of those of all classes.
+    """
+    some = range(1, min(asked.top, len(classes)) + 1)
+    few: Columns = [pair for number in some for pair in ((f"class {number}", str), (f"probability {number}", float))]
+    every: Columns = [(name, float) for name in classes]
+    always: Columns = [(name, float if name == "probability" else str) for name in COLUMNS]
+    return [*always, *[(SET, str)] * (asked.coverage is not None), *(few if asked.top else every)]
 
 
-def rows(predictions: Iterable[Prediction], classes: Sequence[str], sets: bool) -> Iterator[list[object]]:
-    """A heading, then for each picture its path, answer, probability, fault, and the probability of every class.
+def row(each: Prediction, classes: Sequence[str], asked: Asked) -> Row:
+    """The answer of one picture in these columns.
 
     The answer is the label, or several joined by '|', or 'unknown'; the probability is that of the likeliest class.
-    Prediction sets follow after the fault, joined in the same way.
+    Prediction sets are joined in the same way. What a picture with a fault does not have is empty.
     """
-    yield [*COLUMNS, *[SET] * sets, *map(_harmless, classes)]
-    for each in predictions:
-        chances = each.answer.probabilities.values() if each.answer else [""] * len(classes)
-        answer = UNKNOWN if each.unknown else _harmless("|".join(each.labels))
-        among = [_harmless("|".join(each.among or ()))] * sets
-        yield [_harmless(each.picture), answer, each.probability, each.fault, *among, *chances]
+    answer = UNKNOWN if each.unknown else "|".join(each.labels)
+    chances = list(each.probabilities.values())
+    if not asked.top:
+        last: Row = [*chances] if chances else [""] * len(classes)
+    else:
+        few = min(asked.top, len(classes))
+        best = sorted(range(len(chances)), key=lambda at: -chances[at])[:few]
+        last = [cell for at in best for cell in (classes[at], chances[at])] or [""] * (2 * few)
+    among = ["|".join(each.among or ())] * (asked.coverage is not None)
+    return [each.picture, answer, each.probability, each.fault, *among, *last]
 
 
-def _harmless(text: str) -> str:
+def harmless(cell: str | float) -> str | float:
     """Spreadsheets run what begins like a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    dangerous = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if dangerous else cell
+
+
+def _moved(part: Path, place: Path, _: Columns) -> None:
+    part.replace(place)
+
+
+CSV = Form(is_ours, harmless, _moved)

@@ -1,55 +1,93 @@
-"""Pictures to answers: one file, many, or whole folders."""
+"""Pictures to answers: one file, many, or whole folders; in memory, or to a file as they are made.
+
+Exported files answer as well, without torch: what needs it is imported where it is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
-from graft.errors import DataError, OutputError
-from graft.jobs.direct import opened
-from graft.model.classifier import Classifier
-from graft.progress import Watch, unwatched
-from graft_runtime import table
+from graft.errors import DataError, GraftError, ModelError, OutputError, UsageError
+from graft.jobs import columns
+from graft.progress import Watch, Work, unwatched
+from graft_runtime import contract, table
 from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
+from graft_runtime.table import Asked, Form, Judge, Written
+
+PLAIN = Asked()
 
 
 def predict(
-    classifier: str | Path | Classifier,
+    classifier: str | Path | Judge,
     images: Sequence[str | Path],
     *,
     coverage: float | None = None,
     unknown: float = RATE,
     watch: Watch = unwatched,
 ) -> list[Prediction]:
-    """What a classifier, the one saved in a folder, or a network by name says of each picture; a folder of pictures
-    stands for all of them. `coverage` and `unknown` are those of Classifier.predict.
+    """What a classifier, the one saved in a folder or exported to a file, or a network by name says of each picture; a
+    folder of pictures stands for all of them. `coverage` and `unknown` are those of Classifier.predict.
 
     Raises DataError for a path that is not there; a picture that cannot be decoded gets its fault instead.
     """
     judge = opened(classifier)
-    judge.least(coverage)  # a share that cannot be is told before any folder is searched
-    return judge.predict([str(path) for path in files(images)], coverage=coverage, unknown=unknown, watch=watch)
+    with _told():
+        judge.blocks([], coverage=coverage, unknown=unknown)  # what cannot be is told before any folder is searched
+        paths = [str(path) for path in files(images)]
+        blocks = judge.blocks(paths, coverage=coverage, unknown=unknown)
+        return list(watch(chain.from_iterable(blocks), "pictures", len(paths)))
 
 
-def check(path: Path, *, force: bool) -> None:
-    """Refuses a place where `write_csv` may not write, before any work is done. Raises OutputError."""
-    try:
-        table.check(path, force=force)
-    except OSError as error:
-        raise OutputError(str(error)) from error
+def write(
+    classifier: str | Path | Judge,
+    images: Sequence[str | Path],
+    output: str | Path,
+    asked: Asked = PLAIN,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    watch: Watch = unwatched,
+) -> Written:
+    """The same for more pictures than there is memory for: the answers go to a CSV file, or one that ends in .parquet.
 
+    One row for each picture; see graft_runtime.table. Answers are on the disk as they are made, in a file with .part
+    after its name; `resume` goes on with one that was left, to the same bytes as if it had never been stopped.
 
-def write_csv(predictions: Sequence[Prediction], classes: Sequence[str], path: Path, *, force: bool = False) -> None:
-    """One row for each picture; see graft_runtime.table.rows.
-
-    Raises OutputError rather than overwrite a file, or, with `force`, rather than one that graft did not write.
+    Raises OutputError for a file that is there, unless `force`, or that graft did not write; for a part of a run with
+    another classifier, other pictures or options; and for a full disk. Raises DataError and UsageError as `predict`.
     """
-    check(path, force=force)
-    try:
-        table.write(predictions, classes, path, force=force)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
+    place, judge = Path(output), opened(classifier)
+
+    def watched(things: Iterator[Prediction], before: int, count: int) -> Iterable[Prediction]:
+        return watch(things, Work("pictures", before=before), count)
+
+    with _told():
+        paths = [str(path) for path in files(images)]
+        return table.write(judge, paths, place, asked, watched, _form(place), resume=resume, force=force)
+
+
+def check(path: Path, *, resume: bool = False, force: bool = False) -> None:
+    """Refuses a place where `write` may not write, before any work is done. Raises OutputError."""
+    with _told():
+        table.check(path, _form(path), resume=resume, force=force)
+
+
+def opened(model: str | Path | Judge) -> Judge:
+    """A classifier as it is, an exported file, or whatever else `jobs.direct.opened` takes. Raises ModelError."""
+    if isinstance(model, Judge):
+        return model
+    if Path(model).is_file() or Path(model).suffix == ".onnx":
+        from graft_runtime.predictor import load
+
+        with _told():
+            return load(model)
+    from graft.jobs.direct import opened as trained
+
+    return trained(model)
 
 
 def files(images: Sequence[str | Path]) -> list[Path]:
@@ -58,3 +96,25 @@ def files(images: Sequence[str | Path]) -> list[Path]:
         return list(table.files(images))
     except FileNotFoundError as error:
         raise DataError(str(error)) from error
+
+
+def _form(path: Path) -> Form:
+    if path.suffix.lower() != columns.SUFFIX:
+        return table.CSV
+    columns.check()
+    return columns.PARQUET
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """The runtime's errors, whose messages are for people, as those of graft."""
+    try:
+        yield
+    except GraftError:
+        raise
+    except contract.ModelError as error:
+        raise ModelError(str(error)) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise OutputError(str(error)) from error

@@ -1,0 +1,87 @@
+"""Many pictures to a file of answers: how fast against the bare loop, and how much memory.
+
+python bench/batch.py ../shared/data/flowers5 [--pictures 1000 5000]
+
+The pictures are hard links to those of the folder, turn and turn about, so that none has to be copied.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from graft.jobs.export.export import export
+from graft.jobs.fit import fit
+from graft_runtime.image import decode
+from graft_runtime.predictor import load
+
+PROGRAM = """
+import resource, sys
+from {package} import cli
+try:
+    cli.main()
+finally:
+    print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def main() -> None:
+    """Print the table."""
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 5000])
+    options = parser.parse_args()
+    files = sorted(options.data.rglob("*.jpg"))
+    with tempfile.TemporaryDirectory(
+        dir=options.data.parent if os.access(options.data.parent, os.W_OK) else None
+    ) as place:
+        folder, model = Path(place, "model"), Path(place, "model.onnx")
+        export(fit(options.data, folder, report=False), model)
+        bare(model, files[: min(options.pictures)])
+        print("| program | pictures | seconds | a second | peak MB |\n|---|---|---|---|---|")
+        for count in options.pictures:
+            many = linked(files, Path(place, str(count)), count)
+            for package, judge in (("graft_runtime", model), ("graft", model), ("graft", folder)):
+                row(package, judge, many, count)
+
+
+def linked(files: list[Path], folder: Path, count: int) -> Path:
+    """A folder of so many links."""
+    folder.mkdir()
+    for number in range(count):
+        source, link = files[number % len(files)], folder / f"{number:06}.jpg"
+        try:
+            os.link(source, link)
+        except OSError:  # another disk
+            link.symlink_to(source.resolve())
+    return folder
+
+
+def bare(model: Path, files: list[Path]) -> None:
+    """Decode and run, one picture after the other, and nothing else."""
+    predictor = load(model)
+    began = time.perf_counter()
+    for file in files:
+        predictor.run(decode(file.read_bytes(), enough=2 * predictor.card.preprocess["resize"])[None])
+    seconds = time.perf_counter() - began
+    print(f"bare loop, decode and run: {len(files):,} pictures, {seconds:.1f} s, {len(files) / seconds:.1f} a second\n")
+
+
+def row(package: str, judge: Path, many: Path, count: int) -> None:
+    """One run of a program, as a person starts it."""
+    out = many.with_suffix(f".{package}{judge.suffix}.csv")
+    began = time.perf_counter()
+    command = [sys.executable, "-c", PROGRAM.format(package=package), "predict", judge, many, "-o", out]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    seconds, peak = time.perf_counter() - began, float(done.stdout.split("PEAK")[1])
+    name = f"{'graft-runtime' if package == 'graft_runtime' else 'graft'} predict {judge.name}{'/' * judge.is_dir()}"
+    print(f"| `{name}` | {count:,} | {seconds:.0f} | {count / seconds:.1f} | {peak:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""A table of answers as a Parquet file, made of the whole part of one in CSV: values with types, in row groups."""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from graft.errors import UsageError
+from graft_runtime.table import COLUMNS, Columns, Form
+
+SUFFIX = ".parquet"
+CELLS = 1_000_000  # of a row group, which is held in memory
+
+
+def check() -> None:
+    """Raises UsageError where the package that writes Parquet is not installed, before any work is done."""
+    _pyarrow()
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise UsageError("Parquet needs the package pyarrow: pip install 'graft-vision[parquet]'") from error
+    return pyarrow
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a table of answers in Parquet."""
+    arrow = _pyarrow()
+    try:
+        return tuple(arrow.parquet.read_schema(path).names[: len(COLUMNS)]) == COLUMNS
+    except arrow.ArrowInvalid:
+        return False
+
+
+def _plain(cell: str | float) -> str | float:
+    return cell
+
+
+def _made(part: Path, place: Path, columns: Columns) -> None:
+    """The file, whole or not at all, from a part in CSV; raises OSError."""
+    arrow = _pyarrow()
+    types = [arrow.string() if kind is str else arrow.float64() for _, kind in columns]
+    schema = arrow.schema(list(zip(_distinct(columns), types, strict=True)))
+    fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        with part.open(newline="", encoding="utf-8") as file, arrow.parquet.ParquetWriter(fresh, schema) as writer:
+            rows = csv.reader(file)
+            next(rows)
+            for group in iter(lambda: list(islice(rows, max(1, CELLS // len(columns)))), []):
+                cells = (_values(own, kind) for own, (_, kind) in zip(zip(*group, strict=True), columns, strict=True))
+                writer.write_table(arrow.Table.from_arrays(list(map(arrow.array, cells, types)), schema=schema))
+        with fresh.open("rb+") as file:
+            os.fsync(file.fileno())
+        fresh.replace(place)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _values(cells: tuple[str, ...], kind: type) -> list[str] | list[float | None]:
+    """Texts as they are; numbers, of which a picture with a fault has none."""
+    return list(cells) if kind is str else [float(cell) if cell else None for cell in cells]
+
+
+def _distinct(columns: Columns) -> Iterator[str]:
+    """Their names; a class called like another column gets a word more, as Parquet finds columns by name."""
+    seen = set[str]()
+    for name, _ in columns:
+        seen.add(name := f"class {name}" if name in seen else name)
+        yield name
+
+
+PARQUET = Form(_is_ours, _plain, _made)
