@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,3 +100,48 @@ def test_a_number_of_the_matrix_shows_its_pictures_and_the_sliders_count(browser
     assert f"of its {len(said)} answers" in page.inner_text("#class-told")
     assert f"the {len(truth)} pictures of bird" in page.inner_text("#class-told")
     page.close()
+
+
+@pytest.fixture(scope="module")
+def served(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """(address with its token, folder of corrections) of a real `graft serve` that shows evidence."""
+    root = tmp_path_factory.mktemp("served")
+    fit(photos, root / "shapes", strategy="probe:head=ridge,layers=last", report=False)
+    words = ["shapes", "--evidence", photos, "--corrections", "kept", "--token", "a-token-for-this-test", "--port", "0"]
+    command = [sys.executable, "-m", "graft.cli", "serve", *map(str, words), "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root) as process:
+        assert process.stdout
+        yield process.stdout.readline().split()[-1], root / "kept"
+        process.terminate()
+
+
+def test_the_page_of_a_real_server_answers_shows_evidence_and_keeps_corrections(
+    browser: Any, served: tuple[str, Path], photos: Path
+) -> None:
+    url, kept = served
+    context = browser.new_context(viewport={"width": 390, "height": 900})
+    page, said, asked = context.new_page(), list[str](), list[str]()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.wait_for_function("location.hash === ''")  # the token is not left in the address
+    disc = photos / "disc" / "00.png"
+    page.set_input_files("input[type=file][multiple]", [str(disc), str(photos / "frame" / "00.png")])
+    page.wait_for_selector("h3:has-text('frame')", timeout=30_000)
+    first = page.locator("li:has-text('disc')").first
+    shown = first.locator("img[src^='data:image/jpeg']")
+    assert shown.count() == 5
+    assert shown.first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 10
+    first.locator("summary:has-text('Correct')").click()
+    first.locator("form input").fill("a new class")
+    first.locator("button:has-text('Store')").click()
+    for _ in range(100):
+        if found := [path for path in kept.rglob("*") if path.is_file()]:
+            break
+        time.sleep(0.1)
+    assert [(path.parent.name, path.read_bytes()) for path in found] == [("a new class", disc.read_bytes())]
+    assert said == []
+    origin = url.partition("/#")[0]
+    assert all(each.startswith((origin, "blob:", "data:")) for each in asked)
+    context.close()
