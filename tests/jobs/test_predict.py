@@ -172,10 +172,12 @@ def test_parquet_holds_what_the_csv_holds_with_types(tmp_path: Path, top: int) -
 
 def test_parquet_is_written_in_groups_that_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "CELLS", 15)
-    written(SAID * 3, (*CHANCES, "label"), tmp_path / "a.parquet")
+    chances = CHANCES | {"label": 0.2}
+    said = [Prediction(f"{number}.png", Answer("a", 0.9, chances, ("a",))) for number in range(12)]
+    written(said, tuple(chances), tmp_path / "a.parquet")
     found = parquet.ParquetFile(tmp_path / "a.parquet")
     assert found.metadata.num_row_groups == 12
-    assert found.read()["picture"].to_pylist() == [each.picture for each in SAID * 3]
+    assert found.read()["picture"].to_pylist() == [each.picture for each in said]
     assert found.schema_arrow.names[-1] == "class label", "a class called like another column is told from it"
 
 
@@ -211,15 +213,15 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize(("name", "moments"), [("a.csv", (6, 9)), ("a.parquet", (2,))])
 def test_killed_while_it_writes_and_resumed_is_never_killed(
-    model: Path, photos: Path, tmp_path: Path, name: str
+    model: Path, photos: Path, tmp_path: Path, name: str, moments: tuple[int, ...]
 ) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos/disc/05.jpg").write_bytes(b"broken")
     whole, words = tmp_path / f"whole-{name}", ["predict", model, tmp_path / "photos", "--coverage", "0.9", "-q"]
     assert graft(*words, "-o", whole).exit_code == 0
-    for calls in (6, 9, 2):  # of the writes, to the log and to the part in turn: a block, a line, the heading
+    for calls in moments:  # of the writes, to the log and to the part in turn: a block, a line, the heading
         out = tmp_path / str(calls) / name
         out.parent.mkdir()
         command = [sys.executable, "-c", KILLED.format(calls=calls), *map(str, words), "-o", str(out)]
