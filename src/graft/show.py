@@ -104,7 +104,7 @@ def written(found: Mapping[str, Any]) -> None:
     before = f", {found['before']:,} of them before it was stopped" if found["before"] else ""
     print(f"{found['answers']:,} answers written to {found['output']}{before}")
     if found["faults"]:
-        print(f"  left out     {found['faults']:,} pictures that cannot be used; the column 'fault' says why:")
+        print(f"  left out     {found['faults']:,} pictures that cannot be used; the column 'fault' says why")
         for picture, fault in found["examples"]:
             print(f"                 {picture}: {fault}")
 

@@ -26,7 +26,7 @@ def check(path: Path, *, force: bool) -> None:
     """Refuses a place where `write` may not write, before any work is done."""
     if path.suffix.lower() != ".csv":
         raise UsageError(f"--fix writes a table; its name ends in .csv. Got {path}.")
-    outputs.check(path, BEGINS, force=force)
+    outputs.check(path, outputs.beginning(BEGINS), force=force)
 
 
 def kept(report: Report) -> NDArray[np.intp]:
@@ -74,7 +74,7 @@ def write(report: Report, path: Path, *, force: bool = False) -> int:
         columns["group"] = [str(group) if group >= 0 else "" for group in data.groups]
     text = _table(columns)
     _read_back(path, text, columns)
-    outputs.write(path, text)
+    outputs.write(path, text.encode())
     return len(data)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graft.data.dataset import Labels
 from graft.data.read.source import read_source
 from graft.errors import OutputError
+from graft.jobs import outputs
 from graft.networks import catalog
 from graft.networks.chain import probed
 from graft.networks.network import load_backbone
@@ -72,12 +73,7 @@ def embed(
 
 def check(path: Path, *, force: bool) -> None:
     """Refuses a place where `write` may not write, before any work is done."""
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
-    if path.exists() and not force:
-        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
-    if path.exists() and not zipfile.is_zipfile(path):  # an .npz is a zip file
-        raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
+    outputs.check(path, zipfile.is_zipfile, force=force)  # an .npz is a zip file
 
 
 def write(table: Table, path: Path) -> None:

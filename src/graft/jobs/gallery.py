@@ -33,13 +33,13 @@ _HEAD = f"""{BEGINS}
 
 def check(path: Path, *, force: bool) -> None:
     """Refuses a place where `write` may not write, before any work is done."""
-    outputs.check(path, BEGINS, force=force)
+    outputs.check(path, outputs.beginning(BEGINS), force=force)
 
 
 def write(page: str, path: Path, *, force: bool = False) -> None:
     """Save the page; raises OutputError rather than overwrite, or, with `force`, what graft did not write."""
     check(path, force=force)
-    outputs.write(path, page)
+    outputs.write(path, page.encode())
 
 
 def page(data: Dataset, findings: Sequence[Finding], report: Mapping[str, Any]) -> str:

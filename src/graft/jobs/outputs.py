@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from graft.errors import OutputError
 from graft.model import whole
 
 
-def check(path: Path, begins: str, *, force: bool) -> None:
-    """Refuses a place that may not be written to, before any work is done; what graft wrote `begins` like this."""
+def check(path: Path, is_ours: Callable[[Path], bool], *, force: bool) -> None:
+    """Refuses a place that may not be written to, before any work is done; `is_ours` tells what graft wrote."""
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder {path.parent} for {path.name}.")
     if path.is_dir():
         raise OutputError(f"{path} is a folder. Name a file.")
     if path.exists() and not force:
         raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
-    raw = begins.encode()
-    if path.exists() and not (path.is_file() and _start(path, len(raw)) == raw):
+    if path.exists() and not (path.is_file() and _told(path, is_ours)):
         raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
 
 
-def write(path: Path, text: str) -> None:
+def beginning(text: str) -> Callable[[Path], bool]:
+    """Tells a file of ours by how it begins."""
+
+    def is_ours(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(len(raw)) == raw
+
+    raw = text.encode()
+    return is_ours
+
+
+def write(path: Path, content: bytes) -> None:
     """Whole or not at all; raises OutputError."""
     try:
         with whole.file(path) as file:
-            file.write(text.encode())
+            file.write(content)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {whole.reason(error)}.") from error
+        raise OutputError(f"{path} cannot be written: {whole.reason(error)}. Nothing is left behind.") from error
 
 
-def _start(path: Path, length: int) -> bytes:
+def _told(path: Path, is_ours: Callable[[Path], bool]) -> bool:
     try:
-        with path.open("rb") as file:
-            return file.read(length)
+        return is_ours(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}.") from error

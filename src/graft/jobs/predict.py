@@ -35,11 +35,10 @@ def predict(
     Raises DataError for a path that is not there; a picture that cannot be decoded gets its fault instead.
     """
     judge = opened(classifier)
-    with _told():
-        judge.blocks([], coverage=coverage, unknown=unknown)  # what cannot be is told before any folder is searched
-        paths = [str(path) for path in files(images)]
-        blocks = judge.blocks(paths, coverage=coverage, unknown=unknown)
-        return list(watch(chain.from_iterable(blocks), "pictures", len(paths)))
+    _allowed(judge, coverage, unknown)
+    paths = [str(path) for path in files(images)]
+    blocks = judge.blocks(paths, coverage=coverage, unknown=unknown)
+    return list(watch(chain.from_iterable(blocks), "pictures", len(paths)))
 
 
 def write(
@@ -65,6 +64,7 @@ def write(
     def watched(things: Iterator[Prediction], before: int, count: int) -> Iterable[Prediction]:
         return watch(things, Work("pictures", before=before), count)
 
+    _allowed(judge, asked.coverage, asked.unknown)
     with _told():
         paths = [str(path) for path in files(images)]
         return table.write(judge, paths, place, asked, watched, _form(place), resume=resume, force=force)
@@ -105,6 +105,16 @@ def _form(path: Path) -> Form:
     return columns.PARQUET
 
 
+def _allowed(judge: Judge, coverage: float | None, unknown: float) -> None:
+    """What cannot be asked for is told before any folder is searched. Raises UsageError."""
+    try:
+        judge.blocks([], coverage=coverage, unknown=unknown)
+    except GraftError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """The runtime's errors, whose messages are for people, as those of graft."""
@@ -114,7 +124,5 @@ def _told() -> Iterator[None]:
         raise
     except contract.ModelError as error:
         raise ModelError(str(error)) from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     except OSError as error:
         raise OutputError(str(error)) from error

@@ -78,10 +78,11 @@ class Classifier:
             end = int(glance.rows[-1]) + 1
             said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
             yield [
-                Prediction(name, said[row][0], "", said[row][1]) if row in said else Prediction(name, None, faults[row])
+                Prediction(name, said[row][0], "", said[row][1])
+                if row in said
+                else Prediction(name, None, faults.pop(row))
                 for row, name in enumerate(map(data.name, range(start + at, start + end)), at)
             ]
-            faults.clear()
             at = end
         if at < len(rest):
             yield [Prediction(data.name(start + row), None, faults[row]) for row in range(at, len(rest))]

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from graft.errors import ExportError, OutputError, UsageError
+from graft.errors import ExportError, UsageError
+from graft.jobs import outputs
 from graft.jobs.direct import opened
 from graft.jobs.export import parity, quantise
 from graft.jobs.export.evidence import MADE, Evidence, gathered
 from graft.jobs.export.witnesses import witnesses
-from graft.model import pictures, whole
+from graft.model import pictures
 from graft.model.answering import Answering
 from graft.model.classifier import Classifier
 from graft.networks import graph, pixels
@@ -60,7 +61,7 @@ def export(
     0
     """
     began, path = time.monotonic(), Path(output)
-    _refuse(path, force)
+    outputs.check(path, _is_export, force=force)
     if int8 and check is None and calibrate is None:
         raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
     judge = opened(classifier)
@@ -80,7 +81,7 @@ def export(
         raise ExportError(_refused(why, int8, given))
     about = Export(about.precision, about.strays, found.as_dict())
     content, bare = (contract.described(model, judge.card, about, held) for held in (shown, ()))
-    _write(path, content)
+    outputs.write(path, content)
     return {
         "output": str(path),
         "precision": about.precision,
@@ -146,26 +147,9 @@ def _refused(why: str, int8: bool, given: Evidence) -> str:
     return f"The export does not answer as the classifier does: on {len(given.data)} {pictures} {why}. {advice}"
 
 
-def _refuse(path: Path, force: bool) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
-    if path.exists() and not force:
-        raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
-    if path.exists() and not _is_export(path):
-        raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
-
-
 def _is_export(path: Path) -> bool:
     try:
         contract.read(path.read_bytes())
-    except (OSError, ModelError):
+    except ModelError:
         return False
     return True
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with whole.file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {whole.reason(error)}. Nothing is left behind.") from error

@@ -53,9 +53,9 @@ def report(
     PosixPath('report.html')
     """
     judge, place = classifier if isinstance(classifier, Classifier) else load(classifier), Path(output)
-    outputs.check(place, BEGINNING, force=force)
+    outputs.check(place, outputs.beginning(BEGINNING), force=force)
     source = None if photos is None else read_source(photos, columns=columns, watch=watch)
-    outputs.write(place, page(judge, source, watch))
+    outputs.write(place, page(judge, source, watch).encode())
     return place
 
 
