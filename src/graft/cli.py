@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from graft import deploy, gathering, judging, show
+from graft import changing, deploy, gathering, judging, show
 from graft.terminal import (
     DEFAULT,
     AsJson,
@@ -199,6 +199,7 @@ for command in (gathering.collect, gathering.check):  # what comes before traini
     app.command()(command)
 for command in (judging.evaluate, judging.compare_runs, judging.report, judging.explain, deploy.export):  # and after it
     app.command()(command)
+app.command()(changing.update)
 
 
 def main() -> None:
