@@ -72,7 +72,7 @@ def update(
             watch=watching(quiet),
         )
         made = classifier.report | {"model": str(output) if output else None}
-        printed(made, as_json, lambda: updated(made, model, output))
+        printed(made, as_json, lambda: updated(made, output))
 
 
 def _pair(text: str, classes: Sequence[str], option: str, form: str) -> tuple[str, str]:
@@ -97,7 +97,7 @@ def _known(text: str, classes: Sequence[str]) -> list[str]:
     return next(([name, *rest] for name in heads if (rest := _known(text[len(name) + 1 :], classes))), [])
 
 
-def updated(report: Mapping[str, Any], model: Path, output: Path | None) -> None:
+def updated(report: Mapping[str, Any], output: Path | None) -> None:
     """The closing summary of `graft update`."""
     told = report["update"]
     for old, new in told["rename"].items():
@@ -119,10 +119,7 @@ def updated(report: Mapping[str, Any], model: Path, output: Path | None) -> None
     print(f"  saved in     {output}")
     if (output / show.PAGE).is_file():
         print(f"  report       {output / show.PAGE}")
-    if "effect" in told and told["effect"]["whole"]:
-        print(f"\nNext:  graft compare-runs {quote(str(output))} {quote(str(model))}")
-    else:
-        print(f"\nNext:  graft predict {quote(str(output))} photo.jpg")
+    print(f"\nNext:  graft predict {quote(str(output))} photo.jpg")
 
 
 def _changed(told: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ def held(classifier: Classifier) -> Pictures:
     return found
 
 
-def tested(classifier: Classifier) -> Exam:
+def exam_of(classifier: Classifier) -> Exam:
     found = memory_of(classifier).tested
     assert found
     return found
@@ -97,7 +97,7 @@ def test_an_added_class_is_what_a_fit_from_scratch_makes_of_it(head: str, photos
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-6 * max(1, np.abs(two).max()))
     assert new.report["data"]["fingerprint"] == scratch.report["data"]["fingerprint"]
     assert new.card.temperature == pytest.approx(scratch.card.temperature, rel=1e-5)
-    assert (tested(new).digests == tested(scratch).digests).all()
+    assert (exam_of(new).digests == exam_of(scratch).digests).all()
     assert new.report["update"]["added"] == {"frame": {"train": 9, "test": 3}}
 
 
@@ -187,7 +187,7 @@ def test_more_pictures_of_an_old_class_and_one_that_is_broken(saved: Path, photo
     assert new.report["update"]["known_already"] == 2
     assert list(new.report["data"]["faults"]) == ["disc/broken.jpg"]
     old = load(saved)
-    assert {each.tobytes() for each in tested(old).digests} <= {each.tobytes() for each in tested(new).digests}
+    assert {each.tobytes() for each in exam_of(old).digests} <= {each.tobytes() for each in exam_of(new).digests}
 
 
 def test_a_picture_that_is_known_under_another_label_is_refused(saved: Path, photos: Path, tmp_path: Path) -> None:

@@ -28,9 +28,14 @@ class Changes:
     add: Sequence[Any] = ()
 
     @property
+    def nothing(self) -> bool:
+        """Whether all stays as it is."""
+        return self.only_names and not self.rename
+
+    @property
     def only_names(self) -> bool:
         """Whether no picture gets another label than its fellows."""
-        return not (self.merge or self.remove or self.correct or self.add)
+        return not (self.merge or len(self.remove) or self.correct or self.add)
 
     def names(self, classes: Sequence[str]) -> Names:
         """What becomes of each class. Raises UsageError for classes that are not there, and names that are."""

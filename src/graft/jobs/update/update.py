@@ -65,7 +65,7 @@ def update(
     ('rose', 'tulip', 'daisy')
     """
     changes = Changes(rename or {}, merge or {}, remove, correct, _sources(add))
-    if changes == Changes():
+    if changes.nothing:
         raise UsageError("Nothing to do: --add, --rename, --merge, --remove or --correct says what to change.")
     place, times = place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
