@@ -26,6 +26,7 @@ def main() -> None:
         ["choices.py", data],
         ["faults.py", f"{data}/flowers5", f"{data}/clothing10"],
         ["check.py", "--quick"],
+        ["update.py", data],
         ["loop.py"],
     ]
     for script, *arguments in commands:

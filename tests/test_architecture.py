@@ -28,7 +28,20 @@ ROOMS = [
     {"model": ["model"]},
     {"training": ["training"]},
     {"jobs": ["jobs"]},
-    {"faces": ["estimator", "show", "deploy", "scores", "terminal", "gathering", "judging", "cli", "__main__"]},
+    {
+        "faces": [
+            "estimator",
+            "show",
+            "deploy",
+            "scores",
+            "terminal",
+            "gathering",
+            "judging",
+            "changing",
+            "cli",
+            "__main__",
+        ]
+    },
 ]
 ROOM_OF = {own: room for line in ROOMS for room, owns in line.items() for own in owns}
 PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}
@@ -46,8 +59,10 @@ EXCEPTIONS: dict[str, str] = {
     "arguments graft.cli:predict": "the same",
     "arguments graft.deploy:export": "the same",
     "arguments graft.gathering:check": "the same",
+    "arguments graft.changing:update": "the same",
     "arguments graft.gathering:collect": "the same; each limit that the open web makes somebody need",
     "arguments graft.jobs.fit:fit": "the front door: one keyword for each thing that a person may choose",
+    "arguments graft.jobs.update.update:update": "the same",
 }
 
 

@@ -23,7 +23,7 @@ def test_every_error_that_the_command_line_tells_apart_is_a_graft_error() -> Non
     errors = importlib.import_module("graft.errors")
     found = {name: each for name, each in vars(errors).items() if isinstance(each, type)}
     assert all(issubclass(each, graft.GraftError) for each in found.values())
-    assert {each.exit_code for each in found.values()} == {1, 2, 3, 4, 5, 6, 7, 8}
+    assert {each.exit_code for each in found.values()} == {1, 2, 3, 4, 5, 6, 7, 8, 9}
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.jobs.fit import fit
     from graft.jobs.predict import predict
     from graft.jobs.report.report import report
+    from graft.jobs.update.update import update
     from graft.model.classifier import Classifier, load
     from graft.model.evaluation import Evaluation
     from graft_runtime.prediction import Prediction
@@ -45,6 +46,7 @@ __all__ = [
     "read_folder",
     "read_source",
     "report",
+    "update",
 ]
 
 _HOMES = {
@@ -68,6 +70,7 @@ _HOMES = {
     "read_folder": "graft.data.read.folder",
     "read_source": "graft.data.read.source",
     "report": "graft.jobs.report.report",
+    "update": "graft.jobs.update.update",
 }
 
 

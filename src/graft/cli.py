@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from graft import deploy, gathering, judging, show
+from graft import changing, deploy, gathering, judging, show
 from graft.terminal import (
     DEFAULT,
     AsJson,
@@ -212,6 +212,7 @@ for command in (judging.evaluate, judging.compare_runs, judging.report, judging.
     app.command()(command)
 for command in (deploy.export, deploy.serve):
     app.command()(command)
+app.command()(changing.update)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ GraftError
 ├── ModelError      a saved classifier that cannot be read; exit code 5
 ├── OutputError     a place that cannot be written to; exit code 6
 ├── TrainingError   a training that cannot go on; exit code 7
-└── ExportError     a classifier that cannot be exported, or whose export answers differently; exit code 8
+├── ExportError     a classifier that cannot be exported, or whose export answers differently; exit code 8
+└── UpdateError     a classifier that cannot be updated, or whose update is worse; exit code 9
 
 Each message says what is wrong, where, and what to do. The command line prints it without a traceback.
 """
@@ -66,3 +67,9 @@ class ExportError(GraftError):
     """A classifier cannot be exported, or its export answers differently."""
 
     exit_code = 8
+
+
+class UpdateError(GraftError):
+    """A classifier cannot be updated, or its update is worse on the classes that it had."""
+
+    exit_code = 9

@@ -38,7 +38,7 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
         print(f"  head         {report['head']['name']}, {read}")
     if "seconds" in report:
         print(f"  time         {_time(report['seconds'])}")
-    _findings(data)
+    findings(data)
     for trouble in report.get("troubles", ()):
         print(f"  careful      {trouble}")
     print(f"  saved in     {output}")
@@ -226,10 +226,11 @@ def stopped(job: str) -> None:
     print(f"\ngraft: stopped.{kept}", file=sys.stderr)
 
 
-_CACHING = ("fit", "embed", "collect", "check")
+_CACHING = ("fit", "embed", "collect", "check", "update")
 
 
-def _findings(data: Mapping[str, Any]) -> None:
+def findings(data: Mapping[str, Any]) -> None:
+    """What was noticed about the pictures."""
     if data["leaks"]:
         twins = f"{data['leaks']} test pictures have a near-duplicate among the training pictures"
         print(f"  careful      {twins}: the score flatters")

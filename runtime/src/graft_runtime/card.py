@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each picture; any number of labels
 
 

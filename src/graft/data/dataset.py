@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from graft.data.images import Files, Images, InMemory, Raw
+from graft.data.images import Content, Files, Images, InMemory, Raw
 from graft.errors import DataError
 from graft_runtime import image
 from graft_runtime.card import MULTICLASS, MULTILABEL
@@ -162,10 +162,14 @@ def as_rgb(picture: Any) -> NDArray[np.uint8]:
 
 def digest(raw: Raw) -> bytes:
     """The name of a picture by its content: the same bytes have the same name wherever they lie."""
+    if isinstance(raw, Content):
+        return bytes(raw)
     shape = b"" if isinstance(raw, bytes) else str(raw.shape).encode()
     return hashlib.blake2b(raw if isinstance(raw, bytes) else raw.tobytes(), digest_size=DIGEST, key=shape).digest()
 
 
 def pixels(raw: Raw, enough: int) -> NDArray[np.uint8]:
     """Upright RGB pixels; see graft_runtime.image.decode. Raises ImageError."""
+    if isinstance(raw, Content):
+        raise image.ImageError("not at hand, and not in the cache")
     return image.decode(raw, enough=enough) if isinstance(raw, bytes) else raw

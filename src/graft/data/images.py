@@ -17,6 +17,10 @@ from graft_runtime.limits import MAX_BYTES
 Raw = bytes | NDArray[np.uint8]  # a picture as stored: the bytes of its file, or its pixels
 
 
+class Content(bytes):
+    """The digest of a picture in place of its bytes: enough where all that is asked of the picture is in the cache."""
+
+
 @runtime_checkable
 class Images(Protocol):
     """A column of pictures, none of them in memory unless it has to be.

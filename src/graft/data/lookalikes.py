@@ -31,8 +31,21 @@ def lookalikes(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]
 def matched(where: str, found: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
     """A trained classifier's classes, and after them those found that it does not know, in their order.
 
-    Raises DataError where one of these is only spelt in another way, or where not one is known.
+    Of no classes at all, those found. Raises DataError where one is only spelt in another way, or not one is known.
     """
+    if not classes:
+        return tuple(found)
+    strange = followers(where, found, classes)
+    if strange and len(strange) == len(found):
+        raise DataError(
+            f"{where} has no class that the classifier knows. It has {_listed([*map(repr, strange)])}; "
+            f"the classifier knows {_listed([*map(repr, classes)])}."
+        )
+    return (*classes, *strange)
+
+
+def followers(where: str, found: Sequence[str], classes: tuple[str, ...]) -> list[str]:
+    """Those found that a classifier does not know, in their order; DataError for one that is only spelt differently."""
     strange = [name for name in found if name not in set(classes)]
     own = {_bare(name): name for name in classes}
     if other := [f"{name!r} (there: {own[_bare(name)]!r})" for name in strange if _bare(name) in own]:
@@ -40,12 +53,7 @@ def matched(where: str, found: Sequence[str], classes: tuple[str, ...]) -> tuple
             f"{where} spells {'a class' if len(other) == 1 else 'classes'} in another way than the classifier: "
             f"{_listed(other)}. Rename what is meant to be the same."
         )
-    if strange and len(strange) == len(found):
-        raise DataError(
-            f"{where} has no class that the classifier knows. It has {_listed([*map(repr, strange)])}; "
-            f"the classifier knows {_listed([*map(repr, classes)])}."
-        )
-    return (*classes, *strange)
+    return strange
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -17,7 +17,6 @@ from graft.jobs.report.report import page
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
 from graft.model.classifier import Classifier
-from graft.model.multilabel import Score
 from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Backbone, load_backbone
@@ -25,10 +24,9 @@ from graft.progress import Watch, unwatched
 from graft.training import start
 from graft.training.choices import Choices
 from graft.training.embed import embed
-from graft.training.material import Findings, Material, described, prepare
-from graft.training.probe import Trained, solve
+from graft.training.material import Findings, Material, prepare
+from graft.training.probe import solve
 from graft.training.strategies import Direct, Scratch
-from graft.training.suspects import suspects
 from graft.training.train import train
 
 
@@ -76,30 +74,30 @@ def fit(
     asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
     choices = Choices.of(card.choices(Path(like)) if like else {}, **asked)
     _check(choices, output, resume, log)
-    place, times = _place(output), dict[str, float]()
+    place, times = place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
-        with _timed(times, "read pictures"):
+        with timed(times, "read pictures"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, watch=watch)
         choices.check_task(data.task)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)
-        with _timed(times, "load network"):
+        with timed(times, "load network"):
             pretrained = _start(choices, weights, offline)
             start.check(choices, pretrained)
         material = _looked_at(choices, pretrained, data, offline, times, watch)
         settings = _settings(choices, pretrained, material)
         with running(place if choices.trains else None, settings, log, told, resume=resume, force=force) as now:
-            with _timed(times, "train" if choices.trains else "solve head"):
+            with timed(times, "train" if choices.trains else "solve head"):
                 if choices.trains:
                     trained = train(choices, pretrained, material, now.run, now.hear, watch)
                 else:
                     trained = solve(choices, pretrained, material, watch)
-            with _timed(times, "evaluate"):
+            with timed(times, "evaluate"):
                 classifier, calibration = judge.calibrated(choices, pretrained, trained)
                 classifier, score = judge.examined(judge.aware(classifier, trained, watch), trained, watch)
                 trained.record["calibration"] = asdict(calibration)
-            classifier = _recorded(classifier, trained, score, times, now.troubles)
-            with _timed(times, "report"):
+            classifier = judge.recorded(classifier, trained, score, times, now.troubles)
+            with timed(times, "report"):
                 html = page(classifier, material.data.take(material.test), watch) if place and report and score else ""
             classifier = _saved(classifier, place, force, html)
             now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
@@ -115,7 +113,7 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
         raise UsageError("--log is for strategies that train, with an --output beside which the curves are written.")
 
 
-def _place(output: str | Path | None) -> Path | None:
+def place_of(output: str | Path | None) -> Path | None:
     """The output as a path with a name: '.' has none."""
     if output is None:
         return None
@@ -138,10 +136,10 @@ def _looked_at(
 
     A network that has seen nothing cannot tell near-duplicates: then the default network looks.
     """
-    with _timed(times, "embed pictures"):
+    with timed(times, "embed pictures"):
         looking = load_backbone(offline=offline) if isinstance(choices.plan, Scratch) else pretrained
         embedded = embed(probed(looking), data, seed=choices.seed, watch=watch)
-    with _timed(times, "split"):
+    with timed(times, "split"):
         return prepare(data, embedded, choices.seed)
 
 
@@ -151,49 +149,6 @@ def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dic
     recipe = {f"recipe {name}": value for name, value in (asdict(choices.settings) if choices.settings else {}).items()}
     known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": pretrained.source.sha256}
     return {name: value for name, value in known.items() if name != "recipe"} | versions
-
-
-def _recorded(
-    classifier: Classifier, trained: Trained, score: Score | None, times: dict[str, float], troubles: list[str]
-) -> Classifier:
-    """The same classifier with its scores, its data and where the time went on its card and in its report."""
-    material = trained.material
-    data = {
-        "train": len(material.train),
-        "test": len(material.test),
-        "seed": material.seed,
-        "root": Path(material.data.root).name,
-        "fingerprint": material.fingerprint(),
-    }
-    plain = score.as_dict() if score else {}
-    named = ("accuracy", "mean_average_precision", "interval", "macro_f1", "micro_f1", "log_loss")
-    metrics = {
-        name: trained.record[name] for name in ("out_of_fold_accuracy", "out_of_fold_loss") if name in trained.record
-    }
-    metrics |= {name: plain[name] for name in named if name in plain}
-    report = {
-        "classes": classifier.classes,
-        "task": classifier.card.task,
-        "strategy": classifier.card.strategy,
-        "example": material.data.name(int((*material.test, *material.train)[0])),
-        "evaluation": plain or None,
-        "data": data | asdict(replace(material.findings, suspects=_doubted(classifier, trained))),
-        "embedded": {"computed": material.embedded.computed, "seconds": material.embedded.seconds},
-        "troubles": troubles,
-        "seconds": times,
-    } | trained.record
-    return replace(classifier, card=replace(classifier.card, metrics=metrics, data=data), report=report)
-
-
-def _doubted(classifier: Classifier, trained: Trained) -> tuple[str, ...]:
-    """Training pictures whose label is likely wrong, in words; only a solved head has an answer for each of them."""
-    material = trained.material
-    if trained.columns is None:
-        return ()
-    data = material.data.take(material.train)
-    said = described(data)
-    found = suspects(classifier.calibrated(trained.logits), trained.labels).named(data)
-    return tuple(f"{data.name(row)} ({said[row]}): rather {other}?" for row, other in found.items())
 
 
 def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline: bool, watch: Watch) -> Classifier:
@@ -223,7 +178,8 @@ def _saved(classifier: Classifier, output: Path | None, force: bool, html: str =
 
 
 @contextmanager
-def _timed(times: dict[str, float], what: str) -> Iterator[None]:
+def timed(times: dict[str, float], what: str) -> Iterator[None]:
+    """Notes the seconds of what goes on inside."""
     start = time.monotonic()
     yield
     times[what] = round(time.monotonic() - start, 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from os.path import isabs
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,15 @@ from graft.model import card, look, memory, unknown
 from graft.model.calibrate import Calibration, calibrate, thresholds
 from graft.model.classifier import Classifier
 from graft.model.look import Look
-from graft.model.memory import Memory
+from graft.model.memory import Memory, Pictures
 from graft.model.multilabel import Score
 from graft.model.unknown import Known
 from graft.networks.network import Backbone
 from graft.progress import Watch
 from graft.training.choices import Choices
+from graft.training.material import Material, described
 from graft.training.probe import Trained
+from graft.training.suspects import suspects
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import RATE
 
@@ -65,7 +69,16 @@ def aware(classifier: Classifier, trained: Trained, watch: Watch) -> Classifier:
         "limit": limit if np.isfinite(limit := known.limit(RATE)) else None,
     }
     trained_on = memory.shortened(trained.material.embedded.digests[trained.material.train])
-    return replace(classifier, card=replace(classifier.card, unknown=described), memory=Memory(trained_on, known=known))
+    remembered = Memory(trained_on, known=known, pictures=_pictures(trained.material))
+    return replace(classifier, card=replace(classifier.card, unknown=described), memory=remembered)
+
+
+def _pictures(material: Material) -> Pictures:
+    """What `graft update` needs to know of them. Models are shared, so no name tells where a person's files lie."""
+    data = material.data
+    names = tuple("/".join(PurePath(name).parts[-2:]) if isabs(name) else name for name in data.names())
+    groups = np.empty(0, np.int64) if data.groups is None else data.groups
+    return Pictures(material.embedded.digests, names, data.labels, data.split, groups, material.given)
 
 
 def knowledge(trained: Trained, watch: Watch) -> Known:
@@ -157,3 +170,46 @@ def _from_store(classifier: Classifier, trained: Trained, columns: NDArray[np.in
         if known:
             near.append(known.near(look.last(network, own), logits[-1], classifier.card.task == MULTILABEL))
     return Look(np.arange(len(test)), embedded.digests[test], np.concatenate(logits), look.joined(near), {})
+
+
+def recorded(
+    classifier: Classifier, trained: Trained, score: Score | None, times: dict[str, float], troubles: list[str]
+) -> Classifier:
+    """The same classifier with its scores, its data and where the time went on its card and in its report."""
+    material = trained.material
+    data = {
+        "train": len(material.train),
+        "test": len(material.test),
+        "seed": material.seed,
+        "root": Path(material.data.root).name,
+        "fingerprint": material.fingerprint(),
+    }
+    plain = score.as_dict() if score else {}
+    named = ("accuracy", "mean_average_precision", "interval", "macro_f1", "micro_f1", "log_loss")
+    metrics = {
+        name: trained.record[name] for name in ("out_of_fold_accuracy", "out_of_fold_loss") if name in trained.record
+    }
+    metrics |= {name: plain[name] for name in named if name in plain}
+    report = {
+        "classes": classifier.classes,
+        "task": classifier.card.task,
+        "strategy": classifier.card.strategy,
+        "example": material.data.name(int((*material.test, *material.train)[0])),
+        "evaluation": plain or None,
+        "data": data | asdict(replace(material.findings, suspects=_doubted(classifier, trained))),
+        "embedded": {"computed": material.embedded.computed, "seconds": material.embedded.seconds},
+        "troubles": troubles,
+        "seconds": times,
+    } | trained.record
+    return replace(classifier, card=replace(classifier.card, metrics=metrics, data=data), report=report)
+
+
+def _doubted(classifier: Classifier, trained: Trained) -> tuple[str, ...]:
+    """Training pictures whose label is likely wrong, in words; only a solved head has an answer for each of them."""
+    material = trained.material
+    if trained.columns is None:
+        return ()
+    data = material.data.take(material.train)
+    said = described(data)
+    found = suspects(classifier.calibrated(trained.logits), trained.labels).named(data)
+    return tuple(f"{data.name(row)} ({said[row]}): rather {other}?" for row, other in found.items())

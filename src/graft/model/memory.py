@@ -6,8 +6,10 @@ One file of tensors without pickle. Pictures are named by their content, so that
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +42,29 @@ class Exam:
 
 
 @dataclass(frozen=True, eq=False)
+class Pictures:
+    """All pictures that could be used, for `graft update`, which finds their features in the cache by content.
+
+    `digests` [n, 16], `names`, `labels` [n] or [n, classes], `parts` [n] (index into SPLITS) and `groups` [n] as a
+    person gave them, empty without any; `given` is whether a person made the split.
+    """
+
+    digests: NDArray[np.uint8]
+    names: tuple[str, ...]
+    labels: NDArray[np.integer]
+    parts: NDArray[np.int8]
+    groups: NDArray[np.int64]
+    given: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Memory:
     """`trained` are the short digests of the training pictures [n, 8], sorted."""
 
     trained: NDArray[np.uint8]
     tested: Exam | None = None
     known: Known | None = None
+    pictures: Pictures | None = None
 
     def seen(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which of these contents [n, 16] were trained on."""
@@ -82,7 +101,7 @@ def examined(
 
 def dump(memory: Memory) -> bytes:
     """The file's bytes."""
-    parts = {"tested": memory.tested, "known": memory.known}
+    parts = {"tested": memory.tested, "known": memory.known, "pictures": memory.pictures}
     tensors = {"trained": memory.trained}
     for part, held in parts.items():
         for name, value in vars(held).items() if held else ():
@@ -93,13 +112,18 @@ def dump(memory: Memory) -> bytes:
 def parse(content: bytes) -> Memory:
     """The memory that `dump` wrote; raises KeyError, TypeError or ValueError for any other file."""
     tensors = safetensors.load(content)
-    parts: dict[str, dict[str, object]] = {"tested": {}, "known": {}}
+    parts: dict[str, dict[str, Any]] = {"tested": {}, "known": {}, "pictures": {}}
     for name, value in tensors.items():
         part, _, own = name.partition(".")
         if own:
-            parts[part][own] = _words(value) if own == "names" else value
-    held, known = parts["tested"], parts["known"]
-    return Memory(tensors["trained"], Exam(**held) if held else None, Known(**known) if known else None)  # pyright: ignore[reportArgumentType]
+            parts[part][own] = _words(value) if own == "names" else bool(value) if own == "given" else value
+    held, known, pictures = parts.values()
+    return Memory(
+        tensors["trained"],
+        Exam(**held) if held else None,
+        Known(**known) if known else None,
+        Pictures(**pictures) if pictures else None,
+    )
 
 
 def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -107,8 +131,9 @@ def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def _text(names: tuple[str, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(names).encode(), np.uint8)
+    return np.frombuffer(zlib.compress(json.dumps(names).encode()), np.uint8)
 
 
 def _words(text: NDArray[np.uint8]) -> tuple[str, ...]:
-    return tuple(json.loads(text.tobytes()))
+    raw = text.tobytes()
+    return tuple(json.loads(raw if raw.startswith(b"[") else zlib.decompress(raw)))  # schema 1 did not compress

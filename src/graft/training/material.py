@@ -61,7 +61,7 @@ class Material:
     """The good pictures with their features and groups; row i of all three is the same picture.
 
     `train` are all pictures that a head may be solved on, and among them `valid` those that the user set aside for
-    choosing; `test` are for the score alone.
+    choosing; `test` are for the score alone. `given` is whether a person made the split.
     """
 
     data: Dataset
@@ -69,6 +69,7 @@ class Material:
     groups: NDArray[np.int64]
     findings: Findings
     seed: int = 0
+    given: bool = False
     train: NDArray[np.intp] = field(init=False)
     valid: NDArray[np.intp] = field(init=False)
     test: NDArray[np.intp] = field(init=False)
@@ -123,8 +124,10 @@ class Material:
         return {"last": replace(whole, features=whole.features.only(sum(widths[:-1]))), "all": whole}
 
 
-def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
+def prepare(data: Dataset, embedded: Embedded, seed: int, given: bool | None = None) -> Material:
     """Leave out the faults and what cannot be learned, find near-duplicates, and split.
+
+    `given` is for a table that grew: the parts that pictures have stand, and it says whether a person made them.
 
     Raises DataError when fewer than two classes are left, a ready-made test part has a class of its own, or some
     pictures have labels and others none that is known.
@@ -137,7 +140,8 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
     good = _renumbered(good, missing, faults)
     twins = find_twins(embedded, embedded.digests, embedded.hashes, good.labels, good.split)
     groups = joined(twins.groups, good.groups)
-    parted = replace(good, split=_parts(good, groups, embedded.digests, seed))
+    parted = replace(good, split=(_parts if given is None else _grown)(good, groups, embedded.digests, seed))
+    given = bool((good.split != UNSPLIT).any()) if given is None else given
     _check_known(parted)
     findings = Findings(
         faults=faults,
@@ -155,9 +159,9 @@ def prepare(data: Dataset, embedded: Embedded, seed: int) -> Material:
     )
     if len(np.unique(groups[parted.part(TRAIN, VALID)])) < 2:
         raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")
-    if (good.split != UNSPLIT).any():
+    if given:
         groups = _without_tests(groups, good, parted.part(TRAIN, VALID), embedded)
-    return Material(parted, embedded, groups, findings, seed)
+    return Material(parted, embedded, groups, findings, seed, given)
 
 
 def check_labelled(data: Dataset) -> None:
@@ -235,6 +239,21 @@ def _parts(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed
     if (data.split == TEST).any():
         return np.where(data.split == UNSPLIT, TRAIN, data.split).astype(np.int8)
     return np.where(data.split == VALID, TEST, TRAIN).astype(np.int8)
+
+
+def _grown(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed: int) -> NDArray[np.int8]:
+    """The part of each picture where some have theirs: a new one goes with its near-duplicates, else by its content.
+
+    One that joins two parts is for training.
+    """
+    part, new = data.split.copy(), data.split == UNSPLIT
+    if data.task == MULTILABEL and new.any():  # the whole set would decide, and change what stands
+        part[new] = lasting(data.labels[new], groups[new], digests[new], TEST_SHARE, seed)
+    elif new.any():
+        part[new] = lasting(data.labels, groups, digests, TEST_SHARE, seed)[new]
+    for code in (TEST, VALID, TRAIN):
+        part[new & np.isin(groups, groups[data.split == code])] = code
+    return part
 
 
 def _check_known(data: Dataset) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import oas
+from sklearn.covariance import OAS
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestCentroid
 from sklearn.neural_network import MLPClassifier
@@ -79,7 +79,8 @@ class _Lda:
     def fit(self, features: NDArray[np.float32], labels: NDArray[np.int64]) -> _Lda:
         self.classes_, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
         means = np.stack([features[index == label].mean(axis=0) for label in range(len(counts))])
-        covariance = oas(features - means[index], assume_centered=True)[0]
+        shrunk = OAS(store_precision=False, assume_centered=True)  # its inverse would take longer than all the rest
+        covariance = shrunk.fit(features - means[index]).covariance_
         self.coef_ = np.linalg.solve(covariance, means.T).T
         self.intercept_ = np.log(counts / counts.sum()) - (self.coef_ * means).sum(axis=1) / 2
         return self
