@@ -21,7 +21,7 @@ from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
-from graft.model.look import glances
+from graft.model.forward import glances
 from graft.model.unknown import energy, nearest, unit
 from graft.progress import unwatched
 from graft_runtime.decide import RATE

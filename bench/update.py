@@ -21,7 +21,7 @@ from graft.data.read.folder import read_folder
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier
-from graft.model.look import judged
+from graft.model.forward import judged
 from graft.networks.chain import probed
 from graft.networks.network import load_backbone
 from graft.training.embed import Embedded, embed

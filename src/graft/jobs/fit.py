@@ -12,7 +12,7 @@ from typing import Any
 from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import UsageError
-from graft.jobs import direct, judge, logs
+from graft.jobs import direct, finish, logs
 from graft.jobs.report.report import page
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
@@ -93,10 +93,10 @@ def fit(
                 else:
                     trained = solve(choices, pretrained, material, watch)
             with timed(times, "evaluate"):
-                classifier, calibration = judge.calibrated(choices, pretrained, trained)
-                classifier, score = judge.examined(judge.aware(classifier, trained, watch), trained, watch)
+                classifier, calibration = finish.calibrated(choices, pretrained, trained)
+                classifier, score = finish.examined(finish.aware(classifier, trained, watch), trained, watch)
                 trained.record["calibration"] = asdict(calibration)
-            classifier = judge.recorded(classifier, trained, score, times, now.troubles)
+            classifier = finish.recorded(classifier, trained, score, times, now.troubles)
             with timed(times, "report"):
                 html = page(classifier, material.data.take(material.test), watch) if place and report and score else ""
             classifier = _saved(classifier, place, force, html)

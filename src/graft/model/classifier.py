@@ -16,9 +16,8 @@ from graft.data import dataset as table
 from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import DataError, UsageError
-from graft.model import look as looking
-from graft.model import scoring, storage
-from graft.model.look import Glance, Look
+from graft.model import forward, scoring, storage
+from graft.model.forward import Glance, Look
 from graft.model.memory import Memory
 from graft.model.multilabel import Score
 from graft.model.unknown import Near
@@ -74,7 +73,7 @@ class Classifier:
     def _blocks(self, data: Dataset, start: int, least: float | None, limit: float) -> Iterator[list[Prediction]]:
         rest, at, faults = data.take(np.arange(start, len(data))), 0, dict[int, str]()
         layer = self.card.unknown.get("layer", "")
-        for glance in looking.glances(self.network, layer, rest, unwatched, faults, len(data)):
+        for glance in forward.glances(self.network, layer, rest, unwatched, faults, len(data)):
             end = int(glance.rows[-1]) + 1
             said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
             yield [
@@ -101,13 +100,13 @@ class Classifier:
         """All that the network says of pictures: logits, and the nearest training pictures."""
         known = self.memory.known if self.memory else None
         layer = self.card.unknown.get("layer", "")
-        return looking.look(self.network, layer, known, self.card.task == MULTILABEL, data, watch)
+        return forward.look(self.network, layer, known, self.card.task == MULTILABEL, data, watch)
 
     def probabilities(
         self, data: Dataset, *, watch: Watch = unwatched
     ) -> tuple[NDArray[np.float64], NDArray[np.intp], dict[int, str]]:
         """Calibrated probabilities [good pictures, classes], the rows these stand for, and the others' faults."""
-        look = looking.look(self.network, "", None, False, data, watch)
+        look = forward.look(self.network, "", None, False, data, watch)
         return self.calibrated(look.logits), look.rows, look.faults
 
     def calibrated(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:

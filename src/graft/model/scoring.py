@@ -13,7 +13,7 @@ from graft.data.dataset import Dataset
 from graft.errors import DataError
 from graft.model.bootstrap import wilson
 from graft.model.evaluation import Evaluation, judge
-from graft.model.look import Look
+from graft.model.forward import Look
 from graft.model.memory import Memory
 from graft.model.multilabel import Score, judge_labels
 from graft.model.trust import Rejection, Sets, Strangers

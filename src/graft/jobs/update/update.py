@@ -12,7 +12,7 @@ import numpy as np
 
 from graft.data.dataset import TEST, Dataset
 from graft.errors import DataError, UpdateError, UsageError
-from graft.jobs import judge
+from graft.jobs import finish
 from graft.jobs.fit import place_of, timed
 from graft.jobs.report.report import page
 from graft.jobs.update import added, recall
@@ -125,11 +125,11 @@ def _anew(
     with timed(times, "solve head"):
         trained = solve(pinned, network, material, watch)
     with timed(times, "evaluate"):
-        classifier, calibration = judge.calibrated(chosen, network, trained)
-        classifier, score = judge.examined(judge.aware(classifier, trained, watch), trained, watch)
+        classifier, calibration = finish.calibrated(chosen, network, trained)
+        classifier, score = finish.examined(finish.aware(classifier, trained, watch), trained, watch)
         trained.record["calibration"] = asdict(calibration)
         found = _compared(old, classifier, start)
-    classifier = judge.recorded(classifier, trained, score, times, [])
+    classifier = finish.recorded(classifier, trained, score, times, [])
     told = {
         "rename": dict(changes.rename),
         "merge": {new: list(parts) for new, parts in changes.merge.items()},

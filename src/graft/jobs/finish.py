@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from graft.data.duplicates import blocks
 from graft.data.split import folds
 from graft.errors import DataError
-from graft.model import card, look, memory, unknown
+from graft.model import card, forward, memory, unknown
 from graft.model.calibrate import Calibration, calibrate, thresholds
 from graft.model.classifier import Classifier
-from graft.model.look import Look
+from graft.model.forward import Look
 from graft.model.memory import Memory, Pictures
 from graft.model.multilabel import Score
 from graft.model.unknown import Known
@@ -123,20 +123,20 @@ def _width(trained: Trained) -> int:
     features, (layer, _) = trained.network.features, _layer(trained)
     if trained.network.head.map:
         return trained.network.head.map[0]
-    return look.seeing(features, layer).widths[0 if layer else -1]
+    return forward.seeing(features, layer).widths[0 if layer else -1]
 
 
 def _features(trained: Trained, rows: NDArray[np.intp], watch: Watch) -> Iterator[NDArray[np.float32]]:
     """What that layer says of these pictures: from the store where the head reads from it, else computed."""
     if trained.columns is None:
         data, faults = trained.material.data.take(rows), dict[int, str]()
-        for glance in look.glances(trained.network, _layer(trained)[0], data, watch, faults):
+        for glance in forward.glances(trained.network, _layer(trained)[0], data, watch, faults):
             yield glance.view
         for row, why in faults.items():
             raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")
     else:
         for _, block in blocks(trained.material.embedded.chosen(rows)):
-            yield look.last(trained.network, block[:, trained.columns])
+            yield forward.last(trained.network, block[:, trained.columns])
 
 
 def examined(classifier: Classifier, trained: Trained, watch: Watch) -> tuple[Classifier, Score | None]:
@@ -166,10 +166,10 @@ def _from_store(classifier: Classifier, trained: Trained, columns: NDArray[np.in
     logits: list[Any] = []
     for _, block in blocks(embedded.chosen(test)):
         own = block[:, columns]
-        logits.append(look.judged(network, own))
+        logits.append(forward.judged(network, own))
         if known:
-            near.append(known.near(look.last(network, own), logits[-1], classifier.card.task == MULTILABEL))
-    return Look(np.arange(len(test)), embedded.digests[test], np.concatenate(logits), look.joined(near), {})
+            near.append(known.near(forward.last(network, own), logits[-1], classifier.card.task == MULTILABEL))
+    return Look(np.arange(len(test)), embedded.digests[test], np.concatenate(logits), forward.joined(near), {})
 
 
 def recorded(
