@@ -21,7 +21,11 @@ DOCS = HOUSE / "docs"
 PAGES = {"README": HOUSE / "README.md"} | {
     path.relative_to(DOCS).with_suffix("").as_posix(): path for path in sorted(DOCS.rglob("*.md"))
 }
-WITHOUT_EXAMPLES = {"architecture", "cli"}  # how the code is built; generated
+WITHOUT_EXAMPLES = {
+    "architecture",
+    "cli",
+    "deploy",
+}  # how the code is built; generated; run by tests/jobs/test_serve.py
 FENCES = {
     "python",
     "console",

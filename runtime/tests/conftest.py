@@ -1,8 +1,11 @@
 """What every test of the runtime stands on: types checked at run time, and real pictures where there are any."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import exported
 import pytest
+import serving
 from beartype import BeartypeConf
 from beartype.claw import beartype_packages
 
@@ -18,3 +21,18 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs real images in a folder named 'shared' beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported file that tells colours."""
+    path = tmp_path_factory.mktemp("model") / "colours.onnx"
+    path.write_bytes(exported.file())
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Running]:
+    """A server of it that keeps corrections."""
+    with serving.running(file, corrections=tmp_path_factory.mktemp("kept")) as found:
+        yield found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import onnx
 from onnx import parser
+from PIL import Image
 
 from graft_runtime.card import COVERAGES, Card
 from graft_runtime.contract import Export, described
@@ -54,3 +57,10 @@ def with_external_data() -> bytes:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="/etc/passwd")
     return described(found.SerializeToString(), card(), Export())
+
+
+def picture(number: int = 0) -> bytes:
+    """The bytes of a small picture, each number another colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), (number * 37 % 230, number * 61 % 230, number * 17 % 230)).save(file, "PNG")
+    return file.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import replace
 
@@ -11,7 +12,18 @@ import onnxruntime
 import pytest
 
 from graft_runtime import contract
-from graft_runtime.contract import CARD, DIGEST, EXPORT, Export, ModelError, described, read
+from graft_runtime.contract import (
+    CARD,
+    DIGEST,
+    EVIDENCE,
+    EXPORT,
+    Export,
+    ModelError,
+    Witness,
+    described,
+    evidence,
+    read,
+)
 
 
 def test_what_was_written_is_read_again() -> None:
@@ -61,6 +73,34 @@ def test_random_damage_never_raises_anything_else() -> None:
             read(bytes(broken))
         except ModelError:
             continue
+
+
+SHOWN = (Witness("日/1.jpg", ("red",), "AAAA"), Witness("2.jpg", ("red", "blue")))
+
+
+def test_evidence_is_read_again_and_a_file_without_any_has_none() -> None:
+    data = described(exported.model(), exported.card(), Export(), SHOWN)
+    about = read(data)[1]
+    assert evidence(data, about) == SHOWN
+    assert evidence(exported.file(), read(exported.file())[1]) == ()
+    assert EVIDENCE.encode() not in exported.file()
+
+
+def test_evidence_that_was_changed_or_lost_is_told() -> None:
+    data = described(exported.model(), exported.card(), Export(), SHOWN)
+    about = read(data)[1]
+    for other in (data.replace(b"AAAA", b"AAAB"), exported.file()):
+        with pytest.raises(ModelError, match=r"'graft\.evidence' is damaged, or not there"):
+            evidence(other, about)
+
+
+@pytest.mark.parametrize("wrong", ['"labels": "a"', '"labels": [3]', '"other": []', '"thumbnail": "<p>"'])
+def test_evidence_that_graft_would_not_write_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f'{{"pictures": [{{"picture": "a.jpg", "labels": [], "thumbnail": null, {wrong}}}]}}'
+    about = Export(evidence=hashlib.sha256(text.encode()).hexdigest())
+    monkeypatch.setattr(contract, "_properties", lambda _: {EVIDENCE: text})
+    with pytest.raises(ModelError, match="is not what graft writes"):
+        evidence(b"", about)
 
 
 def test_newer_files_are_refused_with_what_to_do() -> None:

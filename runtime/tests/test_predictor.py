@@ -145,11 +145,13 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, file: Path) -> None
 
 
 def test_a_graph_that_onnx_runtime_refuses_is_told() -> None:
-    from graft_runtime.contract import described
+    from graft_runtime.contract import Witness, described
 
     broken = exported.model().replace(b"ReduceMax", b"ReduceMix")
     with pytest.raises(ModelError, match=r"ONNX Runtime .* cannot run it"):
         load(described(broken, exported.card(), Export()))
+    with pytest.raises(ModelError, match="has evidence, and no output 'nearest'"):
+        load(described(exported.model(), exported.card(), Export(), [Witness("a.png", ("red",))]))
     renamed = exported.model().replace(b"unknown", b"unknowm")
     with pytest.raises(ModelError, match="no output 'unknown'"):
         load(described(renamed, exported.card(), Export()))

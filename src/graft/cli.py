@@ -197,7 +197,9 @@ def backbones(
 
 for command in (gathering.collect, gathering.check):  # what comes before training has a file of its own
     app.command()(command)
-for command in (judging.evaluate, judging.compare_runs, judging.report, judging.explain, deploy.export):  # and after it
+for command in (judging.evaluate, judging.compare_runs, judging.report, judging.explain):  # and after it
+    app.command()(command)
+for command in (deploy.export, deploy.serve):
     app.command()(command)
 
 

@@ -30,6 +30,10 @@ def export(
     allow_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Share of right answers that int8 may lose.")
     ] = ALLOWED_LOSS,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(help="Photos it was trained on: names and thumbnails go into the file, to show the nearest."),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -46,10 +50,47 @@ def export(
             check=None if check is None else str(check),
             calibrate=None if calibrate is None else str(calibrate),
             allow_loss=allow_loss,
+            evidence=None if evidence is None else str(evidence),
             force=force,
             watch=watching(quiet),
         )
         printed(report, as_json, lambda: exported(report))
+
+
+def serve(
+    model: Annotated[
+        Path, typer.Argument(help="File of `graft export`, folder of a classifier, or a network by name.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that others can reach needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="GRAFT_TOKEN", help="What clients must show. [default: made, where one is needed]")
+    ] = "",
+    corrections: Annotated[
+        Path | None, typer.Option(help="Folder that keeps pictures whose answer a user corrected, for the next fit.")
+    ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="Photos that the classifier was trained on, to show the nearest of them.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Answer over HTTP, with a web page: drop pictures there, or ask from a program."""
+    with told_of("serve"):
+        from graft.jobs.serve import serve as job
+        from graft_runtime.serve.server import welcome
+
+        job(
+            str(model),
+            host=host,
+            port=port,
+            token=token,
+            corrections=corrections,
+            evidence=None if evidence is None else str(evidence),
+            started=lambda address: print(welcome(model, address), flush=True),
+            watch=watching(quiet),
+        )
 
 
 def exported(report: Mapping[str, Any]) -> None:
@@ -66,6 +107,10 @@ def exported(report: Mapping[str, Any]) -> None:
     trained, own = found["milliseconds"]
     print(f"  speed        {own:.1f} ms a picture, {found['speed']:.1f} times as fast as PyTorch ({trained:.1f} ms)")
     print(f"  outputs      {', '.join(report['outputs'])}")
+    if (held := report["evidence"])["pictures"]:
+        missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""
+        print(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
+        print(f"which whoever gets the file can see{missing}")
     serve = f"python -m http.server -d {report['output']}    and open http://localhost:8000"
     predict = f"graft-runtime predict {report['output']} photo.jpg"
     print(f"\nNext:  {serve if report['format'] == 'web' else predict}")

@@ -128,7 +128,7 @@ def runtime() -> Path:
 @pytest.fixture(scope="module")
 def folder(model: Path, photos: Path, runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("web") / "web"
-    report = export(model, place, to="web", check=photos)
+    report = export(model, place, to="web", check=photos, evidence=photos)
     assert (report["parity"]["changed"], report["format"]) == (0, "web")
     assert report["parity"]["worst"] < 1e-4
     return place
@@ -179,7 +179,7 @@ def test_a_folder_whose_code_fails_says_why(
 ) -> None:
     bent = shutil.copytree(PAGE, tmp_path / "page")
     (bent / "contract.js").write_text(
-        "export const decided = 1;\nexport function described() {\n  throw new Error('no luck');\n}"
+        "export const decided = 1, wanted = 2;\nexport function described() {\n  throw new Error('no luck');\n}"
     )
     monkeypatch.setattr(web, "PAGE", bent)
     with pytest.raises(ExportError, match=r"cannot run the export in Node: Error: no luck"):
@@ -252,6 +252,10 @@ def test_chromium_answers_as_the_runtime(page: Any, folder: Path, photos: Path, 
         assert said["probabilities"] == pytest.approx(own.probabilities, abs=near), path.name
         assert (said["label"], tuple(said["labels"]), said["unknown"]) == (own.label, own.labels, own.unknown)
         assert said["fault"] == ""
+        if path.name != "clear.png":
+            near = [(each["picture"], each["thumbnail"]) for each in said["nearest"]]
+            assert near == [(each.picture, each.thumbnail) for each in own.nearest], path.name
+            assert len(near) == 5
 
 
 @pytest.mark.slow

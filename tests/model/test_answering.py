@@ -15,7 +15,7 @@ from graft.model.answering import Answering
 from graft.model.card import describe
 from graft.model.classifier import Classifier
 from graft.model.memory import Memory
-from graft.model.unknown import Known, unit
+from graft.model.unknown import NEIGHBOURS, Known, unit
 from graft.networks import graph, pixels
 from graft.networks.chain import layers, stages
 from graft.networks.fresh import fresh_backbone
@@ -23,9 +23,10 @@ from graft.networks.head import Conv, Head, Linear, Mlp, fresh
 from graft.networks.network import Features, Network
 from graft.networks.places import last_place
 from graft_runtime.card import MULTICLASS, MULTILABEL
-from graft_runtime.contract import HEAT, IMAGE, LOGITS, MAP, PROBABILITIES, UNKNOWN
+from graft_runtime.contract import HEAT, IMAGE, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
 CLASSES = tuple("abcde")
+NEAR = (NEAREST, SIMILARITY)
 NETWORKS = [
     *(
         "test_resnet",
@@ -95,6 +96,12 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarra
     np.testing.assert_allclose(said[PROBABILITIES], classifier.calibrated(logits), atol=1e-4)
     look = classifier.look(_data(images))
     np.testing.assert_allclose(said[UNKNOWN], look.near.scores if look.near else np.zeros(3), atol=1e-4)
+    if NEAR[0] in outputs:
+        assert look.near
+        np.testing.assert_allclose(said[SIMILARITY], look.near.cosines, atol=1e-4)
+        assert (said[NEAREST] == look.near.which).all()
+        assert said[NEAREST].dtype == np.int64
+        assert (said[NEAREST] != np.arange(NEIGHBOURS)).any()
     return said
 
 
@@ -109,7 +116,7 @@ def test_every_network_answers_the_same_as_one_graph(name: str) -> None:
     classifier = made(name)
     place = last_place(classifier.network.features)
     drawn = place is not None and place.averaged
-    check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (place is not None), *[HEAT] * drawn])
+    check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (place is not None), *[HEAT] * drawn, *NEAR])
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, MULTILABEL])
@@ -119,7 +126,7 @@ def test_every_network_answers_the_same_as_one_graph(name: str) -> None:
 )
 def test_every_head_answers_the_same_as_one_graph(head: str, reads: str, task: str) -> None:
     classifier = made("test_resnet", head, reads, task)
-    check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (head == "linear")])
+    check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (head == "linear"), *NEAR])
 
 
 def test_without_memory_the_score_of_unknown_is_0() -> None:
@@ -140,7 +147,7 @@ def test_with_too_many_classes_to_remember_it_is_the_energy(task: str) -> None:
 @pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224"])
 def test_the_places_of_a_linear_head_add_up_to_its_logits(name: str) -> None:
     classifier = made(name, reads="last")
-    said = check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT])
+    said = check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, *NEAR])
     totals, logits = said[HEAT].sum((2, 3)), said[LOGITS] - said[LOGITS].mean(1, keepdims=True)
     np.testing.assert_allclose(totals - totals[:1], logits - logits[:1], rtol=1e-3, atol=1e-3)  # but for a constant
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Parse, predict, print; ends the program with its exit code."""
     given = _parser().parse_args(words)
     try:
-        sys.exit(_predict(given) if given.command == "predict" else _info(given))
+        sys.exit({"predict": _predict, "serve": _serve, "info": _info}[given.command](given))
     except contract.ModelError as error:
         _fail(5, str(error))
     except ValueError as error:
@@ -44,6 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--unknown", type=float, default=RATE, help="share that may be called unknown; 0 for none")
     predict.add_argument("--threads", type=int, help="all cores unless given")
     predict.add_argument("--force", action="store_true", help="replace the file of answers")
+    serve = commands.add_parser("serve", help="answer over HTTP, with a web page")
+    serve.add_argument("model", type=Path, help="file that `graft export` wrote")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; others than this machine need a token"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="0 for any that is free")
+    serve.add_argument(
+        "--token", default=os.environ.get("GRAFT_TOKEN", ""), help="what clients must show [GRAFT_TOKEN]"
+    )
+    serve.add_argument("--corrections", type=Path, help="folder that keeps pictures whose answer a user corrected")
+    serve.add_argument("--threads", type=int, help="all cores unless given")
     info = commands.add_parser("info", help="say what a file is")
     info.add_argument("model", type=Path, help="file that `graft export` wrote")
     return parser
@@ -70,6 +82,22 @@ def _predict(given: argparse.Namespace) -> int:
         for each in told:
             print(_line(each))
     return 0 if told.good else 3
+
+
+def _serve(given: argparse.Namespace) -> int:
+    try:
+        from graft_runtime.serve import server
+    except ModuleNotFoundError as error:
+        _fail(2, f"This needs the package {error.name}, which is not installed: pip install 'graft-runtime[serve]'")
+    server.serve(
+        server.Model(given.model, given.threads),
+        host=given.host,
+        port=given.port,
+        token=given.token,
+        corrections=given.corrections,
+        started=lambda address: print(server.welcome(given.model, address), flush=True),
+    )
+    return 0
 
 
 def _info(given: argparse.Namespace) -> int:

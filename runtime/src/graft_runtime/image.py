@@ -44,11 +44,11 @@ class ImageError(ValueError):
         self.reason = reason
 
 
-def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
+def decode(data: bytes, *, enough: int | None = None, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """One picture as upright RGB, uint8 [height, width, 3].
 
     With `enough`, a JPEG may come back smaller, as long as its short side keeps at least that many pixels: the decoder
-    then skips the fine detail that a later resize would throw away.
+    then skips the fine detail that a later resize would throw away. `most` pixels are decoded, at most.
     The first frame of an animation counts; transparency is laid on white; 16-bit grey is scaled, not clipped.
 
     Raises ImageError: empty, not an image, too large, too costly to decode, or damaged. So no file takes more than a
@@ -60,12 +60,14 @@ def decode(data: bytes, *, enough: int | None = None) -> NDArray[np.uint8]:
     """
     if not data:
         raise ImageError("empty file")
-    if found := limits.excess(data, MAX_PIXELS):
+    if found := limits.excess(data, most):
         raise ImageError(TOO_COSTLY, found)
     try:
-        return _pixels(_upright(_loaded(data, enough)))
+        return _pixels(_upright(_loaded(data, enough, most)))
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError(TOO_COSTLY, "not enough memory") from error
     except Exception as error:  # hostile bytes raise nearly everything: OSError, SyntaxError, struct.error, TypeError
         raise ImageError("damaged", f"{type(error).__name__}: {error}") from error
 
@@ -78,18 +80,18 @@ def upright(picture: Image.Image) -> NDArray[np.uint8]:
         raise ImageError("damaged", f"{type(error).__name__}: {error}") from error
 
 
-def _loaded(data: bytes, enough: int | None) -> Image.Image:
-    image = _opened(data, enough)
+def _loaded(data: bytes, enough: int | None, most: int) -> Image.Image:
+    image = _opened(data, enough, most)
     try:
         image.load()
     except OSError:
         if image.format not in _END:
             raise
-        return _unfinished(data, image.format, enough)
+        return _unfinished(data, image.format, enough, most)
     return image
 
 
-def _opened(data: bytes, enough: int | None) -> Image.Image:
+def _opened(data: bytes, enough: int | None, most: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -99,19 +101,19 @@ def _opened(data: bytes, enough: int | None) -> Image.Image:
     if enough:
         image.draft(None, (enough, enough))
     width, height = image.size
-    most = min(MAX_PIXELS, MAX_OF.get(image.format or "", MAX_PIXELS))
+    most = min(most, MAX_OF.get(image.format or "", most))
     if width * height > most:
         raise ImageError(TOO_LARGE, f"{width} x {height} pixels; the limit is {most // 10**6} megapixels")
     return image
 
 
-def _unfinished(data: bytes, kind: str, enough: int | None) -> Image.Image:
+def _unfinished(data: bytes, kind: str, enough: int | None, most: int) -> Image.Image:
     """A file without its end marker is whole if whatever follows cannot change it; otherwise pixels are missing.
 
     A JPEG in scans or with restart markers can end on a border between them, where the decoder skips what follows.
     """
     body = _whole_chunks(data) if kind == "PNG" else data.removesuffix(b"\xff")
-    one, other = (_opened(body + filler + _END[kind], enough) for filler in _FILLERS[kind])
+    one, other = (_opened(body + filler + _END[kind], enough, most) for filler in _FILLERS[kind])
     borders = "progressive" in one.info or (kind == "JPEG" and _RESTARTS in body)
     try:
         whole = not borders and one.tobytes() == other.tobytes()

@@ -10,11 +10,15 @@ from graft_runtime.decide import UNKNOWN, Answer
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training picture that the network finds similar, and the cosine between the two, 1 for the same picture."""
+    """A training picture that the network finds similar, and the cosine between the two, 1 for the same picture.
+
+    `thumbnail` is the picture made small, as a data URI, where an exported file carries it.
+    """
 
     picture: str
     labels: tuple[str, ...]
     similarity: float
+    thumbnail: str | None = None
 
 
 @dataclass(frozen=True)

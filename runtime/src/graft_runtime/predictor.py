@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graft_runtime import contract
-from graft_runtime.contract import IMAGE, PROBABILITIES, UNKNOWN, ModelError
+from graft_runtime.contract import IMAGE, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN, ModelError
 from graft_runtime.decide import RATE, answers, least_of, limit
 from graft_runtime.image import ImageError, decode, upright
-from graft_runtime.prediction import Prediction
+from graft_runtime.prediction import Neighbour, Prediction
 
 BATCH = 8  # pictures of one size that go through the network together
 ROOM = 4_000_000  # their pixels, at most: the resize holds them as float32
@@ -30,10 +31,16 @@ Pixels = NDArray[np.uint8]
 
 
 class Predictor:
-    """A classifier that was exported: `classes`, `card`, `export`, and what it says of pictures."""
+    """A classifier that was exported: `classes`, `card`, `export`, and what it says of pictures.
+
+    `evidence` are the training pictures that answers name as the nearest; none unless the file was exported with them.
+    `identity` is the SHA-256 of the file.
+    """
 
     def __init__(self, model: bytes, threads: int | None = None) -> None:
         self.card, self.export = contract.read(model)
+        self.evidence = contract.evidence(model, self.export)
+        self.identity = hashlib.sha256(model).hexdigest()
         self.threads = threads or _cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -48,6 +55,8 @@ class Predictor:
         known = {output.name for output in self.session.get_outputs()}
         if missing := {PROBABILITIES, UNKNOWN} - known:
             raise ModelError(f"it has no output {min(missing)!r}")
+        if self.evidence and (missing := {NEAREST, SIMILARITY} - known):
+            raise ModelError(f"it has evidence, and no output {min(missing)!r}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -71,27 +80,64 @@ class Predictor:
         self, images: Iterable[Any], *, coverage: float | None = None, unknown: float = RATE
     ) -> Iterator[Prediction]:
         """The same one by one, for more pictures than there is memory for."""
-        least, most = self._least(coverage), self._limit(unknown)
-        for group in _grouped(self._decoded(images)):
-            good = [pixels for _, pixels, _ in group if pixels is not None]
-            told = self._told(np.stack(good), least, most) if good else iter(())
-            for name, pixels, fault in group:
-                yield Prediction(name, None if pixels is None else next(told), fault)
+        return chain.from_iterable(self.blocks(images, coverage=coverage, unknown=unknown))
 
-    def run(self, images: Pixels, outputs: tuple[str, ...] = (PROBABILITIES, UNKNOWN)) -> list[NDArray[np.float32]]:
+    def blocks(
+        self, images: Iterable[Any], *, start: int = 0, coverage: float | None = None, unknown: float = RATE
+    ) -> Iterator[list[Prediction]]:
+        """The same, few by few: those that went through the network together.
+
+        From the `start` of such a block on, the rest are the very same. Raises ValueError as `predict` does, at once.
+        """
+        _ = self._least(coverage), self._limit(unknown)
+        return self._blocks(islice(enumerate(images), start, None), coverage, unknown)
+
+    def _blocks(
+        self, images: Iterable[tuple[int, Any]], coverage: float | None, unknown: float
+    ) -> Iterator[list[Prediction]]:
+        for group in _grouped(self._decoded(images)):
+            good = [(name, pixels) for name, pixels, _ in group if pixels is not None]
+            told = iter(())
+            if good:
+                found = self.run(np.stack([pixels for _, pixels in good]), self.wanted)
+                outputs = dict(zip(self.wanted, found, strict=True))
+                told = self.told([name for name, _ in good], outputs, coverage, unknown)
+            yield [Prediction(name, None, fault) if fault else next(told) for name, _, fault in group]
+
+    def run(self, images: Pixels, outputs: tuple[str, ...] = (PROBABILITIES, UNKNOWN)) -> list[NDArray[Any]]:
         """What the file itself says of pictures [n, height, width, 3]; docs/client.md lists the outputs."""
         return [np.asarray(output) for output in self.session.run(list(outputs), {IMAGE: images})]
 
-    def _told(self, images: Pixels, least: float | None, most: float) -> Iterator[Any]:
-        chances, scores = self.run(images)
-        card = self.card
-        return answers(chances.astype(np.float64), card.classes, card.task, card.thresholds, least, scores > most)
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The outputs that `told` reads."""
+        return (PROBABILITIES, UNKNOWN, *(NEAREST, SIMILARITY) * bool(self.evidence))
 
-    def _decoded(self, images: Iterable[Any]) -> Iterator[tuple[str, Pixels | None, str]]:
+    def told(
+        self, names: Sequence[str], found: Mapping[str, NDArray[Any]], coverage: float | None, unknown: float
+    ) -> Iterator[Prediction]:
+        """The answers for pictures of these names, from what `run` found of them: an array [n, ...] for each output.
+
+        Raises ValueError as `predict` does.
+        """
+        chances, strange, card = found[PROBABILITIES], found[UNKNOWN] > self._limit(unknown), self.card
+        least = self._least(coverage)
+        said = answers(chances.astype(np.float64), card.classes, card.task, card.thresholds, least, strange)
+        near = [found[name].tolist() for name in (NEAREST, SIMILARITY) if self.evidence]
+        nearest = map(self._neighbours, *near) if near else repeat(())
+        for name, answer, own in zip(names, said, nearest, strict=False):
+            yield Prediction(name, answer, nearest=own)
+
+    def _neighbours(self, which: list[int], cosines: list[float]) -> tuple[Neighbour, ...]:
+        """The training pictures in these rows, nearest first."""
+        found = ((self.evidence[row], cosine) for row, cosine in zip(which, cosines, strict=True))
+        return tuple(Neighbour(it.picture, it.labels, cosine, _uri(it.thumbnail)) for it, cosine in found)
+
+    def _decoded(self, images: Iterable[tuple[int, Any]]) -> Iterator[tuple[str, Pixels | None, str]]:
         """(name, pixels or None, fault) in order, a few ahead of the network."""
         enough = 2 * self.card.preprocess["resize"]
         with ThreadPoolExecutor(self.threads) as pool:
-            waiting = (pool.submit(_pixels, row, image, enough) for row, image in enumerate(images))
+            waiting = (pool.submit(_pixels, row, image, enough) for row, image in images)
             ahead = deque(islice(waiting, AHEAD * self.threads))
             try:
                 while ahead:
@@ -143,6 +189,10 @@ def _pixels(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]
         return name, None, f"cannot be read: {error.strerror or error}"
 
 
+def _uri(thumbnail: str | None) -> str | None:
+    return None if thumbnail is None else f"data:image/jpeg;base64,{thumbnail}"
+
+
 def _checked(pixels: NDArray[Any]) -> Pixels:
     grey = pixels[..., None] if pixels.ndim == 2 else pixels
     if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or not grey.size:
@@ -156,7 +206,10 @@ def _checked(pixels: NDArray[Any]) -> Pixels:
 def _grouped(
     decoded: Iterable[tuple[str, Pixels | None, str]],
 ) -> Iterator[list[tuple[str, Pixels | None, str]]]:
-    """Neighbours of one size, few enough to go through the network together; whatever has a fault goes along."""
+    """Neighbours of one size, few enough to go through the network together; whatever has a fault goes along.
+
+    Where a group begins, nothing of those before it matters.
+    """
     group: list[tuple[str, Pixels | None, str]] = []
     shape: tuple[int, ...] | None = None
     for each in decoded:
@@ -164,7 +217,7 @@ def _grouped(
         full = own is not None and (len(group) + 1) * own[0] * own[1] > ROOM
         if group and (len(group) == BATCH or full or (shape is not None and own != shape)):
             yield group
-            group, shape = [], None if each[1] is None else own
+            group, own = [], None if each[1] is None else own
         group.append(each)
         shape = own
     if group:

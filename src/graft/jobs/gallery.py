@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from graft.data.dataset import SPLITS, Dataset, pixels
 from graft.data.finding import Finding
 from graft.jobs import outputs
 from graft.jobs.style import CSS
+from graft.jobs.thumbnail import thumbnail
 from graft.training.material import described
 from graft_runtime.image import ImageError
 
 BEGINS = "<!doctype html>\n<!-- graft check -->"
 SHOWN = 24  # cases of one finding: a page stays below some 10 MB
 SIDE = 168  # pixels of a thumbnail's longer side; screens of double density show it at half the size
-QUALITY = 78
 BARS = 40  # classes whose counts are drawn
 
 _HEAD = f"""{BEGINS}
@@ -73,16 +69,12 @@ class _Album:
 
     def _image(self, row: int) -> str:
         try:
-            picture = Image.fromarray(pixels(self.data.read(row), SIDE))
+            small = thumbnail(pixels(self.data.read(row), SIDE), SIDE)
         except (ImageError, OSError):  # the finding itself says why
             return '<div class="none" role="img" aria-label="cannot be shown">?</div>'
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=QUALITY)
-        code = base64.b64encode(file.getvalue()).decode()
-        size = f'width="{picture.width}" height="{picture.height}"'
+        size = f'width="{small.width}" height="{small.height}"'
         alt = escape(f"{self.labels[row]}: {self.data.name(row)}", quote=True)
-        return f'<img {size} alt="{alt}" src="data:image/jpeg;base64,{code}">'
+        return f'<img {size} alt="{alt}" src="{small.uri}">'
 
 
 def _summary(report: Mapping[str, Any]) -> str:

@@ -12,15 +12,16 @@ from graft.networks.heat import as_map
 from graft.networks.network import Network, heard
 from graft.networks.places import Place, last_of, last_place
 from graft_runtime.card import MULTILABEL, Card
-from graft_runtime.contract import HEAT, LOGITS, MAP, PROBABILITIES, UNKNOWN
+from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
 
 class Answering(nn.Module):
     """uint8 pictures [n, 3, size, size] to what `outputs` names, in that order.
 
     The same as `Classifier` works out with numpy: probabilities by temperature, scales and shifts; the score of
-    unknown, 0 where the classifier has none; the logits; the last map; and, where a linear head reads nothing of the
-    last layer but the map's average, how much each place speaks for each class.
+    unknown, 0 where the classifier has none; the logits; the last map; where a linear head reads nothing of the last
+    layer but the map's average, how much each place speaks for each class; and which stored training pictures are
+    nearest, where there are any.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -31,19 +32,21 @@ class Answering(nn.Module):
         self.strange = Strange(classifier.memory.known if classifier.memory else None, classifier.card)
         drawn = self.place is not None and self.place.averaged and classifier.network.head.spec["kind"] == "linear"
         self.heat = Heat(self.network, classifier.card) if drawn else None
-        self.outputs = (PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (self.place is not None), *[HEAT] * drawn)
+        near = (NEAREST, SIMILARITY) if len(self.strange.stored) else ()
+        self.outputs = (PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (self.place is not None), *[HEAT] * drawn, *near)
 
     def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
         features = self.network.features
         with heard(features.backbone, [self.place.name] if self.place else []) as outputs:
             parts = features.each(prepared)
         logits = self.network.head(torch.cat(parts, dim=1))
-        said = [self.calibrated(logits), self.strange(last_of(features, parts), logits), logits]
+        score, *near = self.strange(last_of(features, parts), logits)
+        said = [self.calibrated(logits), score, logits]
         if self.place:
             said.append(_map(features.backbone, self.place, outputs))
         if self.heat:
             said.append(self.heat(said[-1]))
-        return tuple(said)
+        return (*said, *near)
 
 
 class Calibrated(nn.Module):
@@ -65,7 +68,10 @@ class Calibrated(nn.Module):
 
 
 class Strange(nn.Module):
-    """The last features [n, d] and logits to the score of unknown [n], as graft.model.unknown."""
+    """The last features [n, d] and logits to the score of unknown [n], as graft.model.unknown.
+
+    Where training pictures are stored, also to the rows of the nearest, int64 [n, k], and their cosines, largest first.
+    """
 
     stored: Tensor
 
@@ -74,13 +80,14 @@ class Strange(nn.Module):
         self.told, self.several = known is not None, card.task == MULTILABEL
         self.register_buffer("stored", torch.zeros(0) if known is None else torch.from_numpy(known.features).float())
 
-    def forward(self, last: Tensor, logits: Tensor) -> Tensor:
+    def forward(self, last: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
         if not self.told:
-            return logits[:, 0] * 0
+            return (logits[:, 0] * 0,)
         if not len(self.stored):
-            return -(functional.softplus(logits).sum(dim=1) if self.several else logits.logsumexp(dim=1))
+            return (-(functional.softplus(logits).sum(dim=1) if self.several else logits.logsumexp(dim=1)),)
         cosines = functional.normalize(last) @ self.stored.T
-        return 1 - cosines.topk(min(NEIGHBOURS, len(self.stored))).values.mean(dim=1)
+        best, which = cosines.topk(min(NEIGHBOURS, len(self.stored)))
+        return 1 - best.mean(dim=1), which, best
 
 
 class Heat(nn.Module):

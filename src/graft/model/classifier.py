@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +18,14 @@ from graft.data.read.source import read_source
 from graft.errors import DataError, UsageError
 from graft.model import look as looking
 from graft.model import scoring, storage
-from graft.model.look import Look
+from graft.model.look import Glance, Look
 from graft.model.memory import Memory
 from graft.model.multilabel import Score
 from graft.model.unknown import Near
 from graft.networks.network import Network
 from graft.progress import Watch, unwatched
-from graft_runtime.card import COVERAGES, MULTILABEL, Card
-from graft_runtime.decide import RATE, answers, least_of
+from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
+from graft_runtime.decide import RATE, Answer, answers, least_of
 from graft_runtime.prediction import Neighbour, Prediction
 
 
@@ -41,6 +43,11 @@ class Classifier:
         """The class names, in the order of every row of probabilities."""
         return self.card.classes
 
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the card, which has those of the weights."""
+        return hashlib.sha256(dump(self.card).encode()).hexdigest()
+
     def predict(
         self, images: Any, *, coverage: float | None = None, unknown: float = RATE, watch: Watch = unwatched
     ) -> list[Prediction]:
@@ -51,19 +58,43 @@ class Classifier:
         A picture that cannot be read gets a Prediction with its fault; it never stops the others. Raises UsageError
         for a share that cannot be, or one that the classifier has no sets for.
         """
-        least, limit = self.least(coverage), self._limit(unknown)
         data = as_dataset(images)
-        look = self.look(data, watch=watch)
-        strange = look.near.scores > limit if look.near else None
-        told = answers(self.calibrated(look.logits), self.classes, self.card.task, self.card.thresholds, least, strange)
-        nearest = self._neighbours(look.near) if look.near else [()] * len(look.rows)
-        said = dict(zip(look.rows.tolist(), zip(told, nearest, strict=True), strict=True))
-        return [
-            Prediction(data.name(row), said[row][0], "", said[row][1])
-            if row in said
-            else Prediction(data.name(row), None, look.faults[row])
-            for row in range(len(data))
-        ]
+        blocks = self.blocks(data, coverage=coverage, unknown=unknown)
+        return list(watch(chain.from_iterable(blocks), "pictures", len(data)))
+
+    def blocks(
+        self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = RATE
+    ) -> Iterator[list[Prediction]]:
+        """The same, few by few, for more pictures than there is memory for: those that the network saw together.
+
+        From the `start` of such a block on, the rest are the very same. Raises UsageError as `predict` does, at once.
+        """
+        return self._blocks(as_dataset(images), start, self.least(coverage), self._limit(unknown))
+
+    def _blocks(self, data: Dataset, start: int, least: float | None, limit: float) -> Iterator[list[Prediction]]:
+        rest, at, faults = data.take(np.arange(start, len(data))), 0, dict[int, str]()
+        layer = self.card.unknown.get("layer", "")
+        for glance in looking.glances(self.network, layer, rest, unwatched, faults, len(data)):
+            end = int(glance.rows[-1]) + 1
+            said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
+            yield [
+                Prediction(name, said[row][0], "", said[row][1]) if row in said else Prediction(name, None, faults[row])
+                for row, name in enumerate(map(data.name, range(start + at, start + end)), at)
+            ]
+            faults.clear()
+            at = end
+        if at < len(rest):
+            yield [Prediction(data.name(start + row), None, faults[row]) for row in range(at, len(rest))]
+
+    def _told(
+        self, glance: Glance, least: float | None, limit: float
+    ) -> Iterator[tuple[Answer, tuple[Neighbour, ...]]]:
+        """(answer, nearest training pictures) of each picture of a batch."""
+        card, known = self.card, self.memory.known if self.memory else None
+        near = known.near(glance.view, glance.logits, card.task == MULTILABEL) if known else None
+        strange = near.scores > limit if near else None
+        told = answers(self.calibrated(glance.logits), card.classes, card.task, card.thresholds, least, strange)
+        return zip(told, self._neighbours(near) if near else repeat(()), strict=False)
 
     def look(self, data: Dataset, *, watch: Watch = unwatched) -> Look:
         """All that the network says of pictures: logits, and the nearest training pictures."""
@@ -108,9 +139,10 @@ class Classifier:
         names, labels = self.memory.known.names, self.memory.known.labels
         for which, cosines in zip(near.which.tolist(), near.cosines.tolist(), strict=True):
             pairs = zip(which, cosines, strict=True)
-            yield tuple(Neighbour(names[at], self._named(labels[at]), cosine) for at, cosine in pairs)
+            yield tuple(Neighbour(names[at], self.named(labels[at]), cosine) for at, cosine in pairs)
 
-    def _named(self, label: Any) -> tuple[str, ...]:
+    def named(self, label: Any) -> tuple[str, ...]:
+        """The names of the classes that a label stands for: a number, or a 1 for each class that is shown."""
         several = np.flatnonzero(label) if np.ndim(label) else [label]
         return tuple(self.classes[at] for at in several)
 

@@ -59,13 +59,16 @@ def look(network: Network, layer: str, known: Known | None, several: bool, data:
     return Look(np.concatenate(rows), np.concatenate(digests), np.concatenate(logits), together, faults)
 
 
-def glances(network: Network, layer: str, data: Dataset, watch: Watch, faults: dict[int, str]) -> Iterator[Glance]:
+def glances(
+    network: Network, layer: str, data: Dataset, watch: Watch, faults: dict[int, str], count: int | None = None
+) -> Iterator[Glance]:
     """Batch by batch; whatever cannot be used is written into `faults`.
 
-    The view is that of the named layer, or without one of the last layer that the head reads.
+    The view is that of the named layer, or without one of the last layer that the head reads. The network is compiled
+    for `count` pictures, where these are the last of so many.
     """
     eyes, waiting = seeing(network.features, layer), list[pictures.Picture[_Seen]]()
-    run = engine.compile(eyes, network.preprocess.size, len(data))
+    run = engine.compile(eyes, network.preprocess.size, count or len(data))
     for picture in pictures.each(data, partial(_seen, network.preprocess), watch):
         if picture.made is None:
             faults[picture.row] = picture.fault

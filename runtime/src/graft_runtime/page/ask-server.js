@@ -62,7 +62,14 @@ function seconds(text) {
   return Number.isFinite(wait) ? Math.max(0, wait) : null;
 }
 
+// The address that the server prints at its start has the token behind the #, which browsers send nowhere.
 function remembered() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    history.replaceState(null, "", location.pathname);
+    allow(given);
+    return given;
+  }
   try {
     return sessionStorage.getItem(KEY);
   } catch {

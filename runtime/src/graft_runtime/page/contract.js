@@ -31,17 +31,29 @@ function properties(model) {
   return Object.fromEntries(entries.map((entry) => [text(entry.get(1)), text(entry.get(2))]));
 }
 
-/** {card, limit, sha256, precision} of the bytes of a file: `limit` is the score above which a picture is unknown. */
+/**
+ * {card, limit, evidence, sha256, precision} of the bytes of a file. `limit` is the score above which a picture is
+ * unknown; `evidence` are the training pictures that the file shows, mostly none.
+ */
 export function described(model) {
   const about = properties(model);
   if (!about["graft.card"]) throw new Error("`graft export` did not write this file");
   const { strays, precision } = JSON.parse(about["graft.export"]);
   const rank = Math.ceil(Math.round((strays.length + 1) * (1 - RATE) * 1e9) / 1e9);
-  return { card: JSON.parse(about["graft.card"]), limit: strays[rank - 1] ?? Infinity, sha256: about["graft.sha256"], precision };
+  return {
+    card: JSON.parse(about["graft.card"]),
+    limit: strays[rank - 1] ?? Infinity,
+    evidence: JSON.parse(about["graft.evidence"] ?? '{"pictures": []}').pictures,
+    sha256: about["graft.sha256"],
+    precision,
+  };
 }
 
-/** The answer for one picture from what the file says of it, {probabilities: {data}, unknown: {data}}. */
-export function decided({ card, limit }, said) {
+/** The outputs that `decided` reads. */
+export const wanted = ({ evidence }) => ["probabilities", "unknown", ...(evidence.length ? ["nearest", "similarity"] : [])];
+
+/** The answer for one picture from what the file says of it: for each output that is `wanted` a tensor, {data}. */
+export function decided({ card, limit, evidence }, said) {
   const chances = Array.from(said.probabilities.data, Number), { classes, thresholds } = card;
   const order = chances.map((_, at) => at).sort((one, other) => chances[other] - chances[one]);
   const unknown = said.unknown.data[0] > limit;
@@ -53,9 +65,17 @@ export function decided({ card, limit }, said) {
     probabilities: Object.fromEntries(classes.map((name, at) => [name, chances[at]])),
     labels: unknown ? [] : given.map((at) => classes[at]),
     unknown,
+    nearest: evidence.length ? Array.from(said.nearest.data, (row, at) => neighbour(evidence[row], said.similarity.data[at])) : [],
     best: order[0],
   };
 }
+
+const neighbour = ({ picture, labels, thumbnail }, similarity) => ({
+  picture,
+  labels,
+  similarity,
+  thumbnail: thumbnail && `data:image/jpeg;base64,${thumbnail}`,
+});
 
 /** [left, top, width, height] of the part that is looked at, in shares of the picture. */
 export function area({ card }, height, width) {

@@ -1,6 +1,6 @@
 // The model at work in a thread of its own, so that the page stays quick: bytes of a picture to its answer.
 import * as ort from "./ort.wasm.bundle.min.mjs";
-import { area, decided, described } from "./contract.js";
+import { area, decided, described, wanted } from "./contract.js";
 
 const WASM = "ort-wasm-simd-threaded.wasm", MODEL = "model.onnx";
 const MOST_PIXELS = 64_000_000; // as graft-runtime
@@ -32,7 +32,7 @@ async function begin() {
     sets: false,
     heat: session.outputNames.includes("heat"),
     corrections: false,
-    evidence: false,
+    evidence: about.evidence.length > 0,
     limits: { bytes: 256 * 2 ** 20, pixels: MOST_PIXELS, images: 1 },
     licences: { ...card.licences, "onnxruntime-web": "MIT" },
   };
@@ -75,7 +75,7 @@ async function judge(file) {
     return fault(error instanceof RangeError ? `too large: ${error.message}` : "not an image");
   }
   const { pixels, height, width } = picture;
-  const outputs = ["probabilities", "unknown", ...(session.outputNames.includes("heat") ? ["heat"] : [])];
+  const outputs = [...wanted(about), ...(session.outputNames.includes("heat") ? ["heat"] : [])];
   const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
   const said = await session.run({ image }, outputs);
   const { best, ...answer } = decided(about, said);

@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 const folder = resolve(process.argv[2]);
 const own = (name) => import(pathToFileURL(join(folder, name)).href);
 const ort = await own("ort.wasm.bundle.min.mjs");
-const { decided, described } = await own("contract.js");
+const { decided, described, wanted } = await own("contract.js");
 
 Object.assign(ort.env, { logLevel: "error" });
 Object.assign(ort.env.wasm, { wasmBinary: readFileSync(join(folder, "ort-wasm-simd-threaded.wasm")), numThreads: 1 });
@@ -37,6 +37,6 @@ for (;;) {
   const [height, width] = [head.readUInt32LE(0), head.readUInt32LE(4)];
   const { value: pixels } = await input.next(height * width * 3);
   const image = new ort.Tensor("uint8", Uint8Array.from(pixels), [1, height, width, 3]);
-  const said = decided(about, await session.run({ image }, ["probabilities", "unknown"]));
+  const said = decided(about, await session.run({ image }, wanted(about)));
   process.stdout.write(`${JSON.stringify(said)}\n`);
 }

@@ -14,8 +14,9 @@ from onnx import ModelProto
 
 from graft.errors import ExportError, OutputError, UsageError
 from graft.jobs.direct import opened
-from graft.jobs.export import evidence, parity, quantise, web
-from graft.jobs.export.evidence import MADE, Evidence
+from graft.jobs.export import parity, quantise, web
+from graft.jobs.export.evidence import MADE, Evidence, gathered
+from graft.jobs.export.witnesses import witnesses
 from graft.model import pictures, whole
 from graft.model.answering import Answering
 from graft.model.classifier import Classifier
@@ -40,6 +41,7 @@ def export(
     check: Any = None,
     calibrate: Any = None,
     allow_loss: float = LOSS,
+    evidence: Any = None,
     force: bool = False,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
@@ -52,10 +54,12 @@ def export(
     each probability within 1e-3 and no other answer; with `int8`, at most `allow_loss` of the right answers may be
     lost. `check` are pictures as `graft.read_source` takes them, of which those count that the classifier was not
     trained on; without it pictures are made. `calibrate` are pictures for the ranges of int8; without it, others of
-    `check`.
+    `check`. `evidence` are the photos that it was trained on: the file then holds names, labels and thumbnails of those
+    that it compares pictures with, and its answers name the nearest. Without it no file holds any of that.
 
     Raises ExportError, and writes nothing, where the file answers differently or the network cannot be exported;
-    OutputError rather than overwrite a file, or, with `force`, rather than one that is no export.
+    DataError for evidence without a training picture; OutputError rather than overwrite a file, or, with `force`,
+    rather than one that is no export.
 
     >>> export("model/", "flowers.onnx", check="photos/")["parity"]["changed"]  # doctest: +SKIP
     0
@@ -65,8 +69,9 @@ def export(
     (web.refuse if to == WEB else _refuse)(path, force)
     runtime = web.runtime(watch) if to == WEB else None
     judge = opened(classifier)
-    given = evidence.gathered(judge, check, watch)
-    samples = given.others if calibrate is None else evidence.gathered(judge, calibrate, watch).others
+    shown = () if evidence is None else witnesses(judge, evidence, watch)
+    given = gathered(judge, check, watch)
+    samples = given.others if calibrate is None else gathered(judge, calibrate, watch).others
     network = _traced(judge)
     if int8:
         prepare = partial(pictures.prepared, judge.network.preprocess)
@@ -74,16 +79,15 @@ def export(
         network = quantise.int8(network, (image for image in made if image is not None))
     model = _serialised(pixels.before(judge.network.preprocess, network))
     about = Export(INT8 if int8 else FLOAT32, _strays(judge))
-    found = _compared(judge, contract.described(model, judge.card, about), given, watch)
-    why = found.close(allow_loss) if int8 else found.exact()
-    if why:
+    found = _compared(judge, contract.described(model, judge.card, about, shown), given, watch)
+    if why := found.close(allow_loss) if int8 else found.exact():
         raise ExportError(_refused(why, int8, given))
     about = Export(about.precision, about.strays, found.as_dict())
-    file = contract.described(model, judge.card, about)
+    content, bare = (contract.described(model, judge.card, about, held) for held in (shown, ()))
     if runtime:
-        found = web.write(path, file, runtime, judge, given, watch)
+        found = web.write(path, content, runtime, judge, given, watch)
     else:
-        _write(path, file)
+        _write(path, content)
     return {
         "output": str(path),
         "format": to,
@@ -91,6 +95,11 @@ def export(
         "classes": len(judge.classes),
         "outputs": [output.name for output in network.graph.output],
         "parity": found.as_dict(),
+        "evidence": {
+            "pictures": len(shown),
+            "thumbnails": sum(each.thumbnail is not None for each in shown),
+            "bytes": len(content) - len(bare),
+        },
         "seconds": round(time.monotonic() - began, 1),
     }
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from graft.data.dataset import Dataset, pixels
 from graft.errors import UsageError
 from graft.jobs.report.answers import Answers
+from graft.jobs.thumbnail import thumbnail
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.explain import drawn
@@ -47,7 +45,7 @@ def shown(classifier: Classifier, answers: Answers, source: Dataset, where: Mapp
 
     def look(raw: bytes | NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
         whole = pixels(raw, prepare.enough)
-        return thumbnail(whole, SIDE), prepare.prepare(whole).numpy()
+        return thumbnail(whole, SIDE).uri, prepare.prepare(whole).numpy()
 
     for picture in pictures.each(source.take(rows), look, watch):
         if picture.made:  # one that has vanished since is only not shown
@@ -74,15 +72,6 @@ def chosen(answers: Answers) -> list[int]:
     return found[:MOST]
 
 
-def thumbnail(whole: NDArray[np.uint8], side: int) -> str:
-    """A picture, made small, as a data URI."""
-    small = Image.fromarray(whole)
-    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
-    file = io.BytesIO()
-    small.save(file, "WEBP", quality=60, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
 def _large(
     classifier: Classifier, answers: Answers, seen: Mapping[int, NDArray[np.uint8]]
 ) -> tuple[dict[int, str], dict[int, str]]:
@@ -91,10 +80,10 @@ def _large(
     hot: dict[int, str] = {}
     for row, prepared in seen.items():
         picture = np.ascontiguousarray(prepared.transpose(1, 2, 0))
-        large[row] = thumbnail(picture, LARGE)
+        large[row] = thumbnail(picture, LARGE).uri
         try:
             places = heat(classifier.network, torch.from_numpy(prepared)[None], [answers.blamed(row)], answers.several)
         except UsageError:  # a network without places: there is no heat map to show
             continue
-        hot[row] = thumbnail(drawn(picture, places[0].numpy()), LARGE)
+        hot[row] = thumbnail(drawn(picture, places[0].numpy()), LARGE).uri
     return large, hot

@@ -1,0 +1,174 @@
+"""A request to the pictures in it: the bytes of one, a form with files, or JSON with base64."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+from base64 import b64decode
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from graft_runtime.serve.bounds import MB, Bounds
+from graft_runtime.serve.refusal import Refusal
+
+FORM, JSON = "multipart/form-data", "application/json"
+EXAMPLE = '{"images": ["<base64>"]}'
+
+Take = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture as it came: what the client calls it, and the bytes of its file."""
+
+    name: str
+    data: bytes
+
+
+class Room:
+    """The bytes that all requests under way hold together."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """What one request takes, piece by piece, until it is answered; taking raises Refusal where no room is left."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self.held + size > self.most:
+                raise Refusal(503, "busy", "The server holds as many pictures as it can. Try again soon.", retry=1)
+            self.held += size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self.held -= taken
+
+
+async def pictures(request: Request, bounds: Bounds, take: Take) -> list[Asked]:
+    """The pictures of a request. Raises Refusal."""
+    kind = _kind(request)
+    if kind == FORM:
+        form = await fields(request, bounds, take)
+        found = [each for _, each in form if isinstance(each, Asked)]
+    elif kind == JSON:
+        found = _from_json(await body(request, bounds, take), bounds)
+    else:
+        found = [Asked("picture 0", await body(request, bounds, take))]
+    if not found or not any(each.data for each in found):
+        raise Refusal(
+            400, "empty", f"There is no picture in the request: send its bytes, files in a form, or {EXAMPLE}."
+        )
+    return found
+
+
+async def body(request: Request, bounds: Bounds, take: Take) -> bytes:
+    """The whole body. Raises Refusal."""
+    async with _in_time(bounds):
+        return b"".join([chunk async for chunk in _chunks(request, bounds, take)])
+
+
+async def fields(request: Request, bounds: Bounds, take: Take) -> list[tuple[str, Asked | str]]:
+    """The fields of a form and its files, in memory alone. Raises Refusal."""
+    if _kind(request) != FORM:
+        raise Refusal(415, "wrong_type", f"This takes a form with files: Content-Type {FORM}.")
+    parser = MultiPartParser(
+        request.headers, _chunks(request, bounds, take), max_files=bounds.images, max_fields=8, max_part_size=MB
+    )
+    parser.spool_max_size = bounds.bytes + 1  # never a file on the disk
+    try:
+        async with _in_time(bounds):
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise _of_form(error, bounds) from error
+    found = list[tuple[str, Asked | str]]()
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            found.append((name, Asked(value.filename or f"picture {len(found)}", await value.read())))
+            await value.close()
+        else:
+            found.append((name, value))
+    return found
+
+
+async def _chunks(request: Request, bounds: Bounds, take: Take) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, as long as it is not too much."""
+    most = bounds.bytes * 4 // 3 + MB if _kind(request) == JSON else bounds.bytes
+    if _told_size(request) > most:
+        raise _too_large(bounds)
+    size = 0
+    async for chunk in request.stream():
+        take(len(chunk))
+        size += len(chunk)
+        if size > most:
+            raise _too_large(bounds)
+        yield chunk
+
+
+@asynccontextmanager
+async def _in_time(bounds: Bounds) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(bounds.body):
+            yield
+    except TimeoutError as error:
+        raise Refusal(408, "too_slow", f"The request did not arrive within {bounds.body:g} seconds.") from error
+
+
+def _told_size(request: Request) -> int:
+    text = request.headers.get("content-length", "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _from_json(raw: bytes, bounds: Bounds) -> list[Asked]:
+    entries = parsed(raw)
+    texts = entries.get("images") if isinstance(entries, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise Refusal(400, "wrong_json", f"The JSON has no list of pictures. Send {EXAMPLE}.")
+    if len(texts) > bounds.images:
+        raise _too_many(bounds)
+    return [Asked(f"picture {row}", from_base64(text, row)) for row, text in enumerate(texts)]
+
+
+def parsed(raw: bytes) -> Any:
+    """JSON. Raises Refusal."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "wrong_json", f"The body is no JSON: {error}. Send {EXAMPLE}.") from error
+
+
+def from_base64(text: str, row: int) -> bytes:
+    """The bytes, also of a data URL. Raises Refusal."""
+    try:
+        return b64decode(text.partition("base64,")[2] or text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refusal(400, "wrong_base64", f"Picture {row} is no base64: {error}.") from error
+
+
+def _of_form(error: MultiPartException, bounds: Bounds) -> Refusal:
+    if "Too many files" in error.message:
+        return _too_many(bounds)
+    return Refusal(400, "wrong_form", f"The form cannot be read: {error.message}")
+
+
+def _too_many(bounds: Bounds) -> Refusal:
+    return Refusal(413, "too_many", f"At most {bounds.images} pictures go into one request. Send more requests.")
+
+
+def _too_large(bounds: Bounds) -> Refusal:
+    return Refusal(413, "too_large", f"A request has at most {bounds.bytes // MB} MB. Send smaller pictures, or fewer.")
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,0 +1,30 @@
+"""How much a server takes at once, and how long it waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of a request, in bytes, pixels, pictures and seconds, and of all requests that are under way together.
+
+    `bytes` are those of a body; `pixels` those of a picture, of a JPEG after it was scaled down while it was decoded;
+    `images` those of one request. `requests`, `held` bytes and `waiting` pictures are what all may take at once: beyond
+    it a client is asked to come again later. `headers`, `body`, `decode` and `answer` are how long each may take.
+    """
+
+    bytes: int = 20 * MB
+    pixels: int = 20_000_000
+    images: int = 32
+    requests: int = 128
+    held: int = 256 * MB
+    waiting: int = 256
+    connections: int = 1024
+    headers: float = 10
+    body: float = 30
+    decode: float = 10
+    answer: float = 30
+    memory: int = 1536 * MB  # of a process that decodes

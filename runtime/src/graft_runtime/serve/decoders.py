@@ -1,0 +1,102 @@
+"""Pictures decoded by processes of their own, a few at a time, none for longer than allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft_runtime.image import ImageError
+from graft_runtime.serve.decoder import ASKED, TOLD
+
+CHUNK = 4 * 2**20  # bytes that a pipe may hold on our side
+DIED = "too costly to decode: the decoder gave up"
+LATE = "too costly to decode: it takes too long"
+
+
+class Decoders:
+    """`count` processes; one that died or took too long is started anew when it is needed next."""
+
+    def __init__(self, count: int, seconds: float, memory: int) -> None:
+        self.seconds, self.memory = seconds, memory
+        self._idle: asyncio.LifoQueue[asyncio.subprocess.Process | None] = asyncio.LifoQueue()
+        self._tasks = set[asyncio.Task[NDArray[np.uint8]]]()
+        for _ in range(count):
+            self._idle.put_nowait(None)
+
+    async def start(self) -> None:
+        """All of them, so that the first picture does not wait."""
+        started = [self._idle.get_nowait() or await self._started() for _ in range(self._idle.qsize())]
+        for process in started:
+            self._idle.put_nowait(process)
+
+    async def decode(self, data: bytes, enough: int, most: int) -> NDArray[np.uint8]:
+        """As graft_runtime.image.decode. Raises ImageError.
+
+        Whoever stops waiting does not stop the process: what it was asked must be read before it is asked again.
+        """
+        task = asyncio.create_task(self._decoded(data, enough, most))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Ends all processes."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while not self._idle.empty():
+            if process := self._idle.get_nowait():
+                await _ended(process)
+
+    async def _decoded(self, data: bytes, enough: int, most: int) -> NDArray[np.uint8]:
+        process = await self._idle.get()
+        try:
+            process = process or await self._started()
+            async with asyncio.timeout(self.seconds):
+                return await _asked(process, data, enough, most)
+        except TimeoutError as error:
+            process = await _ended(process)
+            raise ImageError(LATE) from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            process = await _ended(process)
+            raise ImageError(DIED) from error
+        finally:
+            self._idle.put_nowait(process)
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        """It knows nothing of the server: no token in its environment, no threads that would reserve memory."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT")}
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "ignore", "-m", "graft_runtime.serve.decoder", str(self.memory)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=CHUNK,
+            env=environment | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is for the server, which ends it when all is answered
+        )
+
+    def _forget(self, task: asyncio.Task[NDArray[np.uint8]]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may be waiting for it any more
+
+
+async def _asked(process: asyncio.subprocess.Process, data: bytes, enough: int, most: int) -> NDArray[np.uint8]:
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(ASKED.pack(enough, most, len(data)))
+    process.stdin.write(data)
+    await process.stdin.drain()
+    good, height, width = TOLD.unpack(await process.stdout.readexactly(TOLD.size))
+    if not good:
+        raise ImageError((await process.stdout.readexactly(width)).decode())
+    return np.frombuffer(await process.stdout.readexactly(height * width * 3), np.uint8).reshape(height, width, 3)
+
+
+async def _ended(process: asyncio.subprocess.Process | None) -> None:
+    if process and process.returncode is None:
+        process.kill()
+    if process:
+        await process.wait()

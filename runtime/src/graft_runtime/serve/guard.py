@@ -1,0 +1,160 @@
+"""What stands before every route: who may ask, how many at once, and a line in the log for each."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Collection, Coroutine
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from graft_runtime.serve.bounds import Bounds
+from graft_runtime.serve.metrics import Metrics
+from graft_runtime.serve.refusal import Refusal
+
+OPEN = ("/v2/health/live", "/v2/health/ready", "/livez", "/readyz")  # for whoever starts and stops servers
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "media-src 'self' blob:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+SAFE = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+}
+GONE = 499  # in the log alone: the client did not wait for its answer
+
+log = logging.getLogger("graft.serve")
+
+
+class Guard:
+    """`token` is what a client must show, empty for none: then only names of this machine, `hosts`, are answered to."""
+
+    def __init__(self, app: ASGIApp, bounds: Bounds, metrics: Metrics, token: str, hosts: Collection[str]) -> None:
+        self.app, self.bounds, self.metrics, self.token, self.hosts = app, bounds, metrics, token, hosts
+        self.working = 0
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """One request: admitted or refused, answered, counted, logged."""
+        return self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, answer = time.perf_counter(), _Answer(send)
+        note = scope.setdefault("state", {})["note"] = dict[str, Any]()
+        scope["app"] = self  # else Starlette answers for itself what it has no route for
+        try:
+            self._admit(scope)
+            self.working += 1
+            try:
+                await self.app(scope, receive, answer)
+            finally:
+                self.working -= 1
+        except* Refusal as group:
+            await answer.refuse(_first(group), scope["path"])
+        except* HTTPException as group:
+            await answer.refuse(_known(_first(group)), scope["path"])
+        except* (ClientDisconnect, asyncio.CancelledError):
+            answer.status = GONE
+        except* Exception as group:
+            note["error"] = "".join(traceback.format_exception(_first(group)))
+            text = "The server failed at this request; its log says why. The next request is not harmed."
+            await answer.refuse(Refusal(500, "failed", text), scope["path"])
+        self._noted(scope, answer.status, time.perf_counter() - began, note)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises Refusal for a stranger, and for one too many."""
+        headers, path = Headers(scope=scope), scope["path"]
+        if not self.token and _name(headers.get("host", "")) not in self.hosts:
+            # A page of somebody else whose name was made to point to this machine (DNS rebinding) ends here.
+            raise Refusal(403, "wrong_host", f"This server answers to {', '.join(sorted(self.hosts))} only.")
+        origin = headers.get("origin")
+        if origin and origin.partition("://")[2] != headers.get("host"):
+            raise Refusal(403, "wrong_origin", "Pages of other servers may not ask this one.")
+        if not path.startswith(("/v1", "/v2", "/metrics")) or path in OPEN:
+            return
+        if self.token and not _shown(headers.get("authorization", ""), self.token):
+            raise Refusal(401, "no_token", "Send the server's token: Authorization: Bearer TOKEN.")
+        if scope["method"] == "POST" and self.working >= self.bounds.requests:
+            raise Refusal(429, "busy", f"{self.working} requests are under way already. Try again later.", retry=1)
+
+    def _noted(self, scope: Scope, status: int, seconds: float, note: dict[str, Any]) -> None:
+        """Sizes and times, never a picture."""
+        route = getattr(scope.get("endpoint"), "__name__", "other")
+        self.metrics.requests.labels(route, str(status)).inc()
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "method": scope["method"], "path": scope["path"][:200]}
+        line |= {"status": status, "milliseconds": round(1000 * seconds, 1)}
+        log.log(logging.ERROR if status == 500 else logging.INFO, json.dumps(line | note))
+
+
+class _Answer:
+    """What is sent, with headers that keep a browser from doing more than the page asks for."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self.status = send, 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in SAFE.items():
+                headers.setdefault(name, value)
+            headers.setdefault("cache-control", "no-store")
+        await self._send(message)
+
+    async def refuse(self, refusal: Refusal, path: str) -> None:
+        """The refusal, unless an answer has begun."""
+        if self.status:
+            return
+        body = refusal.body(path)
+        told = refusal.headers | {"content-type": "application/json", "content-length": str(len(body))}
+        raw = [(name.encode(), value.encode()) for name, value in told.items()]
+        await self({"type": "http.response.start", "status": refusal.status, "headers": raw})
+        await self({"type": "http.response.body", "body": body})
+
+
+def written_to_stderr() -> None:
+    """The log as lines of JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it warns of what strangers send
+
+
+def _first(group: BaseExceptionGroup[Any]) -> Any:
+    """One of the faults: those of several pictures of a request are told by the first."""
+    fault: BaseException = group
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
+
+
+def _known(error: HTTPException) -> Refusal:
+    """What Starlette refuses: a path or method that is not there."""
+    code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
+    return Refusal(error.status_code, code, f"{error.detail}. GET /openapi.json lists what there is.")
+
+
+def _name(host: str) -> str:
+    """A Host header without its port; an address of IPv6 stands in brackets."""
+    return host.partition("]")[0] + "]" if host.startswith("[") else host.rpartition(":")[0] or host
+
+
+def _shown(header: str, token: str) -> bool:
+    kind, _, given = header.partition(" ")
+    same = hmac.compare_digest(given.strip().encode(), token.encode())  # takes as long for any wrong one
+    return same and kind.lower() == "bearer"

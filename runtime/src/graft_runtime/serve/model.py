@@ -1,0 +1,106 @@
+"""The file that is served, and the newer one that takes its place without a request being lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft_runtime import contract
+from graft_runtime.contract import HEAT, PROBABILITIES, UNKNOWN, ModelError
+from graft_runtime.predictor import Predictor
+
+EVERY = 1.0  # seconds between two looks at the file
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model at work: `name` is that of its file, `sha256` that of its graph."""
+
+    name: str
+    sha256: str
+    predictor: Predictor
+    outputs: frozenset[str]
+
+    @property
+    def enough(self) -> int:
+        """The short side in pixels from which on a larger decoded picture cannot be told from a smaller one."""
+        return 2 * self.predictor.card.preprocess["resize"]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a client may want to know of it, ready for JSON."""
+        card, export = self.predictor.card, self.predictor.export
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "classes": list(card.classes),
+            "task": card.task,
+            "thresholds": list(card.thresholds),
+            "precision": export.precision,
+            "unknown": bool(export.strays),
+            "sets": bool(card.sets),
+            "heat": HEAT in self.outputs,
+            "licences": card.licences,
+        }
+
+
+class Model:
+    """`served` is the model of the moment: a request keeps the one that it began with."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.path, self.threads = path, threads
+        self._stamp = _stamp(path)
+        self.served = opened(path, threads)
+
+    async def watch(self, told: Callable[[str, str], None], every: float = EVERY) -> None:
+        """Take whatever new file lies there once it is whole; `told` hears of it: (digest, '') or ('', what is wrong).
+
+        A file that cannot be used changes nothing, and is not tried again before it changes.
+        """
+        while True:
+            await asyncio.sleep(every)
+            stamp = _stamp(self.path)
+            if stamp is None or stamp == self._stamp:
+                continue
+            await asyncio.sleep(every / 4)
+            if stamp != _stamp(self.path):  # still being written
+                continue
+            self._stamp = stamp
+            try:
+                self.served = await asyncio.to_thread(opened, self.path, self.threads)
+            except ModelError as error:
+                told("", str(error))
+            else:
+                told(self.served.sha256, "")
+
+
+def opened(path: Path, threads: int | None = None) -> Served:
+    """The model in a file that `graft export` wrote, warmed up. Raises ModelError."""
+    try:
+        raw = path.read_bytes()
+        predictor = Predictor(raw, threads)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    except ModelError as error:
+        raise ModelError(f"{path} is no classifier that can be used: {error}.") from error
+    side = predictor.card.preprocess["resize"]
+    try:
+        predictor.run(np.zeros((1, side, side, 3), np.uint8), (PROBABILITIES, UNKNOWN))
+    except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
+        raise ModelError(f"{path} does not run: {error}") from error
+    outputs = frozenset(output.name for output in predictor.session.get_outputs())
+    return Served(path.stem, contract.digest(raw), predictor, outputs)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:  # for a moment, while it is replaced
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,77 @@
+"""HTTP/1.1 as uvicorn speaks it, with a limit of time for the headers and of connections, which uvicorn has not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from graft_runtime.serve.bounds import Bounds
+from graft_runtime.serve.refusal import Refusal
+
+MOST_HEADERS = 32 * 2**10  # bytes
+
+
+class Impatient(H11Protocol):
+    """Ends connections whose headers take too long, and those that are one too many."""
+
+    bounds: ClassVar[Bounds]
+    clock: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.connections:
+            self._end(Refusal(503, "busy", "The server has as many connections as it can. Try again.", retry=1))
+        else:
+            self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:  # the headers are not whole yet
+            self._wait()
+        elif self.conn.our_state is not h11.DONE:
+            self._waited()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and not self.clock:  # of a request that was refused: not for ever
+            self.clock = self.loop.call_later(self.bounds.body, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._waited()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        self._end(Refusal(400, "wrong_http", msg))
+
+    def _wait(self) -> None:
+        if self.clock is None:
+            late = Refusal(408, "too_slow", f"The headers did not arrive within {self.bounds.headers:g} seconds.")
+            self.clock = self.loop.call_later(self.bounds.headers, self._end, late)
+
+    def _waited(self) -> None:
+        if self.clock:
+            self.clock.cancel()
+            self.clock = None
+
+    def _end(self, refusal: Refusal) -> None:
+        """Say why, if the connection still allows a word, and close it."""
+        if self.transport.is_closing():
+            return
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = {"content-type": "application/json", "content-length": str(len(refusal.body()))}
+            lines = headers | refusal.headers | {"connection": "close"}
+            event = h11.Response(status_code=refusal.status, headers=list(lines.items()))
+            for part in (event, h11.Data(data=refusal.body()), h11.EndOfMessage()):
+                if raw := self.conn.send(part):
+                    self.transport.write(raw)
+        self.transport.close()
+
+
+def impatient(bounds: Bounds) -> type[Impatient]:
+    """The protocol with these limits: uvicorn makes one for each connection, and knows none of them."""
+    return type("Impatient", (Impatient,), {"bounds": bounds})

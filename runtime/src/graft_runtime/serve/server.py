@@ -1,0 +1,134 @@
+"""A server at work: its address, its token, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from graft_runtime.serve.app import application
+from graft_runtime.serve.bounds import Bounds
+from graft_runtime.serve.guard import Guard, written_to_stderr
+from graft_runtime.serve.model import Model
+from graft_runtime.serve.protocol import MOST_HEADERS, impatient
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+GRACE = 30  # seconds that requests under way get when the server is asked to end
+SHORT = 16  # characters that a token has at least
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, and the token that it asks for, empty for none."""
+
+    host: str
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        """For a browser: the page takes the token from what follows the #, which is sent nowhere."""
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        shown = _own_address() if self.host in ("0.0.0.0", "::") else name
+        return f"http://{shown}:{self.port}/" + (f"#token={self.token}" if self.token else "")
+
+
+def serve(
+    model: Model,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str = "",
+    corrections: Path | None = None,
+    bounds: Bounds | None = None,
+    started: Callable[[Address], None] = lambda address: None,
+) -> None:
+    """Answer until SIGINT or SIGTERM, then finish what is under way; `started` hears when it listens.
+
+    A server that others than this machine can reach asks for a token, and makes one where none is given. Raises
+    ValueError for a token that is short, OSError for an address that cannot be had.
+    """
+    limits = bounds or Bounds()
+    if token and len(token) < SHORT:
+        raise ValueError(f"A token has at least {SHORT} characters. Leave it out to have one made.")
+    listening = _listening(host, port)
+    with contextlib.closing(listening):
+        local = host in ("localhost", "127.0.0.1", "::1")
+        address = Address(host, listening.getsockname()[1], token or ("" if local else secrets.token_urlsafe(24)))
+        written_to_stderr()
+        app = application(model, limits, token=address.token, hosts=LOCAL, corrections=corrections)
+        started(address)
+        asyncio.run(_Server(configured(app, limits)).serve(sockets=[listening]))
+
+
+def configured(app: Guard, bounds: Bounds) -> uvicorn.Config:
+    """How uvicorn runs it."""
+    return uvicorn.Config(
+        app,
+        http=impatient(bounds),
+        interface="asgi3",
+        ws="none",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=MOST_HEADERS,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Ends well when it is told to, where uvicorn raises the signal again."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        wanted = (signal.SIGINT, signal.SIGTERM)
+        before = {each: signal.signal(each, self.handle_exit) for each in wanted}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+def welcome(model: Path, address: Address) -> str:
+    """What a person at a terminal is told at the start."""
+    lines = [f"{model} answers at {address.url}"]
+    if address.token:
+        lines.append(f"Programs send the header Authorization: Bearer {address.token}")
+    return "\n".join([*lines, "Ctrl-C ends it; requests under way are answered first."])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises OSError that says what to do."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(found[0], socket.SOCK_STREAM)
+    except (OSError, OverflowError) as error:
+        raise OSError(f"There is no address {host}:{port} on this machine: {error}.") from error
+    try:
+        if os.name == "posix":  # elsewhere it would let two servers share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(found[4])
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        text = f"The server cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or 0 for any."
+        raise OSError(text) from error
+    return listening
+
+
+def _own_address() -> str:
+    """The address by which others in the network reach this machine, as far as it is known; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("10.255.255.255", 1))
+        return probe.getsockname()[0]
+    return "localhost"

@@ -1,0 +1,104 @@
+"""The Open Inference Protocol, as other clients speak it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from serving import GREEN, RED, Running
+
+from graft_runtime.contract import PROBABILITIES
+from graft_runtime.image import decode
+from graft_runtime.serve import kserve
+
+
+def test_the_open_inference_protocol_takes_files_and_pixels(server: Running) -> None:
+    infer = "/v2/models/colours/infer"
+    want = server.model.served.predictor.run(np.stack([decode(RED)]))[0]
+    for given in (
+        {"name": "file", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(RED).decode()]},
+        {"name": "image", "datatype": "UINT8", "shape": [1, 30, 40, 3], "data": decode(RED).ravel().tolist()},
+        {"name": "image", "datatype": "UINT8", "shape": [1, 30, 40, 3], "data": [decode(RED).tolist()]},
+    ):
+        answer = server.post(infer, json={"id": "7", "inputs": [given]})
+        assert answer.status_code == 200
+        told = {output["name"]: output for output in answer.json()["outputs"]}
+        assert answer.json()["id"] == "7"
+        assert told["label"] == {"name": "label", "datatype": "BYTES", "shape": [1], "data": ["red"]}
+        assert told["probabilities"]["shape"] == [1, 3]
+        assert np.array_equal(np.float32(told["probabilities"]["data"]), want[0])
+
+
+def test_binary_tensors_go_both_ways(server: Running) -> None:
+    raw = len(RED).to_bytes(4, "little") + RED
+    given = {"name": "file", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}}
+    outputs = [{"name": PROBABILITIES, "parameters": {"binary_data": True}}, {"name": "label"}]
+    text = json.dumps({"inputs": [given], "outputs": outputs}).encode()
+    answer = server.post(
+        "/v2/models/colours/infer", content=text + raw, headers={"inference-header-content-length": str(len(text))}
+    )
+    size = int(answer.headers["inference-header-content-length"])
+    head, tail = json.loads(answer.content[:size]), answer.content[size:]
+    assert [output["name"] for output in head["outputs"]] == [PROBABILITIES, "label"]
+    assert np.array_equal(np.frombuffer(tail, "<f4"), server.model.served.predictor.run(decode(RED)[None])[0][0])
+
+
+def test_a_client_of_triton_gets_the_same(server: Running) -> None:
+    triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]")
+    client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+    assert client.is_server_live()
+    assert client.is_model_ready("colours")
+    pixels = decode(RED)[None]
+    image = triton.InferInput("image", list(pixels.shape), "UINT8")
+    image.set_data_from_numpy(pixels)
+    found = client.infer("colours", [image])
+    assert np.array_equal(found.as_numpy(PROBABILITIES), server.model.served.predictor.run(pixels)[0])
+    files = triton.InferInput("file", [2], "BYTES")
+    files.set_data_from_numpy(np.array([RED, GREEN], dtype=np.object_))
+    assert client.infer("colours", [files]).as_numpy("label").tolist() == [b"red", b"green"]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, "send one input"),
+        ({"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 2, 2, 3]}]}, "no input 'image' of the type"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 3, 2, 2]}]}, "[n, height, width, 3]"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2]}]}, "3 values"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 900]}]}, "0 to 255"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[1], [2, 3]]}]}, "uneven"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [0, -1], "data": []}]}, "positive numbers"),
+        ({"inputs": [{"name": "file", "datatype": "BYTES", "shape": [2], "data": ["QQ=="]}]}, "1 files"),
+        ({"inputs": [{"name": "file", "datatype": "BYTES", "shape": [1], "data": [7]}]}, "as base64"),
+        (
+            {
+                "inputs": [{"name": "file", "datatype": "BYTES", "shape": [1], "data": ["QQ=="]}],
+                "outputs": [{"name": "other"}],
+            },
+            "its outputs",
+        ),
+        (
+            {"inputs": [{"name": "file", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 9}}]},
+            "0 bytes follow",
+        ),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_refused_with_the_reason(server: Running, given: Any, why: str) -> None:
+    answer = server.post("/v2/models/colours/infer", json=given)
+    assert answer.status_code == 400
+    assert why in answer.json()["error"]
+    assert server.lives()
+
+
+def test_a_tensor_beyond_the_limits_and_a_model_that_is_not_there(server: Running) -> None:
+    huge = {"name": "image", "datatype": "UINT8", "shape": [1, 10**6, 10**6, 3], "data": [0]}
+    assert server.post("/v2/models/colours/infer", json={"inputs": [huge]}).status_code == 413
+    many = huge | {"shape": [33, 1, 1, 3]}
+    assert server.post("/v2/models/colours/infer", json={"inputs": [many]}).status_code == 413
+    bad = {"name": "file", "datatype": "BYTES", "shape": [1], "data": ["QQ=="]}
+    assert server.post("/v2/models/colours/infer", json={"inputs": [bad]}).status_code == 422
+    assert server.get("/v2/models/other").status_code == 404
+    assert kserve.about(server.model.served)["name"] == "colours"

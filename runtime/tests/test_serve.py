@@ -1,0 +1,263 @@
+"""The server, as clients meet it: over sockets, with good pictures and bad ones."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openapi_spec_validator
+import pytest
+from PIL import Image
+from serving import GREEN, RED, TOKEN, Running, picture, running, until
+
+from graft_runtime.image import ImageError, decode
+from graft_runtime.predictor import Predictor
+from graft_runtime.serve import openapi
+from graft_runtime.serve.app import Desk, _routes
+
+# --- the same answers as without a server -----------------------------------------------------------------------------
+
+
+def test_every_way_of_sending_gives_the_answers_of_the_runtime(server: Running, file: Path) -> None:
+    want = [each.as_dict() for each in Predictor(file.read_bytes()).predict([RED, GREEN], coverage=0.9)]
+    encoded = [base64.b64encode(data).decode() for data in (RED, GREEN)]
+    path = "/v1/predict?coverage=0.9"
+    for answer in (
+        server.post(path, files=[("a", ("picture 0", RED)), ("a", ("picture 1", GREEN))]),
+        server.post(path, json={"images": encoded}),
+        server.post(path, json={"images": [f"data:image/png;base64,{text}" for text in encoded]}),
+    ):
+        assert answer.status_code == 200
+        assert answer.json()["predictions"] == want
+    assert server.post(path, content=RED, headers={"content-type": "image/png"}).json()["predictions"] == want[:1]
+    assert server.post(path, content=RED, headers={"content-type": "whatever"}).json()["predictions"] == want[:1]
+
+
+def test_the_share_of_unknown_is_the_clients(server: Running) -> None:
+    bright = picture((240, 240, 240))
+    found = [server.post(content=bright, params=each).json()["predictions"][0] for each in ({}, {"unknown": "0"})]
+    assert [each["unknown"] for each in found] == [True, False]
+
+
+def test_pictures_of_many_requests_keep_their_answers(server: Running) -> None:
+    colours = [(number % 7 * 20, number % 5 * 30, number % 3 * 40 + 5) for number in range(60)]
+    files = [picture(colour, (20 + number % 3, 30)) for number, colour in enumerate(colours)]
+    want = [each.answer for each in server.model.served.predictor.predict(files)]
+    with ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(lambda data: server.post(content=data).json()["predictions"][0], files))
+    assert [each["probabilities"] for each in got] == [each.probabilities for each in want if each]
+
+
+def test_the_model_and_its_limits_are_told(server: Running) -> None:
+    about = server.get("/v1/model").json()
+    assert about["classes"] == ["red", "green", "blue"]
+    assert about["limits"] == {"bytes": 20 * 2**20, "pixels": 20_000_000, "images": 32}
+    assert (about["unknown"], about["sets"], about["heat"], about["corrections"]) == (True, True, False, True)
+
+
+# --- what is wrong with a request, and the next one -------------------------------------------------------------------
+
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "code"),
+    [
+        (b"", {}, 400, "empty"),
+        (b"", JSON, 400, "wrong_json"),
+        (b"{", JSON, 400, "wrong_json"),
+        (b"[" * 100_000, JSON, 400, "wrong_json"),
+        (b'{"images": "x"}', JSON, 400, "wrong_json"),
+        (b'{"images": []}', JSON, 400, "empty"),
+        (b'{"images": ["zz!"]}', JSON, 400, "wrong_base64"),
+        (json.dumps({"images": ["QQ=="] * 33}).encode(), JSON, 413, "too_many"),
+        (b"no form", FORM, 400, "wrong_form"),
+        (b"", {"content-type": "multipart/form-data"}, 400, "wrong_form"),
+        (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\ntext\r\n--x--\r\n', FORM, 400, "empty"),
+        (b"0" * (20 * 2**20 + 1), {}, 413, "too_large"),
+    ],
+)
+def test_a_bad_body_gets_its_status_and_the_next_request_its_answer(
+    server: Running, content: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    answer = server.post(content=content, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert len(answer.json()["error"]["message"]) > 20
+    assert server.lives()
+
+
+def test_a_picture_that_cannot_be_read_says_why(server: Running) -> None:
+    alone = server.post(content=b"no picture")
+    assert (alone.status_code, alone.json()["predictions"][0]["fault"]) == (422, "not an image")
+    among = server.post(files=[("a", ("good", RED)), ("a", ("bad", RED[:-30])), ("a", ("empty", b""))])
+    assert among.status_code == 200
+    faults = [each["fault"] for each in among.json()["predictions"]]
+    assert faults[0] == ""
+    assert faults[1].startswith(("truncated", "damaged"))
+    assert faults[2] == "empty file"
+
+
+def test_a_bomb_is_refused_and_a_large_photo_is_not(server: Running) -> None:
+    bomb, photo = io.BytesIO(), io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(bomb, "PNG")
+    Image.new("RGB", (8_000, 6_000), (90, 10, 10)).save(photo, "JPEG")
+    refused = server.post(content=bomb.getvalue())
+    assert refused.status_code == 422
+    assert "20 megapixels" in refused.json()["predictions"][0]["fault"]
+    assert server.post(content=photo.getvalue()).json()["predictions"][0]["label"] == "red"
+
+
+@pytest.mark.parametrize("query", ["coverage=2", "coverage=x", "unknown=-1", "unknown=nan", "coverage=0", "unknown=1"])
+def test_an_option_that_cannot_be_is_refused(server: Running, query: str) -> None:
+    answer = server.post(f"/v1/predict?{query}", content=RED)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "wrong_option")
+
+
+def test_a_path_or_method_that_is_not_there(server: Running) -> None:
+    assert server.get("/nothing").status_code == 404
+    assert server.get("/../../etc/passwd").status_code == 404
+    assert server.get("/v1/predict").status_code == 405
+    assert server.post("/v1/model").json()["error"]["code"] == "wrong_method"
+
+
+def test_every_messy_file_gets_what_the_decoder_says(server: Running, shared: Path) -> None:
+    files = sorted(path for path in (shared / "data" / "messy").rglob("*") if path.is_file())
+    assert len(files) > 200
+    for path in files:
+        data = path.read_bytes()
+        if len(data) > 20 * 2**20 or not data:
+            continue
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                decode(data, enough=64, most=20_000_000)
+            want = ""
+        except ImageError as error:
+            want = str(error)
+        answer = server.post(content=data)
+        assert answer.json()["predictions"][0]["fault"] == want, path
+        assert answer.status_code == (422 if want else 200)
+    assert server.lives()
+
+
+def test_a_model_that_fails_is_an_error_of_this_request_alone(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no more numbers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.model.served.predictor, "run", fails)
+        answer = server.post(content=RED)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
+    assert "no more numbers" not in answer.text
+    until(lambda: "no more numbers" in caplog.text)
+    assert server.lives()
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+
+def test_with_a_token_only_who_shows_it_is_answered(file: Path) -> None:
+    with running(file, token=TOKEN) as server:
+        wrong = ("", "Bearer wrong", TOKEN, f"Basic {TOKEN}")
+        for header in ({"authorization": text} if text else {} for text in wrong):
+            answer = server.post(content=RED, headers=header)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert server.get("/metrics").status_code == 401
+        assert server.get("/v2/models/colours").status_code == 401
+        assert server.get("/v2/health/ready").status_code == 200
+        assert server.post(content=RED, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_pages_of_others_cannot_ask(server: Running) -> None:
+    assert server.get("/v1/model", headers={"host": "evil.example"}).status_code == 403
+    assert server.post(content=RED, headers={"origin": "http://evil.example"}).status_code == 403
+    assert server.post(content=RED, headers={"origin": "null"}).status_code == 403
+    own = server.post(content=RED, headers={"origin": server.url})
+    assert own.status_code == 200
+    assert "access-control-allow-origin" not in own.headers
+    assert "default-src 'none'" in own.headers["content-security-policy"]
+    assert own.headers["x-content-type-options"] == "nosniff"
+
+
+# --- corrections ------------------------------------------------------------------------------------------------------
+
+
+def correct(server: Running, data: bytes, label: str) -> httpx.Response:
+    return server.post("/v1/corrections", files={"image": ("x.png", data)}, data={"label": label})
+
+
+def test_corrections_are_folders_that_a_fit_takes(file: Path, tmp_path: Path) -> None:
+    with running(file, corrections=tmp_path / "kept") as server:
+        first = correct(server, RED, "green")
+        assert first.status_code == 201
+        assert correct(server, RED, "green").json() == first.json()
+        assert correct(server, GREEN, "a new class").status_code == 201
+    files = sorted(path for path in (tmp_path / "kept").rglob("*") if path.is_file())
+    assert [path.parent.name for path in files] == ["a new class", "green"]
+    assert [path.read_bytes() for path in files] == [GREEN, RED]
+    assert (tmp_path / "kept" / first.json()["stored"]).read_bytes() == RED
+
+
+@pytest.mark.parametrize("label", ["", "../up", "a/b", "a\\b", ".hidden", "dot.", "nul", "x" * 101, "a\nb", "c:"])
+def test_a_class_that_is_no_plain_name_is_refused(server: Running, label: str) -> None:
+    assert correct(server, RED, label).json()["error"]["code"] == "wrong_label"
+
+
+def test_what_is_no_picture_is_not_kept(server: Running, file: Path) -> None:
+    assert correct(server, b"#!/bin/sh", "red").json()["error"]["code"] == "no_picture"
+    assert server.post("/v1/corrections", content=RED).status_code == 415
+    assert server.post("/v1/corrections", files={"other": RED}).json()["error"]["code"] == "wrong_form"
+    with running(file) as closed:
+        assert correct(closed, RED, "red").status_code == 404
+
+
+# --- what is told of it -----------------------------------------------------------------------------------------------
+
+
+def test_the_document_has_every_route_and_no_other(server: Running) -> None:
+    document = server.get("/openapi.json").json()
+    assert document == openapi.DOCUMENT
+    openapi_spec_validator.validate(document)
+    desk = Desk.__new__(Desk)
+    routes = {
+        (route.path, method.lower()) for route in _routes(desk) for method in getattr(route, "methods", None) or ()
+    }
+    served = {(path, method) for path, method in routes if method != "head" and path.startswith(("/v", "/m"))}
+    documented = {(path, method) for path, entry in openapi.PATHS.items() for method in entry if method != "parameters"}
+    assert served == documented
+
+
+def test_the_figures_are_those_of_what_was_asked(file: Path) -> None:
+    with running(file) as server:
+        server.post(files=[("a", ("1", RED)), ("a", ("2", b"no picture")), ("a", ("3", picture((240, 240, 240))))])
+        server.get("/nothing")
+        until(lambda: 'status="404"} 1.0' in server.get("/metrics").text)
+        text = server.get("/metrics").text
+        for line in (
+            'graft_requests_total{route="predict",status="200"} 1.0',
+            'graft_requests_total{route="other",status="404"} 1.0',
+            'graft_pictures_total{outcome="known"} 1.0',
+            'graft_pictures_total{outcome="fault"} 1.0',
+            'graft_pictures_total{outcome="unknown"} 1.0',
+            'graft_seconds_count{stage="decode"} 3.0',
+            'graft_seconds_count{stage="network"} 2.0',
+            f'graft_model_info{{name="colours",sha256="{server.model.served.sha256}"}} 1.0',
+        ):
+            assert line in text
+
+
+def test_the_log_has_sizes_and_no_pictures(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "graft.serve"):
+        server.post(content=RED)
+        until(lambda: bool(caplog.messages))
+    line = json.loads(caplog.messages[-1])
+    assert (line["path"], line["status"], line["pictures"], line["bytes"]) == ("/v1/predict", 200, 1, len(RED))

@@ -1,0 +1,205 @@
+"""The server with clients that are slow, too many or gone, with decoders that die, and with a new model."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import exported
+import httpx2 as httpx
+import pytest
+from serving import GREEN, RED, Running, picture, running, said
+
+from graft_runtime.serve.bounds import Bounds
+
+# --- too slow, too many -----------------------------------------------------------------------------------------------
+
+
+def test_slow_headers_and_bodies_end(file: Path) -> None:
+    with running(file, Bounds(headers=1.0, body=1.0)) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as slow:
+            slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: local")
+            assert b"408" in said(slow)
+        with socket.create_connection(("127.0.0.1", server.port)) as silent:
+            assert b"408" in said(silent)
+        with socket.create_connection(("127.0.0.1", server.port)) as half:
+            half.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
+            answer = said(half)
+            assert b"408" in answer
+            assert b"too_slow" in answer
+        with socket.create_connection(("127.0.0.1", server.port)) as endless:  # refused at once, and goes on sending
+            endless.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: evil\r\nContent-Length: 1000000\r\n\r\n")
+            began = time.monotonic()
+            assert b"403" in endless.recv(4096)
+            while time.monotonic() - began < 10:
+                try:
+                    endless.sendall(b"x")
+                except ConnectionError:
+                    break
+                time.sleep(0.05)
+            assert time.monotonic() - began < 5
+        assert server.lives()
+
+
+def test_nonsense_is_no_http(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as strange:
+        strange.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        assert b"wrong_http" in said(strange)
+    assert server.lives()
+
+
+def test_one_connection_too_many_is_told(file: Path) -> None:
+    with running(file, Bounds(connections=3)) as server:
+        held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", server.port)) as more:
+            answer = said(more)
+        assert b"503" in answer
+        assert b"retry-after: 1" in answer
+        for each in held:
+            each.close()
+        time.sleep(0.2)
+        assert server.lives()
+
+
+def slowed(server: Running, monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """The network takes this long; what it judged, run by run."""
+    predictor, runs = server.model.served.predictor, list[int]()
+    run = predictor.run
+
+    def slow(images: Any, outputs: Any) -> Any:
+        runs.append(len(images))
+        time.sleep(seconds)
+        return run(images, outputs)
+
+    monkeypatch.setattr(predictor, "run", slow)
+    return runs
+
+
+def test_overload_is_shed_and_whoever_is_let_in_is_answered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(file, Bounds(requests=12, waiting=12)) as server:
+        runs = slowed(server, monkeypatch, 0.1)
+        with ThreadPoolExecutor(48) as pool:
+            answers = list(pool.map(lambda _: server.post(content=RED), range(96)))
+        good = [each for each in answers if each.status_code == 200]
+        shed = [each for each in answers if each.status_code == 429]
+        assert len(good) + len(shed) == 96
+        assert len(shed) > 20
+        assert all(int(each.headers["retry-after"]) >= 1 for each in shed)
+        assert sum(runs) == len(good) >= 12
+        assert all(each.json()["predictions"][0]["label"] == "red" for each in good)
+        assert max(runs) > 1  # they went through the network together
+        assert server.lives()
+
+
+def test_an_answer_that_takes_too_long_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(file, Bounds(answer=1.5)) as server, monkeypatch.context() as patched:
+        slowed(server, patched, 2.5)
+        answer = server.post(content=RED)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+        assert "retry-after" in answer.headers
+        patched.undo()
+        time.sleep(1.5)
+        assert server.lives()
+
+
+def test_bytes_of_all_requests_together_are_bounded(file: Path) -> None:
+    with running(file, Bounds(held=1000)) as server:
+        assert server.post(content=b"0" * 2000).status_code == 503
+        assert server.post(content=RED).status_code == 200  # what was held has been given back
+
+
+def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(file) as server:
+        runs = slowed(server, monkeypatch, 1.0)
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(RED)}\r\n\r\n".encode()
+        first = ThreadPoolExecutor(1).submit(server.post, content=GREEN)
+        time.sleep(0.1)
+        with socket.create_connection(("127.0.0.1", server.port)) as gone:
+            gone.sendall(head + RED)
+            time.sleep(0.1)
+        assert first.result().json()["predictions"][0]["label"] == "green"
+        time.sleep(1.0)
+        assert runs == [1]
+        assert server.get("/metrics").text.splitlines().count("graft_waiting_pictures 0.0") == 1
+
+
+# --- decoders of their own --------------------------------------------------------------------------------------------
+
+
+def decoders() -> list[int]:
+    found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(None, 2) for line in found.splitlines()]
+    return [int(pid) for pid, parent, args in lines if "serve.decoder" in args and int(parent) == os.getpid()]
+
+
+def test_a_decoder_that_dies_takes_one_picture_with_it(file: Path) -> None:
+    before = set(decoders())
+    with running(file) as server:
+        assert server.lives()
+        (own,) = set(decoders()) - before
+        os.kill(own, signal.SIGKILL)
+        fault = server.post(content=RED).json()["predictions"][0]["fault"]
+        assert fault == "too costly to decode: the decoder gave up"
+        assert server.lives()
+    assert set(decoders()) <= before  # none is left behind
+
+
+def test_a_decoder_that_takes_too_long_is_ended(file: Path) -> None:
+    with running(file, Bounds(decode=0.0)) as server:
+        answer = server.post(content=RED)
+        assert answer.status_code == 422
+        assert answer.json()["predictions"][0]["fault"] == "too costly to decode: it takes too long"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is kept by Linux")
+def test_a_decoder_has_a_limit_of_memory(file: Path) -> None:
+    large, before = picture((90, 10, 10), (4400, 4400)), set(decoders())
+    with running(file) as server:
+        assert server.lives()
+        (own,) = set(decoders()) - before
+        taken = re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{own}/status").read_text())
+        assert taken
+        assert server.post(content=large).json()["predictions"][0]["fault"] == ""
+    with running(file, Bounds(memory=int(taken[1]) * 1024 + 60 * 2**20)) as server:
+        assert "too costly to decode" in server.post(content=large).json()["predictions"][0]["fault"]
+        assert server.lives()
+
+
+# --- a new model ------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_file_takes_over_without_a_lost_request(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.onnx", tmp_path / "new"
+    path.write_bytes(exported.file())
+    with running(path) as server, ThreadPoolExecutor(8) as pool:
+        stop, answers = threading.Event(), list[httpx.Response]()
+
+        def ask() -> None:
+            while not stop.is_set():
+                answers.append(server.post(content=RED))
+
+        busy = [pool.submit(ask) for _ in range(8)]
+        other.write_bytes(exported.file(classes=("rot", "grün", "blau")))
+        other.replace(path)
+        until = time.monotonic() + 20
+        while not answers or answers[-1].json()["predictions"][0]["label"] != "rot":
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        path.write_bytes(b"no model")
+        time.sleep(2)
+        stop.set()
+        for each in busy:
+            each.result()
+        assert {each.status_code for each in answers} == {200}
+        assert server.get("/v1/model").json()["classes"][0] == "rot"
+        assert 'graft_reloads_total{outcome="refused"} 1.0' in server.get("/metrics").text

@@ -1,0 +1,76 @@
+"""The server as a program of its own: its start, its token, its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import exported
+import httpx2 as httpx
+import pytest
+from serving import RED, Running, said
+
+
+@contextmanager
+def program(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "graft_runtime", "serve", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield process, process.stdout.readline()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_the_program_answers_what_is_under_way_and_ends_well(file: Path, end: signal.Signals) -> None:
+    with program(str(file), "--port", "0") as (process, line):
+        address = urlsplit(line.split()[-1])
+        assert line.startswith(f"{file} answers at http://127.0.0.1:")
+        assert address.port
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(RED)}\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", address.port)) as client:
+            client.sendall(head + RED[:20])
+            time.sleep(0.3)
+            process.send_signal(end)
+            time.sleep(0.3)
+            client.sendall(RED[20:])
+            assert b'"label":"red"' in said(client)
+        assert process.wait(20) == 0
+        assert process.stderr
+        assert json.loads(process.stderr.read().splitlines()[-1])["status"] == 200
+
+
+def test_a_server_for_others_makes_a_token(file: Path) -> None:
+    with program(str(file), "--port", "0", "--host", "0.0.0.0") as (_, line):
+        address = urlsplit(line.split()[-1])
+        token = address.fragment.partition("token=")[2]
+        assert len(token) > 20
+        url = f"http://127.0.0.1:{address.port}/v1/predict"
+        assert httpx.post(url, content=RED).status_code == 401
+        assert httpx.post(url, content=RED, headers={"authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Running) -> None:
+    (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:-100])
+    (tmp_path / "far.onnx").write_bytes(exported.with_external_data())
+    for words, code, why in (
+        ([str(file), "--port", str(server.port)], 6, "Choose another --port"),
+        ([str(file), "--token", "short"], 2, "at least 16 characters"),
+        ([str(tmp_path / "cut.onnx")], 5, "is no classifier that can be used"),
+        ([str(tmp_path / "far.onnx")], 5, "lie in other files"),
+        ([str(tmp_path / "none.onnx")], 5, "cannot be read"),
+        ([str(file), "--host", "no.such.host.invalid"], 6, "There is no address"),
+    ):
+        found = subprocess.run([sys.executable, "-m", "graft_runtime", "serve", *words], capture_output=True, text=True)
+        assert (found.returncode, why in found.stderr) == (code, True), found.stderr
+        assert "Traceback" not in found.stderr

@@ -1,0 +1,71 @@
+"""A classifier over HTTP, with a web page; a folder is exported first, once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from graft.data.cache import cache_folder
+from graft.errors import ModelError, OutputError, UsageError
+from graft.jobs.direct import opened
+from graft.jobs.export.export import export
+from graft.model import whole
+from graft.model.card import versions
+from graft.progress import Watch, unwatched
+from graft_runtime import card, contract
+from graft_runtime.serve import server
+from graft_runtime.serve.model import Model
+
+
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str = "",
+    corrections: Path | None = None,
+    evidence: str | None = None,
+    started: Callable[[server.Address], None] = lambda address: None,
+    watch: Watch = unwatched,
+) -> None:
+    """Answer requests until SIGINT or SIGTERM, by a file of `graft export`, a saved classifier or a network by name.
+
+    A server that others than this machine can reach asks for a token, and makes one where none is given. `corrections`
+    is a folder that keeps the pictures whose answer a user corrected; `evidence` are the photos that a classifier was
+    trained on, the nearest of which are shown. `started` hears the address.
+
+    Raises ModelError for what is no classifier, ExportError for one that cannot be exported, UsageError for a token
+    that is too short, OutputError for an address that cannot be had.
+    """
+    path = exported(model, evidence, watch)
+    try:
+        server.serve(Model(path), host=host, port=port, token=token, corrections=corrections, started=started)
+    except contract.ModelError as error:
+        raise ModelError(str(error)) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise OutputError(str(error)) from error
+
+
+def exported(model: str | Path, evidence: str | None, watch: Watch) -> Path:
+    """The file itself or, of a classifier, its export in the cache: made the first time, checked on made pictures."""
+    if Path(model).is_file():
+        if evidence:
+            raise UsageError(
+                "A file that was exported has its evidence inside: name photos to `graft export --evidence`."
+            )
+        return Path(model)
+    classifier = opened(model)
+    photos = str(Path(evidence).absolute()) if evidence else ""
+    known = "".join([card.dump(classifier.card), *versions().values(), photos])
+    folder = cache_folder() / "served" / hashlib.sha256(known.encode()).hexdigest()[:24]
+    path = folder / f"{Path(model).absolute().name}.onnx"  # by its name clients know the model
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made: {whole.reason(error)}.") from error
+        export(classifier, path, evidence=evidence, watch=watch)
+    return path

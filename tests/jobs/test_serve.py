@@ -1,0 +1,83 @@
+"""`graft serve`: a saved classifier over HTTP, as the documentation has it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from test_docs import DOCS, blocks
+
+from graft.errors import UsageError
+from graft.jobs.serve import exported
+from graft.model.classifier import load
+from graft.progress import unwatched
+
+
+@pytest.fixture(scope="module")
+def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real `graft serve model/`."""
+    environment = os.environ | {"GRAFT_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    command = [sys.executable, "-m", "graft.cli", "serve", str(model), "--port", "0", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as it:
+        assert it.stdout
+        line = it.stdout.readline()
+        assert f"{model} answers at http://127.0.0.1:" in line
+        yield line.split()[-1].rstrip("/")
+        it.terminate()
+        assert it.wait(40) == 0
+
+
+def test_the_server_answers_as_the_classifier(url: str, model: Path, photos: Path) -> None:
+    paths = sorted(photos.glob("*/*"))[::5]
+    want = load(model).predict(paths)
+    for path, said in zip(paths, want, strict=True):
+        got = httpx.post(f"{url}/v1/predict", content=path.read_bytes(), timeout=30).json()["predictions"][0]
+        assert (got["label"], got["unknown"]) == (said.label, said.unknown)
+        assert got["probabilities"] == pytest.approx(said.probabilities, abs=1e-5)
+
+
+def test_the_page_is_there_with_all_that_it_names(url: str) -> None:
+    page = httpx.get(url).text
+    names = set(re.findall(r'(?:src|href)="([\w./-]+)"', page)) | {"answerer.js"}
+    assert len(names) > 2
+    for name in names:
+        found = httpx.get(f"{url}/{name}")
+        assert found.status_code == 200, name
+        assert "default-src 'none'" in found.headers["content-security-policy"]
+
+
+def test_the_examples_of_the_documentation_run(
+    url: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(next(photos.glob("*/*.jpg")), tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = [(kind, text.replace("http://127.0.0.1:8000", url)) for kind, text in blocks(DOCS / "deploy.md")]
+    (code,) = [text for kind, text in found if kind == "python"]
+    exec(compile(code, "deploy.md", "exec"), {})
+    label = capsys.readouterr().out.strip()
+    assert label in httpx.get(f"{url}/v1/model").json()["classes"] + ["unknown"]
+    lines = [line for kind, text in found if kind == "sh" for line in text.splitlines() if line.startswith("curl")]
+    assert len(lines) == 2
+    for line in lines if shutil.which("curl") else []:
+        told = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout
+        assert f'"label":"{label}"' in told
+
+
+def test_a_classifier_is_exported_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+    first = exported(model, None, unwatched)
+    before = first.stat().st_mtime_ns
+    assert exported(model, None, unwatched) == first
+    assert first.stat().st_mtime_ns == before
+    assert first.stem == model.name
+    assert exported(first, None, unwatched) == first
+    with pytest.raises(UsageError, match="has its evidence inside"):
+        exported(first, "photos", unwatched)
