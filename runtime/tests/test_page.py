@@ -370,6 +370,17 @@ def test_a_token_is_asked_for_once(browser: Any, server: Standin) -> None:
         assert page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
 
 
+def test_the_address_may_bring_the_token(browser: Any, server: Standin) -> None:
+    server.token = "open-sesame"
+    with Visit(browser, server) as visit:
+        visit.page.goto(f"{server.url}#token=open-sesame")
+        visit.page.locator("#about").wait_for()
+        assert visit.page.url == server.url  # it does not stay where somebody else may read it
+        visit.page.reload()
+        visit.page.locator("#about").wait_for()
+        assert not visit.page.locator("#token").is_visible()
+
+
 # --- corrections ------------------------------------------------------------------------------------------------------
 
 
