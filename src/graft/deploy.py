@@ -16,7 +16,10 @@ ALLOWED_LOSS = 0.01  # graft.jobs.export.export.LOSS, which costs an import of t
 
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File (.onnx) to write; must not exist.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File (.onnx) or folder to write; must not exist.")],
+    to: Annotated[
+        str, typer.Option(help="onnx: one file. web: a folder with a page that answers in the browser.")
+    ] = "onnx",
     check: Annotated[
         Path | None, typer.Option(help="Photos to check the file on; those count that were not trained on.")
     ] = None,
@@ -35,13 +38,14 @@ def export(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a classifier as one ONNX file that runs without PyTorch, checked against the classifier."""
+    """Write a classifier as one ONNX file, or a page for browsers, that runs without PyTorch, checked against it."""
     with told_of("export"):
         from graft.jobs.export.export import export as job
 
         report = job(
             str(model),
             output,
+            to=to,
             int8=int8,
             check=None if check is None else str(check),
             calibrate=None if calibrate is None else str(calibrate),
@@ -107,7 +111,9 @@ def exported(report: Mapping[str, Any]) -> None:
         missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""
         print(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
         print(f"which whoever gets the file can see{missing}")
-    print(f"\nNext:  graft-runtime predict {report['output']} photo.jpg")
+    serve = f"python -m http.server -d {report['output']}    and open http://localhost:8000"
+    predict = f"graft-runtime predict {report['output']} photo.jpg"
+    print(f"\nNext:  {serve if report['format'] == 'web' else predict}")
 
 
 def _checked(found: Mapping[str, Any]) -> str:

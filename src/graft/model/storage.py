@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from graft.errors import GraftError, ModelError, OutputError
-from graft.model import history, readme
+from graft.model import history, readme, whole
 from graft.model import memory as remembered
 from graft.model.history import Epoch
 from graft.model.memory import Memory
@@ -76,7 +76,7 @@ def save(
         fresh.mkdir(parents=True)
         for name, content in contents.items():
             _write(fresh / name, content)
-        _replace(fresh, folder)
+        whole.replace(fresh, folder)
     except OSError as error:
         raise _unwritable(folder, error, sum(map(len, contents.values()))) from error
     finally:
@@ -156,24 +156,6 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     if path.read_bytes() != content:
         raise OSError(errno.EIO, "what was written does not read back the same")
-
-
-def _replace(fresh: Path, folder: Path) -> None:
-    """Put the fresh folder in its place; the one that was there goes only when the new one stands."""
-    old = fresh.with_name(f"{fresh.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except BaseException:  # Ctrl-C as well
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if hasattr(os, "O_DIRECTORY"):  # Windows cannot sync a folder
-        parent = os.open(folder.parent, os.O_RDONLY)
-        os.fsync(parent)
-        os.close(parent)
 
 
 def _unwritable(folder: Path, error: OSError, size: int) -> OutputError:

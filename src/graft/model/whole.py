@@ -1,4 +1,4 @@
-"""A file that is there whole or not at all, whatever happens to the program or the disk while it is written."""
+"""A file or folder that is there whole or not at all, whatever happens to the program or the disk meanwhile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,21 @@ def file(path: Path) -> Iterator[Summed]:
         _sync(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def replace(fresh: Path, folder: Path) -> None:
+    """Put a fresh folder in its place; the one that was there goes only when the new one stands. Raises OSError."""
+    old = fresh.with_name(f"{fresh.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except BaseException:  # Ctrl-C as well
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(folder.parent)
 
 
 def reason(error: OSError) -> str:

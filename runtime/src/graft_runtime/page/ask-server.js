@@ -12,7 +12,9 @@ import { Refused } from "./refused.js";
 const KEY = "graft-token";
 export const place = "server";
 export const group = 4;
-let token = remembered();
+let token = null;
+
+begin();
 
 export const about = () => asked("v1/model", {});
 
@@ -62,17 +64,16 @@ function seconds(text) {
   return Number.isFinite(wait) ? Math.max(0, wait) : null;
 }
 
-// The address that the server prints at its start has the token behind the #, which browsers send nowhere.
-function remembered() {
+/** The address that the server prints at its start has the token behind the #, which browsers send nowhere. */
+function begin() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) {
-    history.replaceState(null, "", location.pathname);
     allow(given);
-    return given;
+    return history.replaceState(null, "", location.pathname + location.search); // nor stays it where others may read it
   }
   try {
-    return sessionStorage.getItem(KEY);
+    token = sessionStorage.getItem(KEY);
   } catch {
-    return null;
+    // Nothing may be remembered: the page asks.
   }
 }

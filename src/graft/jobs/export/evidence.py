@@ -53,9 +53,9 @@ def gathered(classifier: Classifier, source: Any, watch: Watch) -> Evidence:
     rows, held_out = _held_out(classifier, data, watch)
     if not len(rows):
         raise DataError(f"Not one picture in {source} can be read.")
-    chosen = _spread(rows, MOST)
+    chosen = spread(rows, MOST)
     others = np.setdiff1d(np.arange(len(data)), chosen)
-    others = _spread(others if len(others) else chosen, SAMPLES)
+    others = spread(others if len(others) else chosen, SAMPLES)
     return Evidence(data.take(chosen), data.take(others), HELD_OUT if held_out else GIVEN, labelled)
 
 
@@ -105,6 +105,6 @@ def _held_out(classifier: Classifier, data: Dataset, watch: Watch) -> tuple[NDAr
     return (rows[fresh], True) if fresh.any() else (rows, False)
 
 
-def _spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     """At most so many of the rows, evenly from all."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from graft.errors import ExportError, UsageError
 from graft.jobs import outputs
 from graft.jobs.direct import opened
-from graft.jobs.export import parity, quantise
+from graft.jobs.export import parity, quantise, web
 from graft.jobs.export.evidence import MADE, Evidence, gathered
 from graft.jobs.export.witnesses import witnesses
 from graft.model import pictures
@@ -28,6 +28,7 @@ from graft_runtime.contract import Export, ModelError
 from graft_runtime.predictor import Predictor
 
 FLOAT32, INT8 = "float32", "int8"
+ONNX, WEB = FORMATS = ("onnx", "web")
 LOSS = 0.01  # of right answers that int8 may lose, unless told otherwise
 MOST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the description
 
@@ -36,6 +37,7 @@ def export(
     classifier: str | Path | Classifier,
     output: str | Path,
     *,
+    to: str = ONNX,
     int8: bool = False,
     check: Any = None,
     calibrate: Any = None,
@@ -45,6 +47,9 @@ def export(
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Write a classifier, that saved in a folder, or a network by name, as one ONNX file; give what came of the check.
+
+    With `to="web"`, write a folder of static files that answers in a browser, without a server: the web page, that file
+    and onnxruntime-web, which npm fetches once. What came of the check is then that of the folder's own files in Node.
 
     The file is run by graft_runtime on pictures from the bytes of their files and must answer as the classifier does:
     each probability within 1e-3 and no other answer; with `int8`, at most `allow_loss` of the right answers may be
@@ -61,9 +66,12 @@ def export(
     0
     """
     began, path = time.monotonic(), Path(output)
-    outputs.check(path, _is_export, force=force)
-    if int8 and check is None and calibrate is None:
-        raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
+    _possible(to, int8, check is None and calibrate is None)
+    if to == WEB:
+        web.refuse(path, force)
+    else:
+        outputs.check(path, _is_export, force=force)
+    runtime = web.runtime(watch) if to == WEB else None
     judge = opened(classifier)
     shown = () if evidence is None else witnesses(judge, evidence, watch)
     given = gathered(judge, check, watch)
@@ -76,14 +84,17 @@ def export(
     model = _serialised(pixels.before(judge.network.preprocess, network))
     about = Export(INT8 if int8 else FLOAT32, _strays(judge))
     found = _compared(judge, contract.described(model, judge.card, about, shown), given, watch)
-    why = found.close(allow_loss) if int8 else found.exact()
-    if why:
+    if why := found.close(allow_loss) if int8 else found.exact():
         raise ExportError(_refused(why, int8, given))
     about = Export(about.precision, about.strays, found.as_dict())
     content, bare = (contract.described(model, judge.card, about, held) for held in (shown, ()))
-    outputs.write(path, content)
+    if runtime:
+        found = web.write(path, content, runtime, judge, given, watch)
+    else:
+        outputs.write(path, content)
     return {
         "output": str(path),
+        "format": to,
         "precision": about.precision,
         "classes": len(judge.classes),
         "outputs": [output.name for output in network.graph.output],
@@ -95,6 +106,15 @@ def export(
         },
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _possible(to: str, int8: bool, blind: bool) -> None:
+    if to not in FORMATS:
+        raise UsageError(f"An export is to {' or '.join(FORMATS)}. Got {to!r}.")
+    if int8 and to == WEB:
+        raise UsageError("In browsers 8-bit numbers are slower than float32 and answer otherwise. Leave --int8 out.")
+    if int8 and blind:
+        raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
 
 
 def _traced(classifier: Classifier) -> ModelProto:

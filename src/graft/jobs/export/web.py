@@ -1,0 +1,247 @@
+"""A classifier as a folder of static files that answers in a browser; its own files were run before it is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.cache import cache_folder
+from graft.data.dataset import pixels
+from graft.errors import ExportError, OutputError
+from graft.jobs.export import evidence, parity
+from graft.jobs.export.evidence import Evidence
+from graft.model import storage, whole
+from graft.model.classifier import Classifier
+from graft.progress import Watch
+from graft_runtime import contract
+from graft_runtime.card import Card
+from graft_runtime.decide import Answer
+from graft_runtime.prediction import Prediction
+
+HERE = Path(__file__).parent
+PAGE = Path(contract.__file__).with_name("page")
+PACKAGE = "onnxruntime-web"
+VERSION = json.loads((HERE / "npm/package.json").read_text(encoding="utf-8"))["dependencies"][PACKAGE]
+RUNTIME = (
+    "ort.wasm.bundle.min.mjs",
+    "ort-wasm-simd-threaded.wasm",
+)  # no GPU: 14 MB instead of 28, and it runs anywhere
+MODEL, README, LICENCES = "model.onnx", "README.txt", "LICENCES.txt"
+MOST = 100  # pictures that are judged in Node; ONNX Runtime has judged all
+
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; media-src 'self' blob:; worker-src 'self'; form-action 'none'; base-uri 'none'"
+)
+TOLD = re.compile(r"npm error|\w*Error\b")  # how programs in Node begin to say what is wrong
+MARK = "This folder was written by graft export --to web."
+
+
+def refuse(folder: Path, force: bool) -> None:
+    """Raises OutputError for a place that may not be written to: one that is taken or, with `force`, not by graft."""
+    if not folder.parent.is_dir():
+        raise OutputError(f"There is no folder {folder.parent} for {folder.name}.")
+    if not folder.exists():
+        return
+    names = {entry.name for entry in folder.iterdir()} - set(storage.LITTER) if folder.is_dir() else {folder.name}
+    ours = folder.is_dir() and (not names or _marked(folder / README))
+    if foreign := names - ({*_page(), *RUNTIME, MODEL, README, LICENCES} if ours else set()):
+        raise OutputError(f"{folder} holds {min(foreign)!r}, which graft did not write. Choose another name.")
+    if names and not force:
+        raise OutputError(f"{folder} is there already. Use --force to replace it, or choose another name.")
+
+
+def runtime(watch: Watch) -> Path:
+    """The folder with onnxruntime-web's files, in the cache: fetched by npm where they are not. Raises ExportError."""
+    folder = cache_folder() / f"{PACKAGE}-{VERSION}"
+    if not shutil.which("node"):
+        raise ExportError(
+            "An export to web is checked in Node before it is written, and there is none. Install Node.js 18 or newer, "
+            "which brings npm as well."
+        )
+    if not all((folder / name).is_file() for name in RUNTIME):
+        for _ in watch([None], f"fetch {PACKAGE} {VERSION}", 1):
+            _fetch(folder)
+    return folder
+
+
+def _fetch(folder: Path) -> None:
+    why = "npm is not installed"
+    with TemporaryDirectory() as place:
+        shutil.copytree(HERE / "npm", place, dirs_exist_ok=True)
+        if npm := shutil.which("npm"):
+            words = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
+            why = f"npm failed: {_last(done.stderr)}"
+            if not done.returncode:
+                return _keep(Path(place) / "node_modules" / PACKAGE / "dist", folder)
+    raise ExportError(
+        f"An export to web needs {PACKAGE} {VERSION}, which npm fetches once, and {why}. Try again with a connection, "
+        f"or copy {' and '.join(RUNTIME)} of that version from another machine into {folder}."
+    )
+
+
+def _keep(dist: Path, folder: Path) -> None:
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        fresh.mkdir(parents=True)
+        for name in RUNTIME:
+            shutil.copy(dist / name, fresh)
+        whole.replace(fresh, folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {whole.reason(error)}.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def write(
+    folder: Path, file: bytes, runtime: Path, classifier: Classifier, given: Evidence, watch: Watch
+) -> parity.Parity:
+    """The folder, whole or not at all; gives what came of running its files in Node on some of the pictures.
+
+    Raises ExportError where they answer otherwise than the classifier, OutputError where nothing can be written.
+    """
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        fresh.mkdir()
+        for name, content in _files(file, runtime, classifier.card).items():
+            (fresh / name).write_bytes(content)
+        found = _checked(fresh, classifier, given, watch)
+        if why := found.exact():
+            raise ExportError(
+                f"In the browser's runtime the export does not answer as the classifier does: {why}. This is a fault "
+                f"of graft or of {PACKAGE} {VERSION}; please report it with the name of the network."
+            )
+        whole.replace(fresh, folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {whole.reason(error)}. Nothing is left behind.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return found
+
+
+def _checked(fresh: Path, classifier: Classifier, given: Evidence, watch: Watch) -> parity.Parity:
+    some = replace(given, data=given.data.take(evidence.spread(np.arange(len(given.data)), MOST)))
+    size = sum(path.stat().st_size for path in fresh.iterdir())
+    enough = classifier.network.preprocess.enough
+    with _node(fresh) as judged:
+
+        def answering(raws: Iterator[Any]) -> Iterator[Prediction]:
+            return (judged(pixels(raw, enough)) for raw in raws)
+
+        return parity.compared(classifier, answering, judged, size, some, watch)
+
+
+@contextmanager
+def _node(folder: Path) -> Iterator[Callable[[NDArray[np.uint8]], Prediction]]:
+    """The files of the folder at work in Node: upright pictures [height, width, 3] to answers."""
+    with TemporaryFile() as said:
+        words = ["node", str(HERE / "check.mjs"), str(folder)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as process:
+            assert process.stdin
+            assert process.stdout
+            to, back = process.stdin, process.stdout
+
+            def judged(image: NDArray[np.uint8]) -> Prediction:
+                try:
+                    to.write(struct.pack("<II", *image.shape[:2]) + image.tobytes())
+                    to.flush()
+                except BrokenPipeError:
+                    pass  # Node has ended: what it said tells why
+                line = back.readline()
+                if not line:
+                    said.seek(0)
+                    raise ExportError(f"{PACKAGE} cannot run the export in Node: {_last(said.read().decode())}")
+                return Prediction("", _answer(json.loads(line)))
+
+            try:
+                yield judged
+            finally:
+                process.kill()
+                with suppress(BrokenPipeError):  # what Node did not take any more
+                    to.close()
+
+
+def _answer(said: dict[str, Any]) -> Answer:
+    names = ("label", "probability", "probabilities", "unknown")
+    return Answer(labels=tuple(said["labels"]), **{name: said[name] for name in names})
+
+
+def _page() -> dict[str, bytes]:
+    """The page's files, with the answerer that needs no server."""
+    files = {path.name: path.read_bytes() for path in sorted(PAGE.iterdir()) if path.name != "ask-server.js"}
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'.encode()
+    head, mark, rest = files["index.html"].partition(b'<meta charset="utf-8">\n')
+    return files | {"index.html": head + mark + policy + rest, "answerer.js": files.pop("ask-browser.js")}
+
+
+def _files(model: bytes, runtime: Path, card: Card) -> dict[str, bytes]:
+    texts = {README: HOW.format(mark=MARK, version=VERSION), LICENCES: _licences(card)}
+    parts = {name: (runtime / name).read_bytes() for name in RUNTIME} | {MODEL: model}
+    return _page() | parts | {name: text.encode() for name, text in texts.items()}
+
+
+def _licences(card: Card) -> str:
+    lines = [f"{what}: {licence}" for what, licence in card.licences.items()]
+    return "\n".join([f"{MODEL}, what it was made from", *lines, "", LICENCE.format(version=VERSION)])
+
+
+def _marked(readme: Path) -> bool:
+    return readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+
+
+def _last(text: str) -> str:
+    """Of what a program said the line that says what is wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if TOLD.match(line)), (lines or ["it said nothing"])[-1])[:300]
+
+
+HOW = """{mark}
+
+A page that says what pictures show. The model runs in the browser: no picture leaves it.
+
+To look at it:    python -m http.server        in this folder, then open http://localhost:8000
+To publish it:    copy the folder to any host of static files. It needs no special headers and works in a subfolder.
+                  The camera works on https and on localhost only.
+
+index.html opened as a file, without a server, does not work: browsers then refuse to load the model.
+
+model.onnx is a file of `graft export`; graft-runtime runs it as well. In the browser onnxruntime-web {version} does.
+LICENCES.txt says what may be done with all this.
+"""
+
+LICENCE = """The page (index.html, *.css, *.js): graft, Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0
+
+ort.wasm.bundle.min.mjs and ort-wasm-simd-threaded.wasm: onnxruntime-web {version}; what it is built from in turn is in
+https://github.com/microsoft/onnxruntime/blob/main/ThirdPartyNotices.txt
+
+MIT License
+
+Copyright (c) Microsoft Corporation
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
