@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from graft.data.dataset import Dataset
 from graft.errors import ExportError, UsageError
 from graft.jobs import outputs
 from graft.jobs.direct import opened
@@ -75,12 +76,10 @@ def export(
     judge = opened(classifier)
     shown = () if evidence is None else witnesses(judge, evidence, watch)
     given = gathered(judge, check, watch)
-    samples = given.others if calibrate is None else gathered(judge, calibrate, watch).others
     network = _traced(judge)
     if int8:
-        prepare = partial(pictures.prepared, judge.network.preprocess)
-        made = (each.made for each in pictures.each(samples, prepare, watch))
-        network = quantise.int8(network, (image for image in made if image is not None))
+        samples = given.others if calibrate is None else gathered(judge, calibrate, watch).others
+        network = _whole_numbers(judge, network, samples, watch)
     model = _serialised(pixels.before(judge.network.preprocess, network))
     about = Export(INT8 if int8 else FLOAT32, _strays(judge))
     found = _compared(judge, contract.described(model, judge.card, about, shown), given, watch)
@@ -130,6 +129,13 @@ def _traced(classifier: Classifier) -> ModelProto:
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}. "
             "Networks of convolutions and vision transformers can; choose another --backbone."
         ) from error
+
+
+def _whole_numbers(classifier: Classifier, network: ModelProto, samples: Dataset, watch: Watch) -> ModelProto:
+    """The same graph in 8-bit numbers, whose ranges are found on these pictures."""
+    prepare = partial(pictures.prepared, classifier.network.preprocess)
+    made = (each.made for each in pictures.each(samples, prepare, watch))
+    return quantise.int8(network, (image for image in made if image is not None))
 
 
 def _serialised(model: ModelProto) -> bytes:
