@@ -47,7 +47,7 @@ def test_binary_tensors_go_both_ways(server: Running) -> None:
 
 
 def test_a_client_of_triton_gets_the_same(server: Running) -> None:
-    triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]")
+    triton = pytest.importorskip("tritonclient.http", reason="needs Triton's client: pip install 'tritonclient[http]'")
     client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
     assert client.is_server_live()
     assert client.is_model_ready("colours")
