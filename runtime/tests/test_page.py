@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,7 +22,6 @@ from standin import PAGE, Standin, picture, serving
 from graft_runtime import table
 from graft_runtime.prediction import Prediction
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'graft-vision[browser]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: the extra `browser`")
 
 pytestmark = pytest.mark.slow
@@ -47,16 +45,8 @@ LOADS = """(url) => new Promise((resolve) => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *CAMERA])
-        except sync_api.Error as error:
-            pytest.skip(
-                f"needs a Chromium: playwright install chromium, or its path in CHROMIUM ({error.message[:80]})"
-            )
+    with chromium.started(*CAMERA) as found:
         yield found
-        found.close()
 
 
 class Visit:

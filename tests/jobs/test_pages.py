@@ -5,7 +5,6 @@ Needs the extra `browser` (Playwright and axe) and a Chromium: `playwright insta
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +21,6 @@ from PIL import Image
 from graft.jobs.check import check
 from graft.jobs.fit import fit
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'graft-vision[browser]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: the extra `browser`")
 
 pytestmark = pytest.mark.slow
@@ -29,16 +28,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(
-                f"needs a Chromium: playwright install chromium, or its path in CHROMIUM ({error.message[:80]})"
-            )
+    with chromium.started() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

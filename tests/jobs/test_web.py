@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import numpy as np
 import pytest
 from PIL import Image
@@ -192,17 +192,8 @@ def test_a_folder_whose_code_fails_says_why(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'graft-vision[browser]'")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except api.Error as error:
-            pytest.skip(
-                f"needs a Chromium: playwright install chromium, or its path in CHROMIUM ({error.message[:80]})"
-            )
+    with chromium.started() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
