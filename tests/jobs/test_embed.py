@@ -71,7 +71,7 @@ def test_a_place_where_it_may_not_write_is_told_before_any_work(
         ("no/where.npz", [], "There is no folder"),
         ("photo.jpg", [], "is there already"),
         ("photo.jpg", ["--force"], "not even --force"),
-        (".", ["--force"], "not even --force"),
+        (".", ["--force"], "is a folder"),
     ):
         done = graft("embed", photos, "-o", tmp_path / place, *force)
         assert done.exit_code == 6
