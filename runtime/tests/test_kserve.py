@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from serving import GREEN, RED, Running
 from graft_runtime.contract import PROBABILITIES
 from graft_runtime.image import decode
 from graft_runtime.serve import kserve
+from graft_runtime.serve.bounds import MB, Bounds
+from graft_runtime.serve.refusal import Refusal
 
 
 def test_the_open_inference_protocol_takes_files_and_pixels(server: Running) -> None:
@@ -70,7 +73,14 @@ def test_a_client_of_triton_gets_the_same(server: Running) -> None:
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2]}]}, "3 values"),
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 900]}]}, "0 to 255"),
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[1], [2, 3]]}]}, "uneven"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, True]}]}, "0 to 255"),
+        (
+            {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 10**30]}]},
+            "0 to 255",
+        ),
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [0, -1], "data": []}]}, "positive numbers"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1] * 5, "data": []}]}, "no list of one"),
+        ({"inputs": [{"name": "file", "datatype": "BYTES", "shape": [1], "data": ["QQ=="] * 2}]}, "2 files"),
         ({"inputs": [{"name": "file", "datatype": "BYTES", "shape": [2], "data": ["QQ=="]}]}, "1 files"),
         ({"inputs": [{"name": "file", "datatype": "BYTES", "shape": [1], "data": [7]}]}, "as base64"),
         (
@@ -91,6 +101,27 @@ def test_a_tensor_that_does_not_fit_is_refused_with_the_reason(server: Running, 
     assert answer.status_code == 400
     assert why in answer.json()["error"]
     assert server.lives()
+
+
+def test_one_long_text_among_numbers_takes_no_memory() -> None:
+    data = ["a" * 20_000, *[1] * 2_000]
+    given = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 667, 3], "data": data}
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refusal, match="0 to 255"):
+            kserve.wish(json.dumps({"inputs": [given]}).encode(), {}, Bounds())
+        assert tracemalloc.get_traced_memory()[1] < 10 * MB  # as an array of texts it would be 160 MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_binary_data_that_are_not_what_the_headers_say(server: Running) -> None:
+    given = {"name": "file", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 40}}
+    text = json.dumps({"inputs": [given]}).encode()
+    infer, name = "/v2/models/colours/infer", "inference-header-content-length"
+    many = server.post(infer, content=text + bytes(40), headers={name: str(len(text))})
+    assert (many.status_code, "more files" in many.json()["error"]) == (400, True)
+    assert server.post(infer, content=text, headers={name: "0" * 5000}).status_code == 400
 
 
 def test_a_tensor_beyond_the_limits_and_a_model_that_is_not_there(server: Running) -> None:

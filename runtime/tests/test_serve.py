@@ -20,6 +20,7 @@ from graft_runtime.image import ImageError, decode
 from graft_runtime.predictor import Predictor
 from graft_runtime.serve import openapi
 from graft_runtime.serve.app import Desk, _routes
+from graft_runtime.serve.corrections import stored
 
 # --- the same answers as without a server -----------------------------------------------------------------------------
 
@@ -75,6 +76,8 @@ JSON = {"content-type": "application/json"}
         (b"{", JSON, 400, "wrong_json"),
         (b"[" * 100_000, JSON, 400, "wrong_json"),
         (b'{"images": "x"}', JSON, 400, "wrong_json"),
+        (b"[" + b"[]," * 1_000_000 + b"0]", JSON, 413, "too_large"),
+        (b"--x--", {"content-type": "multipart/form-data; boundary=x; charset=idna"}, 400, "wrong_form"),
         (b'{"images": []}', JSON, 400, "empty"),
         (b'{"images": ["zz!"]}', JSON, 400, "wrong_base64"),
         (json.dumps({"images": ["QQ=="] * 33}).encode(), JSON, 413, "too_many"),
@@ -207,9 +210,35 @@ def test_corrections_are_folders_that_a_fit_takes(file: Path, tmp_path: Path) ->
     assert (tmp_path / "kept" / first.json()["stored"]).read_bytes() == RED
 
 
-@pytest.mark.parametrize("label", ["", "../up", "a/b", "a\\b", ".hidden", "dot.", "nul", "x" * 101, "a\nb", "c:"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "",
+        "../up",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "dot.",
+        "nul",
+        "x" * 101,
+        "a\nb",
+        "c:",
+        "\U0001f600" * 64,
+        "rose\u200b",
+        "COM¹",
+    ],
+)
 def test_a_class_that_is_no_plain_name_is_refused(server: Running, label: str) -> None:
     assert correct(server, RED, label).json()["error"]["code"] == "wrong_label"
+
+
+def test_the_same_correction_many_times_at_once_is_kept_once(tmp_path: Path) -> None:
+    data = RED + bytes(3_000_000)
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            want = pool.map(lambda _, number=number: stored(tmp_path, data, f"class {number}", ()), range(8))
+            assert len(set(want)) == 1
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".png"}
 
 
 def test_what_is_no_picture_is_not_kept(server: Running, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import exported
 import httpx2 as httpx
 import pytest
-from serving import GREEN, RED, Running, picture, running, said
+from serving import GREEN, RED, Running, picture, running, said, until
 
 from graft_runtime.serve.bounds import Bounds
 
@@ -47,6 +48,20 @@ def test_slow_headers_and_bodies_end(file: Path) -> None:
                     break
                 time.sleep(0.05)
             assert time.monotonic() - began < 5
+        assert server.lives()
+
+
+def test_who_never_reads_the_answers_does_not_keep_a_place(file: Path) -> None:
+    with running(file, Bounds(requests=1, answer=3)) as server, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", server.port))
+        deaf.setblocking(False)
+        for _ in range(40):  # whatever the system holds, it is more than that
+            with contextlib.suppress(OSError):
+                deaf.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+            time.sleep(0.02)
+        until(lambda: server.post(content=RED).status_code == 429)
+        until(lambda: server.post(content=RED).status_code == 200)
         assert server.lives()
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from graft_runtime.serve.bounds import MB, Bounds
 from graft_runtime.serve.refusal import Refusal
 
 FORM, JSON = "multipart/form-data", "application/json"
+MARKS = 2_000_000  # commas and brackets of a JSON: it is read in one go, for which all others wait
 EXAMPLE = '{"images": ["<base64>"]}'
 
 Take = Callable[[int], None]
@@ -83,6 +85,9 @@ async def fields(request: Request, bounds: Bounds, take: Take) -> list[tuple[str
     """The fields of a form and its files, in memory alone. Raises Refusal."""
     if _kind(request) != FORM:
         raise Refusal(415, "wrong_type", f"This takes a form with files: Content-Type {FORM}.")
+    told = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").lower()
+    if told not in (b"utf-8", b"utf8"):  # some codecs of Python take minutes, or make what is no text
+        raise Refusal(400, "wrong_form", "The form cannot be read: its names and labels have to be UTF-8.")
     parser = MultiPartParser(
         request.headers, _chunks(request, bounds, take), max_files=bounds.images, max_fields=8, max_part_size=MB
     )
@@ -142,6 +147,8 @@ def _from_json(raw: bytes, bounds: Bounds) -> list[Asked]:
 
 def parsed(raw: bytes) -> Any:
     """JSON. Raises Refusal."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MARKS:
+        raise Refusal(413, "too_large", f"A JSON has at most {MARKS:,} entries. Send pictures as files, or binary.")
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -60,8 +60,10 @@ def wish(body: bytes, headers: Mapping[str, str], bounds: Bounds) -> Wish:
         raise _wrong(f"send one input, {IMAGE!r} or {FILE!r}")
     given = inputs[0]
     shape = given.get("shape")
-    if not isinstance(shape, list) or not shape or not all(type(side) is int and side > 0 for side in shape):
-        raise _wrong(f"its shape {shape!r} is no list of positive numbers")
+    if not isinstance(shape, list) or not 0 < len(shape) <= 4 or not all(type(side) is int for side in shape):
+        raise _wrong("its shape is no list of one number, or of four")
+    if min(shape) < 1:
+        raise _wrong(f"its shape {shape} has other than positive numbers")
     if shape[0] > bounds.images:
         raise Refusal(413, "too_many", f"At most {bounds.images} pictures go into one request. Send more requests.")
     kind = given.get("name"), given.get("datatype")
@@ -98,8 +100,8 @@ def reply(served: Served, asked: Wish, tensors: Mapping[str, NDArray[Any] | list
 def _halves(body: bytes, told: str | None) -> tuple[bytes, bytes]:
     if told is None:
         return body, b""
-    if not told.isdecimal() or int(told) > len(body):
-        raise _wrong(f"the header {LENGTH} says {told}, and the body has {len(body)} bytes")
+    if not told.isdecimal() or len(told) > 20 or int(told) > len(body):
+        raise _wrong(f"the header {LENGTH} says {told[:20]}, and the body has {len(body)} bytes")
     return body[: int(told)], body[int(told) :]
 
 
@@ -121,11 +123,13 @@ def _parameters(entries: Mapping[str, Any]) -> dict[str, Any]:
 def _files(given: Mapping[str, Any], shape: list[int], binary: bytes) -> list[Asked]:
     size = _parameters(given).get("binary_data_size")
     if size is not None:
-        parts = list(_counted_parts(_exactly(binary, size)))
+        parts = _counted_parts(_exactly(binary, size), shape[0])
     else:
         data = given.get("data")
         if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
             raise _wrong(f"the data of {FILE!r} are files as base64")
+        if len(data) > shape[0]:
+            raise _wrong(f"its shape is {shape}, and it has {len(data)} files")
         parts = [from_base64(text, row) for row, text in enumerate(data)]
     if shape != [len(parts)]:
         raise _wrong(f"its shape is {shape}, and it has {len(parts)} files")
@@ -149,14 +153,14 @@ def _pixels(given: Mapping[str, Any], shape: list[int], binary: bytes, bounds: B
 
 
 def _flat(data: Any) -> NDArray[np.uint8]:
+    # As objects: of one long text among numbers, numpy would make an array of as many texts of that length.
+    values = np.array(data, dtype=object).ravel().tolist()
     try:
-        values = np.asarray(data)
-    except ValueError as error:
-        raise _wrong(f"the data of {IMAGE!r} are uneven") from error
-    whole = values.dtype.kind in "iu" and values.size
-    if not whole or values.min() < 0 or values.max() > 255:
-        raise _wrong(f"the data of {IMAGE!r} are whole numbers from 0 to 255")
-    return values.astype(np.uint8)
+        if set(map(type, values)) != {int}:
+            raise ValueError
+        return np.frombuffer(bytes(values), np.uint8)
+    except (ValueError, OverflowError) as error:
+        raise _wrong(f"the data of {IMAGE!r} are uneven, or no whole numbers from 0 to 255") from error
 
 
 def _exactly(binary: bytes, size: Any) -> bytes:
@@ -165,9 +169,11 @@ def _exactly(binary: bytes, size: Any) -> bytes:
     return binary
 
 
-def _counted_parts(raw: bytes) -> list[bytes]:
+def _counted_parts(raw: bytes, most: int) -> list[bytes]:
     parts, at = list[bytes](), 0
     while at < len(raw):
+        if len(parts) == most:
+            raise _wrong(f"its shape is [{most}], and it has more files")
         if at + 4 > len(raw) or at + 4 + (size := struct.unpack_from("<I", raw, at)[0]) > len(raw):
             raise _wrong("a file among the binary data is cut off")
         parts.append(raw[at + 4 : at + 4 + size])

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with a limit of time for the headers and of connections, which uvicorn has not."""
+"""HTTP/1.1 as uvicorn speaks it, with limits that it has not: of connections, of time for headers and for reading."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ MOST_HEADERS = 32 * 2**10  # bytes
 
 
 class Impatient(H11Protocol):
-    """Ends connections whose headers take too long, and those that are one too many."""
+    """Ends connections whose headers take too long or whose answers nobody reads, and those that are one too many."""
 
     bounds: ClassVar[Bounds]
     clock: asyncio.TimerHandle | None = None
+    unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that we hear of all that is not read
         if len(self.connections) > self.bounds.connections:
             self._end(Refusal(503, "busy", "The server has as many connections as it can. Try again.", retry=1))
         else:
@@ -41,8 +43,17 @@ class Impatient(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY and not self.clock:  # of a request that was refused: not for ever
             self.clock = self.loop.call_later(self.bounds.body, self.transport.close)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread = self.loop.call_later(self.bounds.answer, self.transport.abort)  # to close it would wait for ever
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._waited()
+        self._read()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -57,6 +68,11 @@ class Impatient(H11Protocol):
         if self.clock:
             self.clock.cancel()
             self.clock = None
+
+    def _read(self) -> None:
+        if self.unread:
+            self.unread.cancel()
+            self.unread = None
 
     def _end(self, refusal: Refusal) -> None:
         """Say why, if the connection still allows a word, and close it."""
