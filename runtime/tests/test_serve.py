@@ -184,6 +184,7 @@ def test_pages_of_others_cannot_ask(server: Running) -> None:
     assert server.get("/v1/model", headers={"host": "evil.example"}).status_code == 403
     assert server.post(content=RED, headers={"origin": "http://evil.example"}).status_code == 403
     assert server.post(content=RED, headers={"origin": "null"}).status_code == 403
+    assert server.get("/v1/model", headers={"host": "LocalHost:80"}).status_code == 200
     own = server.post(content=RED, headers={"origin": server.url})
     assert own.status_code == 200
     assert "access-control-allow-origin" not in own.headers

@@ -127,6 +127,17 @@ def test_an_answer_that_takes_too_long_is_given_up(file: Path, monkeypatch: pyte
         assert server.lives()
 
 
+def test_few_pictures_lie_decoded_before_the_network(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(file, Bounds(decoded=2)) as server, ThreadPoolExecutor(8) as pool:
+        slowed(server, monkeypatch, 1.5)
+        asked = [pool.submit(server.post, content=RED) for _ in range(8)]
+        time.sleep(1.0)
+        decoded = re.search(r'graft_seconds_count{stage="decode"} (\S+)', server.get("/metrics").text)
+        assert decoded
+        assert 1 <= float(decoded[1]) <= 2
+        assert [each.result().status_code for each in asked] == [200] * 8
+
+
 def test_bytes_of_all_requests_together_are_bounded(file: Path) -> None:
     with running(file, Bounds(held=1000)) as server:
         assert server.post(content=b"0" * 2000).status_code == 503

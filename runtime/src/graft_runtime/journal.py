@@ -50,7 +50,7 @@ class Journal:
         left(place, resume=resume, force=force)
         self.place, (self.part, self._log_path) = place, _beside(place)
         self.mark = Mark()
-        begun = resume and self._log_path.exists()
+        begun = resume and _begun(self._log_path)
         try:
             with ExitStack() as files:
                 self._log = files.enter_context(self._log_path.open("r+b" if begun else "a+b", buffering=0))
@@ -133,7 +133,7 @@ def left(place: Path, *, resume: bool, force: bool) -> None:
     part, log = _beside(place)
     if part.exists() and not log.exists():
         raise FileExistsError(f"{part} is there, and no run of graft belongs to it. Move it, or choose another name.")
-    if log.exists():
+    if _begun(log):
         with log.open("rb") as file:
             if _read(file.readline()) is None:
                 raise FileExistsError(f"{log} was not written by graft. Move it, or choose another name.")
@@ -141,6 +141,11 @@ def left(place: Path, *, resume: bool, force: bool) -> None:
         raise FileExistsError(
             f"{part} is there: an earlier run was stopped. Use --resume to go on with it, or --force to start anew."
         )
+
+
+def _begun(log: Path) -> bool:
+    """Whether something stands in it: on a full disk not even the first line may have found room."""
+    return log.exists() and log.stat().st_size > 0
 
 
 def _beside(place: Path) -> tuple[Path, Path]:

@@ -13,7 +13,8 @@ class Bounds:
 
     `bytes` are those of a body; `pixels` those of a picture, of a JPEG after it was scaled down while it was decoded;
     `images` those of one request. `requests`, `held` bytes and `waiting` pictures are what all may take at once: beyond
-    it a client is asked to come again later. `headers`, `body`, `decode` and `answer` are how long each may take.
+    it a client is asked to come again later. `decoded` pictures lie between decoder and network, 60 MB each at most;
+    the others wait as files. `headers`, `body`, `decode` and `answer` are how long each may take.
     """
 
     bytes: int = 20 * MB
@@ -22,6 +23,7 @@ class Bounds:
     requests: int = 128
     held: int = 256 * MB
     waiting: int = 256
+    decoded: int = 16
     connections: int = 1024
     headers: float = 10
     body: float = 30

@@ -38,7 +38,8 @@ class Decoders:
 
         Whoever stops waiting does not stop the process: what it was asked must be read before it is asked again.
         """
-        task = asyncio.create_task(self._decoded(data, enough, most))
+        process = await self._idle.get()  # out here, so that whoever is gone by his turn takes none
+        task = asyncio.create_task(self._decoded(process, data, enough, most))
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
@@ -50,8 +51,9 @@ class Decoders:
             if process := self._idle.get_nowait():
                 await _ended(process)
 
-    async def _decoded(self, data: bytes, enough: int, most: int) -> NDArray[np.uint8]:
-        process = await self._idle.get()
+    async def _decoded(
+        self, process: asyncio.subprocess.Process | None, data: bytes, enough: int, most: int
+    ) -> NDArray[np.uint8]:
         try:
             process = process or await self._started()
             async with asyncio.timeout(self.seconds):
@@ -62,6 +64,9 @@ class Decoders:
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             process = await _ended(process)
             raise ImageError(DIED) from error
+        except BaseException:  # whatever it was, the process may be in the middle of an answer
+            process = await _ended(process)
+            raise
         finally:
             self._idle.put_nowait(process)
 

@@ -151,7 +151,8 @@ def _known(error: HTTPException) -> Refusal:
 
 def _name(host: str) -> str:
     """A Host header without its port; an address of IPv6 stands in brackets."""
-    return host.partition("]")[0] + "]" if host.startswith("[") else host.rpartition(":")[0] or host
+    plain = host.lower()
+    return plain.partition("]")[0] + "]" if plain.startswith("[") else plain.rpartition(":")[0] or plain
 
 
 def _shown(header: str, token: str) -> bool:

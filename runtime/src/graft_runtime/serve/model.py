@@ -89,11 +89,11 @@ def opened(path: Path, threads: int | None = None) -> Served:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except ModelError as error:
         raise ModelError(f"{path} is no classifier that can be used: {error}.") from error
-    side = predictor.card.preprocess["resize"]
     try:
+        side = predictor.card.preprocess["resize"]
         predictor.run(np.zeros((1, side, side, 3), np.uint8), (PROBABILITIES, UNKNOWN))
     except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
-        raise ModelError(f"{path} does not run: {error}") from error
+        raise ModelError(f"{path} does not run: {type(error).__name__}: {error}") from error
     outputs = frozenset(output.name for output in predictor.session.get_outputs())
     return Served(path.stem, contract.digest(raw), predictor, outputs)
 

@@ -54,12 +54,15 @@ def serve(
     """Answer until SIGINT or SIGTERM, then finish what is under way; `started` hears when it listens.
 
     A server that others than this machine can reach asks for a token, and makes one where none is given. Raises
-    ValueError for a token that is short, OSError for an address that cannot be had.
+    ValueError for a token that will not do, OSError for an address that cannot be had.
     """
     limits = bounds or Bounds()
-    if token and len(token) < SHORT:
-        raise ValueError(f"A token has at least {SHORT} characters. Leave it out to have one made.")
+    if token and (len(token) < SHORT or not token.isascii() or not token.isprintable() or " " in token):
+        raise ValueError(
+            f"A token has at least {SHORT} ASCII characters without spaces. Leave it out to have one made."
+        )
     listening = _listening(host, port)
+    _open_many(limits.connections)
     with contextlib.closing(listening):
         local = host in ("localhost", "127.0.0.1", "::1")
         address = Address(host, listening.getsockname()[1], token or ("" if local else secrets.token_urlsafe(24)))
@@ -124,6 +127,16 @@ def _listening(host: str, port: int) -> socket.socket:
         text = f"The server cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or 0 for any."
         raise OSError(text) from error
     return listening
+
+
+def _open_many(connections: int) -> None:
+    """Allow as many open files as connections need; a server out of them accepts nobody, again and again."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = hard if hard != resource.RLIM_INFINITY else max(soft, 2 * connections)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(2 * connections, most)), hard))
 
 
 def _own_address() -> str:

@@ -38,6 +38,7 @@ class Work:
     def __init__(self, bounds: Bounds, decoders: Decoders, line: Line, metrics: Metrics) -> None:
         self.bounds, self.decoders, self.line, self.metrics = bounds, decoders, line, metrics
         self.waiting = 0
+        self._decoded = asyncio.Semaphore(bounds.decoded)
 
     async def judge(self, served: Served, asked: Sequence[Asked], outputs: tuple[str, ...]) -> list[Judged]:
         """Each picture, in order. Raises Refusal where too many wait already, or it takes too long."""
@@ -71,12 +72,13 @@ class Work:
     async def _file(self, served: Served, asked: Asked, outputs: tuple[str, ...]) -> Judged:
         if not asked.data:
             return Judged(asked.name, fault="empty file")
-        with self.metrics.timed("decode"):
-            try:
-                pixels = await self.decoders.decode(asked.data, served.enough, self.bounds.pixels)
-            except ImageError as error:
-                return Judged(asked.name, fault=str(error))
-        return await self._pixels(served, asked.name, pixels, outputs)
+        async with self._decoded:
+            with self.metrics.timed("decode"):
+                try:
+                    pixels = await self.decoders.decode(asked.data, served.enough, self.bounds.pixels)
+                except ImageError as error:
+                    return Judged(asked.name, fault=str(error))
+            return await self._pixels(served, asked.name, pixels, outputs)
 
     async def _pixels(self, served: Served, name: str, pixels: NDArray[np.uint8], outputs: tuple[str, ...]) -> Judged:
         with self.metrics.timed("network"):
