@@ -50,6 +50,13 @@ def test_the_program_answers_what_is_under_way_and_ends_well(file: Path, end: si
         assert json.loads(process.stderr.read().splitlines()[-1])["status"] == 200
 
 
+def test_a_server_says_where_it_keeps_corrections(file: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "corrected"
+    with program(str(file), "--port", "0", "--corrections", str(kept)) as (process, _):
+        assert process.stdout
+        assert process.stdout.readline() == f"Corrected pictures are kept in {kept}/CLASS/.\n"
+
+
 def test_a_server_for_others_makes_a_token(file: Path) -> None:
     with program(str(file), "--port", "0", "--host", "0.0.0.0") as (_, line):
         address = urlsplit(line.split()[-1])

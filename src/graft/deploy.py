@@ -88,7 +88,7 @@ def serve(
             token=token,
             corrections=corrections,
             evidence=None if evidence is None else str(evidence),
-            started=lambda address: print(welcome(model, address), flush=True),
+            started=lambda address: print(welcome(model, address, corrections), flush=True),
             watch=watching(quiet),
         )
 

@@ -260,7 +260,7 @@ def _doubts(data: Mapping[str, Any]) -> None:
     }
     if data["few"]:
         more = f" and {len(data['few']) - MANY:,} more" if len(data["few"]) > MANY else ""
-        print(f"  few          less than 10 pictures each: {', '.join(data['few'][:MANY])}{more}")
+        print(f"  few          fewer than 10 pictures each: {', '.join(data['few'][:MANY])}{more}")
     for what, count in found.items():
         if count:
             print(f"  look at      {count:,} pictures {what}: graft check shows them")

@@ -30,7 +30,7 @@ def test_empty_few_and_unequal_classes_are_named() -> None:
     assert said(table) == {
         "empty class": ("error", "No usable picture of cat"),
         "few pictures": ("warning", "Fewer than 10 pictures of bee (9)"),
-        "imbalance": ("warning", "Classes differ in size 11 times: ant has 100 pictures, bee 9"),
+        "imbalance": ("warning", "ant has 11 times as many pictures as bee: 100 and 9"),
     }
 
 

@@ -161,7 +161,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda model: (model / "model.safetensors").unlink(), "model.safetensors cannot be read: No such"),
     "no card": (lambda model: (model / "model.json").unlink(), "is no saved classifier.*model.json"),
     "no report": (lambda model: (model / "report.json").unlink(), "report.json cannot be read"),
-    "no folder": (shutil.rmtree, "is no saved classifier"),
+    "no folder": (shutil.rmtree, "is no saved classifier.*Name the folder"),
     "not JSON": (lambda model: (model / "model.json").write_text("{"), "it is not JSON"),
     "not text": (lambda model: (model / "model.json").write_bytes(b"\xff\xfe"), "model.json cannot be read"),
     "another JSON": (lambda model: (model / "model.json").write_text("[1]"), "not written by graft"),

@@ -102,7 +102,7 @@ def _serve(given: argparse.Namespace) -> int:
         port=given.port,
         token=given.token,
         corrections=given.corrections,
-        started=lambda address: print(server.welcome(given.model, address), flush=True),
+        started=lambda address: print(server.welcome(given.model, address, given.corrections), flush=True),
     )
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset, tally
-from graft.data.finding import Finding, counted
+from graft.data.finding import Finding
 from graft.data.lookalikes import lookalikes
 
 FEW = 10  # pictures of a class below which a score of it means little
@@ -58,9 +58,7 @@ def _balance(counts: dict[str, int]) -> Iterator[Finding]:
     there = {name: count for name, count in counts.items() if count}
     if len(there) > 1 and (most := max(there.values())) >= UNEQUAL * (least := min(there.values())):
         big, small = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
-        says = (
-            f"Classes differ in size {most / least:.0f} times: {big} has {counted(most, 'picture')}, {small} {least:,}"
-        )
+        says = f"{big} has {most / least:.0f} times as many pictures as {small}: {most:,} and {least:,}"
         advice = "Look at the score of each class, not at the share of all answers; --recipe balance=... when training."
         yield Finding("imbalance", "warning", says, advice)
 

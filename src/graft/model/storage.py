@@ -174,7 +174,8 @@ def read_card(folder: Path) -> Card:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         what = f"it has no {path.name}" if folder.is_dir() else "there is no such folder"
-        raise ModelError(f"{folder} is no saved classifier: {what}.") from error
+        hint = "Name the folder that `graft fit --output` wrote."
+        raise ModelError(f"{folder} is no saved classifier: {what}. {hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     except CardError as error:

@@ -102,11 +102,13 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
-def welcome(model: Path, address: Address) -> str:
+def welcome(model: Path, address: Address, corrections: Path | None = None) -> str:
     """What a person at a terminal is told at the start."""
     lines = [f"{model} answers at {address.url}"]
     if address.token:
         lines.append(f"Programs send the header Authorization: Bearer {address.token}")
+    if corrections:
+        lines.append(f"Corrected pictures are kept in {corrections}/CLASS/.")
     return "\n".join([*lines, "Ctrl-C ends it; requests under way are answered first."])
 
 
