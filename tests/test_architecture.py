@@ -47,7 +47,7 @@ ROOM_OF = {own: room for line in ROOMS for room, owns in line.items() for own in
 PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}
 
 RUNTIME_MAY_IMPORT = sys.stdlib_module_names | {"graft_runtime", "numpy", "PIL", "onnxruntime"}
-SERVER_MAY_IMPORT = {"starlette", "uvicorn", "h11", "prometheus_client"}  # the extra `serve`
+SERVER_MAY_IMPORT = {"starlette", "uvicorn", "h11", "python_multipart", "prometheus_client"}  # the extra `serve`
 HEAVY = ["torch", "timm", "sklearn", "onnxruntime", "PIL"]
 NO_NAMES = {"utils", "common", "helpers"}
 FILE_LINES, BODY_LINES, MEDIAN_BODY, ARGUMENTS = 300, 40, 10, 9
