@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, pixels
+from graft.errors import ExportError
 from graft.jobs.export.evidence import Evidence
 from graft.model.classifier import Classifier
 from graft.model.compare import paired
@@ -117,13 +118,19 @@ def compared(
 
 
 def told(run: Run, card: Card, export: Export) -> Answering:
-    """How a runtime answers pictures, by what it finds of their pixels; neighbours of one size go in together."""
+    """How a runtime answers pictures, by what it finds of their pixels; neighbours of one size go in together.
+
+    Answering raises ExportError where the runtime fails.
+    """
     border, enough = limit(export.strays, RATE), 2 * card.preprocess["resize"]
 
     def answering(images: Iterator[Any]) -> Iterator[Prediction]:
         for _, same in groupby((pixels(image, enough) for image in images), key=np.shape):
             while batch := list(islice(same, TOGETHER)):
-                found = run(np.stack(batch))
+                try:
+                    found = run(np.stack(batch))
+                except (RuntimeError, AssertionError) as error:  # as OpenVINO and PyTorch fail
+                    raise ExportError(f"The file that was made does not run: {error}.") from error
                 chances, strange = found[PROBABILITIES].astype(np.float64), found[UNKNOWN] > border
                 for answer in answers(chances, card.classes, card.task, card.thresholds, None, strange):
                     yield Prediction("", answer)

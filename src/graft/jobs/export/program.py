@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -41,12 +42,19 @@ class Program(nn.Module):
 
 def made(classifier: Classifier) -> tuple[tuple[str, ...], Described]:
     """The names of the outputs, and the file by its description. Raises whatever torch.export does."""
-    module = Program(classifier).eval().cpu()
+    # A copy, since on its way through the pictures the classifier's own weights are laid out anew.
+    module = copy.deepcopy(Program(classifier)).eval().cpu()
     free = dict.fromkeys(range(3), Dim.DYNAMIC)
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)
     program = torch.export.export(module, (example,), dynamic_shapes=(free,), strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names files and folders of this machine
+    for name, tensor in list(program.state_dict.items()):
+        if (
+            not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes
+        ):  # torch would save all around it
+            plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+            program.state_dict[name] = nn.Parameter(plain, False) if isinstance(tensor, nn.Parameter) else plain
     return module.answering.outputs, partial(_saved, program, classifier)
 
 
@@ -63,7 +71,7 @@ def opened(content: bytes) -> tuple[Answers, Run, str]:
 
     def run(images: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
         with torch.inference_mode():
-            found = program(torch.from_numpy(images))
+            found = program(torch.from_numpy(np.require(images, requirements="W")))  # torch warns of others
         return {name: tensor.numpy() for name, tensor in found.items()}
 
     return told(run, *contract.understood(texts)), run, f"torch {torch.__version__}"
