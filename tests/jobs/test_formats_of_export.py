@@ -71,7 +71,7 @@ def run(request: pytest.FixtureRequest, exported: dict[str, Path]) -> Run:
     if request.param == "openvino":
         return openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answering = torch.export.load(path).module()
-    return lambda image: {name: tensor.detach().numpy() for name, tensor in answering(torch.from_numpy(image)).items()}
+    return lambda image: {name: tensor.detach().numpy() for name, tensor in answering(torch.tensor(image)).items()}
 
 
 # --- exported = trained -----------------------------------------------------------------------------------------------
@@ -81,12 +81,12 @@ def test_the_file_answers_as_the_classifier_from_the_bytes_of_odd_files(
     run: Run, classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
     files = [*odd_files(tmp_path), *sorted(photos.glob("*/*.jpg"))]
-    want = [each for each in classifier.predict(files) if not each.fault]
+    want = [(path, each) for path, each in zip(files, classifier.predict(files), strict=True) if not each.fault]
     assert len(want) == len(files) - 2
     limit = classifier.memory.known.limit(0.05) if classifier.memory and classifier.memory.known else np.inf
-    for each in want:
-        found = run(decode(Path(each.name).read_bytes(), enough=2 * classifier.network.preprocess.resize)[None])
-        assert found["probabilities"][0] == pytest.approx(list(each.probabilities.values()), abs=1e-3), each.name
+    for path, each in want:
+        found = run(decode(path.read_bytes(), enough=2 * classifier.network.preprocess.resize)[None])
+        assert found["probabilities"][0] == pytest.approx(list(each.probabilities.values()), abs=1e-3), path.name
         assert bool(found["unknown"][0] > limit) == each.unknown
 
 

@@ -50,9 +50,8 @@ def made(classifier: Classifier) -> tuple[tuple[str, ...], Described]:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names files and folders of this machine
     for name, tensor in list(program.state_dict.items()):
-        if (
-            not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes
-        ):  # torch would save all around it
+        # Of what lies scattered, or in a larger memory, torch would save all around it.
+        if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
             plain = tensor.detach().clone(memory_format=torch.contiguous_format)
             program.state_dict[name] = nn.Parameter(plain, False) if isinstance(tensor, nn.Parameter) else plain
     return module.answering.outputs, partial(_saved, program, classifier)
