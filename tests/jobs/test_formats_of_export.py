@@ -271,7 +271,7 @@ def test_the_format_follows_from_the_name_of_the_file(classifier: Classifier, tm
         (["a.onnx", "--format", "torch"], "ends in .pt2, and no other does. Got a.onnx for torch"),
         (["a.pt2", "--format", "openvino"], "ends in .pt2, and no other does. Got a.pt2 for openvino"),
         (["a.pt2", "--int8"], "Leave --int8 out, or write a file .onnx"),
-        (["a.onnx", "--int8", "--format", "openvino"], "--check photos/"),
+        (["a.onnx", "--int8", "--format", "openvino"], "int8 is for the format onnx. Got openvino"),
     ],
 )
 def test_what_cannot_be_is_told(words: list[str], told: str, model: Path, tmp_path: Path) -> None:

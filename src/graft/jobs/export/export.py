@@ -111,8 +111,8 @@ def _chosen(format: str | None, path: Path, int8: bool, *, blind: bool) -> str:
         raise UsageError(
             f"A file of the format torch ends in {program.SUFFIX}, and no other does. Got {path.name} for {kind}."
         )
-    if int8 and kind == TORCH:
-        raise UsageError("int8 is for ONNX files, not for the format torch. Leave --int8 out, or write a file .onnx.")
+    if int8 and kind != ONNX:
+        raise UsageError(f"int8 is for the format onnx. Got {kind}. Leave --int8 out, or write a file .onnx.")
     if int8 and blind:
         raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
     return kind
