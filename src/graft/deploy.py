@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from graft.scores import percent
-from graft.terminal import AsJson, Force, Model, Quiet, printed, told_of, watching
+from graft.terminal import AsJson, Force, Model, Quiet, installed, printed, told_of, watching
 
+NEXT = {
+    "onnx": "graft-runtime predict {} photo.jpg",
+    "openvino": 'in Python, openvino.compile_model("{}"); docs/client.md shows how',
+    "web": "python -m http.server -d {}    and open http://localhost:8000",
+    "torch": 'in Python, torch.export.load("{}"); docs/client.md shows how',
+}
 ALLOWED_LOSS = 0.01  # graft.jobs.export.export.LOSS, which costs an import of torch; a test compares
 
 
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File (.onnx) or folder to write; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File (.onnx or .pt2) or, for web, folder to write; must not exist.")
+    ],
     to: Annotated[
-        str, typer.Option(help="onnx: one file. web: a folder with a page that answers in the browser.")
-    ] = "onnx",
+        str | None,
+        typer.Option(
+            "--to",
+            "--format",
+            help="onnx; openvino: the same, checked there; torch: a program; web: a folder with a page that answers in "
+            "the browser. [default: by the file's ending]",
+        ),
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Photos to check the file on; those count that were not trained on.")
     ] = None,
@@ -38,8 +53,8 @@ def export(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a classifier as one ONNX file, or a page for browsers, that runs without PyTorch, checked against it."""
-    with told_of("export"):
+    """Write a classifier as one file, or a page for browsers, that runs without graft, checked against it."""
+    with told_of("export"), installed("openvino") if to == "openvino" else nullcontext():
         from graft.jobs.export.export import export as job
 
         report = job(
@@ -97,7 +112,7 @@ def exported(report: Mapping[str, Any]) -> None:
     """What was written, and how it compares."""
     found = report["parity"]
     print(f"\n{report['output']}: {found['size'] / 1e6:.1f} MB, {report['classes']:,} classes, {report['precision']}\n")
-    print(f"  checked      {_checked(found)}")
+    print(f"  checked      {_checked(found)}, in {found['runtime']}")
     ties = f" (and {found['ties']} on the border between two)" if found["ties"] else ""
     print(f"  answers      {found['changed']} changed{ties}; no probability is off by more than {found['worst']:.1e}")
     if found["loss"] is not None:
@@ -111,9 +126,7 @@ def exported(report: Mapping[str, Any]) -> None:
         missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""
         print(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
         print(f"which whoever gets the file can see{missing}")
-    serve = f"python -m http.server -d {report['output']}    and open http://localhost:8000"
-    predict = f"graft-runtime predict {report['output']} photo.jpg"
-    print(f"\nNext:  {serve if report['format'] == 'web' else predict}")
+    print(f"\nNext:  {NEXT[report['format']].format(report['output'])}")
 
 
 def _checked(found: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def test_int8_is_refused_with_the_reason(model: Path, photos: Path, tmp_path: Pa
     with pytest.raises(UsageError, match="slower than float32"):
         export(model, tmp_path / "web", to="web", int8=True, check=photos)
     done = graft("export", model, "-o", tmp_path / "web", "--to", "pdf")
-    assert (done.exit_code, "to onnx or web. Got 'pdf'" in done.output) == (2, True)
+    assert (done.exit_code, "torch, web. Got 'pdf'" in done.output) == (2, True)
 
 
 def test_what_graft_did_not_write_is_never_replaced(tmp_path: Path) -> None:

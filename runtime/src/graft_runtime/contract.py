@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -63,28 +63,39 @@ def described(model: bytes, card: Card, export: Export, evidence: Sequence[Witne
 
     `evidence` are the training pictures whose rows the output `nearest` gives, in order.
     """
+    told = texts(card, export, evidence) | {DIGEST: digest(model)}
+    pairs = [_entry(_KEY, key.encode()) + _entry(_VALUE, text.encode()) for key, text in told.items()]
+    return model + b"".join(_entry(_PROPERTY, pair) for pair in pairs)
+
+
+def texts(card: Card, export: Export, evidence: Sequence[Witness] = ()) -> dict[str, str]:
+    """What any exported file says of itself, each text by its name."""
     shown = {EVIDENCE: json.dumps({"pictures": [asdict(each) for each in evidence]})} if evidence else {}
     export = replace(export, evidence=_sum(shown[EVIDENCE]) if shown else "")
-    texts = {CARD: dump(card), EXPORT: json.dumps(asdict(export)), DIGEST: digest(model)} | shown
-    pairs = [_entry(_KEY, key.encode()) + _entry(_VALUE, text.encode()) for key, text in texts.items()]
-    return model + b"".join(_entry(_PROPERTY, pair) for pair in pairs)
+    return {CARD: dump(card), EXPORT: json.dumps(asdict(export))} | shown
 
 
 def read(model: bytes) -> tuple[Card, Export]:
     """The description of an exported file. Raises ModelError and says what is wrong."""
     try:
-        texts = _properties(model)
+        told = _properties(model)
         external = any(True for _ in _external(model))
     except (ValueError, IndexError, KeyError) as error:
         raise ModelError("it is no ONNX file, or not all of it is there") from error
-    if missing := [key for key in (CARD, EXPORT, DIGEST) if key not in texts]:
-        raise ModelError(f"it has no {missing[0]!r} among its properties, so `graft export` did not write it")
+    found = understood(told)
     if external:
         raise ModelError("some of its tensors lie in other files, which an export of graft never does")
-    if texts[DIGEST] != digest(model):
+    if told.get(DIGEST) != digest(model):
         raise ModelError("it is damaged: its graph is not the one that was written. Copy it anew, or export again")
+    return found
+
+
+def understood(told: Mapping[str, str]) -> tuple[Card, Export]:
+    """The description in such texts. Raises ModelError and says what is wrong."""
+    if missing := [key for key in (CARD, EXPORT) if not told.get(key)]:
+        raise ModelError(f"it has no {missing[0]!r} among its properties, so `graft export` did not write it")
     try:
-        return parse(texts[CARD]), _export(texts[EXPORT])
+        return parse(told[CARD]), _export(told[EXPORT])
     except CardError as error:
         raise ModelError(f"its description cannot be used: {error}") from error
 

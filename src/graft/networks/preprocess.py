@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,27 @@ class Preprocess:
         top, left = (round((side - self.size) / 2) for side in resized.shape[1:])
         return resized[:, top : top + self.size, left : left + self.size].contiguous()
 
+    def prepare_batch(self, images: Tensor) -> Tensor:
+        """Pictures of one size, uint8 [n, height, width, 3], each as `prepare` makes it: uint8 [n, 3, size, size].
+
+        In steps that torch.export follows for any number and size, and can save: no question that the example at hand
+        would answer for all others, and whole numbers only.
+        """
+        short = torch.sym_min(images.shape[1], images.shape[2])
+        for axis in (1, 2):
+            kept = torch.sym_min(images.shape[axis], LONGEST * short)
+            first = (images.shape[axis] - kept) // 2
+            # A slice would ask whether it is the whole, since then it is contiguous.
+            images = images.index_select(axis, torch.arange(first, first + kept, device=images.device))
+        sides = self._target(images.shape[1], images.shape[2])
+        resized = functional.interpolate(
+            images.permute(0, 3, 1, 2), size=sides, mode=self.interpolation, antialias=True
+        )
+        for axis, side in enumerate(sides, 2):
+            spare = side - self.size
+            resized = resized.narrow(axis, (spare + spare // 2 % 2) // 2, self.size)  # half of it, halves to even
+        return resized.contiguous()
+
     def prepare_crop(self, image: NDArray[np.uint8], box: Box, flip: bool) -> Tensor:
         """One crop of the picture, stretched to uint8 [3, size, size] and mirrored if asked."""
         left, top, width, height = box
@@ -60,11 +81,12 @@ class Preprocess:
         std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1) * 255
         return (batch.float() - mean) / std
 
-    def _target(self, height: int, width: int) -> tuple[int, int]:
+    def _target(self, height: Any, width: Any) -> tuple[Any, Any]:  # numbers, or what torch.export has in their place
         if self.crop == "squash":
             return self.resize, self.resize
-        short = min(height, width)
-        return max(self.resize, self.resize * height // short), max(self.resize, self.resize * width // short)
+        short = torch.sym_min(height, width)  # of numbers just their min
+        high, wide = (torch.sym_max(self.resize, self.resize * side // short) for side in (height, width))
+        return high, wide
 
     def _resized(self, image: NDArray[np.uint8], height: int, width: int) -> Tensor:
         own = np.require(image, requirements=["C", "W"])  # decoded pictures may be read-only, of which torch warns

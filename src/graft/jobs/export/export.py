@@ -1,13 +1,16 @@
-"""A classifier as one file that a client runs without PyTorch, checked before it is written."""
+"""A classifier as one file that a client runs without graft, checked before it is written."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -16,8 +19,9 @@ from graft.data.dataset import Dataset
 from graft.errors import ExportError, UsageError
 from graft.jobs import outputs
 from graft.jobs.direct import opened
-from graft.jobs.export import parity, quantise, web
+from graft.jobs.export import openvino, parity, program, quantise, web
 from graft.jobs.export.evidence import MADE, Evidence, gathered
+from graft.jobs.export.parity import Described
 from graft.jobs.export.witnesses import witnesses
 from graft.model import pictures
 from graft.model.answering import Answering
@@ -28,8 +32,9 @@ from graft_runtime import contract
 from graft_runtime.contract import Export, ModelError
 from graft_runtime.predictor import Predictor
 
+ONNX, OPENVINO, TORCH, WEB = "onnx", "openvino", "torch", "web"
+WRITTEN = {ONNX: "ONNX", OPENVINO: "ONNX", TORCH: "a program of torch.export", WEB: "ONNX"}
 FLOAT32, INT8 = "float32", "int8"
-ONNX, WEB = FORMATS = ("onnx", "web")
 LOSS = 0.01  # of right answers that int8 may lose, unless told otherwise
 MOST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the description
 
@@ -38,7 +43,7 @@ def export(
     classifier: str | Path | Classifier,
     output: str | Path,
     *,
-    to: str = ONNX,
+    to: str | None = None,
     int8: bool = False,
     check: Any = None,
     calibrate: Any = None,
@@ -47,17 +52,17 @@ def export(
     force: bool = False,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
-    """Write a classifier, that saved in a folder, or a network by name, as one ONNX file; give what came of the check.
+    """Write a classifier, that saved in a folder, or a network by name, as one file; give what came of the check.
 
-    With `to="web"`, write a folder of static files that answers in a browser, without a server: the web page, that file
-    and onnxruntime-web, which npm fetches once. What came of the check is then that of the folder's own files in Node.
-
-    The file is run by graft_runtime on pictures from the bytes of their files and must answer as the classifier does:
-    each probability within 1e-3 and no other answer; with `int8`, at most `allow_loss` of the right answers may be
-    lost. `check` are pictures as `graft.read_source` takes them, of which those count that the classifier was not
-    trained on; without it pictures are made. `calibrate` are pictures for the ranges of int8; without it, others of
-    `check`. `evidence` are the photos that it was trained on: the file then holds names, labels and thumbnails of those
-    that it compares pictures with, and its answers name the nearest. Without it no file holds any of that.
+    `to` is onnx, openvino (the same file), torch (a program of torch.export) or web: a folder of static files that
+    answers in a browser without a server, the web page, that file and onnxruntime-web, which npm fetches once; it is
+    run in Node as well. Without `to`, it is what the name of the file says. The file is run by graft_runtime, OpenVINO
+    or PyTorch on pictures from the bytes of their files and must answer as the classifier does: each probability within
+    1e-3 and no other answer; with `int8`, at most `allow_loss` of the right answers may be lost. `check` are pictures
+    as `graft.read_source` takes them, of which those count that the classifier was not trained on; without it pictures
+    are made. `calibrate` are pictures for the ranges of int8; without it, others of `check`. `evidence` are the photos
+    that it was trained on: the file then holds names, labels and thumbnails of those that it compares pictures with,
+    and its answers name the nearest. Without it no file holds any of that.
 
     Raises ExportError, and writes nothing, where the file answers differently or the network cannot be exported;
     DataError for evidence without a training picture; OutputError rather than overwrite a file, or, with `force`,
@@ -67,75 +72,98 @@ def export(
     0
     """
     began, path = time.monotonic(), Path(output)
-    _possible(to, int8, check is None and calibrate is None)
-    if to == WEB:
-        web.refuse(path, force)
-    else:
-        outputs.check(path, _is_export, force=force)
-    runtime = web.runtime(watch) if to == WEB else None
+    kind = _chosen(to, path, int8, blind=check is None and calibrate is None)
+    _refuse(kind, path, force)
+    browser = web.runtime(watch) if kind == WEB else None
     judge = opened(classifier)
     shown = () if evidence is None else witnesses(judge, evidence, watch)
     given = gathered(judge, check, watch)
-    network = _traced(judge)
-    if int8:
-        samples = given.others if calibrate is None else gathered(judge, calibrate, watch).others
-        network = _whole_numbers(judge, network, samples, watch)
-    model = _serialised(pixels.before(judge.network.preprocess, network))
+    others = given.others if calibrate is None else gathered(judge, calibrate, watch).others
+    names, described = _made(judge, kind, _prepared(judge, others, watch) if int8 else None)
     about = Export(INT8 if int8 else FLOAT32, _strays(judge))
-    found = _compared(judge, contract.described(model, judge.card, about, shown), given, watch)
-    if why := found.close(allow_loss) if int8 else found.exact():
-        raise ExportError(_refused(why, int8, given))
+    found = _compared(judge, kind, described(about, shown), given, watch)
+    why = found.close(allow_loss) if int8 else found.exact()
+    if why:
+        raise ExportError(_refused(why, int8, given, found.runtime))
     about = Export(about.precision, about.strays, found.as_dict())
-    content, bare = (contract.described(model, judge.card, about, held) for held in (shown, ()))
-    if runtime:
-        found = web.write(path, content, runtime, judge, given, watch)
+    content = described(about, shown)
+    if browser:
+        found = web.write(path, content, browser, judge, given, watch)
     else:
         outputs.write(path, content)
     return {
         "output": str(path),
-        "format": to,
+        "format": kind,
         "precision": about.precision,
         "classes": len(judge.classes),
-        "outputs": [output.name for output in network.graph.output],
+        "outputs": list(names),
         "parity": found.as_dict(),
         "evidence": {
             "pictures": len(shown),
             "thumbnails": sum(each.thumbnail is not None for each in shown),
-            "bytes": len(content) - len(bare),
+            "bytes": len(content) - len(described(about)) if shown else 0,
         },
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def _possible(to: str, int8: bool, blind: bool) -> None:
-    if to not in FORMATS:
-        raise UsageError(f"An export is to {' or '.join(FORMATS)}. Got {to!r}.")
-    if int8 and to == WEB:
+def _chosen(to: str | None, path: Path, int8: bool, *, blind: bool) -> str:
+    """The format that is asked for, or follows from the name of the file. Raises UsageError for what cannot be."""
+    kind = to or (TORCH if path.suffix == program.SUFFIX else ONNX)
+    if kind not in FORMATS:
+        raise UsageError(f"An export is to {', '.join(FORMATS)}. Got {kind!r}.")
+    if (kind == TORCH) != (path.suffix == program.SUFFIX):
+        raise UsageError(f"A file for torch ends in {program.SUFFIX}, and no other does. Got {path.name} for {kind}.")
+    if int8 and kind == WEB:
         raise UsageError("In browsers 8-bit numbers are slower than float32 and answer otherwise. Leave --int8 out.")
+    if int8 and kind != ONNX:
+        raise UsageError(f"int8 is for onnx. Got {kind}. Leave --int8 out, or write a file .onnx.")
     if int8 and blind:
         raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
+    return kind
 
 
-def _traced(classifier: Classifier) -> ModelProto:
-    """The graph from prepared pictures to all answers. Raises ExportError."""
-    answering = Answering(classifier).eval().cpu()
-    side = classifier.network.preprocess.size
-    example = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+def _refuse(kind: str, path: Path, force: bool) -> None:
+    """A place that may not be written to, before any work is done. Raises OutputError."""
+    if kind == WEB:
+        web.refuse(path, force)
+    else:
+        outputs.check(path, _is_export, force=force)
+
+
+def _made(
+    classifier: Classifier, kind: str, samples: Iterator[NDArray[np.uint8]] | None
+) -> tuple[tuple[str, ...], Described]:
+    """The names of the outputs, and the file by its description; with samples in 8 bits. Raises ExportError."""
     try:
-        return graph.traced(answering, example, answering.outputs)
+        if kind == TORCH:
+            return program.made(classifier)
+        network = _traced(classifier)
     except Exception as error:  # an exporter fails in many ways, with errors of its own, PyTorch's and ONNX Runtime's
         raise ExportError(
-            f"The network {classifier.card.backbone['name']!r} cannot be written as ONNX: "
+            f"The network {classifier.card.backbone['name']!r} cannot be written as {WRITTEN[kind]}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}. "
             "Networks of convolutions and vision transformers can; choose another --backbone."
         ) from error
+    if samples is not None:
+        network = quantise.int8(network, samples)
+    model = _serialised(pixels.before(classifier.network.preprocess, network))
+    return tuple(output.name for output in network.graph.output), partial(contract.described, model, classifier.card)
 
 
-def _whole_numbers(classifier: Classifier, network: ModelProto, samples: Dataset, watch: Watch) -> ModelProto:
-    """The same graph in 8-bit numbers, whose ranges are found on these pictures."""
+def _prepared(classifier: Classifier, data: Dataset, watch: Watch) -> Iterator[NDArray[np.uint8]]:
+    """The pictures that can be read, as the network sees them."""
     prepare = partial(pictures.prepared, classifier.network.preprocess)
-    made = (each.made for each in pictures.each(samples, prepare, watch))
-    return quantise.int8(network, (image for image in made if image is not None))
+    made = (each.made for each in pictures.each(data, prepare, watch))
+    return (image for image in made if image is not None)
+
+
+def _traced(classifier: Classifier) -> ModelProto:
+    """The graph from prepared pictures to all answers."""
+    answering = Answering(classifier).eval().cpu()
+    side = classifier.network.preprocess.size
+    example = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return graph.traced(answering, example, answering.outputs)
 
 
 def _serialised(model: ModelProto) -> bytes:
@@ -151,24 +179,38 @@ def _strays(classifier: Classifier) -> tuple[float, ...]:
     return () if known is None else tuple(known.strays.tolist())
 
 
-def _compared(classifier: Classifier, file: bytes, given: Evidence, watch: Watch) -> parity.Parity:
+def _compared(classifier: Classifier, kind: str, file: bytes, given: Evidence, watch: Watch) -> parity.Parity:
     try:
-        predictor = Predictor(file)
-    except ModelError as error:
+        stream, run, runtime = FORMATS[kind](file)
+    except (ModelError, RuntimeError) as error:
         raise ExportError(f"The file that was made does not run: {error}.") from error
 
     def alone(image: NDArray[np.uint8]) -> None:
-        predictor.run(image[None])
+        run(image[None])
 
-    return parity.compared(classifier, predictor.stream, alone, len(file), given, watch)
+    return replace(parity.compared(classifier, stream, alone, len(file), given, watch), runtime=runtime)
 
 
-def _refused(why: str, int8: bool, given: Evidence) -> str:
+def _opened(file: bytes) -> tuple[parity.Answering, Callable[[NDArray[np.uint8]], Any], str]:
+    """The file at a client's."""
+    predictor = Predictor(file)
+    return predictor.stream, predictor.run, f"onnxruntime {onnxruntime.__version__}"
+
+
+FORMATS = {
+    ONNX: _opened,
+    OPENVINO: openvino.opened,
+    TORCH: program.opened,
+    WEB: _opened,
+}  # and what runs a file of each
+
+
+def _refused(why: str, int8: bool, given: Evidence, runtime: str) -> str:
     pictures = "pictures that were made for the check" if given.origin == MADE else f"your pictures ({given.origin})"
     advice = (
         "Export without --int8, or allow more with --allow-loss."
         if int8
-        else "This is a fault of graft or of ONNX Runtime; please report it with the name of the network."
+        else f"This is a fault of graft or of {runtime}; please report it with the name of the network."
     )
     return f"The export does not answer as the classifier does: on {len(given.data)} {pictures} {why}. {advice}"
 
@@ -177,5 +219,5 @@ def _is_export(path: Path) -> bool:
     try:
         contract.read(path.read_bytes())
     except ModelError:
-        return False
+        return program.is_ours(path)
     return True

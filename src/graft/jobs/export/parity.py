@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,24 @@ import torch
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, pixels
+from graft.errors import ExportError
 from graft.jobs.export.evidence import Evidence
 from graft.model.classifier import Classifier
 from graft.model.compare import paired
 from graft.networks import engine
 from graft.progress import Watch
-from graft_runtime.card import MULTILABEL
-from graft_runtime.decide import RATE, UNSURE
+from graft_runtime.card import MULTILABEL, Card
+from graft_runtime.contract import PROBABILITIES, UNKNOWN, Export
+from graft_runtime.decide import RATE, UNSURE, answers, limit
 from graft_runtime.prediction import Prediction
 
 TOLERANCE = 1e-3  # of a probability, in float32
 TIMED, TURNS = 4, 5  # pictures by which speed is told, and how often each is judged
+TOGETHER = 4  # pictures of one size that a runtime other than graft_runtime is given at once
 
 Answering = Callable[[Iterator[Any]], Iterator[Prediction]]  # pictures, as bytes or pixels, to answers
+Run = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]  # pixels [n, height, width, 3] to outputs by name
+Described = Callable[..., bytes]  # an Export and what it shows as evidence, to the content of a file
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Parity:
     unknown), except `ties`: those that so small a difference may turn either way. `trained`, `exported` are the
     accuracies (of several labels the share of right answers to 'is it there?'), `loss` their difference, with the
     interval that holds the true one with 95 % confidence; None without labels. Times are milliseconds for one decoded
-    picture, of PyTorch and of the export; `size` is in bytes.
+    picture, of PyTorch and of the export; `size` is in bytes; `runtime` is what ran the export, with its version.
     """
 
     origin: str
@@ -49,6 +55,7 @@ class Parity:
     interval: tuple[float, float] | None
     milliseconds: tuple[float, float]
     size: int
+    runtime: str = ""
 
     @property
     def speed(self) -> float:
@@ -89,12 +96,12 @@ def compared(
     said = list(watch(answering(good.read(row) for row in range(len(good))), "pictures again", len(good)))
     got = np.array([list(each.probabilities.values()) for each in said]).reshape(want.shape)
     odd, margin = _odd(classifier, look.near.scores if look.near else None, len(good))
-    answers, others = _labels(classifier, want), _labels(classifier, got)
-    differs = (answers != others).any(axis=1)
+    own, others = _labels(classifier, want), _labels(classifier, got)
+    differs = (own != others).any(axis=1)
     turned = odd != np.array([each.unknown for each in said], bool)
     clear = (differs & (_margins(classifier, want) > 2 * TOLERANCE)) | (turned & (margin > 2 * TOLERANCE))
     changed = int(clear.sum())
-    right = _right(answers, good, given.labelled), _right(others, good, given.labelled)
+    right = _right(own, good, given.labelled), _right(others, good, given.labelled)
     return Parity(
         origin=given.origin,
         pictures=len(good),
@@ -108,6 +115,27 @@ def compared(
         milliseconds=_timed(classifier, alone, good),
         size=size,
     )
+
+
+def told(run: Run, card: Card, export: Export) -> Answering:
+    """How a runtime answers pictures, by what it finds of their pixels; neighbours of one size go in together.
+
+    Answering raises ExportError where the runtime fails.
+    """
+    border, enough = limit(export.strays, RATE), 2 * card.preprocess["resize"]
+
+    def answering(images: Iterator[Any]) -> Iterator[Prediction]:
+        for _, same in groupby((pixels(image, enough) for image in images), key=np.shape):
+            while batch := list(islice(same, TOGETHER)):
+                try:
+                    found = run(np.stack(batch))
+                except (RuntimeError, AssertionError) as error:  # as OpenVINO and PyTorch fail
+                    raise ExportError(f"The file that was made does not run: {error}.") from error
+                chances, strange = found[PROBABILITIES].astype(np.float64), found[UNKNOWN] > border
+                for answer in answers(chances, card.classes, card.task, card.thresholds, None, strange):
+                    yield Prediction("", answer)
+
+    return answering
 
 
 def _labels(classifier: Classifier, chances: NDArray[np.float64]) -> NDArray[np.bool_]:

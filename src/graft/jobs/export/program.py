@@ -1,0 +1,84 @@
+"""A classifier as a program of torch.export (.pt2): what PyTorch runs without graft, timm or the network's code."""
+
+from __future__ import annotations
+
+import copy
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from graft.jobs.export.parity import Answering as Answers
+from graft.jobs.export.parity import Described, Run, told
+from graft.model.answering import Answering
+from graft.model.classifier import Classifier
+from graft_runtime import contract
+from graft_runtime.contract import CARD, EXPORT, Export, Witness
+
+SUFFIX = ".pt2"
+EXAMPLE = (2, 60, 80, 3)  # pictures to follow; the file keeps them
+
+
+class Program(nn.Module):
+    """uint8 pictures [n, height, width, 3] to all answers, named as the outputs of an ONNX file."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.preprocess = classifier.network.preprocess
+        self.answering = Answering(classifier)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        said = self.answering(self.preprocess.prepare_batch(image))
+        return dict(zip(self.answering.outputs, said, strict=True))
+
+
+def made(classifier: Classifier) -> tuple[tuple[str, ...], Described]:
+    """The names of the outputs, and the file by its description. Raises whatever torch.export does."""
+    # A copy, since on its way through the pictures the classifier's own weights are laid out anew.
+    module = copy.deepcopy(Program(classifier)).eval().cpu()
+    free = dict.fromkeys(range(3), Dim.DYNAMIC)
+    example = torch.zeros(EXAMPLE, dtype=torch.uint8)
+    program = torch.export.export(module, (example,), dynamic_shapes=(free,), strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files and folders of this machine
+    for name, tensor in list(program.state_dict.items()):
+        # Of what lies scattered, or in a larger memory, torch would save all around it.
+        if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+            program.state_dict[name] = nn.Parameter(plain, False) if isinstance(tensor, nn.Parameter) else plain
+    return module.answering.outputs, partial(_saved, program, classifier)
+
+
+def _saved(program: ExportedProgram, classifier: Classifier, export: Export, evidence: Sequence[Witness] = ()) -> bytes:
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files=contract.texts(classifier.card, export, evidence))
+    return file.getvalue()
+
+
+def opened(content: bytes) -> tuple[Answers, Run, str]:
+    """The file at work: how it answers pictures, what it finds of pixels, and in what. Raises ModelError."""
+    texts: dict[str, Any] = {CARD: "", EXPORT: ""}  # filled in by torch
+    program = torch.export.load(io.BytesIO(content), extra_files=texts).module()
+
+    def run(images: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+        with torch.inference_mode():
+            found = program(torch.from_numpy(np.require(images, requirements="W")))  # torch warns of others
+        return {name: tensor.numpy() for name, tensor in found.items()}
+
+    return told(run, *contract.understood(texts)), run, f"torch {torch.__version__}"
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file is such a program, written by graft."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(name.endswith(f"/extra/{CARD}") for name in file.namelist())
