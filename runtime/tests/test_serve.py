@@ -130,6 +130,7 @@ def test_a_path_or_method_that_is_not_there(server: Running) -> None:
     assert server.post("/v1/model").json()["error"]["code"] == "wrong_method"
 
 
+@pytest.mark.slow
 def test_every_messy_file_gets_what_the_decoder_says(server: Running, shared: Path) -> None:
     files = sorted(path for path in (shared / "data" / "messy").rglob("*") if path.is_file())
     assert len(files) > 200

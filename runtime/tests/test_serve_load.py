@@ -17,10 +17,12 @@ from typing import Any
 
 import exported
 import httpx2 as httpx
+import psutil
 import pytest
 from serving import GREEN, RED, Running, picture, running, said, until
 
 from graft_runtime.serve.bounds import Bounds
+from graft_runtime.serve.decoder import ASKED, TOLD
 
 # --- too slow, too many -----------------------------------------------------------------------------------------------
 
@@ -163,9 +165,8 @@ def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest
 
 
 def decoders() -> list[int]:
-    found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    lines = [line.split(None, 2) for line in found.splitlines()]
-    return [int(pid) for pid, parent, args in lines if "serve.decoder" in args and int(parent) == os.getpid()]
+    children = psutil.Process().children()
+    return [each.pid for each in children if each.is_running() and "graft_runtime.serve.decoder" in each.cmdline()]
 
 
 def test_a_decoder_that_dies_takes_one_picture_with_it(file: Path) -> None:
@@ -189,13 +190,20 @@ def test_a_decoder_that_takes_too_long_is_ended(file: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is kept by Linux")
 def test_a_decoder_has_a_limit_of_memory(file: Path) -> None:
-    large, before = picture((90, 10, 10), (4400, 4400)), set(decoders())
+    large = picture((90, 10, 10), (4400, 4400))
     with running(file) as server:
-        assert server.lives()
-        (own,) = set(decoders()) - before
-        taken = re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{own}/status").read_text())
-        assert taken
         assert server.post(content=large).json()["predictions"][0]["fault"] == ""
+    command = [sys.executable, "-W", "ignore", "-m", "graft_runtime.serve.decoder", str(2**40)]
+    alone = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | alone) as decoder:
+        assert decoder.stdin
+        assert decoder.stdout
+        decoder.stdin.write(ASKED.pack(64, 10**6, len(RED)) + RED)
+        decoder.stdin.flush()
+        assert TOLD.unpack(decoder.stdout.read(TOLD.size)) == (True, 30, 40)
+        taken = re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{decoder.pid}/status").read_text())
+        assert taken
+        decoder.kill()
     with running(file, Bounds(memory=int(taken[1]) * 1024 + 60 * 2**20)) as server:
         assert "too costly to decode" in server.post(content=large).json()["predictions"][0]["fault"]
         assert server.lives()

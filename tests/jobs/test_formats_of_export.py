@@ -34,6 +34,8 @@ from graft.networks.preprocess import Preprocess
 from graft_runtime import contract
 from graft_runtime.image import decode
 
+pytestmark = pytest.mark.slow  # PyTorch writes a program anew for each: three minutes
+
 Run = Callable[[NDArray[np.uint8]], Any]
 
 

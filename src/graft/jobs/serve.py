@@ -59,7 +59,8 @@ def exported(model: str | Path, evidence: str | None, watch: Watch) -> Path:
         return Path(model)
     classifier = opened(model)
     photos = str(Path(evidence).absolute()) if evidence else ""
-    known = "".join([card.dump(classifier.card), *versions().values(), photos])
+    made_by = [version for name, version in versions().items() if name != "created"]
+    known = "".join([card.dump(classifier.card), *made_by, photos])
     folder = cache_folder() / "served" / hashlib.sha256(known.encode()).hexdigest()[:24]
     path = folder / f"{Path(model).absolute().name}.onnx"  # by its name clients know the model
     if not path.exists():
