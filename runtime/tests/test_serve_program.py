@@ -18,6 +18,8 @@ import httpx2 as httpx
 import pytest
 from serving import RED, Running, said
 
+from graft_runtime.serve.server import _listening
+
 
 @contextmanager
 def program(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -84,3 +86,8 @@ def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Runn
         found = subprocess.run([sys.executable, "-m", "graft_runtime", "serve", *words], capture_output=True, text=True)
         assert (found.returncode, why in found.stderr) == (code, True), found.stderr
         assert "Traceback" not in found.stderr
+
+
+def test_connections_send_at_once() -> None:
+    with _listening("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP

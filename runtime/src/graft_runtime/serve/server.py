@@ -116,7 +116,8 @@ def _listening(host: str, port: int) -> socket.socket:
     """Raises OSError that says what to do."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(found[0], socket.SOCK_STREAM)
+        # By the protocol asyncio knows that it may send at once: else each answer waits 40 ms for the client's kernel.
+        listening = socket.socket(found[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (OSError, OverflowError) as error:
         raise OSError(f"There is no address {host}:{port} on this machine: {error}.") from error
     try:
