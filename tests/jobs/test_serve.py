@@ -81,3 +81,12 @@ def test_a_classifier_is_exported_once(model: Path, tmp_path: Path, monkeypatch:
     assert exported(first, None, unwatched) == first
     with pytest.raises(UsageError, match="has its evidence inside"):
         exported(first, "photos", unwatched)
+
+
+def test_a_file_is_served_without_torch() -> None:
+    code = (
+        "import sys; from graft.jobs import serve; from graft.progress import unwatched; from pathlib import Path;"
+        f"serve.exported(Path({str(Path(__file__))!r}), None, unwatched); print('HEAVY', 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "HEAVY False"

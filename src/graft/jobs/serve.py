@@ -1,4 +1,7 @@
-"""A classifier over HTTP, with a web page; a folder is exported first, once."""
+"""A classifier over HTTP, with a web page; a folder is exported first, once.
+
+A file that was exported is served without torch: what needs it is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,7 @@ from pathlib import Path
 
 from graft.data.cache import cache_folder
 from graft.errors import ModelError, OutputError, UsageError
-from graft.jobs.direct import opened
-from graft.jobs.export.export import export
 from graft.model import whole
-from graft.model.card import versions
 from graft.progress import Watch, unwatched
 from graft_runtime import card, contract
 from graft_runtime.serve import server
@@ -57,6 +57,10 @@ def exported(model: str | Path, evidence: str | None, watch: Watch) -> Path:
                 "A file that was exported has its evidence inside: name photos to `graft export --evidence`."
             )
         return Path(model)
+    from graft.jobs.direct import opened
+    from graft.jobs.export.export import export
+    from graft.model.card import versions
+
     classifier = opened(model)
     photos = str(Path(evidence).absolute()) if evidence else ""
     made_by = [version for name, version in versions().items() if name != "created"]
