@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,16 +70,12 @@ def save(
     if epochs := report.get("training", {}).get("history"):
         texts[HISTORY] = history.text([Epoch(**epoch) for epoch in epochs])
     contents = raw | {name: text.encode() for name, text in texts.items()}
-    fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
-        fresh.mkdir(parents=True)
-        for name, content in contents.items():
-            _write(fresh / name, content)
-        whole.replace(fresh, folder)
+        with whole.folder(folder) as fresh:
+            for name, content in contents.items():
+                _write(fresh / name, content)
     except OSError as error:
         raise _unwritable(folder, error, sum(map(len, contents.values()))) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 

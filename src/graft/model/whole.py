@@ -66,7 +66,19 @@ def file(path: Path) -> Iterator[Summed]:
         fresh.unlink(missing_ok=True)
 
 
-def replace(fresh: Path, folder: Path) -> None:
+@contextmanager
+def folder(place: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes its place; nothing is left of one that was not filled. Raises OSError."""
+    fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        _replace(fresh, place)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace(fresh: Path, folder: Path) -> None:
     """Put a fresh folder in its place; the one that was there goes only when the new one stands. Raises OSError."""
     old = fresh.with_name(f"{fresh.name}.old")
     if folder.exists():

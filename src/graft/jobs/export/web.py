@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import shutil
 import struct
 import subprocess
@@ -95,16 +94,12 @@ def _fetch(folder: Path) -> None:
 
 
 def _keep(dist: Path, folder: Path) -> None:
-    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        fresh.mkdir(parents=True)
-        for name in RUNTIME:
-            shutil.copy(dist / name, fresh)
-        whole.replace(fresh, folder)
+        with whole.folder(folder) as fresh:
+            for name in RUNTIME:
+                shutil.copy(dist / name, fresh)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {whole.reason(error)}.") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def write(
@@ -114,22 +109,18 @@ def write(
 
     Raises ExportError where they answer otherwise than the classifier, OutputError where nothing can be written.
     """
-    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        fresh.mkdir()
-        for name, content in _files(file, runtime, classifier.card).items():
-            (fresh / name).write_bytes(content)
-        found = _checked(fresh, classifier, given, watch)
-        if why := found.exact():
-            raise ExportError(
-                f"In the browser's runtime the export does not answer as the classifier does: {why}. This is a fault "
-                f"of graft or of {PACKAGE} {VERSION}; please report it with the name of the network."
-            )
-        whole.replace(fresh, folder)
+        with whole.folder(folder) as fresh:
+            for name, content in _files(file, runtime, classifier.card).items():
+                (fresh / name).write_bytes(content)
+            found = _checked(fresh, classifier, given, watch)
+            if why := found.exact():
+                raise ExportError(
+                    f"In the browser's runtime the export does not answer as the classifier does: {why}. This is a "
+                    f"fault of graft or of {PACKAGE} {VERSION}; please report it with the name of the network."
+                )
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {whole.reason(error)}. Nothing is left behind.") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return found
 
 
