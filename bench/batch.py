@@ -66,7 +66,7 @@ def bare(model: Path, files: list[Path]) -> None:
     predictor = load(model)
     began = time.perf_counter()
     for file in files:
-        predictor.run(decode(file.read_bytes(), enough=2 * predictor.card.preprocess["resize"])[None])
+        predictor.run(decode(file.read_bytes(), enough=predictor.card.enough)[None])
     seconds = time.perf_counter() - began
     print(f"bare loop, decode and run: {len(files):,} pictures, {seconds:.1f} s, {len(files) / seconds:.1f} a second\n")
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import base64
-import functools
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +22,14 @@ from playwright.sync_api import sync_playwright
 import graft_runtime
 from graft_runtime import table
 
+sys.path.append(str(Path(__file__).parents[1] / "runtime" / "tests"))
+from standin import hosted
+
 ASK = """([name, text]) => import("./answerer.js").then(async ({ answer }) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const began = performance.now(), [said] = await answer([new File([bytes], name)]);
   return { ...said, milliseconds: performance.now() - began };
 })"""
-
-
-@contextmanager
-def hosted(folder: Path) -> Iterator[str]:
-    """The folder on a plain host of static files."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
 
 
 def asked(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:

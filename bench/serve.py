@@ -122,7 +122,7 @@ def start(file: Path, picture: bytes) -> None:
 
 def memory(file: Path, requests: int) -> None:
     """How much a long life adds, with a network so small that the server is most of the work."""
-    pictures = [colours.picture(number) for number in range(20)]
+    pictures = [colours.picture((number * 37 % 230, number * 61 % 230, number * 17 % 230)) for number in range(20)]
     with server(file) as port:
         (process,) = [each for each in psutil.Process().children() if "serve" in each.cmdline()]
         sizes = []

@@ -59,8 +59,8 @@ def with_external_data() -> bytes:
     return described(found.SerializeToString(), card(), Export())
 
 
-def picture(number: int = 0) -> bytes:
-    """The bytes of a small picture, each number another colour."""
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
+    """The bytes of a picture of one colour, (width, height) in pixels."""
     file = io.BytesIO()
-    Image.new("RGB", (40, 30), (number * 37 % 230, number * 61 % 230, number * 17 % 230)).save(file, "PNG")
+    Image.new("RGB", size, colour).save(file, kind)
     return file.getvalue()

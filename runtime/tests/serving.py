@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx2 as httpx
 import uvicorn
-from PIL import Image
+from exported import picture
 
 from graft_runtime.serve.app import application
 from graft_runtime.serve.bounds import Bounds
@@ -29,12 +28,6 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, kind)
-    return file.getvalue()
 
 
 TOKEN = "a-token-of-enough-letters"

@@ -6,7 +6,6 @@ import base64
 import email
 import email.policy
 import functools
-import io
 import json
 import threading
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import exported
-import numpy as np
-from PIL import Image
+from exported import picture
 
 import graft_runtime
 from graft_runtime.predictor import Predictor
+from graft_runtime.serve.guard import POLICY
 
 PAGE = Path(graft_runtime.__file__).with_name("page")
 TYPES = {
@@ -29,10 +28,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
 }
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "media-src 'self' blob:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
-)
+SIZE = (60, 40)  # of its pictures
 BUSY = {"error": {"code": "busy", "message": "Too many requests at once. Wait a little."}}
 DENIED = {"error": {"code": "unauthorized", "message": "This server needs a token."}}
 
@@ -178,10 +174,4 @@ class Answers(BaseHTTPRequestHandler):
 
 
 def thumbnail() -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(picture((20, 30, 200), 'JPEG')).decode()}"
-
-
-def picture(colour: tuple[int, int, int], kind: str = "PNG", size: tuple[int, int] = (60, 40)) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.full((size[1], size[0], 3), colour, np.uint8)).save(file, kind)
-    return file.getvalue()
+    return f"data:image/jpeg;base64,{base64.b64encode(picture((20, 30, 200), SIZE, 'JPEG')).decode()}"

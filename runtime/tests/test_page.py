@@ -16,8 +16,9 @@ from typing import Any
 import chromium
 import numpy as np
 import pytest
+from exported import picture
 from PIL import Image
-from standin import PAGE, Standin, picture, serving
+from standin import PAGE, SIZE, Standin, serving
 
 from graft_runtime import table
 from graft_runtime.prediction import Prediction
@@ -27,8 +28,8 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs
 pytestmark = pytest.mark.slow
 
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-RED, GREEN, BLUE = picture((150, 10, 10)), picture((10, 150, 10)), picture((10, 10, 150))
-BRIGHT = picture((250, 250, 255))
+RED, GREEN, BLUE = (picture(colour, SIZE) for colour in ((150, 10, 10), (10, 150, 10), (10, 10, 150)))
+BRIGHT = picture((250, 250, 255), SIZE)
 DROP = """([name, files]) => {
   const bytes = (text) => Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -236,7 +237,7 @@ def test_all_labels_that_are_given_are_marked(browser: Any) -> None:
     several = {"task": "multilabel", "thresholds": (0.3, 0.3, 0.5), "sets": ()}
     with serving(card=several) as server, Visit(browser, server) as visit:
         visit.open()
-        card = visit.give({"a.png": picture((90, 80, 30))}).first
+        card = visit.give({"a.png": picture((90, 80, 30), SIZE)}).first
         assert card.locator("h3").inner_text() == "red, green"
         assert card.locator("li.given .label").all_inner_texts() == ["red", "green"]
         assert card.locator(".limit").evaluate_all("all => all.map((each) => each.style.left)") == ["30%", "30%", "50%"]
@@ -264,7 +265,9 @@ def test_the_downloaded_table_is_that_of_the_runtime(visit: Visit) -> None:
         Prediction(name, each.answer, each.fault)
         for name, each in zip(files, predictor.predict(list(files.values())), strict=True)
     ]
-    want = [[str(cell) for cell in row] for row in table.rows(named, predictor.classes, False)]
+    heading = [name for name, _ in table.columns(predictor.classes, table.Asked())]
+    rows = [heading, *(table.row(each, predictor.classes, table.Asked()) for each in named)]
+    want = [[str(table.harmless(cell)) for cell in row] for row in rows]
     got = list(csv.reader(io.StringIO(text)))
     assert [row[:2] + row[3:4] for row in got] == [row[:2] + row[3:4] for row in want]
     assert got[1][0] == "'=cmd.png"
@@ -297,7 +300,7 @@ def test_many_pictures_go_in_small_groups_and_can_be_stopped(visit: Visit) -> No
 
 
 def test_what_is_over_a_limit_is_told_before_it_is_sent(visit: Visit) -> None:
-    large = picture((10, 10, 10), "BMP", (900, 900))
+    large = picture((10, 10, 10), (900, 900), "BMP")
     card = visit.give({"large.bmp": large}).first
     assert card.locator(".fault").inner_text() == "Too large: 2.4 MB, and the limit is 2 MB."
     assert visit.server.asked == []

@@ -13,8 +13,9 @@ from typing import Any
 import httpx2 as httpx
 import openapi_spec_validator
 import pytest
+from exported import picture
 from PIL import Image
-from serving import GREEN, RED, TOKEN, Running, picture, running, until
+from serving import GREEN, RED, TOKEN, Running, running, until
 
 from graft_runtime.image import ImageError, decode
 from graft_runtime.predictor import Predictor

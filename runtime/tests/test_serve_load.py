@@ -19,7 +19,8 @@ import exported
 import httpx2 as httpx
 import psutil
 import pytest
-from serving import GREEN, RED, Running, picture, running, said, until
+from exported import picture
+from serving import GREEN, RED, Running, running, said, until
 
 from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.decoder import ASKED, TOLD
