@@ -11,6 +11,7 @@ SCHEMA = 2
 MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each picture; any number of labels
 
 
+LONGEST = 4  # times the short side: beyond it a strip of 1 x 5000 pixels would be blown up to 256 x 1,280,000
 OF_CLASSES = ("thresholds", "scales", "shifts")  # entries with a number for each class, or none
 COVERAGES = (*(percent / 100 for percent in range(50, 100)), 0.995, 0.999)  # of which prediction sets are known
 
@@ -55,6 +56,11 @@ class Card:
     provenance: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def enough(self) -> int:
+        """The short side in pixels from which on a larger decoded picture cannot be told from a smaller one."""
+        return 2 * self.preprocess["resize"]
 
 
 def dump(card: Card) -> str:

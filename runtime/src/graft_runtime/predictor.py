@@ -136,7 +136,7 @@ class Predictor:
 
     def _decoded(self, images: Iterable[tuple[int, Any]]) -> Iterator[tuple[str, Pixels | None, str]]:
         """(name, pixels or None, fault) in order, a few ahead of the network."""
-        enough = 2 * self.card.preprocess["resize"]
+        enough = self.card.enough
         with ThreadPoolExecutor(self.threads) as pool:
             waiting = (pool.submit(_pixels, row, image, enough) for row, image in images)
             ahead = deque(islice(waiting, AHEAD * self.threads))

@@ -38,8 +38,8 @@ def matched(where: str, found: Sequence[str], classes: tuple[str, ...]) -> tuple
     strange = followers(where, found, classes)
     if strange and len(strange) == len(found):
         raise DataError(
-            f"{where} has no class that the classifier knows. It has {_listed([*map(repr, strange)])}; "
-            f"the classifier knows {_listed([*map(repr, classes)])}."
+            f"{where} has no class that the classifier knows. It has {listed([*map(repr, strange)])}; "
+            f"the classifier knows {listed([*map(repr, classes)])}."
         )
     return (*classes, *strange)
 
@@ -51,12 +51,13 @@ def followers(where: str, found: Sequence[str], classes: tuple[str, ...]) -> lis
     if other := [f"{name!r} (there: {own[_bare(name)]!r})" for name in strange if _bare(name) in own]:
         raise DataError(
             f"{where} spells {'a class' if len(other) == 1 else 'classes'} in another way than the classifier: "
-            f"{_listed(other)}. Rename what is meant to be the same."
+            f"{listed(other)}. Rename what is meant to be the same."
         )
     return strange
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first of them in a line, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 

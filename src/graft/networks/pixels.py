@@ -11,7 +11,8 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, compose, inliner, parser
 
-from graft.networks.preprocess import LONGEST, Preprocess
+from graft.networks.preprocess import Preprocess
+from graft_runtime.card import LONGEST
 
 IMAGE, PREPARED = "image", "prepared"
 OPSET = 20  # the newest that torch's tracing exporter writes

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-LONGEST = 4  # times the short side: beyond it a strip of 1 x 5000 pixels would be blown up to 256 x 1,280,000
+from graft_runtime.card import LONGEST
 
 Box = tuple[int, int, int, int]  # left, top, width, height in pixels
 

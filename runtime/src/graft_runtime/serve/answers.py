@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft_runtime.card import LONGEST
 from graft_runtime.contract import HEAT, PROBABILITIES
-from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
 from graft_runtime.serve.line import Outputs
 from graft_runtime.serve.model import Served
 from graft_runtime.serve.refusal import Refusal
 from graft_runtime.serve.work import Judged
-
-LONGEST = 4  # times the short side: what lies beyond it the network does not see; graft.networks.preprocess has it too
 
 
 def wanted(served: Served, heat: bool) -> tuple[str, ...]:
@@ -63,10 +61,8 @@ def area(preprocess: dict[str, Any], height: int, width: int) -> list[float]:
     return [round(value, 4) for value in ((1 - across[0]) / 2, (1 - across[1]) / 2, *across)]
 
 
-def share(text: str | None, name: str, otherwise: float | None) -> float | None:
+def share(text: str, name: str) -> float:
     """A number from 0 to 1 in the query. Raises Refusal."""
-    if text is None:
-        return otherwise
     try:
         value = float(text)
     except ValueError:
@@ -74,12 +70,6 @@ def share(text: str | None, name: str, otherwise: float | None) -> float | None:
     if not 0 <= value <= 1:
         raise Refusal(422, "wrong_option", f"The option {name} is a number from 0 to 1, as 0.9. Got {text!r}.")
     return value
-
-
-def rate(text: str | None) -> float:
-    """The share of pictures of known classes that may be called unknown."""
-    found = share(text, "unknown", RATE)
-    return RATE if found is None else found
 
 
 def rows(outputs: list[Outputs], name: str) -> NDArray[Any]:

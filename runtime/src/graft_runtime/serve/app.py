@@ -19,6 +19,7 @@ from starlette.routing import Route, Router
 from starlette.staticfiles import StaticFiles
 
 from graft_runtime.contract import PROBABILITIES, UNKNOWN
+from graft_runtime.decide import RATE
 from graft_runtime.image import ImageError
 from graft_runtime.serve import answers, asked, corrections, kserve, metrics, openapi
 from graft_runtime.serve.asked import Asked, Room
@@ -57,7 +58,8 @@ class Desk:
     async def predict(self, request: Request) -> Response:
         """POST /v1/predict."""
         began, served, query = time.perf_counter(), self.model.served, request.query_params
-        coverage, unknown = answers.share(query.get("coverage"), "coverage", None), answers.rate(query.get("unknown"))
+        coverage = answers.share(query["coverage"], "coverage") if "coverage" in query else None
+        unknown = answers.share(query.get("unknown", str(RATE)), "unknown")
         heat = query.get("heat", "0") not in ("0", "", "false")
         with self.room.share() as take:
             pictures = await asked.pictures(request, self.bounds, take)
@@ -84,7 +86,7 @@ class Desk:
             self._note(request, files)
             served = self.model.served
             try:
-                await self.work.decoders.decode(files[0].data, served.enough, self.bounds.pixels)
+                await self.work.decoders.decode(files[0].data, served.predictor.card.enough, self.bounds.pixels)
             except ImageError as error:
                 raise Refusal(422, "no_picture", f"The file is not kept: {error}.") from error
             own = (self.corrections, files[0].data, labels[0], served.predictor.classes)
@@ -124,7 +126,7 @@ class Desk:
         if faults := [f"{each.name}: {each.fault}" for each in judged if each.fault]:
             raise Refusal(422, "no_picture", "; ".join(faults))
         found = [each.found for each in judged if each.found]
-        told = [self._prediction(served, each, None, answers.RATE, heat=False) for each in judged]
+        told = [self._prediction(served, each, None, RATE, heat=False) for each in judged]
         tensors = {name: answers.rows(found, name) for name in (PROBABILITIES, UNKNOWN)}
         content, headers = kserve.reply(served, wish, tensors | {kserve.LABEL: [each["label"] for each in told]})
         return Response(content, headers=headers)

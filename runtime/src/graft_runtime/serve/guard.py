@@ -21,7 +21,7 @@ from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.metrics import Metrics
 from graft_runtime.serve.refusal import Refusal
 
-OPEN = ("/v2/health/live", "/v2/health/ready", "/livez", "/readyz")  # for whoever starts and stops servers
+OPEN = ("/v2/health/live", "/v2/health/ready")  # for whoever starts and stops servers
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "media-src 'self' blob:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"

@@ -28,11 +28,6 @@ class Served:
     outputs: frozenset[str]
 
     @property
-    def enough(self) -> int:
-        """The short side in pixels from which on a larger decoded picture cannot be told from a smaller one."""
-        return 2 * self.predictor.card.preprocess["resize"]
-
-    @property
     def about(self) -> dict[str, Any]:
         """What a client may want to know of it, ready for JSON."""
         card, export = self.predictor.card, self.predictor.export

@@ -75,7 +75,7 @@ class Work:
         async with self._decoded:
             with self.metrics.timed("decode"):
                 try:
-                    pixels = await self.decoders.decode(asked.data, served.enough, self.bounds.pixels)
+                    pixels = await self.decoders.decode(asked.data, served.predictor.card.enough, self.bounds.pixels)
                 except ImageError as error:
                     return Judged(asked.name, fault=str(error))
             return await self._pixels(served, asked.name, pixels, outputs)

@@ -122,7 +122,7 @@ def told(run: Run, card: Card, export: Export) -> Answering:
 
     Answering raises ExportError where the runtime fails.
     """
-    border, enough = limit(export.strays, RATE), 2 * card.preprocess["resize"]
+    border, enough = limit(export.strays, RATE), card.enough
 
     def answering(images: Iterator[Any]) -> Iterator[Prediction]:
         for _, same in groupby((pixels(image, enough) for image in images), key=np.shape):

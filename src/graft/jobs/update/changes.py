@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Labels
+from graft.data.lookalikes import listed
 from graft.errors import UsageError
 from graft.model.memory import Exam
 
@@ -113,7 +114,7 @@ def check_known(name: str, classes: Sequence[str], what: str) -> None:
     """Raises UsageError, with names that are near, for a class that is not there."""
     if name not in classes:
         near = get_close_matches(name, classes, n=3)
-        there = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are {_listed(classes)}."
+        there = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are {listed(classes, 12)}."
         raise UsageError(f"There is no class {name!r} to {what}. {there}")
 
 
@@ -135,7 +136,3 @@ def _merged(names: Names, new: str, parts: Sequence[str]) -> Names:
 def _check_name(name: str) -> None:
     if not name.strip() or not name.isprintable():
         raise UsageError(f"A class name has letters that can be printed. Got {name!r}.")
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
