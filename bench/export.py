@@ -2,7 +2,8 @@
 
 python bench/export.py ../shared/data [--models FOLDER] [--sets flowers5 gtsrb43_sub]
 
-Classifiers are trained with all defaults; in FOLDER they are kept for the next time.
+Classifiers are trained with all defaults; in FOLDER they are kept for the next time. Needs the extra `openvino`, Node
+and npm.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.jobs.export.export import export
+from graft.jobs.export.export import FORMATS, export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
 from graft_runtime.predictor import Predictor
@@ -25,6 +26,13 @@ from graft_runtime.predictor import load as exported
 
 SIZE, BATCHES, TURNS = (300, 400), (1, 32), 7
 MESSY = "messy"
+KINDS = {  # the options of each export, and the end of its file's name
+    "onnx": ({"to": "onnx"}, ".onnx"),
+    "onnx, int8": ({"to": "onnx", "int8": True}, "-8.onnx"),
+    "openvino": ({"to": "openvino"}, "-v.onnx"),
+    "torch": ({"to": "torch"}, ".pt2"),
+    "web": ({"to": "web"}, "-web"),
+}
 
 
 def main() -> None:
@@ -38,15 +46,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         kept = options.models or Path(place)
         models = {name: trained(options.data / name, kept / name) for name in options.sets}
-        files = {name: (Path(place, f"{name}.onnx"), Path(place, f"{name}-int8.onnx")) for name in models}
-        print("| data set | precision | pictures | worst probability | changed answers | accuracy, before | MB |")
-        print("|---|---|---|---|---|---|---|")
+        print("| data set | export | in | pictures | worst probability | changed answers | accuracy, before | MB |")
+        print("|---|---|---|---|---|---|---|---|")
         for name, model in models.items():
-            for file, int8 in zip(files[name], (False, True), strict=True):
-                row(name, export(model, file, int8=int8, check=options.data / name, allow_loss=1.0))
+            for kind, (how, end) in KINDS.items():
+                file = Path(place, name + end)
+                row(name, kind, export(model, file, check=options.data / name, allow_loss=1.0, **how))
         first = options.sets[0]
-        odd(models[first], exported(files[first][0]), options.data / MESSY)
-        speeds(models[first], *(exported(file) for file in files[first]))
+        odd(models[first], {kind: Path(place, first + KINDS[kind][1]) for kind in FORMATS}, options.data / MESSY)
+        speeds(models[first], *(exported(Path(place, first + KINDS[kind][1])) for kind in ("onnx", "onnx, int8")))
 
 
 def trained(source: Path, folder: Path) -> Classifier:
@@ -54,25 +62,30 @@ def trained(source: Path, folder: Path) -> Classifier:
     return load(folder) if folder.exists() else fit(source, folder)
 
 
-def row(name: str, report: dict[str, Any]) -> None:
+def row(name: str, kind: str, report: dict[str, Any]) -> None:
     """What came of one export."""
     found = report["parity"]
     low, high = (100 * end for end in found["interval"])
     loss = f"{found['exported']:.1%}, {found['trained']:.1%} ({0 - high:+.1f} to {0 - low:+.1f} points)"
-    cells = [name, report["precision"], found["pictures"], f"{found['worst']:.1e}", found["changed"], loss]
+    cells = [name, kind, found["runtime"], found["pictures"], f"{found['worst']:.1e}", found["changed"], loss]
     print("|", " | ".join(map(str, cells)), f"| {found['size'] / 1e6:.1f} |", flush=True)
 
 
-def odd(classifier: Classifier, predictor: Predictor, folder: Path) -> None:
-    """Every file of the folder that is no text, by both: whether faults and answers agree."""
+def odd(classifier: Classifier, exports: dict[str, Path], folder: Path) -> None:
+    """Every file of the folder that is no text, by all: whether faults and answers agree."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".csv", ".md", ".txt"))
-    want, got = classifier.predict(files), predictor.predict(files)
+    want, got = classifier.predict(files), exported(exports["onnx"]).predict(files)
     assert [each.fault for each in want] == [each.fault for each in got]
-    pairs = [(one, other) for one, other in zip(want, got, strict=True) if not one.fault]
-    worst = max(abs(a - b) for one, other in pairs for a, b in zip(*map(chances, (one, other)), strict=True))
-    changed = sum((one.label, one.unknown) != (other.label, other.unknown) for one, other in pairs)
-    print(f"\n{folder.name}: {len(files)} files, {len(files) - len(pairs)} with the same fault in both; of the other ")
-    print(f"{len(pairs)} the worst probability differs by {worst:.1e}, {changed} answers changed\n")
+    whole = [(file, each) for file, each in zip(files, want, strict=True) if not each.fault]
+    print(f"\n{folder.name}: {len(files)} files, {len(files) - len(whole)} with the same fault in both; the other ")
+    print(f"{len(whole)}:\n\n| export | worst probability | changed answers |\n|---|---|---|")
+    for kind in ("onnx", "openvino", "torch"):
+        said = FORMATS[kind](exports[kind].read_bytes())[0](file.read_bytes() for file, _ in whole)
+        pairs = [(one, other) for (_, one), other in zip(whole, said, strict=True)]
+        worst = max(abs(a - b) for pair in pairs for a, b in zip(*map(chances, pair), strict=True))
+        changed = sum((one.label, one.unknown) != (other.label, other.unknown) for one, other in pairs)
+        print(f"| {kind} | {worst:.1e} | {changed} |", flush=True)
+    print()
 
 
 def chances(prediction: Any) -> list[float]:

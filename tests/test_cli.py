@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,7 @@ from graft.networks import catalog, small
 from graft.progress import unwatched
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide
+from graft_runtime.cli import main as runtime
 
 QUICK = "probe:head=ridge,layers=last"
 
@@ -129,6 +131,27 @@ finally:
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "HEAVY []"
     assert "--strategy" in done.stdout
+
+
+def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert CliRunner().invoke(cli.app, ["--version"]).output == f"graft {metadata.version('graft-vision')}\n"
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runtime(["--version"])
+    assert capsys.readouterr().out == f"graft-runtime {metadata.version('graft-runtime')}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal of POSIX")
+def test_whoever_waits_at_a_terminal_is_told_so_and_the_word_goes_again() -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "graft.cli", "stages", "no_such_network"]
+    with os.fdopen(ours, "rb"):
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False)
+        os.close(theirs)
+        said = os.read(ours, 4096).decode()
+    assert process.returncode == 2
+    first, blank, rest = said.split("\r", 2)
+    assert (first, blank) == ("loading …", " " * len("loading …"))
+    assert rest.startswith("graft: ")
 
 
 def test_names_that_are_written_twice_are_the_same() -> None:

@@ -11,7 +11,7 @@ import typer
 
 from graft import scores, show
 from graft.errors import UsageError
-from graft.terminal import AsJson, Force, Quiet, printed, told_of, watching
+from graft.terminal import AsJson, Force, Quiet, loading, printed, told_of, watching
 
 MOST = 20  # classes in the table; all that changed come first
 
@@ -48,7 +48,8 @@ def update(
     In this order: correct, rename, merge, remove, add.
     """
     with told_of("update"):
-        from graft.jobs.update.update import update as job
+        with loading():
+            from graft.jobs.update.update import update as job
         from graft.model import storage
 
         classes = storage.read_card(model).classes

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from graft import changing, deploy, gathering, judging, show
+from graft import __version__, changing, deploy, gathering, judging, show
 from graft.terminal import (
     DEFAULT,
     AsJson,
@@ -26,13 +26,13 @@ from graft.terminal import (
     Quiet,
     UnknownRate,
     Weights,
+    loading,
     printed,
     told_of,
     watching,
 )
 
 app = typer.Typer(
-    help="Turn labelled photos and a pretrained network into a classifier.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,6 +42,19 @@ app = typer.Typer(
 BEGAN = time.monotonic()
 NAMES = "probe, tail, lp-ft, two-phase, gradual, full, scratch, lora, norm, early-features, direct"  # a test compares
 UNKNOWN_RATE = 0.05  # graft_runtime.decide.RATE, which costs an import of torch; a test compares
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"graft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Turn labelled photos and a pretrained network into a classifier."""
 
 
 @app.command()
@@ -80,7 +93,8 @@ def fit(
 ) -> None:
     """Train a classifier on labelled photos, score it on photos kept aside, and save it."""
     with told_of("fit"):
-        from graft.jobs.fit import fit as job
+        with loading():
+            from graft.jobs.fit import fit as job
 
         started = time.monotonic() - BEGAN
         classifier = job(
@@ -128,7 +142,8 @@ def predict(
 ) -> None:
     """Say what pictures show."""
     with told_of("predict to a file" if output else "predict"):
-        from graft.jobs import predict as job
+        with loading():
+            from graft.jobs import predict as job
 
         if (resume or top) and not output:
             raise job.UsageError("--resume and --top belong to a file of answers: name one with --output.")
@@ -163,7 +178,8 @@ def embed(
 ) -> None:
     """Save the features of each photo, the numbers that a pretrained network sees in it, for your own use."""
     with told_of("embed"):
-        from graft.jobs import embed as job
+        with loading():
+            from graft.jobs import embed as job
 
         job.check(output, force=force)
         table = job.embed(
@@ -187,7 +203,8 @@ def stages(
 ) -> None:
     """List the stages of a network, for --strategy tail:cut=NAME."""
     with told_of("stages"):
-        from graft.jobs.stages import stages as job
+        with loading():
+            from graft.jobs.stages import stages as job
 
         chain = job(backbone)
         printed(chain, as_json, lambda: show.stages(backbone, chain))
@@ -200,7 +217,8 @@ def backbones(
 ) -> None:
     """List the pretrained networks: size, cost, licence of the weights, and where these would come from."""
     with told_of("backbones"):
-        from graft.jobs.backbones import backbones as job
+        with loading():
+            from graft.jobs.backbones import backbones as job
 
         found = job(filter)
         printed(found, as_json, lambda: show.listed(found))

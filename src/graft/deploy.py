@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from graft.scores import percent
-from graft.terminal import AsJson, Force, Model, Quiet, installed, printed, told_of, watching
+from graft.terminal import AsJson, Force, Model, Quiet, installed, loading, printed, told_of, watching
 
 NEXT = {
     "onnx": "graft-runtime predict {} photo.jpg",
@@ -55,7 +55,8 @@ def export(
 ) -> None:
     """Write a classifier as one file, or a page for browsers, that runs without graft, checked against it."""
     with told_of("export"), installed("openvino") if to == "openvino" else nullcontext():
-        from graft.jobs.export.export import export as job
+        with loading():
+            from graft.jobs.export.export import export as job
 
         report = job(
             str(model),
@@ -93,7 +94,8 @@ def serve(
 ) -> None:
     """Answer over HTTP, with a web page: drop pictures there, or ask from a program."""
     with told_of("serve"):
-        from graft.jobs.serve import serve as job
+        with loading():
+            from graft.jobs.serve import serve as job
         from graft_runtime.serve.server import welcome
 
         job(

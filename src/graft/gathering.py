@@ -21,6 +21,7 @@ from graft.terminal import (
     Quiet,
     Weights,
     installed,
+    loading,
     printed,
     told_of,
     watching,
@@ -45,7 +46,7 @@ def collect(
 ) -> None:
     """Fetch labelled pictures from a list of URLs into class folders; the same command goes on where it was stopped."""
     with told_of("collect"):
-        with installed("collect"):
+        with installed("collect"), loading():
             from graft.jobs.collect.collect import collect as job
             from graft.jobs.collect.limits import Limits
 
@@ -85,8 +86,9 @@ def check(
 ) -> None:
     """Look for what is wrong with labelled photos: bad files, duplicates, leaks, labels, shortcuts."""
     with told_of("check"):
-        from graft.jobs import check as job
-        from graft.jobs import cleaned, gallery
+        with loading():
+            from graft.jobs import check as job
+            from graft.jobs import cleaned, gallery
 
         if output and fix and output.absolute() == fix.absolute():
             raise UsageError(f"--output and --fix cannot be the same file. Got {output}.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from graft import scores, show
-from graft.terminal import AsJson, Boxes, Columns, Force, Model, Photos, Quiet, printed, told_of, watching
+from graft.terminal import AsJson, Boxes, Columns, Force, Model, Photos, Quiet, loading, printed, told_of, watching
 
 
 def evaluate(
@@ -21,7 +21,8 @@ def evaluate(
 ) -> None:
     """Score a classifier on other labelled photos."""
     with told_of("evaluate"):
-        from graft.jobs.evaluate import evaluate as job
+        with loading():
+            from graft.jobs.evaluate import evaluate as job
 
         evaluation = job(str(model), photos, columns=columns, boxes=boxes, watch=watching(quiet)).as_dict()
         printed(evaluation, as_json, lambda: show.evaluated(evaluation))
@@ -34,7 +35,8 @@ def compare_runs(
 ) -> None:
     """Say whether one classifier is better than another, by the test pictures that both answered."""
     with told_of("compare-runs"):
-        from graft.jobs.compare import compare_runs as job
+        with loading():
+            from graft.jobs.compare import compare_runs as job
 
         found = job(first, second).as_dict()
         printed(found, as_json, lambda: scores.compared(found, str(first), str(second)))
@@ -50,7 +52,8 @@ def report(
 ) -> None:
     """Write the report of a classifier: one HTML file that needs nothing but a browser."""
     with told_of("report"):
-        from graft.jobs.report.report import report as job
+        with loading():
+            from graft.jobs.report.report import report as job
 
         written = job(model, output, photos, columns=columns, force=force, watch=watching(quiet))
         print(f"written to {written}\n\nNext:  open it in a browser")
@@ -67,7 +70,8 @@ def explain(
 ) -> None:
     """Draw what in each picture speaks for its answer."""
     with told_of("explain"):
-        from graft.jobs.explain import explain as job
+        with loading():
+            from graft.jobs.explain import explain as job
 
         found = job(str(model), images, output, label=label, force=force, watch=watching(quiet))
         printed(found, as_json, lambda: show.explained(found))

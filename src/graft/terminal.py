@@ -55,6 +55,19 @@ def printed(value: Any, as_json: bool, otherwise: Any) -> None:
 
 
 @contextmanager
+def loading() -> Iterator[None]:
+    """Around the import of a job, which may bring PyTorch and take seconds: whoever watches is told."""
+    live = sys.stderr.isatty()
+    if live:
+        print("loading …", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if live:
+            print(" " * 9, end="\r", file=sys.stderr, flush=True)
+
+
+@contextmanager
 def installed(extra: str) -> Iterator[None]:
     """A package that only some jobs need is missing: say which, and how to get it."""
     try:

@@ -64,6 +64,10 @@ def test_the_examples_of_the_documentation_run(
     exec(compile(code, "deploy.md", "exec"), {})
     label = capsys.readouterr().out.strip()
     assert label in httpx.get(f"{url}/v1/model").json()["classes"] + ["unknown"]
+    (script,) = [text for kind, text in found if kind == "js"]
+    if node := shutil.which("node"):
+        words = [node, "--input-type=module", "--eval", script]
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == label
     lines = [line for kind, text in found if kind == "sh" for line in text.splitlines() if line.startswith("curl")]
     assert len(lines) == 2
     for line in lines if shutil.which("curl") else []:

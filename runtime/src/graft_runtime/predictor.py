@@ -171,7 +171,7 @@ def load(file: str | os.PathLike[str] | bytes, *, threads: int | None = None) ->
     try:
         return Predictor(file if isinstance(file, bytes) else Path(file).read_bytes(), threads)
     except OSError as error:
-        raise ModelError(f"{name} cannot be read: {error.strerror}.") from error
+        raise ModelError(f"{name} cannot be read: {error.strerror}. Name a file that `graft export` wrote.") from error
     except ModelError as error:
         raise ModelError(f"{name} is no classifier that can be used: {error}.") from error
 

@@ -34,7 +34,7 @@ def predict(
 
     Raises DataError for a path that is not there; a picture that cannot be decoded gets its fault instead.
     """
-    judge = opened(classifier)
+    judge = opened(classifier, watch)
     _allowed(judge, coverage, unknown)
     paths = [str(path) for path in files(images)]
     blocks = judge.blocks(paths, coverage=coverage, unknown=unknown)
@@ -59,7 +59,7 @@ def write(
     Raises OutputError for a file that is there, unless `force`, or that graft did not write; for a part of a run with
     another classifier, other pictures or options; and for a full disk. Raises DataError and UsageError as `predict`.
     """
-    place, judge = Path(output), opened(classifier)
+    place, judge = Path(output), opened(classifier, watch)
 
     def watched(things: Iterator[Prediction], before: int, count: int) -> Iterable[Prediction]:
         return watch(things, Work("pictures", before=before), count)
@@ -76,7 +76,7 @@ def check(path: Path, *, resume: bool = False, force: bool = False) -> None:
         table.check(path, _form(path), resume=resume, force=force)
 
 
-def opened(model: str | Path | Judge) -> Judge:
+def opened(model: str | Path | Judge, watch: Watch = unwatched) -> Judge:
     """A classifier as it is, an exported file, or whatever else `jobs.direct.opened` takes. Raises ModelError."""
     if isinstance(model, Judge):
         return model
@@ -85,8 +85,8 @@ def opened(model: str | Path | Judge) -> Judge:
 
         with _told():
             return load(model)
-    from graft.jobs.direct import opened as trained
-
+    for _ in watch([None], "load PyTorch", 1):
+        from graft.jobs.direct import opened as trained
     return trained(model)
 
 

@@ -32,7 +32,7 @@ function properties(model) {
 }
 
 /**
- * {card, limit, evidence, sha256, precision} of the bytes of a file. `limit` is the score above which a picture is
+ * {card, limit, evidence, precision} of the bytes of a file. `limit` is the score above which a picture is
  * unknown; `evidence` are the training pictures that the file shows, mostly none.
  */
 export function described(model) {
@@ -44,7 +44,6 @@ export function described(model) {
     card: JSON.parse(about["graft.card"]),
     limit: strays[rank - 1] ?? Infinity,
     evidence: JSON.parse(about["graft.evidence"] ?? '{"pictures": []}').pictures,
-    sha256: about["graft.sha256"],
     precision,
   };
 }

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from graft_runtime import contract
 from graft_runtime.contract import HEAT, PROBABILITIES, UNKNOWN, ModelError
-from graft_runtime.predictor import Predictor
+from graft_runtime.predictor import Predictor, load
 
 EVERY = 1.0  # seconds between two looks at the file
 Stamp = tuple[int, int, int]
@@ -20,12 +19,16 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A model at work: `name` is that of its file, `sha256` that of its graph."""
+    """A model at work: `name` is that of its file, without the suffix."""
 
     name: str
-    sha256: str
     predictor: Predictor
     outputs: frozenset[str]
+
+    @property
+    def sha256(self) -> str:
+        """That of the file, as any program tells it."""
+        return self.predictor.identity
 
     @property
     def about(self) -> dict[str, Any]:
@@ -77,20 +80,14 @@ class Model:
 
 def opened(path: Path, threads: int | None = None) -> Served:
     """The model in a file that `graft export` wrote, warmed up. Raises ModelError."""
-    try:
-        raw = path.read_bytes()
-        predictor = Predictor(raw, threads)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    except ModelError as error:
-        raise ModelError(f"{path} is no classifier that can be used: {error}.") from error
+    predictor = load(path, threads=threads)
     try:
         side = predictor.card.preprocess["resize"]
         predictor.run(np.zeros((1, side, side, 3), np.uint8), (PROBABILITIES, UNKNOWN))
     except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
         raise ModelError(f"{path} does not run: {type(error).__name__}: {error}") from error
     outputs = frozenset(output.name for output in predictor.session.get_outputs())
-    return Served(path.stem, contract.digest(raw), predictor, outputs)
+    return Served(path.stem, predictor, outputs)
 
 
 def _stamp(path: Path) -> Stamp | None:

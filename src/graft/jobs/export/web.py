@@ -133,7 +133,8 @@ def _checked(fresh: Path, classifier: Classifier, given: Evidence, watch: Watch)
         def answering(raws: Iterator[Any]) -> Iterator[Prediction]:
             return (judged(pixels(raw, enough)) for raw in raws)
 
-        return parity.compared(classifier, answering, judged, size, some, watch)
+        found = parity.compared(classifier, answering, judged, size, some, watch)
+    return replace(found, runtime=f"{PACKAGE} {VERSION}")
 
 
 @contextmanager
