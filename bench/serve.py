@@ -70,23 +70,25 @@ def main() -> None:
 
 
 def speed(file: Path, model: Path, pictures: list[bytes]) -> None:
-    """Pictures a second, turn about, and how long each takes."""
-    print("| | clients | pictures/s | of the bare loop | p50 ms | p99 ms |")
+    """Pictures a second and how long each takes, between two runs of the bare loop: a machine's speed drifts."""
+    print("| | clients | pictures/s | of the bare loop before and after | p50 ms | p99 ms |")
     print("|---|---|---|---|---|---|")
-    bare = loop(file, pictures)
-    print(f"| bare loop of the runtime | | {bare:.1f} | 1 | | |")
+    before = loop(file, pictures)
     for clients in CLIENTS:
         with server(file) as port:
-            told("`graft serve`", clients, asyncio.run(asked(port, "/v1/predict", pictures, clients)), bare)
+            own = asyncio.run(asked(port, "/v1/predict", pictures, clients))
+        after = loop(file, pictures)
         with naive(model) as port:
-            told("FastAPI + PyTorch", clients, asyncio.run(asked(port, "/predict", pictures, clients)), bare)
-    again = loop(file, pictures)
-    print(f"\nThe bare loop at the end of the run: {again:.1f} pictures/s.\n")
+            other = asyncio.run(asked(port, "/predict", pictures, clients))
+        told("`graft serve`", clients, own, before, after)
+        told("FastAPI + PyTorch", clients, other, after, before := loop(file, pictures))
+    print()
 
 
-def told(name: str, clients: int, load: Load, bare: float) -> None:
+def told(name: str, clients: int, load: Load, before: float, after: float) -> None:
     each = " | ".join(f"{load.milliseconds(share):.0f}" for share in (0.5, 0.99))
-    print(f"| {name} | {clients} | {load.rate():.1f} | {load.rate() / bare:.2f} | {each} |", flush=True)
+    share = 2 * load.rate() / (before + after)
+    print(f"| {name} | {clients} | {load.rate():.1f} | {share:.2f} ({before:.1f}, {after:.1f}) | {each} |", flush=True)
 
 
 def loop(file: Path, pictures: list[bytes]) -> float:
