@@ -6,12 +6,13 @@ import io
 import sys
 import time
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graft import __version__, changing, deploy, gathering, judging, show
+from graft import changing, deploy, gathering, judging, show
 from graft.terminal import (
     DEFAULT,
     AsJson,
@@ -46,7 +47,7 @@ UNKNOWN_RATE = 0.05  # graft_runtime.decide.RATE, which costs an import of torch
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"graft {__version__}")
+        print(f"graft {metadata.version('graft-vision')}")
         raise typer.Exit
 
 

@@ -11,9 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
-from graft_runtime import __version__, contract, table
+from graft_runtime import contract, table
 from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
 
@@ -38,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="graft-runtime", description="Run a classifier that `graft export` wrote.")
-    parser.add_argument("--version", action="version", version=f"graft-runtime {__version__}")
+    parser.add_argument("--version", action="version", version=f"graft-runtime {metadata.version('graft-runtime')}")
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="say what pictures show")
     predict.add_argument("model", type=Path, help="file that `graft export` wrote")
