@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from graft_runtime import contract, table
@@ -39,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="graft-runtime", description="Run a classifier that `graft export` wrote.")
-    parser.add_argument("--version", action="version", version=f"graft-runtime {metadata.version('graft-runtime')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which it is")
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="say what pictures show")
     predict.add_argument("model", type=Path, help="file that `graft export` wrote")
@@ -144,6 +143,14 @@ def _info(given: argparse.Namespace) -> int:
     about |= {"evidence": len(contract.evidence(model, export))}
     print(json.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
     return 0
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from importlib import metadata  # a tenth of a second, which no other call needs
+
+        print(f"graft-runtime {metadata.version('graft-runtime')}")
+        sys.exit(0)
 
 
 class _Counted:
