@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MB = 2**20
+MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,4 @@ class Bounds:
     body: float = 30
     decode: float = 10
     answer: float = 30
-    memory: int = 1536 * MB  # of a process that decodes
+    memory: int = 1500 * MB  # of a process that decodes
