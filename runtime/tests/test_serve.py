@@ -5,22 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import numpy as np
 import openapi_spec_validator
 import pytest
 from exported import picture
 from PIL import Image
-from serving import GREEN, RED, TOKEN, Running, running, until
+from serving import GREEN, RED, TOKEN, Running, running, said, until
 
 from graft_runtime.image import ImageError, decode
 from graft_runtime.predictor import Predictor
 from graft_runtime.serve import openapi
 from graft_runtime.serve.app import Desk, _routes
+from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.corrections import stored
 
 # --- the same answers as without a server -----------------------------------------------------------------------------
@@ -77,7 +80,7 @@ JSON = {"content-type": "application/json"}
         (b"{", JSON, 400, "wrong_json"),
         (b"[" * 100_000, JSON, 400, "wrong_json"),
         (b'{"images": "x"}', JSON, 400, "wrong_json"),
-        (b"[" + b"[]," * 1_000_000 + b"0]", JSON, 413, "too_large"),
+        (b"[" + b"[]," * 600_000 + b"0]", JSON, 413, "too_large"),
         (b"--x--", {"content-type": "multipart/form-data; boundary=x; charset=idna"}, 400, "wrong_form"),
         (b'{"images": []}', JSON, 400, "empty"),
         (b'{"images": ["zz!"]}', JSON, 400, "wrong_base64"),
@@ -129,6 +132,32 @@ def test_a_path_or_method_that_is_not_there(server: Running) -> None:
     assert server.get("/../../etc/passwd").status_code == 404
     assert server.get("/v1/predict").status_code == 405
     assert server.post("/v1/model").json()["error"]["code"] == "wrong_method"
+    assert server.get("/v1/predict").headers["allow"] == "POST"
+    assert server.get("/v1/model/").status_code == 404  # no detour by plain HTTP, where a proxy speaks TLS
+
+
+def raw(server: Running, text: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(text.replace("\n", "\r\n").encode())
+        return said(connection)
+
+
+def test_a_target_may_be_a_whole_address_and_its_host_counts(server: Running) -> None:
+    text = "GET {} HTTP/1.1\nHost: {}\nConnection: close\n\n"
+    own = f"http://127.0.0.1:{server.port}"
+    for target in (own + "/v1/model", own + "/v1%2Fmodel?x=1", "HTTP://localhost/v1/model"):
+        answer = raw(server, text.format(target, "evil.example"))
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["name"] == "colours"
+    assert raw(server, text.format(own, "localhost")).endswith(b"</html>\n")
+    assert b"wrong_host" in raw(server, text.format("http://evil.example/v1/model", "localhost"))
+    assert b"not_found" in raw(server, text.format("/http://localhost/v1/model", "localhost"))
+
+
+def test_a_body_of_two_lengths_is_refused_and_its_connection_closed(server: Running) -> None:
+    head = "POST /v1/predict HTTP/1.1\nHost: localhost\nContent-Length: 3\nTransfer-Encoding: chunked\n\n"
+    answer = raw(server, head + "3\nabc\n0\n\nGET /v1/model HTTP/1.1\nHost: localhost\n\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.slow
@@ -164,6 +193,19 @@ def test_a_model_that_fails_is_an_error_of_this_request_alone(
     assert "no more numbers" not in answer.text
     until(lambda: "no more numbers" in caplog.text)
     assert server.lives()
+
+
+def test_no_memory_for_those_that_go_together_is_no_end_of_the_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError
+
+    with running(file, Bounds(answer=5)) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(np, "stack", fails)
+            assert server.post(content=RED).status_code == 500
+        assert server.lives()
 
 
 # --- who may ask ------------------------------------------------------------------------------------------------------
@@ -233,6 +275,14 @@ def test_corrections_are_folders_that_a_fit_takes(file: Path, tmp_path: Path) ->
 )
 def test_a_class_that_is_no_plain_name_is_refused(server: Running, label: str) -> None:
     assert correct(server, RED, label).json()["error"]["code"] == "wrong_label"
+
+
+def test_a_file_in_place_of_a_class_is_told_and_kept(file: Path, tmp_path: Path) -> None:
+    with running(file, corrections=tmp_path) as server:
+        (tmp_path / "green").write_text("mine")
+        answer = correct(server, RED, "green")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "not_stored")
+        assert (tmp_path / "green").read_text() == "mine"
 
 
 def test_the_same_correction_many_times_at_once_is_kept_once(tmp_path: Path) -> None:

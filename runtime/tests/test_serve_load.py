@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import exported
@@ -22,8 +24,11 @@ import pytest
 from exported import picture
 from serving import GREEN, RED, Running, running, said, until
 
+from graft_runtime.serve import asked, kserve
 from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.decoder import ASKED, TOLD
+from graft_runtime.serve.protocol import READ, Impatient
+from graft_runtime.serve.refusal import Refusal
 
 # --- too slow, too many -----------------------------------------------------------------------------------------------
 
@@ -162,6 +167,38 @@ def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest
         assert server.get("/metrics").text.splitlines().count("graft_waiting_pictures 0.0") == 1
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "path"), [(asked, "_from_json", "/v1/predict"), (kserve, "wish", "/v2/models/colours/infer")]
+)
+def test_who_sends_long_json_keeps_nobody_waiting(
+    file: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, path: str
+) -> None:
+    def slow(*_: Any) -> Any:
+        time.sleep(2)
+        raise Refusal(400, "wrong_json", "That was long.")
+
+    monkeypatch.setattr(module, name, slow)
+    with running(file) as server, ThreadPoolExecutor(1) as pool:
+        long = pool.submit(server.post, path, json={})
+        time.sleep(0.5)
+        assert server.lives()
+        assert not long.done()
+        assert long.result().status_code == 400
+
+
+def test_a_connection_is_read_little_by_little(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, received = list[int](), Impatient.data_received
+
+    def noted(self: Impatient, data: bytes) -> None:
+        sizes.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(Impatient, "data_received", noted)
+    assert server.post(content=RED + bytes(2**20)).status_code == 200
+    assert sum(sizes) > 2**20
+    assert max(sizes) <= READ
+
+
 # --- decoders of their own --------------------------------------------------------------------------------------------
 
 
@@ -170,16 +207,24 @@ def decoders() -> list[int]:
     return [each.pid for each in children if each.is_running() and "graft_runtime.serve.decoder" in each.cmdline()]
 
 
-def test_a_decoder_that_dies_takes_one_picture_with_it(file: Path) -> None:
+def test_decoders_that_are_killed_cost_no_picture(file: Path) -> None:
     before = set(decoders())
     with running(file) as server:
-        assert server.lives()
-        (own,) = set(decoders()) - before
-        os.kill(own, signal.SIGKILL)
-        fault = server.post(content=RED).json()["predictions"][0]["fault"]
-        assert fault == "too costly to decode: the decoder gave up"
+        for _ in range(3):
+            assert server.lives()
+            (own,) = set(decoders()) - before
+            os.kill(own, signal.SIGKILL)
         assert server.lives()
     assert set(decoders()) <= before  # none is left behind
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the program false")
+def test_a_picture_that_ends_two_decoders_is_at_fault(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with running(file) as server:
+        answer = server.post(content=RED)
+        assert answer.status_code == 422
+        assert answer.json()["predictions"][0]["fault"] == "too costly to decode: the decoder gave up"
 
 
 def test_a_decoder_that_takes_too_long_is_ended(file: Path) -> None:
@@ -238,3 +283,27 @@ def test_a_new_file_takes_over_without_a_lost_request(tmp_path: Path) -> None:
         assert {each.status_code for each in answers} == {200}
         assert server.get("/v1/model").json()["classes"][0] == "rot"
         assert 'graft_reloads_total{outcome="refused"} 1.0' in server.get("/metrics").text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.onnx", tmp_path / "new"
+    path.write_bytes(exported.file())
+    with running(path) as server:
+        os.mkfifo(other)
+        other.replace(path)
+        time.sleep(2)
+        assert server.lives()
+        other.write_bytes(exported.file(classes=("rot", "gruen", "blau")))
+        other.replace(path)
+        until(lambda: server.get("/v1/model").json()["classes"][0] == "rot")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_file_whose_name_is_no_text_is_served(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"fl\xfcr.onnx")
+    path.write_bytes(exported.file())
+    with running(path) as server:
+        assert server.lives()
+        assert server.get("/v1/model").json()["name"] == "fl?r"
+        assert 'name="fl?r"' in server.get("/metrics").text

@@ -18,6 +18,7 @@ import httpx2 as httpx
 import pytest
 from serving import RED, Running, said
 
+from graft_runtime.serve.asked import JSON
 from graft_runtime.serve.server import _listening
 
 
@@ -46,7 +47,9 @@ def test_the_program_answers_what_is_under_way_and_ends_well(file: Path, end: si
             process.send_signal(end)
             time.sleep(0.3)
             client.sendall(RED[20:])
-            assert b'"label":"red"' in said(client)
+            answer = said(client)
+            assert b'"label":"red"' in answer
+            assert b"\r\nconnection: close\r\n" in answer  # so that the client sends its next request elsewhere
         assert process.wait(20) == 0
         assert process.stderr
         assert json.loads(process.stderr.read().splitlines()[-1])["status"] == 200
@@ -81,11 +84,34 @@ def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Runn
         ([str(tmp_path / "cut.onnx")], 5, "is no classifier that can be used"),
         ([str(tmp_path / "far.onnx")], 5, "lie in other files"),
         ([str(tmp_path / "none.onnx")], 5, "cannot be read"),
+        ([str(file), "--port", "0", "--corrections", str(file)], 6, f"Corrections cannot be kept in {file}"),
         ([str(file), "--host", "no.such.host.invalid"], 6, "There is no address"),
     ):
         found = subprocess.run([sys.executable, "-m", "graft_runtime", "serve", *words], capture_output=True, text=True)
         assert (found.returncode, why in found.stderr) == (code, True), found.stderr
         assert "Traceback" not in found.stderr
+
+
+def test_without_decoders_it_does_not_say_that_it_answers(file: Path) -> None:
+    code = f"""
+from graft_runtime.cli import main
+from graft_runtime.serve.decoders import Decoders
+async def start(self): raise OSError(24, "Too many open files")
+Decoders.start = start
+main(["serve", {str(file)!r}, "--port", "0"])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (6, "")
+    log, told = found.stderr.splitlines()
+    assert "Too many open files" in json.loads(log)["error"]
+    assert told == "graft-runtime: The server cannot start; the last line of its log says why."
+
+
+def test_a_number_of_a_thousand_digits_is_not_read(file: Path) -> None:
+    with program(str(file), "--port", "0") as (_, line):
+        answer = httpx.post(f"{line.split()[-1]}v1/predict", content=b"1" * 1000, headers={"content-type": JSON})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_json")
+        assert "640 digits" in answer.json()["error"]["message"]
 
 
 def test_connections_send_at_once() -> None:

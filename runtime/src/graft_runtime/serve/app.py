@@ -115,7 +115,7 @@ class Desk:
         served = self._named(request)
         with self.room.share() as take:
             body = await asked.body(request, self.bounds, take)
-            wish = kserve.wish(body, request.headers, self.bounds)
+            wish = await asyncio.to_thread(kserve.wish, body, request.headers, self.bounds)
             self._note(request, wish.files)
             outputs = answers.wanted(served, heat=False)
             if wish.pixels is None:
@@ -183,14 +183,20 @@ def application(
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(line.work()), asyncio.create_task(model.watch(reloaded))]
-        await decoders.start()
+        try:
+            await decoders.start()
+        except OSError as error:  # uvicorn keeps it to itself
+            log.critical(json.dumps({"error": f"No process that decodes pictures can be started: {error}"}))
+            raise
         yield
         for task in tasks:
             task.cancel()
         await decoders.close()
         line.close()
 
-    return Guard(Router(_routes(desk), lifespan=lifespan), bounds, counts, token, frozenset(hosts))
+    return Guard(
+        Router(_routes(desk), redirect_slashes=False, lifespan=lifespan), bounds, counts, token, frozenset(hosts)
+    )
 
 
 def _routes(desk: Desk) -> list[Route]:

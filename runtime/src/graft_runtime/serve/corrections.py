@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -22,6 +24,16 @@ ENDINGS = (  # the first bytes of a file, and what its name ends in
 )
 
 
+def check(folder: Path) -> None:
+    """Make the folder where it is not there. Raises OSError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        text = f"Corrections cannot be kept in {folder}: {error.strerror}. Name another folder with --corrections."
+        raise OSError(text) from error
+
+
 def stored(folder: Path, data: bytes, label: str, classes: tuple[str, ...]) -> str:
     """Keep a picture, named by its content, in the folder of its class; give its path there. Raises Refusal.
 
@@ -36,7 +48,8 @@ def stored(folder: Path, data: bytes, label: str, classes: tuple[str, ...]) -> s
             part.write_bytes(data)
             part.replace(file)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may not be there, nor its folder
+            part.unlink()
         raise Refusal(507, "not_stored", f"The picture cannot be stored: {error.strerror}.") from error
     return f"{name}/{file.name}"
 

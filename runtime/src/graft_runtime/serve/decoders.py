@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 
@@ -18,7 +19,7 @@ LATE = "too costly to decode: it takes too long"
 
 
 class Decoders:
-    """`count` processes; one that died or took too long is started anew when it is needed next."""
+    """`count` processes; one that died or took too long is replaced. A picture that ends two is told to be at fault."""
 
     def __init__(self, count: int, seconds: float, memory: int) -> None:
         self.seconds, self.memory = seconds, memory
@@ -55,8 +56,12 @@ class Decoders:
         self, process: asyncio.subprocess.Process | None, data: bytes, enough: int, most: int
     ) -> NDArray[np.uint8]:
         try:
-            process = process or await self._started()
             async with asyncio.timeout(self.seconds):
+                with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # others end processes, too
+                    process = process or await self._started()
+                    return await _asked(process, data, enough, most)
+                await _ended(process)
+                process = await self._started()
                 return await _asked(process, data, enough, most)
         except TimeoutError as error:
             process = await _ended(process)
@@ -102,6 +107,7 @@ async def _asked(process: asyncio.subprocess.Process, data: bytes, enough: int, 
 
 async def _ended(process: asyncio.subprocess.Process | None) -> None:
     if process and process.returncode is None:
-        process.kill()
+        with contextlib.suppress(OSError):  # by its own kill() asyncio misses the end of one that is dead, and warns
+            os.kill(process.pid, 9)
     if process:
         await process.wait()

@@ -9,8 +9,9 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -53,6 +54,7 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         began, answer = time.perf_counter(), _Answer(send)
+        _without_address(scope)
         note = scope.setdefault("state", {})["note"] = dict[str, Any]()
         scope["app"] = self  # else Starlette answers for itself what it has no route for
         try:
@@ -65,7 +67,7 @@ class Guard:
         except* Refusal as group:
             await answer.refuse(_first(group), scope["path"])
         except* HTTPException as group:
-            await answer.refuse(_known(_first(group)), scope["path"])
+            await answer.refuse(_known(_first(group)), scope["path"], _first(group).headers)
         except* (ClientDisconnect, asyncio.CancelledError):
             answer.status = GONE
         except* Exception as group:
@@ -77,6 +79,9 @@ class Guard:
     def _admit(self, scope: Scope) -> None:
         """Raises Refusal for a stranger, and for one too many."""
         headers, path = Headers(scope=scope), scope["path"]
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy may read it in the one way and we in the other: where the next request begins is then open.
+            raise Refusal(400, "wrong_http", "Send Content-Length or Transfer-Encoding, not both.")
         if not self.token and _name(headers.get("host", "")) not in self.hosts:
             # A page of somebody else whose name was made to point to this machine (DNS rebinding) ends here.
             raise Refusal(403, "wrong_host", f"This server answers to {', '.join(sorted(self.hosts))} only.")
@@ -114,12 +119,16 @@ class _Answer:
             headers.setdefault("cache-control", "no-store")
         await self._send(message)
 
-    async def refuse(self, refusal: Refusal, path: str) -> None:
+    async def refuse(self, refusal: Refusal, path: str, headers: Mapping[str, str] | None = None) -> None:
         """The refusal, unless an answer has begun."""
         if self.status:
             return
         body = refusal.body(path)
-        told = refusal.headers | {"content-type": "application/json", "content-length": str(len(body))}
+        told = (
+            refusal.headers
+            | dict(headers or {})
+            | {"content-type": "application/json", "content-length": str(len(body))}
+        )
         raw = [(name.encode(), value.encode()) for name, value in told.items()]
         await self({"type": "http.response.start", "status": refusal.status, "headers": raw})
         await self({"type": "http.response.body", "body": body})
@@ -147,6 +156,15 @@ def _known(error: HTTPException) -> Refusal:
     """What Starlette refuses: a path or method that is not there."""
     code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
     return Refusal(error.status_code, code, f"{error.detail}. GET /openapi.json lists what there is.")
+
+
+def _without_address(scope: Scope) -> None:
+    """Where the target is a whole address, its host is the one that counts (RFC 9112, 3.2.2)."""
+    kind, _, rest = scope["raw_path"].partition(b"://")
+    if kind.lower() in (b"http", b"https"):
+        host, _, path = rest.partition(b"/")
+        scope["path"], scope["raw_path"] = "/" + unquote(path.decode()), b"/" + path
+        scope["headers"] = [(b"host", host), *(each for each in scope["headers"] if each[0] != b"host")]
 
 
 def _name(host: str) -> str:

@@ -84,9 +84,8 @@ class Line:
     async def _run(self, batch: list[Waiting]) -> None:
         first, loop = batch[0], asyncio.get_running_loop()
         began = loop.time()
-        images = np.stack([each.pixels for each in batch])
         try:
-            found = await loop.run_in_executor(self._thread, first.predictor.run, images, first.outputs)
+            found = await loop.run_in_executor(self._thread, _judged, batch)
         except Exception as error:  # whatever ONNX Runtime could not do is for those who asked, not the end of the line
             for each in batch:
                 if not each.told.done():
@@ -98,3 +97,7 @@ class Line:
         for row, each in enumerate(batch):
             if not each.told.done():
                 each.told.set_result({name: part[row] for name, part in zip(first.outputs, found, strict=True)})
+
+
+def _judged(batch: list[Waiting]) -> list[NDArray[Any]]:
+    return batch[0].predictor.run(np.stack([each.pixels for each in batch]), batch[0].outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +88,15 @@ def opened(path: Path, threads: int | None = None) -> Served:
     except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
         raise ModelError(f"{path} does not run: {type(error).__name__}: {error}") from error
     outputs = frozenset(output.name for output in predictor.session.get_outputs())
-    return Served(path.stem, predictor, outputs)
+    name = path.stem.encode(errors="replace").decode()  # not every name of a file is text
+    return Served(name, predictor, outputs)
 
 
 def _stamp(path: Path) -> Stamp | None:
     try:
         found = path.stat()
     except OSError:  # for a moment, while it is replaced
+        return None
+    if stat.S_ISFIFO(found.st_mode):  # it would be read for ever
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

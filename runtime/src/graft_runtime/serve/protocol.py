@@ -12,6 +12,7 @@ from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.refusal import Refusal
 
 MOST_HEADERS = 32 * 2**10  # bytes
+READ = 32 * 2**10  # bytes in one go: as chunks of one byte they take 0.1 s, for which all others wait
 
 
 class Impatient(H11Protocol):
@@ -24,6 +25,7 @@ class Impatient(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # so that we hear of all that is not read
+        transport.max_size = READ
         if len(self.connections) > self.bounds.connections:
             self._end(Refusal(503, "busy", "The server has as many connections as it can. Try again.", retry=1))
         else:
@@ -42,6 +44,12 @@ class Impatient(H11Protocol):
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and not self.clock:  # of a request that was refused: not for ever
             self.clock = self.loop.call_later(self.bounds.body, self.transport.close)
+
+    def shutdown(self) -> None:
+        """The last answer says that it is: else a client sends its next request to nobody."""
+        if self.cycle and not self.cycle.response_started:
+            self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
+        super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import uvicorn
 
 from graft_runtime.serve.app import application
 from graft_runtime.serve.bounds import Bounds
+from graft_runtime.serve.corrections import check
 from graft_runtime.serve.guard import Guard, written_to_stderr
 from graft_runtime.serve.model import Model
 from graft_runtime.serve.protocol import MOST_HEADERS, impatient
@@ -54,7 +56,7 @@ def serve(
     """Answer until SIGINT or SIGTERM, then finish what is under way; `started` hears when it listens.
 
     A server that others than this machine can reach asks for a token, and makes one where none is given. Raises
-    ValueError for a token that will not do, OSError for an address that cannot be had.
+    ValueError for a token that will not do, OSError for an address that cannot be had or a folder that keeps nothing.
     """
     limits = bounds or Bounds()
     if token and (len(token) < SHORT or not token.isascii() or not token.isprintable() or " " in token):
@@ -63,13 +65,19 @@ def serve(
         )
     listening = _listening(host, port)
     _open_many(limits.connections)
+    sys.set_int_max_str_digits(640)  # a JSON of longer numbers takes quadratic time
     with contextlib.closing(listening):
+        if corrections:
+            check(corrections)
         local = host in ("localhost", "127.0.0.1", "::1")
         address = Address(host, listening.getsockname()[1], token or ("" if local else secrets.token_urlsafe(24)))
         written_to_stderr()
         app = application(model, limits, token=address.token, hosts=LOCAL, corrections=corrections)
-        started(address)
-        asyncio.run(_Server(configured(app, limits)).serve(sockets=[listening]))
+        server = _Server(configured(app, limits), lambda: started(address))
+        try:
+            asyncio.run(server.serve(sockets=[listening]))
+        except SystemExit as error:
+            raise OSError("The server cannot start; the last line of its log says why.") from error
 
 
 def configured(app: Guard, bounds: Bounds) -> uvicorn.Config:
@@ -89,7 +97,15 @@ def configured(app: Guard, bounds: Bounds) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Ends well when it is told to, where uvicorn raises the signal again."""
+    """Says when it has started, and ends well when it is told to, where uvicorn raises the signal again."""
+
+    def __init__(self, config: uvicorn.Config, told: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.told = told
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.told()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
