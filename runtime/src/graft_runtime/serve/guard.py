@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import sys
 import time
 import traceback
@@ -169,8 +170,8 @@ def _without_address(scope: Scope) -> None:
 
 def _name(host: str) -> str:
     """A Host header without its port; an address of IPv6 stands in brackets."""
-    plain = host.lower()
-    return plain.partition("]")[0] + "]" if plain.startswith("[") else plain.rpartition(":")[0] or plain
+    found = re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", host.lower())
+    return found[1] if found else ""
 
 
 def _shown(header: str, token: str) -> bool:
