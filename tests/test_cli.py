@@ -143,12 +143,12 @@ def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[s
 @pytest.mark.skipif(os.name != "posix", reason="needs a terminal of POSIX")
 def test_whoever_waits_at_a_terminal_is_told_so_and_the_word_goes_again() -> None:
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "graft.cli", "stages", "no_such_network"]
+    command = [sys.executable, "-m", "graft.cli", "collect", "no_such_list.csv", "-o", "no_such_folder"]
     with os.fdopen(ours, "rb"):
         process = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False)
         os.close(theirs)
         said = os.read(ours, 4096).decode()
-    assert process.returncode == 2
+    assert process.returncode == 3
     first, blank, rest = said.split("\r", 2)
     assert (first, blank) == ("loading …", " " * len("loading …"))
     assert rest.startswith("graft: ")
@@ -290,6 +290,7 @@ def test_a_full_disk_behind_standard_output_is_told(monkeypatch: pytest.MonkeyPa
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_computed_and_a_second_run_meanwhile_is_refused(
     photos: Path, tmp_path: Path, own_cache: Path
 ) -> None:
@@ -313,7 +314,13 @@ def test_ctrl_c_keeps_what_was_computed_and_a_second_run_meanwhile_is_refused(
     assert report["embedded"]["computed"] == 36 - kept
 
 
-@pytest.mark.parametrize("moment", [KILLED_IN_EMBEDDING, KILLED_IN_SAVING], ids=["embedding", "saving"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(KILLED_IN_EMBEDDING, marks=pytest.mark.slow, id="embedding"),
+        pytest.param(KILLED_IN_SAVING, id="saving"),
+    ],
+)
 def test_killed_at_any_moment_the_same_command_gives_the_undisturbed_classifier(
     photos: Path, model: Path, tmp_path: Path, own_cache: Path, moment: str
 ) -> None:
@@ -416,6 +423,7 @@ def test_a_network_by_name_predicts_its_own_classes(
 # --- pipes and terminals ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: Path) -> None:
     reader, writer = os.pipe()
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as users have it: nothing is written before the end

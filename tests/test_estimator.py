@@ -175,6 +175,7 @@ def test_pictures_in_memory_do_as_well(X: list[str], y: list[str]) -> None:
 # --- what it is for ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_search_and_its_folds_compute_each_feature_once(
     X: list[str], y: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

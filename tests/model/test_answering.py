@@ -36,7 +36,8 @@ NETWORKS = [
         "tf_efficientnet_lite0",
         "deit_tiny_patch16_224",
     ),
-    *("swin_tiny_patch4_window7_224", "mobilenetv3_small_100", "mlp", "cnn", "rnn"),
+    *("mobilenetv3_small_100", "mlp", "cnn", "rnn"),
+    pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
 ]
 
 
@@ -144,7 +145,7 @@ def test_with_too_many_classes_to_remember_it_is_the_energy(task: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)])
 def test_the_places_of_a_linear_head_add_up_to_its_logits(name: str) -> None:
     classifier = made(name, reads="last")
     said = check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, *NEAR])

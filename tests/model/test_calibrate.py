@@ -170,7 +170,9 @@ def test_the_same_for_several_labels() -> None:
     assert np.abs(found - expit(honest)).mean() < 0.02
 
 
-@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+@pytest.mark.parametrize(
+    "coverage", [pytest.param(0.8, marks=pytest.mark.slow), 0.9, pytest.param(0.95, marks=pytest.mark.slow)]
+)
 def test_sets_hold_the_truth_as_often_as_promised(coverage: float) -> None:
     held = []
     for seed in range(30):

@@ -336,6 +336,7 @@ with storage.claimed(Path(sys.argv[1]), force=False):
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_into_one_folder_is_refused_at_once_until_the_first_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "mine"
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)

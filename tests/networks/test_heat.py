@@ -40,7 +40,15 @@ def margin(judge: Network, images: Tensor, classes: Sequence[int], several: bool
 
 
 @pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "googlenet", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_resnet",
+        "tf_efficientnet_lite0",
+        "googlenet",
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+    ],
+)
 def test_places_add_up_to_what_the_network_says(name: str, several: bool) -> None:
     judge = network(name)
     images = pictures(judge.preprocess.size)

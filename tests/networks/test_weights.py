@@ -236,6 +236,7 @@ def test_without_the_package_the_default_is_downloaded(monkeypatch: pytest.Monke
     assert weights.locate(catalog.find(catalog.DEFAULT)).where == "download"
 
 
+@pytest.mark.slow
 def test_offline_opens_no_socket() -> None:
     code = """if True:
         import socket

@@ -166,6 +166,7 @@ def test_more_views_compute_only_what_is_new(frozen: Features, photos: Path, tmp
     assert embed(frozen, read_folder(photos), views=4, seed=9, cache=tmp_path).computed == 72
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_never_was(
     frozen: Features, photos: Path, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_torchs_own_generator_is_neither_used_nor_moved(each: dict[str, Feed], k
     assert all(torch.equal(a, b) for a, b in zip(one, each[kind].batches(GROUPS, 1), strict=True))
 
 
+@pytest.mark.slow
 def test_another_process_sees_the_same_batches(each: dict[str, Feed], photos: Path, tmp_path: Path) -> None:
     """With an empty cache, so that its own process computes all that is stored."""
     words = [sys.executable, "-c", OTHER, str(Path(__file__).parent), str(photos), str(tmp_path)]

@@ -313,7 +313,7 @@ def test_a_refit_learns_from_all_pictures_for_the_whole_schedule(material: Mater
         assert torch.equal(trained.network.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("strategy", ["tail:cut=0.6", "lora:cut=0.6"])
+@pytest.mark.parametrize("strategy", ["tail:cut=0.6", pytest.param("lora:cut=0.6", marks=pytest.mark.slow)])
 def test_a_refit_that_explodes_leaves_what_there_was_before(
     strategy: str, material: Material, shaken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

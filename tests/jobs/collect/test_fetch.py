@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from web import Web
 
@@ -47,6 +47,7 @@ def test_urls_that_are_refused(text: str, reason: str) -> None:
     assert not isinstance(caught.value, Failed)
 
 
+@example("A:////[")
 @given(st.text() | st.text().map("http://".__add__) | st.text("/:@[]%.#?\\0x1").map("http://".__add__))
 def test_any_text_is_a_url_or_refused(text: str) -> None:
     with suppress(Refused):

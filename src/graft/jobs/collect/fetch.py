@@ -68,7 +68,7 @@ def redirected(url: httpx2.URL, location: str) -> httpx2.URL:
         return parsed(str(url.join(location)))
     except Refused as fault:
         raise Refused("redirected", fault.reason) from fault
-    except httpx2.InvalidURL as error:
+    except (httpx2.InvalidURL, ValueError) as error:  # urllib, which joins, has errors of its own
         raise Refused("redirected", f"not a valid URL: {error}") from error
 
 
