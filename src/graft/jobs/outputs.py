@@ -21,6 +21,11 @@ def check(path: Path, is_ours: Callable[[Path], bool], *, force: bool) -> None:
         raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
 
 
+def place_of(output: str | Path) -> Path:
+    """The output as a path with a name: '.' has none."""
+    return Path(output) if Path(output).name else Path(output).absolute()
+
+
 def check_around(path: Path) -> None:
     """Raises OutputError where the folder around it is not there, or cannot be written to."""
     if not path.parent.is_dir():
