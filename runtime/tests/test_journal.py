@@ -136,6 +136,20 @@ def test_everything_was_answered_and_only_the_name_was_missing(tmp_path: Path, w
     assert (tmp_path / "a.csv").read_bytes() == whole
 
 
+def test_what_a_link_names_is_written_and_the_link_stays(tmp_path: Path, whole: bytes) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a.csv").symlink_to("disk/b.csv")
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.csv", Oracle(12))
+    assert [path.name for path in (tmp_path / "disk").iterdir()] != []
+    assert write(tmp_path / "a.csv", resume=True).output == str(tmp_path / "a.csv")
+    with pytest.raises(FileExistsError, match="there already"):
+        write(tmp_path / "a.csv")
+    write(tmp_path / "a.csv", force=True)
+    assert (tmp_path / "a.csv").is_symlink()
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "disk").iterdir()] == [("b.csv", whole)]
+
+
 # --- refusing ---------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +189,22 @@ def test_no_file_of_the_users_is_touched(tmp_path: Path, name: str, how: dict[st
     with pytest.raises(FileExistsError, match="choose another name"):
         write(tmp_path / "a.csv", **how)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"mine")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(FileExistsError, match="not even --force"):
+        write(tmp_path / "a.csv", force=True)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # root may all
+    with pytest.raises(PermissionError, match="cannot be written to"):
+        write(tmp_path / "a.csv")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
@@ -319,6 +349,23 @@ def test_progress_on_standard_error_and_parquet_is_for_graft(
         cli.main([*words, "-o", str(folder / "a.parquet")])
     with pytest.raises(SystemExit, match="2"):
         cli.main([*words, "--resume"])
+
+
+def test_names_that_are_no_unicode_are_printed_and_whoever_has_seen_enough_may_go(folder: Path) -> None:
+    place = folder / "odd"
+    place.mkdir()
+    (place / os.fsdecode(b"\xe9.png")).write_bytes((folder / "pictures/01.png").read_bytes())
+    words = [sys.executable, "-m", "graft_runtime", "predict", folder / "model.onnx"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*words, place], capture_output=True, env=strict, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.rstrip().endswith(b"odd/\\udce9.png")
+    for last in ([], ["--json"]):
+        with subprocess.Popen([*words, folder / "pictures", *last], stdout=-1, stderr=-1) as process:
+            assert process.stdout
+            assert process.stderr
+            process.stdout.close()
+            assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 MEASURED = """

@@ -53,11 +53,10 @@ def update(
         from graft.model import storage
 
         classes = storage.read_card(model).classes
-        renames = dict(_pair(text, classes, "rename", "old=new") for text in rename or ())
+        renames = _once("rename", [_pair(text, classes, "rename", "old=new") for text in rename or ()])
         names = [*classes, *renames.values()]
-        merges = {
-            new: _parts(old, names) for old, new in (_pair(each, names, "merge", "a+b=c") for each in merge or ())
-        }
+        pairs = (_pair(text, names, "merge", "a+b=c") for text in merge or ())
+        merges = _once("merge", [(new, _parts(old, names)) for old, new in pairs])
         classifier = job(
             model,
             output,
@@ -84,6 +83,14 @@ def _pair(text: str, classes: Sequence[str], option: str, form: str) -> tuple[st
     known = [at for at in places if text[:at] in classes or _known(text[:at], classes)]
     at = (known or places)[0]
     return text[:at], text[at + 1 :]
+
+
+def _once(option: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """As a dictionary; UsageError where two say something of one class, as only the last would count."""
+    named = [name for name, _ in pairs]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise UsageError(f"--{option} is given twice for {twice[0]!r}. Put it into one.")
+    return dict(pairs)
 
 
 def _parts(text: str, classes: Sequence[str]) -> list[str]:

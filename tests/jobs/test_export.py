@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
+import sabotage
 from odd import odd_files
 from typer.testing import CliRunner, Result
 
 import graft_runtime
 from graft import cli, deploy
-from graft.errors import ExportError, OutputError, UsageError
+from graft.errors import DataError, ExportError, OutputError, UsageError
 from graft.jobs.export import evidence, parity
 from graft.jobs.export import export as job
 from graft.jobs.export.export import export
@@ -24,7 +24,6 @@ from graft.jobs.fit import fit
 from graft.model.answering import Answering
 from graft.model.classifier import Classifier, load
 from graft.networks import pixels
-from graft.networks.preprocess import Preprocess
 from graft_runtime import contract
 
 
@@ -136,49 +135,38 @@ def test_a_folder_of_loose_pictures_has_no_labels(model: Path, photos: Path, tmp
 # --- the gate ---------------------------------------------------------------------------------------------------------
 
 
-HONEST = pixels.before
+SLOW = pytest.mark.slow
+FORMATS = [
+    ("onnx", "bad.onnx"),
+    pytest.param("web", "bad", marks=SLOW),
+    pytest.param("openvino", "bad.onnx", marks=SLOW),
+]
 
 
-def _swapped(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
-    whole = HONEST(preprocess, network)
-    order = onnx.numpy_helper.from_array(np.array([2, 1, 0]), "order")
-    whole.graph.initializer.append(order)
-    for node in whole.graph.node:
-        node.input[:] = ["bgr" if name == "image" else name for name in node.input]
-    whole.graph.node.insert(0, onnx.helper.make_node("Gather", ["image", "order"], ["bgr"], axis=3))
-    return whole
-
-
-def _wrong_mean(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
-    for tensor in network.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.size == 3 and np.allclose(values.ravel() / 255, preprocess.mean, atol=1e-4):
-            tensor.CopyFrom(onnx.numpy_helper.from_array((values * 0.8).astype(np.float32), tensor.name))
-    return HONEST(preprocess, network)
-
-
-def _squashed(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
-    return HONEST(replace(preprocess, crop="squash", resize=preprocess.size), network)
-
-
-def _other_kernel(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
-    return HONEST(replace(preprocess, interpolation="bilinear"), network)
-
-
-@pytest.mark.parametrize("sabotage", [_swapped, _wrong_mean, _squashed, _other_kernel])
+@pytest.mark.parametrize(("to", "name"), FORMATS)
+@pytest.mark.parametrize("bent", [sabotage.swapped, sabotage.wrong_mean, sabotage.squashed, sabotage.other_kernel])
 def test_broken_preprocessing_is_refused_and_leaves_nothing_behind(
-    sabotage: Callable[..., onnx.ModelProto], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bent: Callable[..., onnx.ModelProto],
+    to: str,
+    name: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pixels, "before", sabotage)
-    done = graft("export", model, "-o", tmp_path / "bad.onnx", "-q")
+    monkeypatch.setattr(pixels, "before", bent)
+    monkeypatch.setattr(job.web, "runtime", lambda _: tmp_path / "not reached")
+    done = graft("export", model, "-o", tmp_path / name, "--to", to, "-q")
     assert done.exit_code == 8, done.stderr
     assert "does not answer as the classifier does" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("to", "name"), FORMATS)
 def test_permuted_classes_are_refused(
-    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    to: str, name: str, classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(job.web, "runtime", lambda _: tmp_path / "not reached")
+
     class Permuted(Answering):
         def forward(self, prepared):
             first, *others = super().forward(prepared)
@@ -186,8 +174,20 @@ def test_permuted_classes_are_refused(
 
     monkeypatch.setattr(job, "Answering", Permuted)
     with pytest.raises(ExportError, match="a probability is off by"):
-        export(classifier, tmp_path / "bad.onnx", check=photos)
+        export(classifier, tmp_path / name, to=to, check=photos)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_is_checked_on_some_picture(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    for name in ("disc", "frame"):
+        (broken / name).mkdir(parents=True)
+        (broken / name / "0.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="Not one of the 2 pictures to check the export on can be read"):
+        export(classifier, tmp_path / "bad.onnx", check=broken)
+    with pytest.raises(DataError, match="Not one of the 2 pictures to find the ranges of int8 on can be read"):
+        export(classifier, tmp_path / "bad.onnx", int8=True, check=photos, calibrate=broken)
+    assert list(tmp_path.iterdir()) == [broken]
 
 
 def test_a_changed_answer_on_the_border_is_a_tie_and_any_other_is_not() -> None:
@@ -222,6 +222,12 @@ def test_int8_needs_pictures(model: Path, tmp_path: Path) -> None:
         export(model, tmp_path / "a.onnx", int8=True)
 
 
+def test_one_picture_is_enough_for_int8(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
+    one = photos / "disc" / "00.png"
+    report = export(classifier, tmp_path / "a.onnx", int8=True, check=one, calibrate=one, allow_loss=1.0)
+    assert (report["precision"], report["parity"]["pictures"]) == ("int8", 1)
+
+
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +243,23 @@ def test_no_file_of_the_users_is_replaced(model: Path, exported: Path, tmp_path:
         export(model, tmp_path / "nowhere" / "a.onnx")
     shutil.copy(exported, tmp_path / "old.onnx")
     assert export(model, tmp_path / "old.onnx", force=True)["precision"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "says"),
+    [
+        ("a.tflite", None, r"A file for onnx ends in \.onnx\. Got a\.tflite"),
+        ("a.xml", "openvino", r"A file for openvino ends in \.onnx\. Got a\.xml"),
+        ("a.pt", None, r"A file for onnx ends in \.onnx\. Got a\.pt"),
+        ("a", None, r"A file for onnx ends in \.onnx\. Got a\."),
+        ("a.onnx", "web", r"is a folder\. Got a\.onnx, which is the name of a file"),
+    ],
+)
+def test_no_file_has_the_ending_of_another_kind(
+    name: str, to: str | None, says: str, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        export(model, tmp_path / name, to=to)
 
 
 def test_what_cannot_be_exported_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,8 +270,8 @@ def test_the_format_follows_from_the_name_of_the_file(classifier: Classifier, tm
     ("words", "told"),
     [
         (["a.onnx", "--to", "tflite"], "An export is to onnx, openvino, torch, web. Got 'tflite'"),
-        (["a.onnx", "--to", "torch"], "ends in .pt2, and no other does. Got a.onnx for torch"),
-        (["a.pt2", "--to", "openvino"], "ends in .pt2, and no other does. Got a.pt2 for openvino"),
+        (["a.onnx", "--to", "torch"], "A file for torch ends in .pt2. Got a.onnx"),
+        (["a.pt2", "--to", "openvino"], "A file for openvino ends in .onnx. Got a.pt2"),
         (["a.pt2", "--int8"], "Leave --int8 out, or write a file .onnx"),
         (["a.onnx", "--int8", "--to", "openvino"], "int8 is for onnx. Got openvino"),
     ],

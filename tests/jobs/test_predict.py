@@ -181,6 +181,25 @@ def test_parquet_is_written_in_groups_that_find_room(tmp_path: Path, monkeypatch
     assert found.schema_arrow.names[-1] == "class label", "a class called like another column is told from it"
 
 
+def test_parquet_holds_sets_of_thousands_of_classes_and_no_name_twice(tmp_path: Path) -> None:
+    names = ("class label", "label", *(f"{number:05} of a species with a long name" for number in range(5000)))
+    said = [Prediction("0.png", Answer("label", 1.0, dict.fromkeys(names, 0.5), ("label",), names))]
+    (tmp_path / "0.png").touch()
+    write(Sage(said, names), [tmp_path / "0.png"], tmp_path / "a.parquet", Asked(coverage=0.9))
+    found = parquet.read_table(tmp_path / "a.parquet")
+    assert found["set"].to_pylist() == ["|".join(names)]
+    assert found.column_names[5:7] == ["class label", "class class label"]
+    assert len(set(found.column_names)) == 5 + len(names)
+
+
+def test_half_a_parquet_file_of_a_run_that_was_killed_goes(tmp_path: Path) -> None:
+    half, others = tmp_path / ".a.parquet.0123abcd", [tmp_path / ".b.parquet.0123abcd", tmp_path / ".a.parquet.mine"]
+    for path in (half, *others):
+        path.write_text("half")
+    written(SAID, tuple(CHANCES), tmp_path / "a.parquet")
+    assert (half.exists(), [path.exists() for path in others]) == (False, [True, True])
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 def test_a_table_is_replaced_only_with_force_and_only_if_graft_wrote_it(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -18,7 +18,7 @@ from graft import cli
 from graft.data.dataset import TEST, TRAIN
 from graft.data.read.folder import read_folder
 from graft.data.recalled import Recalled
-from graft.errors import DataError, GraftError, OutputError, UpdateError, UsageError
+from graft.errors import DataError, GraftError, ModelError, OutputError, UpdateError, UsageError
 from graft.jobs.fit import fit
 from graft.jobs.update.changes import answered
 from graft.jobs.update.update import update
@@ -253,6 +253,38 @@ def test_mistakes_are_told(case: str, three: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(error, match=says):
         update(three, "m", **options)
     assert not (tmp_path / "m").exists()
+
+
+def test_one_class_is_named_without_a_list(three: Path) -> None:
+    assert update(three, remove="disc", allow_worse=True).classes == ("frame", "stripes")
+    with pytest.raises(UsageError, match=r"two classes or more.* Got disc=x"):
+        update(three, merge={"x": "disc"})
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--rename", "disc=a", "--rename", "disc=b"], "--rename is given twice for 'disc'"),
+        (["--merge", "disc+frame=a", "--merge", "a+stripes=a"], "--merge is given twice for 'a'"),
+    ],
+)
+def test_nothing_that_was_asked_for_is_left_out_in_silence(words: list[str], says: str, three: Path) -> None:
+    done = graft("update", three, *words)
+    assert (done.exit_code, says in done.stderr) == (2, True)
+
+
+def test_an_addition_of_which_nothing_can_be_used_is_told(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"Not one of the 1 pictures to add can be used: new/a\.jpg \(not an image\)"):
+        update(saved, tmp_path / "m", add=tmp_path / "new", allow_worse=True)
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_exported_file_is_told_from_a_classifier(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"a\.onnx is no saved classifier: it is a file\. Name the folder"):
+        update(tmp_path / "a.onnx", rename={"disc": "x"})
 
 
 def test_the_old_folder_is_replaced_only_with_force(saved: Path, tmp_path: Path) -> None:

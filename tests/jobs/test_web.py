@@ -16,6 +16,7 @@ from typing import Any
 import chromium
 import numpy as np
 import pytest
+import sabotage
 from PIL import Image
 from standin import PAGE, hosted
 from typer.testing import CliRunner, Result
@@ -23,10 +24,11 @@ from typer.testing import CliRunner, Result
 import graft_runtime
 from graft import cli
 from graft.errors import ExportError, OutputError, UsageError
-from graft.jobs.export import evidence, web
+from graft.jobs.export import evidence, parity, web
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
+from graft.networks import pixels
 from graft.progress import unwatched
 
 ASK = """([name, text]) => import("./answerer.js").then(async ({ answer }) => {
@@ -165,6 +167,28 @@ def test_a_folder_that_answers_otherwise_is_not_written(
         written(place, folder, load(model), runtime)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
     assert [path.name for path in place.parent.iterdir()] == ["web"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bent", [sabotage.swapped, sabotage.wrong_mean, sabotage.squashed])
+def test_a_model_that_answers_otherwise_in_node_is_not_written(
+    bent: Any, model: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "before", bent)
+    monkeypatch.setattr(parity.Parity, "exact", lambda _: "")
+    export(model, tmp_path / "model.onnx")  # ONNX Runtime would have refused it
+    monkeypatch.undo()
+    with pytest.raises(ExportError, match=r"In the browser's runtime .* a probability is off by"):
+        written(tmp_path / "web", tmp_path, load(model), runtime)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_folder_here_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    (tmp_path / "site").mkdir()
+    monkeypatch.chdir(tmp_path / "site")
+    monkeypatch.setattr(web, "runtime", lambda _: tmp_path)
+    with pytest.raises(OutputError, match=r"site cannot be written: No such file"):  # of a runtime that is not there
+        export(model, ".", to="web")
 
 
 def written(place: Path, folder: Path, classifier: Classifier, runtime: Path) -> None:

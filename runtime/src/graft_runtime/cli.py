@@ -6,6 +6,7 @@ Exit codes are those of graft: 2 usage, 3 not one picture could be read, 5 the f
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -23,12 +24,17 @@ PATIENCE, REMIND = 2.0, 10.0  # seconds before the first word about progress, an
 def main(words: Sequence[str] | None = None) -> None:
     """Parse, predict, print; ends the program with its exit code."""
     given = _parser().parse_args(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no Unicode
     try:
         sys.exit({"predict": _predict, "serve": _serve, "info": _info}[given.command](given))
     except contract.ModelError as error:
         _fail(5, str(error))
     except ValueError as error:
         _fail(2, str(error))
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         _fail(6, str(error))
     except KeyboardInterrupt:

@@ -83,6 +83,7 @@ def write(
     with a message for people, and ValueError for what cannot be asked.
     """
     check(place, form, resume=resume, force=force)
+    said, place = str(place), target(place)
     judge.blocks([], coverage=asked.coverage, unknown=asked.unknown)  # what cannot be asked is told before any work
     named = columns(judge.classes, asked)
     with Journal(place, _about(judge, paths, asked), resume=resume, force=force) as journal:
@@ -101,7 +102,7 @@ def write(
                 examples.append((each.picture, each.fault))
         check(place, form, resume=True, force=force)  # a file may have come there meanwhile
         journal.finish(lambda part, place: form.finish(part, place, named))
-        return Written(str(place), journal.mark.rows, before, journal.mark.faults, tuple(examples))
+        return Written(said, journal.mark.rows, before, journal.mark.faults, tuple(examples))
 
 
 def _about(judge: Judge, paths: Sequence[str], asked: Asked) -> dict[str, Any]:
@@ -119,15 +120,23 @@ def _about(judge: Judge, paths: Sequence[str], asked: Asked) -> dict[str, Any]:
 
 def check(place: Path, form: Form, *, resume: bool, force: bool) -> None:
     """Refuses a place where `write` may not write, before any work is done. Raises OSError."""
+    place = target(place)
     if not place.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {place.parent} for {place.name}.")
+    if not os.access(place.parent, os.W_OK):
+        raise PermissionError(f"The folder {place.parent} cannot be written to. Choose another one.")
     if place.exists() and not force:
         raise FileExistsError(f"{place} is there already. Use --force to replace it, or choose another name.")
-    if place.is_dir() or (place.exists() and not form.is_ours(place)):
+    if place.exists() and not (place.is_file() and form.is_ours(place)):  # a pipe would be waited for
         raise FileExistsError(
             f"{place} was not written by graft, so not even --force replaces it. Choose another name."
         )
     left(place, resume=resume, force=force)
+
+
+def target(place: Path) -> Path:
+    """Where the answers go: for a link what it names, another disk perhaps; the link stays."""
+    return Path(os.path.realpath(place)) if place.is_symlink() else place
 
 
 def files(paths: Iterable[str | Path]) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import UsageError
+from graft.model import whole
 from graft_runtime.table import COLUMNS, Columns, Form
 
 SUFFIX = ".parquet"
@@ -48,9 +49,12 @@ def _made(part: Path, place: Path, columns: Columns) -> None:
     arrow = _pyarrow()
     types = [arrow.string() if kind is str else arrow.float64() for _, kind in columns]
     schema = arrow.schema(list(zip(_distinct(columns), types, strict=True)))
+    for left in [path for path in place.parent.iterdir() if _is_left(path, place)]:
+        left.unlink()
     fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         with part.open(newline="", encoding="utf-8") as file, arrow.parquet.ParquetWriter(fresh, schema) as writer:
+            csv.field_size_limit(2**31 - 1)  # a set of thousands of classes is longer than csv expects
             rows = csv.reader(file)
             next(rows)
             for group in iter(lambda: list(islice(rows, max(1, CELLS // len(columns)))), []):
@@ -63,6 +67,12 @@ def _made(part: Path, place: Path, columns: Columns) -> None:
         fresh.unlink(missing_ok=True)
 
 
+def _is_left(path: Path, place: Path) -> bool:
+    """Whether a run that was killed left it here; the log beside it is ours alone meanwhile."""
+    name = whole.LEFT.fullmatch(path.name)
+    return name is not None and name[1] == place.name and path.is_file()
+
+
 def _values(cells: tuple[str, ...], kind: type) -> list[str] | list[float | None]:
     """Texts as they are; numbers, of which a picture with a fault has none."""
     return list(cells) if kind is str else [float(cell) if cell else None for cell in cells]
@@ -72,7 +82,9 @@ def _distinct(columns: Columns) -> Iterator[str]:
     """Their names; a class called like another column gets a word more, as Parquet finds columns by name."""
     seen = set[str]()
     for name, _ in columns:
-        seen.add(name := f"class {name}" if name in seen else name)
+        while name in seen:
+            name = f"class {name}"
+        seen.add(name)
         yield name
 
 

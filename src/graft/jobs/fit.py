@@ -12,7 +12,7 @@ from typing import Any
 from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import UsageError
-from graft.jobs import direct, finish, logs
+from graft.jobs import direct, finish, logs, outputs
 from graft.jobs.report.report import page
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
@@ -74,7 +74,7 @@ def fit(
     asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
     choices = Choices.of(card.choices(Path(like)) if like else {}, **asked)
     _check(choices, output, resume, log)
-    place, times = place_of(output), dict[str, float]()
+    place, times = None if output is None else outputs.place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         with timed(times, "read pictures"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, watch=watch)
@@ -111,13 +111,6 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
         raise UsageError("--resume is for strategies that train, with an --output that an interrupted run belongs to.")
     if log and not (output and choices.trains):
         raise UsageError("--log is for strategies that train, with an --output beside which the curves are written.")
-
-
-def place_of(output: str | Path | None) -> Path | None:
-    """The output as a path with a name: '.' has none."""
-    if output is None:
-        return None
-    return Path(output) if Path(output).name else Path(output).absolute()
 
 
 def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:

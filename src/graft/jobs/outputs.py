@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +12,26 @@ from graft.model import whole
 
 def check(path: Path, is_ours: Callable[[Path], bool], *, force: bool) -> None:
     """Refuses a place that may not be written to, before any work is done; `is_ours` tells what graft wrote."""
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
+    check_around(path)
     if path.is_dir():
         raise OutputError(f"{path} is a folder. Name a file.")
     if path.exists() and not force:
         raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
     if path.exists() and not (path.is_file() and _told(path, is_ours)):
         raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
+
+
+def place_of(output: str | Path) -> Path:
+    """The output as a path with a name: '.' has none."""
+    return Path(output) if Path(output).name else Path(output).absolute()
+
+
+def check_around(path: Path) -> None:
+    """Raises OutputError where the folder around it is not there, or cannot be written to."""
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for {path.name}.")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"The folder {path.parent} cannot be written to. Choose another one.")
 
 
 def beginning(text: str) -> Callable[[Path], bool]:

@@ -167,8 +167,9 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        what = f"it has no {path.name}" if folder.is_dir() else "there is no such folder"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        there = "it is a file" if folder.exists() else "there is no such folder"
+        what = f"it has no {path.name}" if folder.is_dir() else there
         hint = "Name the folder that `graft fit --output` wrote."
         raise ModelError(f"{folder} is no saved classifier: {what}. {hint}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from graft.data.dataset import Dataset
-from graft.errors import ExportError, UsageError
+from graft.errors import DataError, ExportError, UsageError
 from graft.jobs import outputs
 from graft.jobs.direct import opened
 from graft.jobs.export import openvino, parity, program, quantise, web
@@ -33,6 +33,7 @@ from graft_runtime.contract import Export, ModelError
 from graft_runtime.predictor import Predictor
 
 ONNX, OPENVINO, TORCH, WEB = "onnx", "openvino", "torch", "web"
+ENDINGS = {ONNX: ".onnx", OPENVINO: ".onnx", TORCH: program.SUFFIX}
 WRITTEN = {ONNX: "ONNX", OPENVINO: "ONNX", TORCH: "a program of torch.export", WEB: "ONNX"}
 FLOAT32, INT8 = "float32", "int8"
 LOSS = 0.01  # of right answers that int8 may lose, unless told otherwise
@@ -71,7 +72,7 @@ def export(
     >>> export("model/", "flowers.onnx", check="photos/")["parity"]["changed"]  # doctest: +SKIP
     0
     """
-    began, path = time.monotonic(), Path(output)
+    began, path = time.monotonic(), outputs.place_of(output)
     kind = _chosen(to, path, int8, blind=check is None and calibrate is None)
     _refuse(kind, path, force)
     browser = web.runtime(watch) if kind == WEB else None
@@ -112,8 +113,10 @@ def _chosen(to: str | None, path: Path, int8: bool, *, blind: bool) -> str:
     kind = to or (TORCH if path.suffix == program.SUFFIX else ONNX)
     if kind not in FORMATS:
         raise UsageError(f"An export is to {', '.join(FORMATS)}. Got {kind!r}.")
-    if (kind == TORCH) != (path.suffix == program.SUFFIX):
-        raise UsageError(f"A file for torch ends in {program.SUFFIX}, and no other does. Got {path.name} for {kind}.")
+    if kind == WEB and path.suffix in ENDINGS.values():
+        raise UsageError(f"An export to web is a folder. Got {path.name}, which is the name of a file.")
+    if kind != WEB and path.suffix != ENDINGS[kind]:
+        raise UsageError(f"A file for {kind} ends in {ENDINGS[kind]}. Got {path.name}.")
     if int8 and kind == WEB:
         raise UsageError("In browsers 8-bit numbers are slower than float32 and answer otherwise. Leave --int8 out.")
     if int8 and kind != ONNX:
@@ -154,8 +157,13 @@ def _made(
 def _prepared(classifier: Classifier, data: Dataset, watch: Watch) -> Iterator[NDArray[np.uint8]]:
     """The pictures that can be read, as the network sees them."""
     prepare = partial(pictures.prepared, classifier.network.preprocess)
-    made = (each.made for each in pictures.each(data, prepare, watch))
-    return (image for image in made if image is not None)
+    count = 0
+    for each in pictures.each(data, prepare, watch):
+        if each.made is not None:
+            count += 1
+            yield each.made
+    if not count:
+        raise DataError(f"Not one of the {len(data):,} pictures to find the ranges of int8 on can be read.")
 
 
 def _traced(classifier: Classifier) -> ModelProto:

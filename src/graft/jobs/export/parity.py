@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, pixels
-from graft.errors import ExportError
+from graft.errors import DataError, ExportError
 from graft.jobs.export.evidence import Evidence
 from graft.model.classifier import Classifier
 from graft.model.compare import paired
@@ -91,6 +91,8 @@ def compared(
 ) -> Parity:
     """The classifier against an export that answers pictures, in order; `alone` judges one decoded picture."""
     look = classifier.look(given.data, watch=watch)
+    if not len(look.rows):
+        raise DataError(f"Not one of the {len(given.data):,} pictures to check the export on can be read.")
     want = classifier.calibrated(look.logits)
     good = given.data.take(look.rows)
     said = list(watch(answering(good.read(row) for row in range(len(good))), "pictures again", len(good)))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from graft.data.cache import cache_folder
 from graft.data.dataset import pixels
 from graft.errors import ExportError, OutputError
+from graft.jobs import outputs
 from graft.jobs.export import evidence, parity
 from graft.jobs.export.evidence import Evidence
 from graft.model import storage, whole
@@ -51,8 +52,7 @@ MARK = "This folder was written by graft export --to web."
 
 def refuse(folder: Path, force: bool) -> None:
     """Raises OutputError for a place that may not be written to: one that is taken or, with `force`, not by graft."""
-    if not folder.parent.is_dir():
-        raise OutputError(f"There is no folder {folder.parent} for {folder.name}.")
+    outputs.check_around(folder)
     if not folder.exists():
         return
     names = {entry.name for entry in folder.iterdir()} - set(storage.LITTER) if folder.is_dir() else {folder.name}

@@ -12,8 +12,8 @@ import numpy as np
 
 from graft.data.dataset import TEST, Dataset
 from graft.errors import DataError, UpdateError, UsageError
-from graft.jobs import finish
-from graft.jobs.fit import place_of, timed
+from graft.jobs import finish, outputs
+from graft.jobs.fit import timed
 from graft.jobs.report.report import page
 from graft.jobs.update import added, recall
 from graft.jobs.update.changes import Changes, answered, kept, numbers, relabelled
@@ -39,7 +39,7 @@ def update(
     add: Any = (),
     rename: Mapping[str, str] | None = None,
     merge: Mapping[str, Sequence[str]] | None = None,
-    remove: Sequence[str] = (),
+    remove: str | Sequence[str] = (),
     correct: str | Path | None = None,
     photos: Any = None,
     allow_worse: bool = False,
@@ -64,10 +64,11 @@ def update(
     >>> graft.update("model/", "model2/", add="photos_of_new_class/").classes  # doctest: +SKIP
     ('rose', 'tulip', 'daisy')
     """
-    changes = Changes(rename or {}, merge or {}, remove, correct, _sources(add))
+    merges = {new: _names(parts) for new, parts in (merge or {}).items()}
+    changes = Changes(rename or {}, merges, _names(remove), correct, _sources(add))
     if changes.nothing:
         raise UsageError("Nothing to do: --add, --rename, --merge, --remove or --correct says what to change.")
-    place, times = place_of(output), dict[str, float]()
+    place, times = None if output is None else outputs.place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         old = model if isinstance(model, Classifier) else load(model)
         if changes.only_names:
@@ -82,6 +83,11 @@ def update(
         if place:
             after.save(place, page=html, force=force)
     return after
+
+
+def _names(classes: str | Sequence[str]) -> Sequence[str]:
+    """Several, or one: 'ab' is not 'a' and 'b'."""
+    return [classes] if isinstance(classes, str) else classes
 
 
 def _sources(add: Any) -> tuple[Any, ...]:
@@ -118,6 +124,7 @@ def _anew(
         embedded = embed(probed(network), start.data, seed=chosen.seed, watch=watch)
         recall.check_found(start.data, start.old, embedded.faults, photos)
         embedded, repeated = _once(start, embedded)
+        _check_added(changes, start, embedded, repeated)
     with timed(times, "split"):
         held = recall.remembered(old)
         material = prepare(start.data, embedded, chosen.seed, held.given)
@@ -179,6 +186,15 @@ def _once(start: _Start, embedded: Embedded) -> tuple[Embedded, int]:
                 f"{said[known]!r} ({data.name(known)}). Take it out, or say with --correct what it shows."
             )
     return embedded.take(np.flatnonzero(stays)), int((~stays).sum())
+
+
+def _check_added(changes: Changes, start: _Start, embedded: Embedded, repeated: int) -> None:
+    """Raises DataError where there are pictures to add and not one of them can be used."""
+    if changes.add and not repeated and not (embedded.rows >= start.old).any():
+        some = ", ".join(
+            f"{start.data.name(row)} ({why})" for row, why in list(embedded.faults.items())[: recall.SHOWN]
+        )
+        raise DataError(f"Not one of the {len(embedded.faults):,} pictures to add can be used: {some}.")
 
 
 def _check_left(old: Classifier, material: Material, start: _Start) -> None:
