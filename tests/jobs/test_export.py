@@ -144,7 +144,15 @@ FORMATS = [
 
 
 @pytest.mark.parametrize(("to", "name"), FORMATS)
-@pytest.mark.parametrize("bent", [sabotage.swapped, sabotage.wrong_mean, sabotage.squashed, sabotage.other_kernel])
+@pytest.mark.parametrize(
+    "bent",
+    [
+        sabotage.swapped,
+        sabotage.wrong_mean,
+        pytest.param(sabotage.squashed, marks=SLOW),
+        pytest.param(sabotage.other_kernel, marks=SLOW),
+    ],
+)
 def test_broken_preprocessing_is_refused_and_leaves_nothing_behind(
     bent: Callable[..., onnx.ModelProto],
     to: str,

@@ -200,7 +200,7 @@ def test_half_a_parquet_file_of_a_run_that_was_killed_goes(tmp_path: Path) -> No
     assert (half.exists(), [path.exists() for path in others]) == (False, [True, True])
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.csv", pytest.param("a.parquet", marks=pytest.mark.slow)])
 def test_a_table_is_replaced_only_with_force_and_only_if_graft_wrote_it(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     for count in (1, 2):
@@ -232,7 +232,7 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.csv", pytest.param("a.parquet", marks=pytest.mark.slow)])
 def test_killed_while_it_writes_and_resumed_is_never_killed(
     model: Path, photos: Path, tmp_path: Path, name: str
 ) -> None:

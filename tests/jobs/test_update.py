@@ -84,7 +84,9 @@ def exam_of(classifier: Classifier) -> Exam:
     return found
 
 
-@pytest.mark.parametrize("head", ["ridge", "lda", "ncm", "knn"])
+@pytest.mark.parametrize(
+    "head", ["ridge", *(pytest.param(head, marks=pytest.mark.slow) for head in ("lda", "ncm", "knn"))]
+)
 def test_an_added_class_is_what_a_fit_from_scratch_makes_of_it(head: str, photos: Path, tmp_path: Path) -> None:
     strategy = f"probe:head={head},layers=last"
     fit(parted(photos, tmp_path / "two", ("disc", "stripes")), tmp_path / "old", strategy=strategy, report=False)
