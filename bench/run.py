@@ -1,6 +1,6 @@
-"""The measurements that bench/README.md quotes, one after the other (about 20 minutes on two cores).
+"""The measurements that bench/README.md quotes, one after the other.
 
-Those of strategies take hours and have commands of their own there.
+Those of strategies take hours, those of exports and the server need other packages: each has its own command there.
 
 python bench/run.py [../shared/data]
 """
