@@ -52,12 +52,12 @@ def prose(page: Path) -> str:
 
 
 def page(name: str) -> object:
-    """A page as a parameter: those of single strategies, each of which trains, are slow."""
-    slow = name.startswith("strategies/") and name not in ("strategies/index", "strategies/tail")
+    """A page as a parameter: those on which much is trained or exported are slow."""
+    slow = name in ("export", "labels", "training") or (name.startswith("strategies/") and name != "strategies/index")
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 
-@pytest.mark.parametrize("name", map(page, sorted(PAGES.keys() - WITHOUT_EXAMPLES)))
+@pytest.mark.parametrize("name", [page(name) for name in sorted(PAGES.keys() - WITHOUT_EXAMPLES)])
 def test_the_examples_run(name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(photos, tmp_path / "photos", ignore=shutil.ignore_patterns("0[6-9].*", "1*"))  # six of each class
     shutil.copy(next(photos.glob("*/*.jpg")), tmp_path / "photo.jpg")

@@ -79,6 +79,7 @@ def _copied(photos: Path, folder: Path) -> list[Path]:
     return sorted((folder / "photos").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_with_its_own_classes(tmp_path: Path) -> None:
     report = export("tf_efficientnet_lite0", tmp_path / "direct.onnx")
     assert (report["classes"], report["parity"]["changed"]) == (1000, 0)

@@ -113,6 +113,7 @@ def test_a_run_is_not_mixed_up_with_another(photos: Path, weights: Path, tmp_pat
         fit(fewer, output, strategy="tail:cut=0.5", weights=weights, resume=True, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     photos: Path, weights: Path, tmp_path: Path, undisturbed: tuple[Path, Classifier]
 ) -> None:

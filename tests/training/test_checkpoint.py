@@ -207,6 +207,7 @@ def test_when_all_are_damaged_it_says_so(place: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_a_process_killed_while_it_saves_leaves_a_whole_state_no_older_than_it_reported(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "40"], check=True, capture_output=True, text=True)
     reports = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
