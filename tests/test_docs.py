@@ -53,7 +53,8 @@ def prose(page: Path) -> str:
 
 def page(name: str) -> object:
     """A page as a parameter: those on which much is trained or exported are slow."""
-    slow = name in ("export", "labels", "training") or (name.startswith("strategies/") and name != "strategies/index")
+    trains = name.startswith("strategies/") and name != "strategies/index"
+    slow = trains or name in ("client", "export", "labels", "runs", "training")
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 

@@ -163,6 +163,7 @@ def test_a_quick_look_needs_no_network(spoiled: Path, report: Report, monkeypatc
     assert {"label", "outlier"} & quick.keys() == set()
 
 
+@pytest.mark.slow
 def test_several_labels_are_checked(shared: Path) -> None:
     found = check(shared / "data/msrc_multilabel/labels.csv", offline=True)
     assert found.data.task == "multilabel"
