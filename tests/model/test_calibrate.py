@@ -160,6 +160,15 @@ def test_classes_get_scales_of_their_own_only_where_these_prove_better() -> None
     assert plain.temperature == pytest.approx(1, rel=0.1)
 
 
+def test_few_pictures_of_each_class_give_no_class_a_scale_of_its_own() -> None:
+    logits, labels = skewed(3000)
+    folds = np.arange(3000) % 5
+    assert len(calibrate(logits[:60], labels[:60], folds[:60]).losses) == 2  # both ways were tried
+    few = calibrate(logits[:57], labels[:57], folds[:57])
+    assert len(few.losses) == 1
+    assert (few.scales, few.shifts) == ((), ())
+
+
 def test_the_same_for_several_labels() -> None:
     rng = np.random.default_rng(0)
     honest = rng.standard_normal((2000, 2)) * 2

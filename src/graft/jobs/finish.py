@@ -22,6 +22,7 @@ from graft.model.memory import Memory, Pictures
 from graft.model.multilabel import Score
 from graft.model.unknown import Known
 from graft.networks.network import Backbone
+from graft.networks.reference import WithReference
 from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.material import Material, described
@@ -59,7 +60,8 @@ def calibrated(choices: Choices, pretrained: Backbone, trained: Trained) -> tupl
 
 def aware(classifier: Classifier, trained: Trained, watch: Watch) -> Classifier:
     """The same classifier, with what it takes to tell pictures that are like no class."""
-    known, layer = knowledge(trained, watch), _layer(trained)[0]
+    layer, unlearned = _layer(trained)
+    known = knowledge(trained, layer, unlearned, watch)
     described = {
         "layer": layer,
         "score": "nearest" if len(known.features) else "energy",
@@ -81,13 +83,13 @@ def _pictures(material: Material) -> Pictures:
     return Pictures(material.embedded.digests, names, data.labels, data.split, groups, material.given)
 
 
-def knowledge(trained: Trained, watch: Watch) -> Known:
+def knowledge(trained: Trained, layer: str, unlearned: bool, watch: Watch) -> Known:
     """The training pictures by what the network says of them, as many as find room, and how far left-out ones lie.
 
     With so many classes that not one picture of each finds room, it is the energy of the left-out logits.
     """
     material, labels = trained.material, trained.material.data.labels[trained.material.train]
-    width, unlearned = _width(trained), _layer(trained)[1]
+    width = WithReference(trained.network.features, layer).width
     if unknown.room(width) < len(material.data.classes):
         strays = np.sort(unknown.energy(trained.logits, labels.ndim == 2))
         return Known(np.empty((0, width), np.float16), labels[:0], (), strays)
@@ -95,7 +97,7 @@ def knowledge(trained: Trained, watch: Watch) -> Known:
     left = material.train if unlearned else trained.rows
     asked = left[unknown.chosen(material.data.labels[left], unknown.ASKED)]
     wanted = np.union1d(kept, asked)
-    features = unknown.unit(np.concatenate(list(_features(trained, wanted, watch))))
+    features = unknown.unit(np.concatenate(list(_features(trained, layer, wanted, watch))))
     stored = features[np.searchsorted(wanted, kept)].astype(np.float16)
     left_out = features[np.searchsorted(wanted, asked)]
     strays = unknown.strays(stored, material.groups[kept], left_out, material.groups[asked])
@@ -109,29 +111,23 @@ def _layer(trained: Trained) -> tuple[str, bool]:
     Training drives what the last layer says of its classes together, and of all else with them (bench/README.md): of a
     tuned network it is the last frozen stage, or, where all was trained, the one that ends half of the chain.
     """
-    if trained.columns is not None or trained.network.head.map:
-        return "", trained.columns is not None
+    if trained.columns is not None:
+        return "", True
     phase = trained.record["phases"][-1]
+    stages = phase["trained"][:-1]  # the last one is the head
+    if not stages:
+        return "", True
     if phase["frozen"]:
         return phase["frozen"][-1], True
-    stages = phase["trained"][:-1]  # the last one is the head
-    return (stages[len(stages) // 2 - 1] if len(stages) > 1 else ""), False
+    return stages[max(len(stages) // 2 - 1, 0)] if len(stages) > 1 else "", False
 
 
-def _width(trained: Trained) -> int:
-    """How many numbers a picture is compared by."""
-    features, (layer, _) = trained.network.features, _layer(trained)
-    if trained.network.head.map:
-        return trained.network.head.map[0]
-    return forward.seeing(features, layer).widths[0 if layer else -1]
-
-
-def _features(trained: Trained, rows: NDArray[np.intp], watch: Watch) -> Iterator[NDArray[np.float32]]:
+def _features(trained: Trained, layer: str, rows: NDArray[np.intp], watch: Watch) -> Iterator[NDArray[np.float32]]:
     """What that layer says of these pictures: from the store where the head reads from it, else computed."""
     if trained.columns is None:
         data, faults = trained.material.data.take(rows), dict[int, str]()
-        for glance in forward.glances(trained.network, _layer(trained)[0], data, watch, faults):
-            yield glance.view
+        for glance in forward.glances(trained.network, layer, data, watch, faults):
+            yield glance.reference
         for row, why in faults.items():
             raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")
     else:

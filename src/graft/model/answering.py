@@ -10,7 +10,8 @@ from graft.model.classifier import Classifier
 from graft.model.unknown import NEIGHBOURS, Known
 from graft.networks.heat import as_map
 from graft.networks.network import Network, heard
-from graft.networks.places import Place, last_of, last_place
+from graft.networks.places import Place, last_place
+from graft.networks.reference import WithReference
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
@@ -27,6 +28,7 @@ class Answering(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.network = classifier.network
+        self.pair = WithReference(classifier.network.features, classifier.layer)
         self.place = last_place(classifier.network.features)
         self.calibrated = Calibrated(classifier.card)
         self.strange = Strange(classifier.memory.known if classifier.memory else None, classifier.card)
@@ -38,9 +40,9 @@ class Answering(nn.Module):
     def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
         features = self.network.features
         with heard(features.backbone, [self.place.name] if self.place else []) as outputs:
-            parts = features.each(prepared)
+            parts, reference = self.pair.each(prepared)
         logits = self.network.head(torch.cat(parts, dim=1))
-        score, *near = self.strange(last_of(features, parts), logits)
+        score, *near = self.strange(reference, logits)
         said = [self.calibrated(logits), score, logits]
         if self.place:
             said.append(_map(features.backbone, self.place, outputs))
@@ -68,7 +70,7 @@ class Calibrated(nn.Module):
 
 
 class Strange(nn.Module):
-    """The last features [n, d] and logits to the score of unknown [n], as graft.model.unknown.
+    """Reference features [n, w] and logits to the score of unknown [n], as graft.model.unknown.
 
     Where training pictures are stored, also to the rows of the nearest, int64 [n, k], and their cosines, largest first.
     """
@@ -80,12 +82,12 @@ class Strange(nn.Module):
         self.told, self.several = known is not None, card.task == MULTILABEL
         self.register_buffer("stored", torch.zeros(0) if known is None else torch.from_numpy(known.features).float())
 
-    def forward(self, last: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, reference: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
         if not self.told:
             return (logits[:, 0] * 0,)
         if not len(self.stored):
             return (-(functional.softplus(logits).sum(dim=1) if self.several else logits.logsumexp(dim=1)),)
-        cosines = functional.normalize(last) @ self.stored.T
+        cosines = functional.normalize(reference) @ self.stored.T
         best, which = cosines.topk(min(NEIGHBOURS, len(self.stored)))
         return 1 - best.mean(dim=1), which, best
 

@@ -16,6 +16,8 @@ from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
 from graft_runtime.decide import UNSURE, probabilities, rank
 
 FEW = 10  # pictures of a class below which its threshold is drawn towards that of all classes together
+ENOUGH = 20  # pictures for each class, on average, from which on one may have a scale and a shift of its own
+CLEAR = 2.0  # standard errors by which class-wise calibration must be better than a temperature
 CELLS = 5_000_000  # pictures x classes from which on a scale for each class takes minutes to find
 _LOWEST, _HIGHEST = np.log(1e-3), np.log(1e3)
 
@@ -41,20 +43,21 @@ class Calibration:
 def calibrate(logits: NDArray[np.floating], labels: NDArray[np.integer], folds: NDArray[np.integer]) -> Calibration:
     """From out-of-fold logits [n, classes]; `folds` [n] keep near-duplicates together.
 
-    Each class gets a scale and a shift of its own only where, on folds left out, that lowers the log-loss by more than
-    its standard error. The sets come from probabilities that were calibrated on other folds.
+    Each class gets a scale and a shift of its own only where there are pictures enough and, on folds left out, that
+    lowers the log-loss clearly. The sets come from probabilities that were calibrated on other folds.
     """
     heat, _ = temperature(logits, labels)
     task = MULTICLASS if labels.ndim == 1 else MULTILABEL
     several = len(np.unique(folds)) > 1 and logits.size <= CELLS
-    ways = (_by_temperature, _by_class) if several else (_by_temperature,)
+    enough = len(logits) >= ENOUGH * logits.shape[1]
+    ways = (_by_temperature, _by_class) if several and enough else (_by_temperature,)
     crossed = [
         _crossed(way, logits, labels, folds, task) if several else way(logits, labels).chances(logits, task)
         for way in ways
     ]
     losses = [_each_loss(chances, labels) for chances in crossed]
     gain = losses[0] - losses[-1]
-    own = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    own = bool(gain.mean() > CLEAR * gain.std() / np.sqrt(len(gain)))
     best = ways[-1](logits, labels) if own else Calibration(heat)
     sets = prediction_sets(crossed[-1 if own else 0], labels)
     return Calibration(heat, best.scales, best.shifts, sets, tuple(float(each.mean()) for each in losses))

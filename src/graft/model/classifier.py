@@ -43,6 +43,11 @@ class Classifier:
         return self.card.classes
 
     @property
+    def layer(self) -> str:
+        """The layer that pictures are compared with training pictures by; '' for the last one that the head reads."""
+        return self.card.unknown.get("layer", "")
+
+    @property
     def identity(self) -> str:
         """The SHA-256 of the card, which has those of the weights."""
         return hashlib.sha256(dump(self.card).encode()).hexdigest()
@@ -72,8 +77,7 @@ class Classifier:
 
     def _blocks(self, data: Dataset, start: int, least: float | None, limit: float) -> Iterator[list[Prediction]]:
         rest, at, faults = data.take(np.arange(start, len(data))), 0, dict[int, str]()
-        layer = self.card.unknown.get("layer", "")
-        for glance in forward.glances(self.network, layer, rest, unwatched, faults, len(data)):
+        for glance in forward.glances(self.network, self.layer, rest, unwatched, faults, len(data)):
             end = int(glance.rows[-1]) + 1
             said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
             yield [
@@ -91,7 +95,7 @@ class Classifier:
     ) -> Iterator[tuple[Answer, tuple[Neighbour, ...]]]:
         """(answer, nearest training pictures) of each picture of a batch."""
         card, known = self.card, self.memory.known if self.memory else None
-        near = known.near(glance.view, glance.logits, card.task == MULTILABEL) if known else None
+        near = known.near(glance.reference, glance.logits, card.task == MULTILABEL) if known else None
         strange = near.scores > limit if near else None
         told = answers(self.calibrated(glance.logits), card.classes, card.task, card.thresholds, least, strange)
         return zip(told, self._neighbours(near) if near else repeat(()), strict=False)
@@ -99,8 +103,7 @@ class Classifier:
     def look(self, data: Dataset, *, watch: Watch = unwatched) -> Look:
         """All that the network says of pictures: logits, and the nearest training pictures."""
         known = self.memory.known if self.memory else None
-        layer = self.card.unknown.get("layer", "")
-        return forward.look(self.network, layer, known, self.card.task == MULTILABEL, data, watch)
+        return forward.look(self.network, self.layer, known, self.card.task == MULTILABEL, data, watch)
 
     def probabilities(
         self, data: Dataset, *, watch: Watch = unwatched

@@ -15,8 +15,9 @@ from graft.data.dataset import Dataset
 from graft.model import pictures
 from graft.model.unknown import NEIGHBOURS, Known, Near
 from graft.networks import engine
-from graft.networks.network import Features, Network
+from graft.networks.network import Network
 from graft.networks.preprocess import Preprocess
+from graft.networks.reference import WithReference
 from graft.progress import Watch
 
 
@@ -24,13 +25,13 @@ from graft.progress import Watch
 class Glance:
     """A batch of good pictures: their rows, what names their content, [n, 16], logits [n, classes].
 
-    `view` [n, d] is what one layer says of them, by which they are compared with those that are known.
+    `reference` [n, w] are the features by which they are compared with training images.
     """
 
     rows: NDArray[np.intp]
     digests: NDArray[np.uint8]
     logits: NDArray[np.float32]
-    view: NDArray[np.float32]
+    reference: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ def look(network: Network, layer: str, known: Known | None, several: bool, data:
         digests.append(glance.digests)
         logits.append(glance.logits)
         if known:
-            near.append(known.near(glance.view, glance.logits, several))
+            near.append(known.near(glance.reference, glance.logits, several))
     together = joined(near) if known else None
     return Look(np.concatenate(rows), np.concatenate(digests), np.concatenate(logits), together, faults)
 
@@ -64,21 +65,21 @@ def glances(
 ) -> Iterator[Glance]:
     """Batch by batch; whatever cannot be used is written into `faults`.
 
-    The view is that of the named layer, or without one of the last layer that the head reads. The network is compiled
-    for `count` pictures, where these are the last of so many.
+    The reference features are those of the named layer, or without one of the last layer that the head reads. The
+    network is compiled for `count` pictures, where these are the last of so many.
     """
-    eyes, waiting = seeing(network.features, layer), list[pictures.Picture[_Seen]]()
-    run = engine.compile(eyes, network.preprocess.size, count or len(data))
+    waiting = list[pictures.Picture[_Seen]]()
+    run = engine.compile(WithReference(network.features, layer), network.preprocess.size, count or len(data))
     for picture in pictures.each(data, partial(_seen, network.preprocess), watch):
         if picture.made is None:
             faults[picture.row] = picture.fault
             continue
         waiting.append(picture)
         if len(waiting) >= run.batch:
-            yield _glance(network, layer, run, waiting)
+            yield _glance(network, run, waiting)
             waiting = []
     if waiting:
-        yield _glance(network, layer, run, waiting)
+        yield _glance(network, run, waiting)
 
 
 def judged(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -113,16 +114,8 @@ def _seen(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> _Seen:
     return _Seen(table.digest(raw), pictures.prepared(preprocess, raw))
 
 
-def seeing(features: Features, layer: str) -> Features:
-    """The features that the head reads, with those of one more layer before them."""
-    if not layer:
-        return features
-    return Features(features.backbone, features.preprocess, (layer, *features.layers), features.top).eval()
-
-
 def _glance(
     network: Network,
-    layer: str,
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     waiting: list[pictures.Picture[_Seen]],
 ) -> Glance:
@@ -130,6 +123,5 @@ def _glance(
     features = run(np.stack([seen.pixels for _, seen in made]))
     digests = np.frombuffer(b"".join(seen.digest for _, seen in made), np.uint8).reshape(-1, table.DIGEST)
     rows = np.array([row for row, _ in made], np.intp)
-    read = features[:, features.shape[1] - network.features.width :] if layer else features
-    view = features[:, : features.shape[1] - read.shape[1]] if layer else last(network, features)
-    return Glance(rows, digests, judged(network, read), view)
+    read, reference = np.split(features, [network.features.width], axis=1)
+    return Glance(rows, digests, judged(network, read), reference)

@@ -173,6 +173,20 @@ class Head(nn.Module):
         self.mean.copy_(mean)
         self.scale.copy_(scale)
 
+    @torch.no_grad()
+    def centre(self) -> bool:
+        """Make the logits of every image sum to 0, where the last layer is linear; whether it is.
+
+        Softmax does not see what all logits share. Class-wise calibration does: it multiplies each logit, and is
+        found on logits of another fit, whose common part is another.
+        """
+        last = self.judge[-1] if isinstance(self.judge, nn.Sequential) else self.judge
+        if not isinstance(last, nn.Linear):
+            return False
+        last.weight -= last.weight.mean(dim=0)
+        last.bias -= last.bias.mean()
+        return True
+
 
 def _judge(spec: dict[str, Any]) -> nn.Module:
     """The spec's `kind` decides: linear, mlp (`hidden`), conv (`shape`, `filters`) or knn (`stored`, `neighbours`)."""

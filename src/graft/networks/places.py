@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graft.networks.heat import as_map
 from graft.networks.network import Features, heard
+from graft.networks.reference import last_of
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,3 @@ def last_place(features: Features) -> Place | None:
             return Place(name, True)
         found = found or Place(name, False)
     return found
-
-
-def last_of(features: Features, parts: list[Tensor]) -> Tensor:
-    """Of what each layer says the last [n, d]; a map is averaged over space."""
-    return parts[-1] if features.pool else parts[-1].unflatten(1, features.shape).mean((2, 3))

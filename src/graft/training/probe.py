@@ -39,6 +39,12 @@ class Trained:
     solved: dict[str, Any] = field(default_factory=dict)
     columns: NDArray[np.intp] | None = None
 
+    def centred(self) -> Trained:
+        """The same with logits, and those of its head, that sum to 0: see `Head.centre`. Of several labels as it is."""
+        if self.labels.ndim == 2 or not self.network.head.centre():
+            return self
+        return replace(self, logits=self.logits - self.logits.mean(axis=1, keepdims=True))
+
 
 def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch) -> Trained:
     """The best head on what the frozen network says, by out-of-fold evidence.
@@ -62,7 +68,7 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
         record=record(chosen, frozen),
         solved={"solver": chosen.solution.name, "strength": chosen.solution.strength},
         columns=chosen.columns,
-    )
+    ).centred()
 
 
 def embedded_by(frozen: Features, material: Material, views: int, seed: int, watch: Watch) -> Material:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graft.errors import TrainingError
 from graft.networks import adapters
-from graft.networks.cut import Halves
+from graft.networks.cut import Halves, deepest
 from graft.networks.network import Backbone, Network
 from graft.progress import Watch
 from graft.training import blend, start
@@ -57,7 +57,7 @@ def train(
             record["training"]["trouble"] = f"{why} {error}"
     _merge(choices, backbone)
     network = trained.network.eval().requires_grad_(False).cpu()
-    return Trained(network, material, tuned.logits, held_out, rows, record, {"solver": "trained"})
+    return Trained(network, material, tuned.logits, held_out, rows, record, {"solver": "trained"}).centred()
 
 
 def _merge(choices: Choices, backbone: Backbone) -> None:
@@ -78,6 +78,7 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
         whole = sum(each.numel() for each in ground.network.parameters())
         share = _share(ground.network, halves)
         views = phase.views if halves.place else 0
+        end = deepest(ground.network.features, halves.chain)  # what follows is never computed
         trained_on = 3 * share * epochs + (0 if views else (1 - share) * epochs)
         cost, again = cost + (views * (1 - share) if epochs else 0) + trained_on, again + trained_on
         phases.append(
@@ -85,8 +86,8 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
                 "cut": halves.border,
                 "place": halves.place,
                 "stages": len(halves.chain),
-                "frozen": [stage.name for stage in halves.chain[: halves.place]],
-                "trained": [stage.name for stage in halves.chain[halves.place :]] + ["head"],
+                "frozen": [stage.name for stage in halves.chain[: min(halves.place, end)]],
+                "trained": [stage.name for stage in halves.chain[halves.place : end]] + ["head"],
                 "only": phase.only,
                 "frozen_parameters": whole - trained,
                 "trained_parameters": trained,

@@ -1,0 +1,56 @@
+"""Reference features: what an image is compared with training images by, from the layer chosen for it.
+
+Everything that compares images goes through here: fit, the saved folder, every export, predict and evaluate.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from graft.networks.network import Features, heard, pooled
+from graft.networks.preprocess import Preprocess
+
+
+class WithReference(nn.Module):
+    """uint8 images [n, 3, size, size] to what the head reads [n, d], followed by the reference features [n, w].
+
+    `layer` names the part of the backbone that the reference features come from, averaged over space. Without a name
+    it is the last layer that the head reads. One forward pass gives both, in one tensor, as compiled networks have it.
+
+    Raises AttributeError for a layer that the backbone does not have.
+    """
+
+    def __init__(self, features: Features, layer: str = "") -> None:
+        super().__init__()
+        self.features, self.layer = features, layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        parts, reference = self.each(images)
+        return torch.cat([*parts, reference], dim=1)
+
+    def each(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What the head reads, layer by layer, and the reference features."""
+        with heard(self.features.backbone, [self.layer] if self.layer else []) as outputs:
+            parts = self.features.each(images)
+        return parts, pooled(outputs[self.layer]) if self.layer else last_of(self.features, parts)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How to make an image ready."""
+        return self.features.preprocess
+
+    @cached_property
+    def width(self) -> int:
+        """How many reference features there are."""
+        side = self.preprocess.size
+        device = next(self.features.parameters()).device
+        with torch.no_grad():
+            return self.each(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device))[1].shape[1]
+
+
+def last_of(features: Features, parts: list[Tensor]) -> Tensor:
+    """Of what each layer says the last [n, d]; a map is averaged over space."""
+    return parts[-1] if features.pool else parts[-1].unflatten(1, features.shape).mean((2, 3))
