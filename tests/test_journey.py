@@ -1,0 +1,222 @@
+"""All the way, in a row: fit, save, load, predict, evaluate, explain, update, export, a client's runtime, HTTP.
+
+The same answers at every stop, for every strategy x head x task x kind of network x format. Quick: each pair of these
+at least once. Slow: all of them, and the networks of the mission.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from journey import Cell, cells, covering, reason
+from safetensors.torch import save_file
+from serving import running
+from shaken import shaken
+
+import graft_runtime
+from graft.errors import GraftError, UsageError
+from graft.jobs.evaluate import evaluate
+from graft.jobs.export.export import INT8, ONNX, OPENVINO, TORCH, WEB, export
+from graft.jobs.fit import fit
+from graft.jobs.update.update import update
+from graft.model.classifier import Classifier, load
+from graft.model.explain import Explanation, explain
+from graft.networks import catalog
+from graft.networks.small import SMALL
+from graft_runtime.card import MULTILABEL
+from graft_runtime.prediction import Prediction
+
+CLOSE = 1e-3  # of a probability: what an export may differ by
+ENDING = {ONNX: ".onnx", OPENVINO: ".onnx", INT8: ".onnx", TORCH: ".pt2", WEB: ""}
+PUBLISHED = ("n03944341", "picket fence", "Daisy")  # three classes of ImageNet, by its names in three spellings
+MISSION = ("alexnet", "vgg11", "googlenet", "inception_v3", "resnet18", "densenet121", "mobilenet_v2")
+
+POSSIBLE = [cell for cell in cells() if not reason(cell)]
+QUICK = covering(cell for cell in POSSIBLE if cell.format != WEB)  # which npm fetches first
+WHOLE = [cell for cell in covering(POSSIBLE) if cell not in QUICK]
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for weights of networks: random, and such that answers differ from image to image."""
+    return tmp_path_factory.mktemp("pretrained")
+
+
+@pytest.fixture(scope="session")
+def sources(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same images as class folders, as a table of several labels, and in folders named like published classes."""
+    root = tmp_path_factory.mktemp("sources")
+    few = root / "few"
+    shutil.copytree(photos, few, ignore=shutil.ignore_patterns("09.*", "1*"))
+    for folder, name in zip(sorted(few.iterdir()), PUBLISHED, strict=True):
+        shutil.copytree(folder, root / "published" / name)
+    (root / "table").mkdir()
+    with (root / "table/labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "labels", "split"])
+        for number, image in enumerate(sorted(few.rglob("*.*"))):
+            name = f"{number:02d}{image.suffix}"
+            shutil.copy(image, root / "table" / name)
+            labels = [image.parent.name] + ["odd"] * (number % 2)
+            rows.writerow([name, "|".join(labels), "test" if number % 4 == 0 else "train"])
+    return {"multiclass": few, "multilabel": root / "table/labels.csv", "direct": root / "published"}
+
+
+def source_of(cell: Cell, sources: dict[str, Path]) -> Path:
+    return sources["direct" if cell.strategy == "direct" else cell.task]
+
+
+def weights_of(network: str, folder: Path) -> Path | str | None:
+    """A file of weights, made at first use; the small networks have none and start from random ones."""
+    if network in SMALL:
+        return "random"
+    path = folder / f"{network}.safetensors"
+    if not path.exists():
+        torch.manual_seed(0)
+        save_file(shaken(catalog.build(catalog.find(network))).state_dict(), path)
+    return path
+
+
+def fitted(cell: Cell, sources: dict[str, Path], pretrained: Path, output: Path | None = None) -> Classifier:
+    weights = None if cell.strategy == "scratch" else weights_of(cell.network, pretrained)
+    return fit(source_of(cell, sources), output, weights=weights, offline=True, report=False, **cell.options)
+
+
+@pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.name) for cell in QUICK])
+def test_the_same_answers_all_the_way(
+    cell: Cell, sources: dict[str, Path], pretrained: Path, tmp_path: Path
+) -> None:
+    walk(cell, sources, pretrained, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.name) for cell in WHOLE])
+def test_the_same_answers_all_the_way_in_the_other_cells(
+    cell: Cell, sources: dict[str, Path], pretrained: Path, tmp_path: Path
+) -> None:
+    walk(cell, sources, pretrained, tmp_path)
+
+
+def walk(cell: Cell, sources: dict[str, Path], pretrained: Path, folder: Path) -> None:
+    """From images to a client's answer."""
+    made = fitted(cell, sources, pretrained, folder / "model")
+    classifier = load(folder / "model")
+    images = sorted(source_of(cell, sources).parent.rglob("*.png"))[:3]
+    answers = classifier.predict(images)
+    assert answers == made.predict(images)
+    different(answers)
+    trained(cell, classifier, pretrained)
+    scored(cell, classifier, folder / "model", source_of(cell, sources))
+    explained(classifier, images, answers)
+    changed = updated(cell, classifier, source_of(cell, sources), folder / "model2")
+    exported(cell, changed, source_of(cell, sources), images, folder)
+
+
+def different(answers: Sequence[Prediction]) -> None:
+    """A classifier that says the same of every image proves nothing."""
+    found = np.array([list(each.probabilities.values()) for each in answers])
+    assert np.ptp(found, axis=0).max() > 1e-4
+
+
+def trained(cell: Cell, classifier: Classifier, pretrained: Path) -> None:
+    """What should have learned did, and nothing else."""
+    assert classifier.card.choices["strategy"] == cell.plan
+    if not cell.trains or cell.strategy == "scratch" or cell.network in SMALL:
+        return
+    before = shaken(catalog.build(catalog.find(cell.network))).state_dict()
+    now = classifier.network.features.backbone.state_dict()
+    moved = {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
+    frozen = tuple(f"{name}." for name in classifier.report["phases"][-1]["frozen"])
+    assert bool(moved) == (len(classifier.report["phases"][-1]["trained"]) > 1)
+    assert not [name for name in moved if frozen and name.startswith(frozen)]
+
+
+def scored(cell: Cell, classifier: Classifier, folder: Path, source: Path) -> None:
+    """The score on the card is the one that comes out again."""
+    before, again = classifier.report["evaluation"], evaluate(folder, source).as_dict()
+    if cell.task == MULTILABEL or cell.strategy == "direct":  # of class folders evaluate takes all images
+        assert again["count"] == before["count"]
+        assert again["log_loss"] == pytest.approx(before["log_loss"], abs=1e-4)
+    if cell.task != MULTILABEL:
+        assert 0 <= again["accuracy"] <= 1
+
+
+def explained(classifier: Classifier, images: Sequence[Path], answers: Sequence[Prediction]) -> None:
+    """A map of each image for its own answer; a network or head without one says so in a sentence."""
+    try:
+        found = list(explain(classifier, images))
+    except UsageError as error:
+        assert "explain" in str(error) or "no map" in str(error)
+        return
+    for one, other in zip(found, answers, strict=True):
+        assert isinstance(one, Explanation)
+        assert one.prediction == other
+        assert np.isfinite(one.heat).all()
+
+
+def updated(cell: Cell, classifier: Classifier, source: Path, output: Path) -> Classifier:
+    """Classes merged where a head was solved; else one renamed, which is all that can be done."""
+    first, second = classifier.classes[:2]
+    if cell.solved and cell.task != MULTILABEL:
+        after = update(
+            classifier, output, merge={"both": [first, second]}, photos=source, allow_worse=True, report=False
+        )
+    else:
+        after = update(classifier, output, rename={first: "both"}, report=False)
+        assert after.classes == ("both", *classifier.classes[1:])
+    again = load(output)
+    assert again.classes == after.classes
+    assert "both" in again.classes
+    return again
+
+
+def exported(cell: Cell, classifier: Classifier, source: Path, images: Sequence[Path], folder: Path) -> None:
+    """A file of the format answers as the classifier; of ONNX files so do the runtime and a server."""
+    to = ONNX if cell.format == INT8 else cell.format
+    file = folder / f"client{ENDING[cell.format]}"
+    check = source if cell.format == INT8 else images[0].parent
+    done = export(classifier, file, to=to, int8=cell.format == INT8, check=check, allow_loss=0.5)
+    if cell.format == INT8:
+        return
+    assert done["parity"]["changed"] == 0
+    assert done["parity"]["worst"] <= CLOSE
+    if to not in (ONNX, OPENVINO):
+        return
+    answers = classifier.predict(images)
+    alike(graft_runtime.load(file).predict(images), answers)
+    with running(file) as server:
+        for image, answer in zip(images, answers, strict=True):
+            (said,) = server.post(content=image.read_bytes()).json()["predictions"]
+            assert said["label"] == answer.label
+            assert said["unknown"] == answer.unknown
+
+
+def alike(one: Sequence[Prediction], other: Sequence[Prediction]) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        assert (mine.label, mine.labels, mine.unknown) == (theirs.label, theirs.labels, theirs.unknown)
+        assert list(mine.probabilities.values()) == pytest.approx(list(theirs.probabilities.values()), abs=CLOSE)
+
+
+# --- what cannot be ---------------------------------------------------------------------------------------------------
+
+
+def without_format(found: Sequence[Cell]) -> list[Cell]:
+    return list({(cell.strategy, cell.head, cell.task, cell.network): cell for cell in found}.values())
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.name) for cell in without_format([c for c in cells() if reason(c)])]
+)
+def test_what_cannot_be_is_told_before_any_image_is_looked_at(
+    cell: Cell, sources: dict[str, Path], pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("images were embedded first"))
+    with pytest.raises(GraftError, match=reason(cell)):
+        fitted(cell, sources, pretrained)
