@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graft.errors import TrainingError
 from graft.networks import adapters
-from graft.networks.cut import Halves
+from graft.networks.cut import Halves, deepest
 from graft.networks.network import Backbone, Network
 from graft.progress import Watch
 from graft.training import blend, start
@@ -71,6 +71,7 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
     recipe, phases = ground.recipe, []
     ends = [last for _, last in epochs_of(ground.phases, recipe.epochs)]
     done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in course.epochs]), minlength=len(ends))
+    end = deepest(ground.network.features, ground.chain)  # what comes after it is not run
     cost, again = 1.0, 0.0  # the look at every picture, from which near-duplicates and the solved head come
     for phase, epochs in zip(ground.phases, done.tolist(), strict=True):
         halves = opened(ground.network, ground.backbone, phase)
@@ -85,8 +86,8 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
                 "cut": halves.border,
                 "place": halves.place,
                 "stages": len(halves.chain),
-                "frozen": [stage.name for stage in halves.chain[: halves.place]],
-                "trained": [stage.name for stage in halves.chain[halves.place :]] + ["head"],
+                "frozen": [stage.name for stage in halves.chain[: min(halves.place, end)]],
+                "trained": [stage.name for stage in halves.chain[halves.place : end]] + ["head"],
                 "only": phase.only,
                 "frozen_parameters": whole - trained,
                 "trained_parameters": trained,
