@@ -25,6 +25,7 @@ from graft.terminal import (
     Offline,
     Photos,
     Quiet,
+    StartWeights,
     UnknownRate,
     Weights,
     loading,
@@ -74,7 +75,7 @@ def fit(
         str | None, typer.Option("--recipe", "-r", help="How to train: epochs=10,rate=0.001,augment=strong,...")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help=f"Pretrained network. [default: {DEFAULT}]")] = None,
-    weights: Weights = None,
+    weights: StartWeights = None,
     offline: Offline = False,
     seed: Annotated[
         int | None, typer.Option(help="Decides the split and all that is drawn. [default: 0]", min=0)

@@ -31,6 +31,8 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
         print(f"  trained on   {report['inner']:,} pictures, {report['valid']:,} more held out to choose by")
     elif data["train"]:
         print(f"  trained on   {data['train']:,} pictures of {len(report['classes'])} classes")
+    if report.get("weights", {}).get("where") == "random":
+        print(f"  weights      random, {report['weights']['origin']}: pretrained on nothing")
     _training(report)
     if "head" in report:
         layers = report["layers"]

@@ -19,7 +19,13 @@ from graft.progress import unwatched, watched
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
 
 Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
-Weights = Annotated[Path | None, typer.Option(help="File with this network's weights, instead of the usual ones.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File with this network's weights, instead of the usual ones.")
+]
+StartWeights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="File with this network's weights; random: drawn, nothing is transferred."),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace what is there: a classifier, a file of answers or features, drawings.")

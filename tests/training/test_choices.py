@@ -178,4 +178,4 @@ def test_what_answers_one_class_is_refused_for_several_labels(strategy: str, say
 
 def test_choices_are_plain_values() -> None:
     assert {type(value) for value in asdict(Choices()).values()} == {str, int}
-    assert [field.name for field in fields(Choices)] == ["strategy", "head", "recipe", "backbone", "seed"]
+    assert [field.name for field in fields(Choices)] == ["strategy", "head", "recipe", "backbone", "seed", "weights"]

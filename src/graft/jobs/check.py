@@ -23,6 +23,7 @@ from graft.jobs import gallery
 from graft.model.calibrate import temperature
 from graft.networks import catalog
 from graft.networks.chain import probed
+from graft.networks.fresh import file_of
 from graft.networks.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded, Looked, embed, look_at
@@ -102,7 +103,7 @@ def check(
     start = time.monotonic()
     data = read_source(source, columns=columns, boxes=boxes, watch=watch)
     check_labelled(data)
-    frozen = None if quick else probed(load_backbone(backbone, Path(weights) if weights else None, offline))
+    frozen = None if quick else probed(load_backbone(backbone, file_of(weights), offline))
     seen = embed(frozen, data, seed=seed, watch=watch) if frozen else look_at(data, watch=watch)
     features = seen if isinstance(seen, Embedded) else None
     good = data.take(seen.rows)

@@ -13,6 +13,7 @@ from graft.model import card
 from graft.model.classifier import Classifier, load
 from graft.networks import catalog
 from graft.networks import direct as pretrained
+from graft.networks.fresh import file_of
 
 
 def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *, offline: bool = False) -> Classifier:
@@ -23,7 +24,7 @@ def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *
     >>> direct().predict("photo.jpg")[0].label  # doctest: +SKIP
     'daisy'
     """
-    network, classes, source = pretrained.direct(backbone, Path(weights) if weights else None, offline)
+    network, classes, source = pretrained.direct(backbone, file_of(weights), offline)
     described = card.describe(network, source, classes, "direct", 1.0)
     none = {"train": 0, "test": 0, "seed": 0}  # no picture and no chance had a part in it
     return Classifier(network, replace(described, head=described.head | {"solver": "published"}, data=none))

@@ -16,6 +16,7 @@ from graft.errors import OutputError
 from graft.jobs import outputs
 from graft.networks import catalog
 from graft.networks.chain import probed
+from graft.networks.fresh import file_of
 from graft.networks.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import embed as training
@@ -58,7 +59,7 @@ def embed(
     Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
     """
     data = read_source(source, columns=columns, boxes=boxes, watch=watch)
-    frozen = probed(load_backbone(backbone, Path(weights) if weights else None, offline))
+    frozen = probed(load_backbone(backbone, file_of(weights), offline))
     seen = training.embed(frozen, data, watch=watch)
     features = seen[np.arange(len(seen))]
     return Table(

@@ -18,7 +18,7 @@ from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
 from graft.model.classifier import Classifier
 from graft.networks.chain import probed
-from graft.networks.fresh import fresh_backbone
+from graft.networks.fresh import RANDOM, file_of, fresh_backbone
 from graft.networks.network import Backbone, load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import start
@@ -26,7 +26,7 @@ from graft.training.choices import Choices
 from graft.training.embed import embed
 from graft.training.material import Findings, Material, prepare
 from graft.training.probe import solve
-from graft.training.strategies import Direct, Scratch
+from graft.training.strategies import Direct
 from graft.training.train import train
 
 
@@ -61,7 +61,8 @@ def fit(
 
     `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
     'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices count where none is given. While a
-    strategy trains, checkpoints lie in `output`.run, and `resume` goes on from there. `log` names 'tensorboard',
+    strategy trains, checkpoints lie in `output`.run, and `resume` goes on from there. `weights` is a file, or 'random':
+    any network with weights that the seed draws, to see what pretraining is worth. `log` names 'tensorboard',
     'mlflow' or both; `told` hears of each epoch. With `report` the folder has a report.html to look at.
 
     Raises GraftError: UsageError, DataError, WeightsError, CutError, TrainingError or OutputError, each saying what to
@@ -72,7 +73,8 @@ def fit(
     'tulip'
     """
     asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
-    choices = Choices.of(card.choices(Path(like)) if like else {}, **asked)
+    begun = None if weights is None else RANDOM if weights == RANDOM else ""  # a file is no choice: its path may change
+    choices = Choices.of(card.choices(Path(like)) if like else {}, **asked, weights=begun)
     _check(choices, output, resume, log)
     place, times = None if output is None else outputs.place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
@@ -96,6 +98,7 @@ def fit(
                 classifier, calibration = finish.calibrated(choices, pretrained, trained)
                 classifier, score = finish.examined(finish.aware(classifier, trained, watch), trained, watch)
                 trained.record["calibration"] = asdict(calibration)
+                trained.record["weights"] = weights_of(pretrained)
             classifier = finish.recorded(classifier, trained, score, times, now.troubles)
             with timed(times, "report"):
                 html = page(classifier, material.data.take(material.test), watch) if place and report and score else ""
@@ -115,23 +118,29 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
 
 def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:
     """The backbone: pretrained, or with weights drawn from the seed."""
-    if isinstance(choices.plan, Scratch):
-        if weights:
+    if choices.drawn:
+        if weights and weights != RANDOM:
             raise UsageError("The strategy 'scratch' begins with random weights. Leave --weights out, or choose full.")
         return fresh_backbone(choices.backbone, choices.seed)
-    return load_backbone(choices.backbone, Path(weights) if weights else None, offline)
+    return load_backbone(choices.backbone, file_of(weights), offline)
+
+
+def weights_of(pretrained: Backbone) -> dict[str, str]:
+    """Where the weights that the network began with are from, for the report."""
+    return {"where": pretrained.source.where, "origin": pretrained.source.origin}
+
+
+def looking(pretrained: Backbone, offline: bool = False) -> Backbone:
+    """The network that finds near-duplicates: this one, unless it has seen nothing and cannot; then the default one."""
+    return load_backbone(offline=offline) if pretrained.source.where == RANDOM else pretrained
 
 
 def _looked_at(
     choices: Choices, pretrained: Backbone, data: Dataset, offline: bool, times: dict[str, float], watch: Watch
 ) -> Material:
-    """The good pictures with their features, near-duplicates found, and split.
-
-    A network that has seen nothing cannot tell near-duplicates: then the default network looks.
-    """
+    """The good pictures with their features, near-duplicates found, and split."""
     with timed(times, "embed pictures"):
-        looking = load_backbone(offline=offline) if isinstance(choices.plan, Scratch) else pretrained
-        embedded = embed(probed(looking), data, seed=choices.seed, watch=watch)
+        embedded = embed(probed(looking(pretrained, offline)), data, seed=choices.seed, watch=watch)
     with timed(times, "split"):
         return prepare(data, embedded, choices.seed)
 
@@ -140,7 +149,8 @@ def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dic
     """What a run is, so that another one is not mistaken for it."""
     versions = {name: card.versions()[name] for name in ("graft", "torch", "timm")}
     recipe = {f"recipe {name}": value for name, value in (asdict(choices.settings) if choices.settings else {}).items()}
-    known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": pretrained.source.sha256}
+    weights = pretrained.source.sha256 or pretrained.source.origin
+    known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": weights}
     return {name: value for name, value in known.items() if name != "recipe"} | versions
 
 

@@ -83,12 +83,19 @@ def _origin(card: Card) -> list[str]:
     return [
         "## Where it comes from",
         "",
-        f"- backbone: {card.backbone['name']}, weights {card.backbone['origin']}, licence {card.backbone['licence']}",
+        f"- backbone: {card.backbone['name']}, {_weights(card)}",
         f"- strategy: {card.strategy}; head: {card.head['solver']}; layers: {', '.join(layers)}",
         f"- trained on {card.data['train']:,} pictures, tested on {card.data['test']:,}; seed {card.data['seed']}",
         f"- written by graft {card.provenance['graft']} on {card.provenance['created']}",
         "",
     ]
+
+
+def _weights(card: Card) -> str:
+    """What the network began with."""
+    if card.backbone.get("where") == "random":
+        return f"random weights, {card.backbone['origin']}: pretrained on nothing"
+    return f"weights {card.backbone['origin']}, licence {card.backbone['licence']}"
 
 
 def _use() -> list[str]:

@@ -1,6 +1,6 @@
 """A classifier on disk: one folder that a person can read, no pickle, written whole or not at all.
 
-model.safetensors   the tensors of backbone and head
+model.safetensors   the tensors of backbone and head, without stages that come after all that the head reads
 model.json          the card: classes, preprocessing, backbone, head, temperature, scores, provenance, licences
 report.json         the evaluation in full
 README.md           the model card
@@ -36,9 +36,11 @@ from graft.networks import catalog
 from graft.networks.head import Head
 from graft.networks.network import Features, Network
 from graft.networks.preprocess import Preprocess
+from graft.networks.shorter import shorten, unread
 from graft_runtime.card import Card, CardError, dump, parse
 
 TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
+PREFIX = "features.backbone."  # of the names of the backbone's tensors
 HISTORY = "history.csv"
 PAGE = "report.html"
 MEMORY = "memory.safetensors"
@@ -61,7 +63,9 @@ def save(
     An existing classifier is replaced only with `force`, and a folder that holds anything else never.
     """
     _refuse(folder, force)
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    layer = card.unknown.get("layer", "")  # images are compared by it, so it is read as well
+    gone = tuple(f"{PREFIX}{name}." for name in unread(network.features, [layer] if layer else []))
+    tensors = {name: each.contiguous() for name, each in network.state_dict().items() if not name.startswith(gone)}
     raw = {TENSORS: safetensors.save(tensors)} | ({MEMORY: remembered.dump(memory)} if memory else {})
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
     texts = {CARD: dump(card), REPORT: json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
@@ -89,6 +93,8 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
     try:
         entry = catalog.find(card.backbone["name"])
         backbone = catalog.headless(entry, catalog.build(entry))
+        if not card.top:
+            shorten(backbone, [name.removeprefix(PREFIX) for name in tensors if name.startswith(PREFIX)])
         features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers, card.top, card.pool)
         network = Network(features, Head(card.head))
         network.load_state_dict(tensors)

@@ -6,13 +6,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graft.errors import UsageError
 from graft.networks.network import Backbone, Features, heard
 
 _STACKS = (nn.Sequential, nn.ModuleList)
+
+
+class LeftOut(nn.Module):
+    """Stands where a stage was that a saved classifier does not need, and remembers how large it was."""
+
+    def __init__(self, parameters: int) -> None:
+        super().__init__()
+        self.parameters_before = parameters
+
+    def forward(self, *_inputs: Any, **_options: Any) -> Tensor:
+        raise UsageError("This stage was left out of the saved classifier, as its head reads earlier ones only.")
 
 
 @dataclass(frozen=True)
@@ -24,13 +37,17 @@ class Stage:
     parameters: int
 
 
-@torch.no_grad()
 def stages(backbone: Backbone) -> list[Stage]:
     """The chain of stages in the order in which a forward pass first meets them."""
-    module = backbone.module
+    return chained(backbone.module, backbone.example())
+
+
+@torch.no_grad()
+def chained(module: nn.Module, example: Tensor) -> list[Stage]:
+    """The same of the network alone, found with these normalised images."""
     names = list(blocks(module))  # none lies inside another, so that they end in the order in which they begin
     with still(module), heard(module, names) as outputs:  # in the order in which they were first heard
-        module(backbone.example().to(next(module.parameters())))
+        module(example.to(next(module.parameters())))
     return [
         Stage(name, tuple(output.shape[1:]), _size(module.get_submodule(name)))
         for name, output in outputs.items()
@@ -81,4 +98,5 @@ def blocks(module: nn.Module, name: str = "", whole: int = 0) -> Iterator[str]:
 
 
 def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    gone = sum(part.parameters_before for part in module.modules() if isinstance(part, LeftOut))
+    return gone + sum(parameter.numel() for parameter in module.parameters())

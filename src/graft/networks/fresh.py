@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from graft.errors import UsageError
 from graft.networks import catalog
 from graft.networks.network import Backbone
 from graft.networks.weights import Source
+
+RANDOM = "random"  # in place of a file of weights; as a Path, or ./random, it is a file
 
 
 def fresh_backbone(name: str, seed: int = 0) -> Backbone:
@@ -20,3 +25,13 @@ def fresh_backbone(name: str, seed: int = 0) -> Backbone:
         module = catalog.headless(entry, catalog.build(entry))
     source = Source("random", None, catalog.NOT_NEEDED, f"drawn with seed {seed}")
     return Backbone(entry, module.eval().requires_grad_(False), catalog.preprocess(entry), source)
+
+
+def file_of(weights: str | Path | None) -> Path | None:
+    """The file that `weights` names. Raises UsageError for random ones: only `graft fit` has a use for them."""
+    if weights == RANDOM:
+        raise UsageError(
+            "Random weights are for `graft fit`: here they would say nothing of an image. Leave --weights out, or "
+            "write ./random for a file of that name."
+        )
+    return Path(weights) if weights else None

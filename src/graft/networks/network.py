@@ -34,9 +34,13 @@ class Backbone:
 
     def example(self) -> Tensor:
         """Two different normalised pictures, so that answers that do not depend on the picture are found out."""
-        side = self.preprocess.size
-        noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-        return noise * torch.tensor([0.3, 2.0]).view(2, 1, 1, 1)
+        return example(self.preprocess)
+
+
+def example(preprocess: Preprocess) -> Tensor:
+    """Two different normalised images, so that answers that do not depend on the image are found out."""
+    noise = torch.randn(2, 3, preprocess.size, preprocess.size, generator=torch.Generator().manual_seed(0))
+    return noise * torch.tensor([0.3, 2.0]).view(2, 1, 1, 1)
 
 
 def load_backbone(name: str = catalog.DEFAULT, file: Path | None = None, offline: bool = False) -> Backbone:

@@ -70,10 +70,12 @@ def locate(entry: Entry, file: Path | None = None, offline: bool = False) -> Sou
     if entry.library == "graft":
         raise WeightsError(
             f"There are no pretrained weights of '{entry.name}': it learns from your pictures alone. "
-            "Use `--strategy scratch`, or pass --weights FILE."
+            "Use `--strategy scratch`, or pass --weights random or --weights FILE."
         )
     if not (_repository(entry) or _url(entry)):
-        raise WeightsError(f"No weights of '{entry.name}' are published. {_advice(entry)}")
+        raise WeightsError(
+            f"No weights of '{entry.name}' are published. {_advice(entry)} `graft fit --weights random` needs none."
+        )
     if offline or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise WeightsError(f"No weights of '{entry.name}' here, and offline. Looked in {_looked()}. {_advice(entry)}")
     return Source("download", None, entry.licence, _origin(entry))

@@ -12,26 +12,33 @@ from graft import spec
 from graft.data.augment import Augment
 from graft.errors import UsageError
 from graft.networks import catalog
+from graft.networks.fresh import RANDOM
 from graft.networks.head import HEADS, Design
 from graft.training import metrics
 from graft.training.heads.choose import check
 from graft.training.losses import loss_of
 from graft.training.recipe import Recipe
-from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Start, Training
+from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTILABEL
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Strategy, head, recipe, backbone and seed: with the same pictures they make the same classifier."""
+    """Strategy, head, recipe, backbone, seed and weights: with the same pictures they make the same classifier.
+
+    `weights` is 'random' where the network begins with weights that the seed draws, else ''.
+    """
 
     strategy: str = "probe"
     head: str = ""
     recipe: str = ""
     backbone: str = catalog.DEFAULT
     seed: int = 0
+    weights: str = ""
 
     def __post_init__(self) -> None:
+        if self.weights not in ("", RANDOM):
+            raise UsageError(f"The weights that can be written down are {RANDOM!r} or ''. Got {self.weights!r}.")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"The seed must be from 0 to 2^64 - 1. Got {self.seed}.")
 
@@ -60,6 +67,11 @@ class Choices:
         """Raises UsageError for what cannot be, or does not go together: now, and not after minutes of embedding."""
         if self.design and not isinstance(self.plan, Training):
             raise UsageError(f"--head is for strategies that train. {self.strategy!r} takes its own, see its options.")
+        if self.weights and isinstance(self.plan, Direct):
+            raise UsageError(
+                "'direct' answers with the classes that published weights were trained on, and random ones were "
+                "trained on none. Leave --weights out, or choose probe, for instance."
+            )
         if self.recipe and not self.trains:
             raise UsageError(
                 f"A recipe is for training, and {self.strategy!r} trains nothing. Choose tail, for instance."
@@ -110,6 +122,11 @@ class Choices:
     def trains(self) -> bool:
         """Whether the loop runs. Early features are solved unless a head to train is named."""
         return isinstance(self.plan, Training) and (not isinstance(self.plan, EarlyFeatures) or bool(self.head))
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the network begins with random weights, having seen nothing."""
+        return self.weights == RANDOM or isinstance(self.plan, Scratch)
 
     @property
     def start(self) -> Start:

@@ -51,12 +51,12 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
 
     It reads the backbone's layers, or the early stages that the strategy names.
     """
-    plan, chain = choices.plan, stages(backbone)
+    plan, frozen = choices.plan, frozen_of(choices, backbone)
     if isinstance(plan, EarlyFeatures):
-        frozen, head, read = early(plan.at, backbone, chain), plan.solver, "all"
+        head, read = plan.solver, "all"
     else:
         plan = plan if isinstance(plan, Probe) else Probe()
-        frozen, head, read = Features(backbone.module, backbone.preprocess, layers(chain)), plan.head, plan.layers
+        head, read = plan.head, plan.layers
     material = embedded_by(frozen, material, plan.views, choices.seed, watch)
     chosen = choose(head, read, material.problems(frozen.widths, plan.views))
     return Trained(
@@ -69,6 +69,14 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
         solved={"solver": chosen.solution.name, "strength": chosen.solution.strength},
         columns=chosen.columns,
     ).centred()
+
+
+def frozen_of(choices: Choices, backbone: Backbone) -> Features:
+    """The features among which the head is chosen: of all layers, or of the early stages that the strategy names."""
+    chain = stages(backbone)
+    if isinstance(choices.plan, EarlyFeatures):
+        return early(choices.plan.at, backbone, chain)
+    return Features(backbone.module, backbone.preprocess, layers(chain))
 
 
 def embedded_by(frozen: Features, material: Material, views: int, seed: int, watch: Watch) -> Material:

@@ -71,6 +71,7 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
     recipe, phases = ground.recipe, []
     ends = [last for _, last in epochs_of(ground.phases, recipe.epochs)]
     done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in course.epochs]), minlength=len(ends))
+    end = deepest(ground.network.features, ground.chain)  # what comes after it is not run
     cost, again = 1.0, 0.0  # the look at every picture, from which near-duplicates and the solved head come
     for phase, epochs in zip(ground.phases, done.tolist(), strict=True):
         halves = opened(ground.network, ground.backbone, phase)

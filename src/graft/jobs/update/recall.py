@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
 from graft.data.read.source import read_source
 from graft.data.recalled import Recalled
-from graft.errors import DataError, UpdateError
+from graft.errors import DataError, UpdateError, WeightsError
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.memory import Pictures
 from graft.networks import catalog
-from graft.networks.network import Backbone
+from graft.networks.fresh import RANDOM, fresh_backbone
+from graft.networks.network import Backbone, Features, load_backbone
 from graft.networks.preprocess import Preprocess
+from graft.networks.shorter import shortened
 from graft.networks.weights import Source
 from graft.progress import Watch
 from graft.training.choices import Choices
+from graft.training.embed import Embedded, embed
 from graft.training.heads.choose import NAMES
 from graft.training.strategies import EarlyFeatures, Probe
 
@@ -71,13 +77,53 @@ def check_found(data: Dataset, count: int, faults: dict[int, str], photos: Any) 
         )
 
 
+def check_read(read: Features, looked: Embedded, data: Dataset, count: int, photos: Any, watch: Watch) -> None:
+    """The same for what the head reads, where that is not what near-duplicates were found by."""
+    if read.key() != looked.store.folder.name:
+        check_found(data, count, embed(read, data, seed=looked.seed, watch=watch).faults, photos)
+
+
 def backbone(classifier: Classifier) -> Backbone:
-    """The frozen network of a classifier whose head was solved, as it was when it was loaded for that."""
+    """The frozen network of a classifier whose head was solved, whole, as it was when it was loaded for that.
+
+    Near-duplicates are found by all of its stages; those that the saved folder left out come from where they came from
+    then. Raises UpdateError where they cannot be had.
+    """
     of, features = classifier.card.backbone, classifier.network.features
     source = Source(of["where"], None, of["licence"], of["origin"], of["sha256"])
     preprocess = features.preprocess
     assert isinstance(preprocess, Preprocess)
-    return Backbone(catalog.find(of["name"]), features.backbone, preprocess, source)
+    module = _whole(classifier, source) if shortened(features) else features.backbone
+    return Backbone(catalog.find(of["name"]), module, preprocess, source)
+
+
+def _whole(classifier: Classifier, source: Source) -> nn.Module:
+    """The network with the stages that were left out."""
+    name, kept = classifier.card.backbone["name"], classifier.network.features.backbone.state_dict()
+    told = (
+        f"{classifier.card.strategy!r} saved those stages of {name} alone that its head reads, and an update needs the "
+        "others too: near-duplicates are found by all of them."
+    )
+    try:
+        found = _loaded(name, source, Choices.of(classifier.card.choices).seed)
+    except WeightsError as error:
+        raise UpdateError(f"{told} Their weights ({source.origin}) cannot be had: {error}") from error
+    state = found.module.state_dict()
+    if found.source.sha256 != source.sha256 or not all(torch.equal(state[each], kept[each].cpu()) for each in kept):
+        raise UpdateError(
+            f"{told} The weights found now, {found.source.origin}, are not those of then ({source.origin}, SHA-256 "
+            f"{source.sha256 or 'none'}). Put those into a folder named in GRAFT_WEIGHTS, as {name}.safetensors for "
+            "instance; or train once more: graft fit photos/ -o model2/ --from model/"
+        )
+    return found.module
+
+
+def _loaded(name: str, source: Source, seed: int) -> Backbone:
+    """From the file that was named then, if it is still there; else from where weights usually come from."""
+    if source.where == RANDOM:
+        return fresh_backbone(name, seed)
+    file = Path(source.origin.removeprefix("file "))
+    return load_backbone(name, file if source.where == "file" and file.is_file() else None)
 
 
 def choices(classifier: Classifier) -> tuple[Choices, Choices]:

@@ -13,7 +13,7 @@ import numpy as np
 from graft.data.dataset import TEST, Dataset
 from graft.errors import DataError, UpdateError, UsageError
 from graft.jobs import finish, outputs
-from graft.jobs.fit import timed
+from graft.jobs.fit import looking, timed, weights_of
 from graft.jobs.report.report import page
 from graft.jobs.update import added, recall
 from graft.jobs.update.changes import Changes, answered, kept, numbers, relabelled
@@ -28,7 +28,7 @@ from graft.networks.chain import probed
 from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded, embed
 from graft.training.material import Material, described, prepare
-from graft.training.probe import solve
+from graft.training.probe import frozen_of, solve
 from graft_runtime.card import MULTILABEL
 
 
@@ -121,8 +121,9 @@ def _anew(
         start = _changed(old, changes, photos, watch)
     network = recall.backbone(old)
     with timed(times, "embed pictures"):
-        embedded = embed(probed(network), start.data, seed=chosen.seed, watch=watch)
+        embedded = embed(probed(looking(network)), start.data, seed=chosen.seed, watch=watch)
         recall.check_found(start.data, start.old, embedded.faults, photos)
+        recall.check_read(frozen_of(pinned, network), embedded, start.data, start.old, photos, watch)
         embedded, repeated = _once(start, embedded)
         _check_added(changes, start, embedded, repeated)
     with timed(times, "split"):
@@ -135,6 +136,7 @@ def _anew(
         classifier, calibration = finish.calibrated(chosen, network, trained)
         classifier, score = finish.examined(finish.aware(classifier, trained, watch), trained, watch)
         trained.record["calibration"] = asdict(calibration)
+        trained.record["weights"] = weights_of(network)
         found = _compared(old, classifier, start)
     classifier = finish.recorded(classifier, trained, score, times, [])
     told = {

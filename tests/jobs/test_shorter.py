@@ -1,0 +1,192 @@
+"""What early features do not read is not in the saved folder, and nothing is different without it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save, save_file
+
+from graft.data.read.folder import read_folder
+from graft.errors import ModelError, UpdateError, UsageError
+from graft.jobs.export.export import export
+from graft.jobs.fit import fit
+from graft.jobs.update.update import update
+from graft.model.classifier import Classifier, load
+from graft.networks import catalog
+from graft.networks.chain import LeftOut, blocks, stages
+from graft.networks.fresh import fresh_backbone
+from graft.networks.heat import heat
+
+CASES: dict[str, dict[str, Any]] = {
+    "solved": {"strategy": "early-features:at=0.5,solver=ridge"},
+    "trained": {"strategy": "early-features:at=0.5,cut=0", "head": "linear", "recipe": "epochs=2,refit=no"},
+    "head alone": {"strategy": "early-features:at=0.5", "head": "linear", "recipe": "epochs=2,refit=no"},
+    "map": {"strategy": "early-features:at=0.5", "head": "conv:filters=4", "recipe": "epochs=2,refit=no"},
+}
+PAIRS = [(name, case) for name in ("test_resnet", "test_vit") for case in CASES if (name, case) != ("test_vit", "map")]
+LATER = [pair for pair in PAIRS if pair not in (("test_resnet", "solved"), ("test_vit", "trained"))]
+
+
+def made(name: str, case: str, photos: Path, output: Path | None, **more: Any) -> Classifier:
+    options: dict[str, Any] = {"weights": "random", "offline": True, "report": False} | CASES[case] | more
+    return fit(photos, output, backbone=name, **options)
+
+
+def later(name: str) -> list[str]:
+    """The stages after the one that ends half of the chain."""
+    chain = stages(fresh_backbone(name))
+    return [f"features.backbone.{stage.name}." for stage in chain[max(round(len(chain) / 2), 1) :]]
+
+
+def answers(classifier: Classifier, photos: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and how unlike the training images each image is."""
+    seen = classifier.look(read_folder(photos))
+    assert seen.near
+    return seen.logits, seen.near.scores
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [pytest.param(*pair, marks=[pytest.mark.slow] * (pair in LATER)) for pair in PAIRS]
+)
+def test_no_tensor_of_a_later_stage_is_in_the_file_and_every_answer_is_the_same(
+    name: str, case: str, photos: Path, tmp_path: Path
+) -> None:
+    classifier = made(name, case, photos, tmp_path / "model")
+    saved, gone = load_file(tmp_path / "model" / "model.safetensors"), tuple(later(name))
+    assert len(gone) >= 2
+    assert not [each for each in saved if each.startswith(gone)]
+    whole = classifier.network.state_dict()
+    assert {each for each in whole if not each.startswith(gone)} == set(saved)
+    assert all(torch.equal(whole[each].cpu(), saved[each]) for each in saved)
+
+    loaded = load(tmp_path / "model")
+    assert loaded.network.state_dict().keys() == saved.keys()
+    for one, two in zip(answers(classifier, photos), answers(loaded, photos), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert loaded.evaluate(photos).as_dict() == classifier.evaluate(photos).as_dict()
+    side = loaded.network.preprocess.size
+    images = torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    one, two = (heat(each.network, images, [0, 1, 2]) for each in (loaded, classifier))
+    assert torch.equal(one, two)
+    assert one.abs().max() > 0
+    load(tmp_path / "model").save(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == save_of(tmp_path / "model")
+
+
+def save_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_it_is_exported_as_before(photos: Path, tmp_path: Path) -> None:
+    classifier = made("test_resnet", "solved", photos, tmp_path / "model")
+    export(classifier, tmp_path / "whole.onnx", force=False)
+    export(load(tmp_path / "model"), tmp_path / "short.onnx", force=False)
+    assert abs((tmp_path / "whole.onnx").stat().st_size - (tmp_path / "short.onnx").stat().st_size) < 1000
+
+
+def test_a_classifier_that_was_saved_whole_is_loaded_and_saved_without_what_it_does_not_read(
+    photos: Path, tmp_path: Path
+) -> None:
+    classifier = made("test_resnet", "solved", photos, tmp_path / "model")
+    short = save_of(tmp_path / "model")
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    whole = save({name: each.contiguous() for name, each in classifier.network.state_dict().items()})
+    (tmp_path / "model" / "model.safetensors").write_bytes(whole)
+    card["weights"]["model.safetensors"] = hashlib.sha256(whole).hexdigest()
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    loaded = load(tmp_path / "model")
+    assert loaded.network.state_dict().keys() == classifier.network.state_dict().keys()
+    np.testing.assert_array_equal(answers(loaded, photos)[0], answers(classifier, photos)[0])
+    loaded.save(tmp_path / "again")
+    assert save_of(tmp_path / "again") == short
+    # one that compares images by a later stage, as trained heads once did, keeps that stage
+    unknown = card["unknown"] | {"layer": "layer3"}
+    Classifier(loaded.network, replace(loaded.card, unknown=unknown)).save(tmp_path / "more")
+    names = {name.split(".")[2] for name in load_file(tmp_path / "more" / "model.safetensors") if "backbone" in name}
+    assert "layer3" in names
+    assert "layer4" not in names
+
+
+def test_a_file_that_lacks_a_stage_that_is_read_is_refused(photos: Path, tmp_path: Path) -> None:
+    made("test_resnet", "solved", photos, tmp_path / "model")
+    saved, read = load_file(tmp_path / "model" / "model.safetensors"), load(tmp_path / "model").card.layers[0]
+    content = save({name: each for name, each in saved.items() if f".{read}." not in name})
+    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    card["weights"]["model.safetensors"] = hashlib.sha256(content).hexdigest()
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="do not belong together: This stage was left out"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_the_chain_is_counted_as_if_nothing_was_gone(name: str) -> None:
+    module = fresh_backbone(name).module
+    before = list(blocks(module))
+    for stage in before[len(before) // 2 :]:
+        size = sum(each.numel() for each in module.get_submodule(stage).parameters())
+        module.set_submodule(stage, LeftOut(size))
+    assert list(blocks(module)) == before
+
+
+# --- updated ----------------------------------------------------------------------------------------------------------
+
+MERGE: dict[str, Any] = {"merge": {"round": ("disc", "frame")}, "allow_worse": True}
+
+
+@pytest.fixture
+def filed(tmp_path: Path) -> Path:
+    """Weights of test_resnet, as if they had been published."""
+    torch.manual_seed(0)
+    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), tmp_path / "test_resnet.safetensors")
+    return tmp_path / "test_resnet.safetensors"
+
+
+def test_an_update_takes_the_other_stages_from_where_they_came_from(
+    filed: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = made("test_resnet", "solved", photos, tmp_path / "model", weights=filed)
+    wanted = update(classifier, **MERGE)
+    found = update(tmp_path / "model", tmp_path / "new", **MERGE)
+    state = found.network.state_dict()
+    assert all(torch.equal(each, state[name]) for name, each in wanted.network.state_dict().items())
+    assert found.report["evaluation"] == wanted.report["evaluation"]
+    assert found.report["embedded"]["computed"] == 0, "the cache has the features of the whole network"
+    assert not [each for each in load_file(tmp_path / "new" / "model.safetensors") if ".layer4." in each]
+
+    (tmp_path / "elsewhere").mkdir()
+    filed.rename(tmp_path / "elsewhere" / filed.name)
+    monkeypatch.setattr("graft.networks.weights._repository", lambda _entry: "")  # nothing is published
+    with pytest.raises(UpdateError, match=r"needs the others too.*cannot be had: No weights of 'test_resnet'"):
+        update(tmp_path / "model", **MERGE)
+    assert update(tmp_path / "model", rename={"disc": "ball"}).classes == ("ball", "frame", "stripes")
+    monkeypatch.setenv("GRAFT_WEIGHTS", str(tmp_path / "elsewhere"))
+    assert update(tmp_path / "model", **MERGE).classes == ("round", "stripes")
+    torch.manual_seed(1)
+    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), tmp_path / "elsewhere" / filed.name)
+    with pytest.raises(UpdateError, match=r"are not those of then \(file .*SHA-256 [0-9a-f]{64}\)"):
+        update(tmp_path / "model", **MERGE)
+
+
+def test_an_update_draws_random_weights_again(photos: Path, tmp_path: Path) -> None:
+    classifier = made("test_resnet", "solved", photos, tmp_path / "model", seed=4)
+    wanted, found = update(classifier, **MERGE), update(tmp_path / "model", **MERGE)
+    state = found.network.state_dict()
+    assert all(torch.equal(each, state[name]) for name, each in wanted.network.state_dict().items())
+    assert found.card.backbone["origin"] == "drawn with seed 4"
+
+
+def test_a_shortened_network_cannot_be_run_to_its_end(photos: Path, tmp_path: Path) -> None:
+    made("test_resnet", "solved", photos, tmp_path / "model")
+    network = load(tmp_path / "model").network
+    backbone = fresh_backbone("test_resnet")
+    with pytest.raises(UsageError, match="left out of the saved classifier"):
+        network.features.backbone(backbone.example())
