@@ -35,7 +35,19 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def killed(photos: Path, weights: Path, output: Path, strategy: str, after: int, resume: bool) -> int:
-    """Train in a process of its own, which is killed after so many updates; its exit code."""
+    """Train in a process of its own, which is killed after so many updates; its exit code.
+
+    A fresh process: in a fork of one in which autograd has run, autograd refuses to run.
+    """
+    work = (photos, weights, output, strategy, after, resume)
+    process = multiprocessing.get_context("spawn").Process(target=train_until, args=work)
+    process.start()
+    process.join(240)
+    return process.exitcode or 0
+
+
+def train_until(photos: Path, weights: Path, output: Path, strategy: str, after: int, resume: bool) -> None:
+    """`fit` with a checkpoint after each update, until the process kills itself."""
     done = 0
 
     def watch(things: Iterable[Any], what: str | Work, _count: int) -> Iterable[Any]:
@@ -46,13 +58,8 @@ def killed(photos: Path, weights: Path, output: Path, strategy: str, after: int,
             done += str(what).startswith("updates")
             yield thing
 
-    def work() -> None:
-        fit(photos, output, strategy=strategy, weights=weights, resume=resume, watch=watch, **OPTIONS)
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join(120)
-    return process.exitcode or 0
+    tune.SAVE_EVERY = 0.0
+    fit(photos, output, strategy=strategy, weights=weights, resume=resume, watch=watch, **OPTIONS)
 
 
 @pytest.fixture(scope="module")

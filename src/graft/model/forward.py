@@ -84,8 +84,9 @@ def glances(
 
 def judged(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """The head's logits [n, classes] for features [n, d]."""
+    head = engine.settled(network.head)  # not in inference mode, in which weights laid out anew could have no gradient
     with torch.inference_mode():
-        return engine.settled(network.head)(engine.ready(torch.from_numpy(features))).float().cpu().numpy()
+        return head(engine.ready(torch.from_numpy(features))).float().cpu().numpy()
 
 
 def last(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
