@@ -5,8 +5,8 @@ GRAFT_WEIGHTS=../shared/weights python bench/faces.py ../shared/data/orl_faces40
   --backbones tf_efficientnet_lite0 mobilenetv2_100 squeezenet1_1 deit_tiny_patch16_224
 
 Ten draws: half of the people are enrolled with 1 or 5 photos, the others are strangers. Each figure is a mean over the
-draws, which are the same for every network. EER is the error rate where as many are wrongly refused as wrongly accepted:
-of claims ('this is Ann'), and of people at the door, known or strange.
+draws, which are the same for every network. EER is the error rate where as many are wrongly refused as wrongly
+accepted: of claims ('this is Ann'), and of people at the door, known or strange.
 """
 
 import argparse
