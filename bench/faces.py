@@ -1,10 +1,12 @@
 """People by a few photos each, and nobody else: enrolled by the mean of their features, no training.
 
 python bench/faces.py ../shared/data/orl_faces40
+GRAFT_WEIGHTS=../shared/weights python bench/faces.py ../shared/data/orl_faces40 \\
+  --backbones tf_efficientnet_lite0 mobilenetv2_100 squeezenet1_1 deit_tiny_patch16_224
 
 Ten draws: half of the people are enrolled with 1 or 5 photos, the others are strangers. Each figure is a mean over the
-draws. EER is the error rate where as many are wrongly refused as wrongly accepted: of claims ('this is Ann'), and of
-people at the door, known or strange.
+draws, which are the same for every network. EER is the error rate where as many are wrongly refused as wrongly
+accepted: of claims ('this is Ann'), and of people at the door, known or strange.
 """
 
 import argparse
@@ -15,21 +17,24 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from graft.jobs.embed import embed
+from graft.networks.catalog import DEFAULT
 
 DRAWS, TESTED = 10, 5
 
 
 def main() -> None:
-    """One row for each number of photos."""
+    """One row for each network and number of photos."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
+    parser.add_argument("--backbones", nargs="+", default=[DEFAULT])
     options = parser.parse_args()
-    table = embed(options.photos, all_layers=True)
-    features, people = unit(table.features), np.array(table.labels)
-    print("| photos a person | who is it: right | claims: EER | strangers: EER |\n|---|---|---|---|")
-    for count in (1, 5):
-        found = np.mean([draw(features, people, count, seed) for seed in range(DRAWS)], axis=0)
-        print(f"| {count} | {' | '.join(f'{value:.1%}' for value in found)} |")
+    print("| network | photos a person | who is it: right | claims: EER | strangers: EER |\n|---|---|---|---|---|")
+    for backbone in options.backbones:
+        table = embed(options.photos, backbone=backbone, all_layers=True)
+        features, people = unit(table.features), np.array(table.labels)
+        for count in (1, 5):
+            found = np.mean([draw(features, people, count, seed) for seed in range(DRAWS)], axis=0)
+            print(f"| {backbone} | {count} | {' | '.join(f'{value:.1%}' for value in found)} |", flush=True)
 
 
 def draw(
