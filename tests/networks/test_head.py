@@ -82,7 +82,7 @@ def test_an_mlp_has_a_relu_between_its_layers_and_none_at_the_end() -> None:
 
 
 def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(ValueError, match="no head of kind 'tree'; there are linear, mlp, conv and knn"):
+    with pytest.raises(ValueError, match="no head of kind 'tree'; there are linear, mlp, conv, knn and forest"):
         Head({"kind": "tree", "width": 6, "classes": 3})
 
 

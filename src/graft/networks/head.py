@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
+from graft.networks.forest import Forest
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 
@@ -173,11 +174,13 @@ class NearestNeighbours(nn.Module):
 class Head(nn.Module):
     """Standardise features [n, d], then judge them: logits [n, classes].
 
-    A conv head takes maps [n, c, h, w] flattened to [n, c*h*w], and standardises each channel as one.
+    A conv head takes maps [n, c, h, w] flattened to [n, c*h*w], and standardises each channel as one. With `pca` in the
+    spec what is judged are the standardised features along so many axes [pca, d].
     """
 
     mean: Tensor
     scale: Tensor
+    axes: Tensor
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
@@ -188,12 +191,16 @@ class Head(nn.Module):
         alike = (self.map[0], 1, 1) if self.map else (spec["width"],)
         self.register_buffer("mean", torch.zeros(alike))
         self.register_buffer("scale", torch.ones(alike))
+        self.reduced = "pca" in spec
+        if self.reduced:
+            self.register_buffer("axes", torch.zeros(spec["pca"], spec["width"]))
         self.dropout = nn.Dropout((BEFORE | spec)["dropout"] if spec["kind"] == "linear" else 0.0)
         self.judge = _judge(BEFORE | spec)
 
     def forward(self, features: Tensor) -> Tensor:
         laid_out = features.unflatten(1, self.map) if self.map else features
-        return self.judge(self.dropout((laid_out - self.mean) * self.scale))
+        standardised = self.dropout((laid_out - self.mean) * self.scale)
+        return self.judge(standardised @ self.axes.T if self.reduced else standardised)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
@@ -208,8 +215,10 @@ class Head(nn.Module):
 
 
 def _judge(spec: dict[str, Any]) -> nn.Module:
-    """The spec's `kind` decides: linear, mlp (`hidden`), conv (`shape`, `filters`) or knn (`stored`, `neighbours`)."""
-    width, classes = spec["width"], spec["classes"]
+    """The spec's `kind` decides: linear, mlp (`hidden`), conv (`shape`, `filters`), knn (`stored`, `neighbours`) or
+    forest (`trees`, `nodes`, `leaves`, `depth`, `several`).
+    """
+    width, classes = spec.get("pca", spec["width"]), spec["classes"]
     if spec["kind"] == "linear":
         return nn.Linear(width, classes)
     if spec["kind"] == "mlp":
@@ -218,7 +227,9 @@ def _judge(spec: dict[str, Any]) -> nn.Module:
         return _convolved(spec)
     if spec["kind"] == "knn":
         return NearestNeighbours(spec["stored"], width, classes, spec["neighbours"])
-    raise ValueError(f"There is no head of kind {spec['kind']!r}; there are linear, mlp, conv and knn.")
+    if spec["kind"] == "forest":
+        return Forest(spec["trees"], spec["nodes"], spec["leaves"], spec["depth"], classes, spec["several"])
+    raise ValueError(f"There is no head of kind {spec['kind']!r}; there are linear, mlp, conv, knn and forest.")
 
 
 def _dense(widths: Sequence[int], spec: dict[str, Any]) -> nn.Sequential:
