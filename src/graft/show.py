@@ -37,7 +37,8 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     if "head" in report:
         layers = report["layers"]
         read = "last layer" if layers == ["last"] else f"{len(layers)} layers" if len(layers) > 1 else layers[0]
-        print(f"  head         {report['head']['name']}, {read}")
+        fewer = f", {count} principal components" if (count := report["head"].get("pca")) else ""
+        print(f"  head         {report['head']['name']}, {read}{fewer}")
     if "seconds" in report:
         print(f"  time         {_time(report['seconds'])}")
     findings(data)

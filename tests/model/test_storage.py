@@ -110,8 +110,11 @@ def made(head: str, reads: str, seed: int = 0) -> Classifier:
     return Classifier(network, replace(card, head=card.head | {"solver": "none"}, data=data))
 
 
-HEAD_TEXTS = ("linear:init=he", "mlp:hidden=8+5,activation=gelu,dropout=0.5", "knn")
-PAIRS = [(head, reads) for head in HEAD_TEXTS for reads in READS] + [("conv:filters=4", "map")]
+HEAD_TEXTS = ("linear:init=he_normal", "mlp:hidden=8+5,activation=gelu,dropout=0.5", "knn")
+PAIRS = [(head, reads) for head in HEAD_TEXTS for reads in READS] + [
+    ("conv:filters=4", "map"),
+    ("conv:filters=4,padding=valid,seed=1+2+3+4", "map"),
+]
 
 
 @pytest.mark.parametrize(("head", "reads"), PAIRS)

@@ -24,8 +24,9 @@ DESIGNS = [
     "linear",
     "linear:dropout=0.5,init=normal",
     "mlp:hidden=5+4,activation=gelu,dropout=0.5",
-    "mlp:hidden=,init=glorot",
+    "mlp:hidden=,init=glorot_uniform",
     "conv",
+    "conv:filters=4,padding=valid,hidden=7,init=he_normal+he_uniform+glorot_normal,seed=0+32+33",
     "conv:filters=4,hidden=7,activation=tanh,spatial_dropout=0.4,dropout=0.2,seed=3",
 ]
 MAP = (6, 5, 4)
@@ -81,7 +82,7 @@ def test_an_mlp_has_a_relu_between_its_layers_and_none_at_the_end() -> None:
 
 
 def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(ValueError, match="no head of kind 'tree'; there are linear, mlp, conv and knn"):
+    with pytest.raises(ValueError, match="no head of kind 'tree'; there are linear, mlp, conv, knn and forest"):
         Head({"kind": "tree", "width": 6, "classes": 3})
 
 
@@ -122,7 +123,7 @@ def test_a_fresh_head_depends_on_its_seed_alone_and_leaves_torch_its_numbers(tex
     assert torch.equal(torch.rand(1), expected)
     again = fresh(designed(text), MAP, 3)
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), again.parameters(), strict=True))
-    other = fresh(texts.change(designed(text), "seed=8", "head"), MAP, 3)
+    other = fresh(texts.change(designed(text), "seed=99", "head"), MAP, 3)
     assert torch.equal(first.state_dict()[_weight(first)], other.state_dict()[_weight(first)]) == (text == "linear")
 
 
@@ -131,14 +132,79 @@ def _weight(head: Head) -> str:
 
 
 @pytest.mark.parametrize(
-    ("init", "spread"),
-    [("he", (2 / 4000) ** 0.5), ("glorot", (2 / (4000 + 50)) ** 0.5), ("normal", 0.01), ("zero", 0.0)],
+    ("init", "spread", "bound"),  # of a normal distribution cut off at 2 of its deviations, 0.8796 of one is left
+    [
+        ("he_normal", (2 / 4000) ** 0.5, 2 * (2 / 4000) ** 0.5 / 0.8796),
+        ("he_uniform", (2 / 4000) ** 0.5, (6 / 4000) ** 0.5),
+        ("glorot_normal", (2 / 4050) ** 0.5, 2 * (2 / 4050) ** 0.5 / 0.8796),
+        ("glorot_uniform", (2 / 4050) ** 0.5, (6 / 4050) ** 0.5),
+        ("zero", 0.0, 0.0),
+    ],
 )
-def test_weights_begin_as_wide_as_their_initialiser_says_and_biases_at_zero(init: str, spread: float) -> None:
+def test_weights_begin_as_keras_defines_each_initialiser_and_biases_at_zero(
+    init: str, spread: float, bound: float
+) -> None:
     judge = fresh(Linear(init=init), 4000, 50).judge
     assert isinstance(judge, nn.Linear)
-    assert judge.weight.std().item() == pytest.approx(spread, rel=0.02)
+    assert judge.weight.std().item() == pytest.approx(spread, rel=0.01)
+    assert judge.weight.abs().max().item() == pytest.approx(bound, rel=0.001)
+    assert judge.weight.abs().max().item() <= bound * 1.0001
     assert not judge.bias.any()
+
+
+def test_normal_weights_have_a_spread_of_one_hundredth() -> None:
+    assert fresh(Linear(init="normal"), 4000, 50).get_parameter("judge.weight").std().item() == pytest.approx(
+        0.01, rel=0.01
+    )
+
+
+CLASSIC = (
+    "conv:filters=32,padding=valid,hidden=30+30,init=he_normal+he_uniform+glorot_normal+glorot_uniform,seed=0+32+33+3"
+)
+
+
+def weights_of(text: str, shape: tuple[int, ...] = (64, 7, 7), classes: int = 3) -> list[Tensor]:
+    return [tensor for tensor in fresh(designed(text), shape, classes).judge.parameters() if tensor.ndim > 1]
+
+
+def test_each_layer_of_the_classic_head_begins_as_its_own_initialiser_says() -> None:
+    conv, first, second, last = weights_of(CLASSIC)
+    flat = 32 * 2 * 2  # 7 x 7 without a border are 5 x 5, of each 2 x 2 the largest
+    assert [tuple(each.shape) for each in (conv, first, second, last)] == [
+        *((32, 64, 3, 3), (30, flat), (30, 30), (3, 30))
+    ]
+    assert conv.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    assert conv.abs().max().item() <= 2 * (2 / (64 * 9)) ** 0.5 / 0.8796
+    assert first.std().item() == pytest.approx((2 / flat) ** 0.5, rel=0.03)
+    assert 0.99 < first.abs().max().item() / (6 / flat) ** 0.5 <= 1
+    assert second.std().item() == pytest.approx((2 / 60) ** 0.5, rel=0.05)
+    assert second.abs().max().item() > 1.2 * (6 / 60) ** 0.5  # no uniform draw goes so far
+    assert 0.9 < last.abs().max().item() / (6 / 33) ** 0.5 <= 1
+    biases = [tensor for tensor in fresh(designed(CLASSIC), (64, 7, 7), 3).judge.parameters() if tensor.ndim == 1]
+    assert [len(each) for each in biases] == [32, 30, 30, 3]
+    assert not any(each.any() for each in biases)
+
+
+def test_a_glorot_convolution_counts_each_place_of_its_kernel() -> None:
+    conv = weights_of("conv:init=glorot_normal")[0]
+    assert conv.std().item() == pytest.approx((2 / (64 * 9 + 32 * 9)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2, 3])
+def test_a_layers_seed_changes_that_layer_alone(changed: int) -> None:
+    seeds = ["0", "32", "33", "3"]
+    seeds[changed] = "77"
+    others = weights_of(CLASSIC.replace("0+32+33+3", "+".join(seeds)))
+    same = [torch.equal(one, other) for one, other in zip(weights_of(CLASSIC), others, strict=True)]
+    assert same == [place != changed for place in range(4)]
+
+
+def test_one_seed_serves_all_layers_and_draws_other_numbers_for_each() -> None:
+    one, four = weights_of("conv:hidden=128+128,seed=5"), weights_of("conv:hidden=128+128,seed=5+5+5+5")
+    assert all(torch.equal(*pair) for pair in zip(one, four, strict=True))
+    _, first, second, _ = weights_of("conv:filters=32,padding=valid,hidden=128+128,seed=5")
+    assert first.shape == second.shape
+    assert not torch.allclose(first, second)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -165,6 +231,32 @@ def test_a_conv_head_is_the_classic_recipe() -> None:
     assert inner.shape == (2, 4 * 2 * 2)
     want = dense[2](functional.relu(dense[1](functional.relu(dense[0](inner)))))
     assert torch.allclose(head(maps.flatten(1)), want, atol=1e-6)
+
+
+def test_without_padding_the_convolution_sees_only_what_is_there() -> None:
+    head = fresh(designed("conv:filters=4,padding=valid,hidden=7"), (6, 7, 6), 3)
+    conv, *_, first, _, last = head.judge.children()
+    maps = torch.randn(2, 6, 7, 6)
+    windows = maps.unfold(2, 3, 1).unfold(3, 3, 1)  # [n, channels, 5, 4, 3, 3]
+    convolved = torch.einsum("nchwij,fcij->nfhw", windows, conv.get_parameter("weight")).relu()
+    pooled = convolved[:, :, :4].unflatten(2, (2, 2)).unflatten(4, (2, 2)).amax((3, 5))  # the fifth row is left over
+    want = last(first(pooled.flatten(1)).relu())
+    assert pooled.shape == (2, 4, 2, 2)
+    assert torch.allclose(head(maps.flatten(1)), want, atol=1e-6)
+
+
+def test_a_map_that_is_too_small_for_a_convolution_without_padding_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"needs a map of 3 x 3 or more\. This one is 2 x 5: choose padding=same"):
+        fresh(Conv(padding="valid"), (6, 2, 5), 3)
+    assert fresh(Conv(padding="valid"), (6, 3, 3), 3)(torch.randn(2, 54)).shape == (2, 3)
+
+
+def test_a_conv_head_that_was_saved_before_padding_could_be_chosen_is_as_it_was() -> None:
+    head = fresh(Conv(), MAP, 3)
+    old = Head({name: value for name, value in head.spec.items() if name != "padding"})
+    old.load_state_dict(head.state_dict())
+    features = torch.randn(2, 120)
+    assert torch.equal(old(features), head(features))
 
 
 def test_a_conv_head_takes_the_smallest_map() -> None:
@@ -216,9 +308,22 @@ def test_spatial_dropout_takes_whole_filters() -> None:
     [
         ("tree", "There is no head 'tree'. Choose one of: linear, mlp, conv"),
         ("linear:dropout=1", "'dropout' must be from 0 to below 1. Got 1.0"),
-        ("linear:init=ones", "'init' must be one of he, glorot, normal, zero. Got 'ones'"),
+        (
+            "linear:init=ones",
+            "'init' must be one of he_normal, he_uniform, glorot_normal, glorot_uniform, normal, zero. Got",
+        ),
         ("linear:seed=-1", "'seed' must be from 0 to 2\\^64 - 1. Got -1"),
-        ("mlp:init=zero", "'init' must be one of he, glorot, normal. Got 'zero'"),
+        ("mlp:init=zero", "'init' must be one of he_normal, .*, normal. Got 'zero'"),
+        ("mlp:init=he", "'init' must be one of he_normal, .*, normal. Got 'he'"),
+        ("mlp:seed=1+-2", "'seed' must be from 0 to 2\\^64 - 1. Got -2"),
+        ("mlp:seed=one", "'seed' must be from 0 to 2\\^64 - 1. Got one"),
+        ("mlp:init=he_normal+zero", "'init' must be one of he_normal, .*, normal. Got 'zero'"),
+        ("mlp:hidden=8,seed=1+2+3", "'seed' must be one value .* each of the 2 \\(8, classes\\).* Got 3: '1\\+2\\+3'"),
+        (
+            "conv:init=he_normal+he_uniform",
+            "'init' must be one value for all layers, or one for each of the 4 \\(conv, 30, 30, classes\\), joined by",
+        ),
+        ("conv:padding=full", "'padding' must be one of same, valid. Got 'full'"),
         ("mlp:activation=step", "'activation' must be one of relu, leaky-relu, tanh, sigmoid, gelu. Got 'step'"),
         ("mlp:hidden=256x128", "'hidden' must be widths of layers, such as 256 or 256\\+128. Got '256x128'"),
         ("mlp:hidden=256+0", "'hidden' must be widths"),

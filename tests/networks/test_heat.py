@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from graft.errors import UsageError
 from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Linear, Mlp, fresh
-from graft.networks.heat import GRID, heat
+from graft.networks.head import Conv, Head, Linear, Mlp, fresh
+from graft.networks.heat import COVERED, GRID, heat
 from graft.networks.network import Features, Network, heard
 from graft.networks.preprocess import Preprocess
 
@@ -121,3 +121,30 @@ def test_a_network_without_places_says_so(name: str) -> None:
     judge = network(name)
     with pytest.raises(UsageError, match="keeps no map of the picture"):
         heat(judge, pictures(judge.preprocess.size), [0, 1])
+
+
+class Corner(Network):
+    """Stands for a network with a forest: a step where one place of the image is bright."""
+
+    def __init__(self) -> None:
+        shape = {"trees": 1, "nodes": 1, "leaves": 1, "depth": 0, "several": False}
+        reads = probed(fresh_backbone("test_resnet"))
+        super().__init__(reads, Head({"kind": "forest", "width": 1, "classes": 3} | shape))
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = (images[:, :, 20:30, 50:60].float().mean((1, 2, 3)) > 100).float()  # row 2, column 5 of 7
+        return torch.stack([bright, 0 * bright, 0 * bright], dim=1)
+
+
+@pytest.mark.parametrize(("several", "fall"), [(True, 1.0), (False, 2 / 3)])
+def test_an_answer_in_steps_is_explained_by_what_covering_a_place_takes_from_it(several: bool, fall: float) -> None:
+    images = torch.full((2, 3, 70, 70), 10, dtype=torch.uint8)
+    images[0, :, 20:30, 50:60] = 250
+    found = heat(Corner(), images, [0, 0], several)
+    assert found.shape == (2, GRID, GRID)
+    times = GRID // COVERED
+    want = torch.zeros(GRID, GRID)
+    want[2 * times : 3 * times, 5 * times : 6 * times] = fall / times**2
+    torch.testing.assert_close(found[0], want)
+    assert not found[1].any()
+    assert images[0].max() == 250  # covering happens on copies

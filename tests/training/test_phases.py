@@ -115,7 +115,7 @@ WAYS = [
     ("tail:cut=head", ""),
     ("early-features:at=layer3,cut=layer2", "linear"),
     ("early-features:at=layer2,cut=0", "linear"),
-    ("early-features:at=layer2", "mlp:hidden=8,activation=gelu,init=glorot"),
+    ("early-features:at=layer2", "mlp:hidden=8,activation=gelu,init=glorot_uniform"),
     ("full", ""),
     ("full", "conv:filters=4,hidden=8,activation=gelu"),
     ("lora:rank=2,cut=layer2", ""),

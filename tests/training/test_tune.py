@@ -281,7 +281,14 @@ def test_a_conv_head_needs_a_map(material: Material, shaken: Any) -> None:
         ground_of(choices_of("full", head="conv"), backbone, material)
 
 
-@pytest.mark.parametrize("head", ["conv:filters=4,hidden=8", "mlp:hidden=8+8,activation=gelu,dropout=0.1", "linear"])
+def test_a_map_too_small_for_the_conv_head_is_refused_before_an_image_is_embedded(shaken: Any) -> None:
+    backbone = backbone_of("test_resnet", 64, shaken)  # its last map is 2 x 2
+    with pytest.raises(UsageError, match=r"needs a map of 3 x 3 or more\. This one is 2 x 2: choose padding=same"):
+        start.check(choices_of("tail:cut=head", head="conv:padding=valid"), backbone)
+    start.check(choices_of("tail:cut=head", head="conv:padding=same"), backbone)
+
+
+@pytest.mark.parametrize("head", ["conv:filters=4,hidden=8", "mlp:hidden=8+8,activation=gelu,seed=1+2+3", "linear"])
 @pytest.mark.parametrize(
     "strategy", ["tail:cut=0.6", "two-phase", "early-features:at=layer2", "early-features:at=layer2,cut=layer1"]
 )

@@ -81,6 +81,7 @@ def fit(
         with timed(times, "read pictures"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, watch=watch)
         choices.check_task(data.task)
+        choices.check_count(len(data))
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)
         with timed(times, "load network"):

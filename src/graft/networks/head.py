@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
+from graft.networks.forest import Forest
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 
@@ -23,13 +24,42 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "gelu": nn.GELU,
 }
+CUT_OFF = 0.87962566103423978  # standard deviation of a normal distribution that is cut off at 2 of its own
+
+
+def _truncated_normal(weight: Tensor, variance: float, generator: torch.Generator) -> None:
+    """As Keras draws: normal, nothing beyond two standard deviations, and of this variance after the cut."""
+    spread = math.sqrt(variance) / CUT_OFF
+    nn.init.trunc_normal_(weight, std=spread, a=-2 * spread, b=2 * spread, generator=generator)
+
+
+def _he_normal(weight: Tensor, generator: torch.Generator) -> None:
+    _truncated_normal(weight, 2 / _fans(weight)[0], generator)
+
+
+def _glorot_normal(weight: Tensor, generator: torch.Generator) -> None:
+    _truncated_normal(weight, 2 / sum(_fans(weight)), generator)
+
+
+def _fans(weight: Tensor) -> tuple[int, int]:
+    """(inputs, outputs) of a unit: of a convolution each counts once for every place of the kernel."""
+    places = weight[0, 0].numel()
+    return weight.shape[1] * places, weight.shape[0] * places
+
+
+# The first two are of He et al. 2015, for ReLU and its like; the next of Glorot and Bengio 2010, for tanh and sigmoid.
 INITIALISERS = {
-    "he": nn.init.kaiming_normal_,  # He et al. 2015, for ReLU and its like
-    "glorot": nn.init.xavier_uniform_,  # Glorot and Bengio 2010, for tanh and sigmoid
+    "he_normal": _he_normal,
+    "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "glorot_normal": _glorot_normal,
+    "glorot_uniform": nn.init.xavier_uniform_,
     "normal": partial(nn.init.normal_, std=0.01),
     "zero": lambda weight, generator: nn.init.zeros_(weight),
 }
-BEFORE = {"activation": "relu", "dropout": 0.0}  # what the specs of linear and mlp heads once left unsaid
+PADDINGS = {"same": 1, "valid": 0}  # rows of zeros around a map before its 3 x 3 convolution
+KERNEL = 3
+STREAM = 0x9E3779B97F4A7C15  # odd: layers of one seed and one shape must not begin with the same numbers
+BEFORE = {"activation": "relu", "dropout": 0.0, "padding": "same"}  # what the specs of heads once left unsaid
 
 
 @dataclass(frozen=True)
@@ -52,44 +82,46 @@ class Linear:
 
 @dataclass(frozen=True)
 class Mlp:
-    """Hidden layers of the widths `hidden` (256+128), each followed by the activation and dropout."""
+    """Hidden layers of the widths `hidden` (256+128), each followed by the activation and dropout.
+
+    `init` and `seed` are one value for all layers, or one for each, joined by +; the layer of the classes is the last.
+    """
 
     hidden: str = "256"
     activation: str = "relu"
     dropout: float = 0.0
-    init: str = "he"
-    seed: int = 0
+    init: str = "he_normal"
+    seed: int | str = 0
 
     def __post_init__(self) -> None:
-        _widths(self.hidden)
         _check_share("dropout", self.dropout)
-        _check_layers(self.activation, self.init)
-        _check_seed(self.seed)
+        _check_layers(self.activation, self.init, self.seed, [*map(str, _widths(self.hidden)), "classes"])
 
 
 @dataclass(frozen=True)
 class Conv:
     """The classic head on a feature map: 3 x 3 convolution, activation, largest of each 2 x 2, then as `Mlp`.
 
-    `spatial_dropout` takes whole filters away before the pooling.
+    With `padding` 'same' the convolution keeps the size of the map, with 'valid' it loses a row on each side.
+    `spatial_dropout` takes whole filters away before the pooling. Of `init` and `seed` the first is the convolution's.
     """
 
     filters: int = 32
+    padding: str = "same"
     hidden: str = "30+30"
     activation: str = "relu"
     spatial_dropout: float = 0.0
     dropout: float = 0.0
-    init: str = "he"
-    seed: int = 0
+    init: str = "he_normal"
+    seed: int | str = 0
 
     def __post_init__(self) -> None:
         if self.filters < 1:
             raise UsageError(f"'filters' must be at least 1. Got {self.filters}.")
-        _widths(self.hidden)
+        _check_choice("padding", self.padding, PADDINGS)
         _check_share("spatial_dropout", self.spatial_dropout)
         _check_share("dropout", self.dropout)
-        _check_layers(self.activation, self.init)
-        _check_seed(self.seed)
+        _check_layers(self.activation, self.init, self.seed, ["conv", *map(str, _widths(self.hidden)), "classes"])
 
 
 Design = Linear | Mlp | Conv
@@ -99,17 +131,19 @@ HEADS: dict[str, type[Any]] = {"linear": Linear, "mlp": Mlp, "conv": Conv}
 def fresh(design: Design, shape: Shape, classes: int) -> Head:
     """An untrained head of this design for features of this width, or maps of this shape. Draws no number of torch's.
 
-    Raises UsageError for a conv head without a map.
+    Each layer's weights depend on its own seed, initialiser and place alone; biases begin at zero.
+    Raises UsageError for a conv head without a map, or with one that is too small.
     """
     width = shape if isinstance(shape, int) else math.prod(shape)
     with torch.random.fork_rng(devices=[]):  # torch fills new layers with numbers of its own first
         head = Head(_spec(design, shape) | {"width": width, "classes": classes})
-    generator = torch.Generator().manual_seed(design.seed)
-    for tensor in head.judge.parameters():
-        if tensor.ndim > 1:
-            INITIALISERS[design.init](tensor, generator=generator)
-        else:
-            nn.init.zeros_(tensor)
+    weights = [tensor for tensor in head.judge.parameters() if tensor.ndim > 1]
+    inits, seeds = _each(design.init, len(weights)), _each(str(design.seed), len(weights))
+    for place, (weight, init, seed) in enumerate(zip(weights, inits, seeds, strict=True)):
+        generator = torch.Generator().manual_seed((int(seed) + place * STREAM) % 2**64)
+        INITIALISERS[init](weight, generator=generator)
+    for bias in (tensor for tensor in head.judge.parameters() if tensor.ndim == 1):
+        nn.init.zeros_(bias)
     return head
 
 
@@ -140,11 +174,13 @@ class NearestNeighbours(nn.Module):
 class Head(nn.Module):
     """Standardise features [n, d], then judge them: logits [n, classes].
 
-    A conv head takes maps [n, c, h, w] flattened to [n, c*h*w], and standardises each channel as one.
+    A conv head takes maps [n, c, h, w] flattened to [n, c*h*w], and standardises each channel as one. With `pca` in the
+    spec what is judged are the standardised features along so many axes [pca, d].
     """
 
     mean: Tensor
     scale: Tensor
+    axes: Tensor
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
@@ -155,12 +191,16 @@ class Head(nn.Module):
         alike = (self.map[0], 1, 1) if self.map else (spec["width"],)
         self.register_buffer("mean", torch.zeros(alike))
         self.register_buffer("scale", torch.ones(alike))
+        self.reduced = "pca" in spec
+        if self.reduced:
+            self.register_buffer("axes", torch.zeros(spec["pca"], spec["width"]))
         self.dropout = nn.Dropout((BEFORE | spec)["dropout"] if spec["kind"] == "linear" else 0.0)
         self.judge = _judge(BEFORE | spec)
 
     def forward(self, features: Tensor) -> Tensor:
         laid_out = features.unflatten(1, self.map) if self.map else features
-        return self.judge(self.dropout((laid_out - self.mean) * self.scale))
+        standardised = self.dropout((laid_out - self.mean) * self.scale)
+        return self.judge(standardised @ self.axes.T if self.reduced else standardised)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
@@ -189,8 +229,10 @@ class Head(nn.Module):
 
 
 def _judge(spec: dict[str, Any]) -> nn.Module:
-    """The spec's `kind` decides: linear, mlp (`hidden`), conv (`shape`, `filters`) or knn (`stored`, `neighbours`)."""
-    width, classes = spec["width"], spec["classes"]
+    """The spec's `kind` decides: linear, mlp (`hidden`), conv (`shape`, `filters`), knn (`stored`, `neighbours`) or
+    forest (`trees`, `nodes`, `leaves`, `depth`, `several`).
+    """
+    width, classes = spec.get("pca", spec["width"]), spec["classes"]
     if spec["kind"] == "linear":
         return nn.Linear(width, classes)
     if spec["kind"] == "mlp":
@@ -199,7 +241,9 @@ def _judge(spec: dict[str, Any]) -> nn.Module:
         return _convolved(spec)
     if spec["kind"] == "knn":
         return NearestNeighbours(spec["stored"], width, classes, spec["neighbours"])
-    raise ValueError(f"There is no head of kind {spec['kind']!r}; there are linear, mlp, conv and knn.")
+    if spec["kind"] == "forest":
+        return Forest(spec["trees"], spec["nodes"], spec["leaves"], spec["depth"], classes, spec["several"])
+    raise ValueError(f"There is no head of kind {spec['kind']!r}; there are linear, mlp, conv, knn and forest.")
 
 
 def _dense(widths: Sequence[int], spec: dict[str, Any]) -> nn.Sequential:
@@ -212,10 +256,12 @@ def _dense(widths: Sequence[int], spec: dict[str, Any]) -> nn.Sequential:
 
 def _convolved(spec: dict[str, Any]) -> nn.Sequential:
     channels, height, width = spec["shape"]
+    border = PADDINGS[spec["padding"]]
+    height, width = height + 2 * border - KERNEL + 1, width + 2 * border - KERNEL + 1
     pool = min(2, height), min(2, width)  # a map of 1 x 1 has nothing to choose from
     flat = spec["filters"] * (height // pool[0]) * (width // pool[1])
     return nn.Sequential(
-        nn.Conv2d(channels, spec["filters"], 3, padding=1),
+        nn.Conv2d(channels, spec["filters"], KERNEL, padding=border),
         _activated(spec, nn.Dropout2d(spec["spatial_dropout"])),
         nn.MaxPool2d(pool),
         nn.Flatten(),
@@ -238,7 +284,14 @@ def _spec(design: Design, shape: Shape) -> dict[str, Any]:
         return {"kind": "mlp"} | hidden
     if isinstance(shape, int) or len(shape) != 3:
         raise UsageError(f"A conv head needs a feature map [channels, height, width]. Got features of shape {shape}.")
-    own = {"shape": list(shape), "filters": design.filters, "spatial_dropout": design.spatial_dropout}
+    if min(shape[1:]) + 2 * PADDINGS[design.padding] < KERNEL:
+        raise UsageError(
+            f"A {KERNEL} x {KERNEL} convolution with padding=valid needs a map of {KERNEL} x {KERNEL} or more. This "
+            f"one is {shape[1]} x {shape[2]}: choose padding=same, or an earlier stage, whose map is larger, with "
+            "--strategy early-features:at=0.5."
+        )
+    own = {"shape": list(shape), "filters": design.filters, "padding": design.padding}
+    own |= {"spatial_dropout": design.spatial_dropout}
     return {"kind": "conv"} | own | hidden
 
 
@@ -260,12 +313,28 @@ def _check_choice(name: str, value: str, legal: Sequence[str] | dict[str, Any]) 
         raise UsageError(f"{name!r} must be one of {', '.join(legal)}. Got {value!r}.")
 
 
-def _check_layers(activation: str, init: str) -> None:
+def _check_layers(activation: str, init: str, seed: int | str, layers: Sequence[str]) -> None:
     _check_choice("activation", activation, ACTIVATIONS)
-    # From zero the hidden layers would have no gradient: only a linear head can start there.
-    _check_choice("init", init, [name for name in INITIALISERS if name != "zero"])
+    for name, text in (("init", init), ("seed", str(seed))):
+        if (count := text.count("+") + 1) not in (1, len(layers)):
+            raise UsageError(
+                f"{name!r} must be one value for all layers, or one for each of the {len(layers)} "
+                f"({', '.join(layers)}), joined by +. Got {count}: {text!r}."
+            )
+    for each in init.split("+"):
+        # From zero the hidden layers would have no gradient: only a linear head can start there.
+        _check_choice("init", each, [name for name in INITIALISERS if name != "zero"])
+    for each in str(seed).split("+"):
+        _check_seed(each)
 
 
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"'seed' must be from 0 to 2^64 - 1. Got {seed}.")
+def _each(text: str, count: int) -> list[str]:
+    """The value of each layer: one serves all."""
+    parts = text.split("+")
+    return parts * count if len(parts) == 1 else parts
+
+
+def _check_seed(seed: int | str) -> None:
+    text = str(seed)
+    if not (text.isascii() and text.isdecimal() and int(text) < 2**64):
+        raise UsageError(f"'seed' must be from 0 to 2^64 - 1. Got {text}.")

@@ -16,6 +16,9 @@ from graft.networks.chain import blocks
 from graft.networks.network import Features, Network, channels_last, heard
 
 GRID = 14  # places along a side; a network's last map has 7 or 14
+COVERED = 7  # places along a side that are covered one by one, where a head has no gradient; divides GRID
+STEPS = ("forest",)  # heads whose answers go in steps
+AT_ONCE = 8  # images
 
 
 def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool = False) -> Tensor:
@@ -25,10 +28,13 @@ def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool
     reads, each on its own way to the head; added up. Above 0 a place speaks for the class, below against it. What is
     explained is the class's logit above the mean of all logits, as only differences count in a softmax; with
     `several` labels a picture, the logit itself. Of a linear head on averages over space the places add up to exactly
-    that, but for the bias.
+    that, but for the bias. A forest answers in steps, without a gradient: there it is by how much that logit falls
+    when a place is covered.
 
     Raises UsageError for a network that keeps no map of places, as one that reads pictures row by row.
     """
+    if network.head.spec["kind"] in STEPS:
+        return covered(network, images, classes, several)
     features = network.features
     names = list(blocks(features.backbone))
     with torch.enable_grad(), _graph(features), heard(features.backbone, [*features.layers, *names]) as outputs:
@@ -41,6 +47,29 @@ def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool
         ways = zip(parts, slopes, ends, strict=True)
         maps = [_way(features, part, slope, [outputs[name] for name in order[:end]]) for part, slope, end in ways]
     return torch.stack([_on_grid(places) for places in maps]).sum(0).detach()
+
+
+@torch.no_grad()
+def covered(network: Network, images: Tensor, classes: Sequence[int], several: bool = False) -> Tensor:
+    """By how much the same logit falls when a place is covered with the image's mean colour: [n, GRID, GRID].
+
+    Occlusion (Zeiler and Fergus 2014), on COVERED x COVERED places; it asks for nothing but the network's answers.
+    """
+    size = images.shape[-1]
+    edges = [round(size * at / COVERED) for at in range(COVERED + 1)]
+    found = []
+    for image, own in zip(images, classes, strict=True):
+        changed = image.repeat(COVERED**2 + 1, 1, 1, 1)
+        mean = image.float().mean((1, 2)).round().to(torch.uint8)[:, None, None]
+        for place in range(COVERED**2):
+            row, column = divmod(place, COVERED)
+            changed[place, :, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = mean
+        logits = torch.cat([network(batch) for batch in changed.split(AT_ONCE)])
+        said = logits[:, own] if several else logits[:, own] - logits.mean(1)
+        found.append((said[-1] - said[:-1]).unflatten(0, (COVERED, COVERED)))
+    return (
+        functional.interpolate(torch.stack(found)[:, None], (GRID, GRID), mode="nearest")[:, 0] / (GRID / COVERED) ** 2
+    )
 
 
 def _way(features: Features, part: Tensor, slope: Tensor, outputs: Sequence[Any]) -> Tensor:

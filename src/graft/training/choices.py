@@ -86,6 +86,8 @@ class Choices:
             raise UsageError("'cut' of early-features is for a head that is trained: add --head linear, for instance.")
         if self.head and plan.solver != "auto":
             raise UsageError("'solver' of early-features is for a head that is solved: leave --head out.")
+        if self.head and plan.pca:
+            raise UsageError("'pca' of early-features is for a head that is solved: leave --head out.")
 
     def _check_recipe(self, settings: Recipe) -> None:
         Augment.parse(settings.augment)
@@ -117,6 +119,18 @@ class Choices:
         if self.settings:
             loss_of(self.settings, "multilabel" if several else "multiclass")
             metrics.check(self.settings.metric, task)
+
+    def check_count(self, images: int) -> None:
+        """Raises UsageError for more principal components than so many images can have."""
+        if self.pca and self.pca >= images:
+            raise UsageError(
+                f"pca={self.pca} needs more than {self.pca:,} training images. There are {images:,} in all."
+            )
+
+    @property
+    def pca(self) -> int:
+        """How many principal components of the features the head reads; 0: the features as they are."""
+        return self.plan.pca if isinstance(self.plan, Probe | EarlyFeatures) else 0
 
     @property
     def trains(self) -> bool:

@@ -58,14 +58,14 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
         plan = plan if isinstance(plan, Probe) else Probe()
         head, read = plan.head, plan.layers
     material = embedded_by(frozen, material, plan.views, choices.seed, watch)
-    chosen = choose(head, read, material.problems(frozen.widths, plan.views))
+    chosen = choose(head, read, material.problems(frozen.widths, plan.views), plan.pca)
     return Trained(
         network=Network(read_by(frozen, chosen), chosen.solution.head).eval(),
         material=material,
         logits=chosen.solution.logits[:: plan.views],  # view 0 is what a prediction sees
         labels=material.data.labels[material.train],
         rows=material.train,
-        record=record(chosen, frozen),
+        record=record(chosen, frozen, plan.pca),
         solved={"solver": chosen.solution.name, "strength": chosen.solution.strength},
         columns=chosen.columns,
     ).centred()
@@ -100,7 +100,7 @@ def read_from(features: Features) -> list[str]:
     return [*features.layers, *(["last"] if features.top else [])]
 
 
-def record(chosen: Chosen, frozen: Features) -> dict[str, Any]:
+def record(chosen: Chosen, frozen: Features, pca: int = 0) -> dict[str, Any]:
     """What was chosen, and what else was tried."""
     return {
         "layers": read_from(read_by(frozen, chosen)),
@@ -108,6 +108,7 @@ def record(chosen: Chosen, frozen: Features) -> dict[str, Any]:
             "name": chosen.solution.name,
             "strength": chosen.solution.strength,
             "layers": chosen.layers,
+            "pca": pca,
             "tried": chosen.tried,
         },
         **chosen.figures,

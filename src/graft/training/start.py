@@ -26,7 +26,7 @@ from graft.training.material import Material
 from graft.training.phases import Ground, changeable, epochs_of, opened
 from graft.training.probe import embedded_by, read_by
 from graft.training.recipe import Recipe
-from graft.training.strategies import EarlyFeatures, Lora
+from graft.training.strategies import EarlyFeatures, Lora, Probe
 
 SAMPLE = 64  # pictures whose features a new head is standardised by
 
@@ -43,7 +43,19 @@ def check(choices: Choices, backbone: Backbone) -> None:
         for phase in phases:
             opened(network, backbone, phase)
     elif isinstance(plan, EarlyFeatures):
-        early(plan.at, backbone, chain)
+        _check_pca(plan.pca, early(plan.at, backbone, chain), "all")
+    elif isinstance(plan, Probe):
+        _check_pca(plan.pca, Features(backbone.module, backbone.preprocess, layers(chain)), plan.layers)
+
+
+def _check_pca(pca: int, features: Features, read: str) -> None:
+    """Raises UsageError for more principal components than the narrowest of what is tried has features."""
+    if not pca:
+        return
+    width = features.width if read == "all" else features.widths[-1]
+    if pca > width:
+        which = "these layers together give" if read == "all" else "the last layer gives"
+        raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {pca}.")
 
 
 def ground(choices: Choices, backbone: Backbone, material: Material, watch: Watch, all_of_them: bool = False) -> Ground:

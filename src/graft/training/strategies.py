@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from graft.errors import UsageError
+from graft.training.heads import pca
 from graft.training.heads.choose import check
 from graft.training.recipe import Recipe
 
@@ -57,15 +58,17 @@ class Probe:
     """The whole backbone stays frozen; a head is solved on its features.
 
     `head` and `layers` are chosen by out-of-fold evidence unless named; `views` adds a mirrored view and random crops
-    of each training picture.
+    of each training picture. With `pca` the head reads so many principal components of the features.
     """
 
     head: str = "auto"
     layers: str = "auto"
     views: int = 1
+    pca: int = 0
 
     def __post_init__(self) -> None:
         _check_views(self.views, 1)
+        pca.check(self.pca)
         check(self.head, self.layers)  # now, and not after minutes of embedding
 
 
@@ -74,18 +77,21 @@ class EarlyFeatures:
     """A head on what an earlier stage says, or several stages at once ('blocks.2+blocks.4'); the rest is left out.
 
     `at` names stages, indices or shares of the chain. `solver` is the probe's head; where a head to train is named
-    instead, it takes the place of everything after that stage, and `cut` says from which stage on training goes.
+    instead, it takes the place of everything after that stage, and `cut` says from which stage on training goes. `pca`
+    is for a head that is solved, as in the probe.
     """
 
     at: str = "0.5"
     solver: str = "auto"
     views: int = 1
     cut: str = "head"
+    pca: int = 0
     recipe: ClassVar[Recipe] = Recipe(epochs=20, rate=1e-3)
     start: ClassVar[Start] = "fresh"
 
     def __post_init__(self) -> None:
         _check_views(self.views, 1)
+        pca.check(self.pca)
         check(self.solver, "auto")
 
     def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:

@@ -59,7 +59,7 @@ def test_a_named_head_on_named_layers_is_that_and_nothing_else(head: str) -> Non
 
 
 def test_names_that_do_not_exist_are_answered_with_those_that_do() -> None:
-    with pytest.raises(UsageError, match=r"no head 'tree'\. There are auto, ridge, logistic, svm, lda, ncm, knn, mlp"):
+    with pytest.raises(UsageError, match=r"no head 'tree'\. There are auto, ridge, .*, mlp, forest"):
         choose.choose("tree", "auto", problems(0))
     with pytest.raises(UsageError, match=r"Layers are auto, last, all\. Got 'first'"):
         choose.choose("auto", "first", problems(0))

@@ -19,9 +19,14 @@ from graft.training.heads import classical, logistic
 from graft.training.heads.problem import Problem, Solution, standardised
 
 COUNT = 60
-ONE_STRENGTH = {"logistic": 0.1, "svm": 0.1, "lda": 0.0, "ncm": 0.0, "knn": 5, "mlp": 0.1}
+ONE_STRENGTH = {"logistic": 0.1, "svm": 0.1, "lda": 0.0, "ncm": 0.0, "knn": 5, "mlp": 0.1, "forest": 1}
 HEADS = ("logistic", *classical.NAMES)
 each_head = pytest.mark.parametrize("name", HEADS)
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classical, "TREES", 20)
 
 
 def problem_of(apart: float = 2.0, classes: int = 3, width: int = 10, count: int = COUNT, seed: int = 0) -> Problem:

@@ -22,9 +22,14 @@ from graft.training.heads import choose, classical, logistic, ridge
 from graft.training.heads.problem import Problem, Solution, standardised
 
 COUNT = 60
-ONE_STRENGTH = {"ridge": 0.1, "logistic": 0.1, "svm": 0.1, "lda": 0.0, "ncm": 0.0, "mlp": 0.1}
+ONE_STRENGTH = {"ridge": 0.1, "logistic": 0.1, "svm": 0.1, "lda": 0.0, "ncm": 0.0, "mlp": 0.1, "forest": 1}
 HEADS = tuple(ONE_STRENGTH)
 each_head = pytest.mark.parametrize("name", HEADS)
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classical, "TREES", 20)
 
 
 def problem_of(apart: float = 2.0, classes: int = 3, width: int = 12, seed: int = 0) -> Problem:
@@ -71,7 +76,8 @@ def test_labels_that_show_are_found(name: str, classes: int, width: int) -> None
     assert figures["out_of_fold_accuracy"] == ((solved.logits > 0) == problem.labels).mean() > 0.9
     assert figures["out_of_fold_loss"] == solved.loss < 0.3
     own = said(solved, problem)
-    assert np.array_equal(own > 0, problem.labels > 0)
+    least = 0.97 if name == "forest" else 1  # not every tree has seen every picture
+    assert ((own > 0) == problem.labels).mean() >= least
     assert own.std(axis=0).min() > 0.1
 
 
@@ -175,7 +181,7 @@ def test_choosing_passes_several_labels_through_and_names_what_it_compared() -> 
 
 def test_a_head_that_takes_one_label_says_which_take_several() -> None:
     with pytest.raises(
-        UsageError, match=r"'knn' takes one label .*taken by auto, ridge, logistic, svm, lda, ncm, mlp\."
+        UsageError, match=r"'knn' takes one label .*taken by auto, ridge, logistic, svm, lda, ncm, mlp, forest\."
     ):
         choose.choose("knn", "last", {"last": problem_of(), "all": problem_of()})
     choose.check("knn", "last")

@@ -132,8 +132,8 @@ def choices(classifier: Classifier) -> tuple[Choices, Choices]:
     chosen = Choices.of(card.choices)
     plan, solver = chosen.plan, card.head["solver"]
     if isinstance(plan, EarlyFeatures):
-        text = f"early-features:at={plan.at},solver={solver},views={plan.views}"
+        text = f"early-features:at={plan.at},solver={solver},views={plan.views},pca={plan.pca}"
     else:
         views = plan.views if isinstance(plan, Probe) else 1
-        text = f"probe:head={solver},layers={'all' if card.layers else 'last'},views={views}"
+        text = f"probe:head={solver},layers={'all' if card.layers else 'last'},views={views},pca={chosen.pca}"
     return chosen, Choices(strategy=text, backbone=chosen.backbone, seed=chosen.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from graft.errors import DataError, UsageError
 from graft.training.heads import logistic, ridge
+from graft.training.heads.pca import reduced, whole
 from graft.training.heads.problem import Problem, Solution
 
-NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp")
+NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp", "forest")
 ONE_LABEL = ("knn",)  # heads that count votes for one class of each picture
 LAYERS = ("auto", "last", "all")
 REFINED = 1e8  # 'auto' tries logistic regression too up to so many products per step: about 10 s on two cores
@@ -44,23 +45,30 @@ class Chosen:
         return self.solution.figures(self.problem.labels)
 
 
-def choose(head: str, layers: str, problems: Mapping[str, Problem]) -> Chosen:
+def choose(head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0) -> Chosen:
     """Solve the asked head on the asked layers; with 'auto', let the lowest out-of-fold log-loss decide.
 
-    Ridge decides between the layers, as it takes the shortest; on these, logistic regression may then do better.
-    Raises UsageError for an unknown name and DataError where the features exceed what the head can hold in memory.
+    Ridge decides between the layers, as it takes the shortest; on these, logistic regression may then do better. With
+    `pca` every head is solved along so many axes of each choice of layers.
+    Raises UsageError for an unknown name and DataError where the features exceed what the head can hold in memory, or
+    have fewer axes.
     """
     check(head, layers, several=any(problem.several for problem in problems.values()))
-    if head not in ("auto", "ridge") and not all(problem.fits_in_memory for problem in problems.values()):
-        raise DataError(f"The head {head!r} needs all features in memory, and there are too many. Use head=ridge.")
     wanted = problems if layers == "auto" else {layers: problems[layers]}
+    smaller = {name: reduced(problem, pca) if pca else (problem, None) for name, problem in wanted.items()}
+    if head not in ("auto", "ridge") and not all(small.fits_in_memory for small, _ in smaller.values()):
+        hint = "Use head=ridge, or keep fewer features with pca=64, for instance."
+        raise DataError(f"The head {head!r} needs all features in memory, and there are too many. {hint}")
     first = "ridge" if head == "auto" else head
-    found = [(name, _solve(first, problem)) for name, problem in wanted.items()]
+    found = [(name, _solve(first, small)) for name, (small, _) in smaller.items()]
     name, best = min(found, key=lambda entry: entry[1].loss)
-    if head == "auto" and _cost(problems[name]) <= REFINED:
-        found.append((name, _solve("logistic", problems[name])))
+    if head == "auto" and _cost(smaller[name][0]) <= REFINED:
+        found.append((name, _solve("logistic", smaller[name][0])))
         name, best = min(found, key=lambda entry: entry[1].loss)
     tried = [_line(layer, solution, problems[layer]) for layer, solution in found]
+    axes = smaller[name][1]
+    if axes is not None:
+        best = replace(best, head=whole(best.head, axes, problems[name]))
     return Chosen(best, name, problems[name], tried)
 
 

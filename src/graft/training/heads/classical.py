@@ -1,8 +1,8 @@
-"""The other heads, mostly by scikit-learn: SVM, LDA, nearest mean, nearest neighbours, and a small MLP.
+"""The other heads, mostly by scikit-learn: SVM, LDA, nearest mean and neighbours, a small MLP, a random forest.
 
 All go the same way: for each strength, fit on all folds but one and answer for that one; keep the strength whose
 answers have the lowest calibrated log-loss; fit on everything; turn the result into a torch head. Several labels are
-learned each against the rest, or by an MLP all at once.
+learned each against the rest, or by an MLP or a forest all at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.covariance import OAS
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestCentroid
 from sklearn.neural_network import MLPClassifier
@@ -24,6 +25,8 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from graft.model.calibrate import temperature
+from graft.networks.engine import cores
+from graft.networks.forest import FAR
 from graft.networks.head import Head
 from graft.training.heads.compact import compact, expand
 from graft.training.heads.problem import Problem, Solution
@@ -31,6 +34,7 @@ from graft.training.heads.ridge import linear_head, standardising
 
 PATIENCE = 2  # strengths without a gain before the path is given up
 HIDDEN = (256,)
+TREES, LEAVES, DEPTH = 100, 256, 12  # of a forest: the largest holds 25,600 leaves with a number for each class
 LOOSE_BIAS = 10  # of an SVM against the rest: it must reach what most pictures say, and liblinear shrinks it
 
 Fitted = Any  # a fitted scikit-learn estimator
@@ -105,6 +109,47 @@ def _neighbours(problem: Problem, fitted: _Neighbours) -> Head:
     return standardising(head, problem)
 
 
+def _forest(problem: Problem, fitted: RandomForestClassifier) -> Head:
+    """All trees in one row of nodes, the leaves first."""
+    trees = [tree.tree_ for tree in fitted.estimators_]
+    first = np.cumsum([0, *(tree.node_count for tree in trees)])
+    left = np.concatenate([tree.children_left + at for tree, at in zip(trees, first[:-1], strict=True)])
+    right = np.concatenate([tree.children_right + at for tree, at in zip(trees, first[:-1], strict=True)])
+    leaf = np.concatenate([tree.children_left for tree in trees]) < 0
+    order = np.argsort(~leaf, kind="stable")
+    place = np.argsort(order)  # of each node in the new row
+    itself = np.arange(len(leaf))
+    tensors = {
+        "roots": place[first[:-1]],
+        "features": np.where(leaf, 0, np.concatenate([tree.feature for tree in trees]))[order],
+        "thresholds": np.where(leaf, FAR, _below(np.concatenate([tree.threshold for tree in trees])))[order],
+        "sides": place[np.stack([np.where(leaf, itself, left), np.where(leaf, itself, right)], axis=1)][order],
+        "leaves": np.concatenate([_shares(problem, fitted, tree.value) for tree in trees])[order[: leaf.sum()]],
+    }
+    size = {"trees": len(trees), "nodes": len(leaf), "leaves": int(leaf.sum())}
+    size |= {"depth": max(tree.max_depth for tree in trees), "several": problem.several}
+    head = Head({"kind": "forest", "width": problem.width, "classes": problem.classes} | size)
+    kinds = {name: tensor.dtype for name, tensor in head.judge.state_dict().items()}
+    head.judge.load_state_dict({name: torch.as_tensor(each).to(kinds[name]) for name, each in tensors.items()})
+    return standardising(head, problem)
+
+
+def _shares(problem: Problem, fitted: RandomForestClassifier, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each node [nodes, outputs, classes] says of each class or label [nodes, classes], as scikit-learn has it."""
+    shares = counts / counts.sum(axis=2, keepdims=True)
+    if not problem.several:
+        return shares[:, 0]
+    known = [fitted.classes_] if fitted.n_outputs_ == 1 else fitted.classes_  # 0 and 1, or only one of them
+    there = [shares[:, at, : len(own)][:, own == 1].sum(axis=1) for at, own in enumerate(known)]
+    return np.stack(there, axis=1)
+
+
+def _below(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The largest float32 at most so large: a float32 is above it just where it is above the threshold."""
+    near = thresholds.astype(np.float32)
+    return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
+
+
 _METHODS = {
     "svm": _Method(
         np.logspace(0, -3, 4).tolist(),
@@ -119,10 +164,23 @@ _METHODS = {
         lambda strength, _count: MLPClassifier(HIDDEN, alpha=strength, max_iter=60, random_state=0),
         _mlp,
     ),
+    "forest": _Method(
+        [8, 3, 1],  # images that a leaf must hold
+        lambda strength, _count: RandomForestClassifier(
+            TREES,
+            min_samples_leaf=int(strength),
+            max_leaf_nodes=LEAVES,
+            max_depth=DEPTH,
+            random_state=0,
+            n_jobs=cores(),
+        ),
+        _forest,
+    ),
 }
 
 NAMES = tuple(_METHODS)
-TOGETHER = ("mlp",)  # learns several labels at once; the others learn each against the rest
+TOGETHER = ("mlp", "forest")  # learn several labels at once; the others learn each against the rest
+UNTURNED = ("forest",)  # asks for one feature at a time, so that a rotation is another problem
 
 
 @dataclass(frozen=True)
@@ -166,12 +224,13 @@ def _against_the_rest(
 
 def solve(name: str, problem: Problem) -> Solution:
     """The head of this name with the strength that its out-of-fold answers speak for."""
-    small, axes = compact(problem)
+    small, axes = (problem, None) if name in UNTURNED else compact(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a path's rough start need not converge to be of use
         strength, logits, loss = _path(name, small)
         fitted = _fitted(name, small, np.ones(len(small), bool), strength)
-    return Solution(name, float(strength), expand(_head(name, small, fitted), axes, problem), logits, loss)
+    head = _head(name, small, fitted)
+    return Solution(name, float(strength), head if axes is None else expand(head, axes, problem), logits, loss)
 
 
 def _head(name: str, problem: Problem, fitted: Fitted) -> Head:
