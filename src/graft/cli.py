@@ -15,6 +15,7 @@ import typer
 from graft import changing, deploy, gathering, judging, show
 from graft.terminal import (
     DEFAULT,
+    Against,
     AsJson,
     Backbone,
     Boxes,
@@ -64,6 +65,7 @@ def fit(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist, or be empty.")
     ],
+    against: Against = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", "-s", help=f"How to transfer: {NAMES}; options as in tail:cut=0.5.")
     ] = None,
@@ -101,6 +103,7 @@ def fit(
         classifier = job(
             photos,
             output,
+            against=against,
             strategy=strategy,
             head=head,
             recipe=recipe,

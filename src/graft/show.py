@@ -49,7 +49,7 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
 
 def _found(source: Path, example: str) -> Path:
     """Where a picture lies; of one that is no file by itself (a member, a box, a row) any other may stand for it."""
-    folders = (source, source.parent, source / "images", source.parent / "images")
+    folders = (source, *source.parents, source / "images", source.parent / "images")
     return next((folder / example for folder in folders if (folder / example).is_file()), Path("photo.jpg"))
 
 
@@ -161,7 +161,7 @@ def collected(report: Mapping[str, Any]) -> None:
         print(f"\nNext:  graft check {folder}\n       graft fit {folder} -o model/")
 
 
-def checked(report: Mapping[str, Any], photos: Path) -> None:
+def checked(report: Mapping[str, Any], photos: Path, against: str | None = None) -> None:
     """The closing summary of `graft check`."""
     usable = f"{report['usable']:,} of " if report["usable"] < report["pictures"] else ""
     print(f"{usable}{report['pictures']:,} pictures of {len(report['classes'])} classes in {photos}\n")
@@ -182,12 +182,12 @@ def checked(report: Mapping[str, Any], photos: Path) -> None:
         print(f"  shown in     {report['page']}")
     if "list" in report:
         print(f"  cleaned list {report['list']['file']}, {report['list']['pictures']:,} pictures; nothing was moved")
-    print(f"\nNext:  {_next(report, photos)}")
+    print(f"\nNext:  {_next(report, photos, against)}")
 
 
-def _next(report: Mapping[str, Any], photos: Path) -> str:
+def _next(report: Mapping[str, Any], photos: Path, against: str | None) -> str:
     """What to do after a check: look, then leave out, then train."""
-    folder = quote(str(photos))
+    folder = quote(str(photos)) + (f" --against {quote(against)}" if against else "")
     if "list" in report:
         return f"graft fit {quote(report['list']['file'])} -o model/"
     if "page" not in report and any(finding["cases"] for finding in report["findings"]):
