@@ -81,7 +81,7 @@ def fit(
     with storage.claimed(place, force=force) if place else nullcontext():
         with timed(times, "read pictures"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
-        choices.check_task(data.task)
+        choices.check_data(data)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)
         with timed(times, "load network"):
