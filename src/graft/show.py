@@ -139,6 +139,13 @@ def embedded(table: Mapping[str, Any], output: Path) -> None:
     _listed("left out", [f"{name}: {reason}" for name, reason in table["faults"].items()])
 
 
+def mapped(written: Mapping[str, Any], output: Path) -> None:
+    """What `graft embed --maps` made."""
+    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in written["shapes"].items())
+    print(f"{written['images']:,} images x {shapes} written to {output}")
+    _listed("left out", [f"{name}: {reason}" for name, reason in written["faults"].items()])
+
+
 def collected(report: Mapping[str, Any]) -> None:
     """The closing summary of `graft collect`."""
     classes = report["classes"]
@@ -210,6 +217,8 @@ def listed(networks: Sequence[Mapping[str, Any]]) -> None:
         cost = (f"{each['gmac']:.2f}" if each["gmac"] >= 0.01 else f"{each['gmac']:.1g}") if each["gmac"] else "-"
         place = f"{each['weights']:<9} {each['licence']}"
         print(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
+    if any(each["weights"] == "offline" for each in networks):
+        print("'offline': the weights are published but not on this machine, and downloads are off.")
     print(f"{len(networks):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
 
 
