@@ -10,6 +10,7 @@ from pathlib import Path
 
 from graft.data.dataset import Dataset
 from graft.data.images import Files
+from graft.data.read import foreign
 from graft.data.read.layout import TABLE, Entry, arranged, is_hidden, is_picture
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
@@ -52,6 +53,8 @@ def existing(root: Path) -> Path:
     if not root.exists():
         raise DataError(f"There is no folder {root}.")
     if not root.is_dir():
+        if said := foreign.advice([root.suffix.lower()]):
+            raise DataError(f"{root} is no image nor a folder of images: {said}.")
         raise DataError(
             f"{root} is a file. graft reads a folder that holds one folder of pictures for each class, "
             f"a table (.csv, .tsv, .parquet) or an archive (.zip, .tar, .tar.gz)."

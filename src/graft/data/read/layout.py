@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.images import Images
 from graft.data.lookalikes import matched
+from graft.data.read import foreign
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
 from graft_runtime.image import SUFFIXES
@@ -64,12 +65,15 @@ def arranged(
     the listing left out, and goes on counting. Raises DataError: no pictures, fewer than two classes, or names that
     cannot be told apart.
     """
-    rows = sorted(watch(_pictures(root, listing, ignored), "files found", 0), key=lambda row: row.path)
+    others: list[str] = []
+    noted = _noted(listing, others)
+    rows = sorted(watch(_pictures(root, noted, ignored), "files found", 0), key=lambda row: row.path)
     found = tuple(sorted({row.label for row in rows}, key=natural))
     if classes is None:
         _check_classes(where, found, ignored, advice)
     if not rows:
-        advice = advice if ignored[OUTSIDE] else ""
+        said = foreign.told(others)
+        advice = advice if ignored[OUTSIDE] else f" {said}" if said else ""
         raise DataError(f"{where} holds no pictures in class folders.{_hint(ignored)}{advice}")
     known = found if classes is None else matched(where, found, classes)
     order = {name: index for index, name in enumerate(known)}
@@ -96,6 +100,18 @@ def _pictures(root: str, listing: Listing, ignored: Counter[str]) -> Iterator[Ro
             yield from _of_classes(list(_folders(top.path, listing, ignored)), parts[top.name], listing, ignored)
     else:
         yield from _of_classes(tops, UNSPLIT, listing, ignored)
+
+
+def _noted(listing: Listing, others: list[str]) -> Listing:
+    """The same listing, which notes the files in it that are no images."""
+
+    def noting(folder: str) -> Iterator[Entry]:
+        for entry in listing(folder):
+            if not entry.folder and not is_picture(entry.name):
+                others.append(entry.name)
+            yield entry
+
+    return noting
 
 
 def _parts(tops: list[Entry]) -> dict[str, int]:

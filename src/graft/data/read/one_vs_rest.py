@@ -13,6 +13,7 @@ import numpy as np
 
 from graft.data.dataset import SPLITS, Dataset, grouped
 from graft.data.images import Files
+from graft.data.read import foreign
 from graft.data.read.folder import Disk, existing
 from graft.data.read.layout import class_name, decided, whole
 from graft.data.recalled import Several
@@ -38,7 +39,9 @@ def one_vs_rest(one: Side, rest: Side, name: str, watch: Watch) -> Dataset:
     second = _without(name, _side(rest, REST + name, one, root, watch), rest)
     for side, data in ((one, first), (rest, second)):
         if not len(data):
-            raise DataError(f"{_said(side)} holds no images for {data.classes[0]!r}.{_counted(data.ignored)}")
+            raise DataError(
+                f"{_said(side)} holds no images for {data.classes[0]!r}.{_counted(data.ignored)}{_told(side)}"
+            )
     _check_parts(_said(one), first, _said(rest), second)
     return _joined(first, second)
 
@@ -110,6 +113,12 @@ def _joined(first: Dataset, second: Dataset) -> Dataset:
 
 def _said(side: Side) -> str:
     return str(side) if isinstance(side, Path) else side.root or "This source"
+
+
+def _told(side: Side) -> str:
+    """What a folder without images holds instead."""
+    said = foreign.told(path.name for path in side.rglob("*") if path.is_file()) if isinstance(side, Path) else ""
+    return f" {said}" if said else ""
 
 
 def _counted(ignored: dict[str, int]) -> str:
