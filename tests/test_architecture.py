@@ -61,6 +61,7 @@ EXCEPTIONS: dict[str, str] = {
     "arguments graft.gathering:check": "the same",
     "arguments graft.changing:update": "the same",
     "arguments graft.gathering:collect": "the same; each limit that the open web makes somebody need",
+    "arguments graft.jobs.check:check": "the same front door as its command",
     "arguments graft.jobs.export.export:export": "the same front door as its command",
     "arguments graft.jobs.fit:fit": "the front door: one keyword for each thing that a person may choose",
     "arguments graft.jobs.update.update:update": "the same",

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError, SkipTestWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -20,7 +22,7 @@ from sklearn.utils import estimator_checks as checks
 from graft.errors import DataError, UsageError
 from graft.estimator import ImageClassifier
 from graft.jobs.fit import fit
-from graft.networks import engine
+from graft.networks import catalog, engine
 
 QUICK = "probe:head=ridge,layers=last"
 NO_TABLE_NEEDED = [  # but for ..._init_or_set_params, whose wrong types the run-time type checks of tests refuse
@@ -199,6 +201,46 @@ def test_a_search_and_its_folds_compute_each_feature_once(
     assert search.best_params_["strategy"] in grid["strategy"]
     assert search.best_score_ == search.cv_results_["mean_test_score"].max() >= 0.7
     assert search.predict(X[:1]).tolist() == ["disc"]
+
+
+@pytest.fixture
+def tail(tmp_path: Path) -> ImageClassifier:
+    """A strategy that trains, on a small network with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path / "test_resnet.safetensors"
+    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), path)
+    return ImageClassifier(strategy="tail:cut=0.8,views=1", backbone="test_resnet", weights=path, offline=True)
+
+
+def test_a_head_and_a_recipe_are_those_of_fit(tail: ImageClassifier, X: list[str], y: list[str]) -> None:
+    estimator = clone(tail).set_params(head="mlp:hidden=8", recipe="epochs=1,rate=0.01,refit=no")
+    assert {**tail.get_params(), "head": "mlp:hidden=8", "recipe": "epochs=1,rate=0.01,refit=no"} == (
+        estimator.get_params()
+    )
+    card = estimator.fit(X, y).classifier_.card
+    assert card.choices["head"] == "mlp:hidden=8"
+    assert (card.recipe["epochs"], card.recipe["rate"]) == (1, 0.01)
+    again = clone(estimator).fit(X, y)
+    assert np.array_equal(again.predict_proba(X), estimator.predict_proba(X))
+    for wrong, message in (
+        ({"recipe": "rate=0"}, "'rate' must be above 0"),
+        ({"head": "cnn"}, "no head 'cnn'"),
+        ({"strategy": "probe", "head": None}, "A recipe is for training"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            clone(estimator).set_params(**wrong).fit(X, y)
+
+
+@pytest.mark.slow
+def test_a_recipe_is_searched_and_cross_validated(tail: ImageClassifier, X: list[str], y: list[str]) -> None:
+    recipes = ["epochs=1,rate=1e-9,refit=no,blend=none", "epochs=3,rate=0.01,refit=no,blend=none"]
+    search = GridSearchCV(tail.set_params(head="linear"), {"recipe": recipes}, cv=3).fit(X, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert scores[0] < scores[1], "a rate of nothing learned as much as a real one"
+    assert search.best_params_ == {"recipe": recipes[1]}
+    assert search.best_estimator_.classifier_.card.recipe["rate"] == 0.01
+    folds = cross_val_score(clone(tail).set_params(recipe=recipes[1]), X, y, cv=3)
+    assert folds.mean() == scores[1]
 
 
 def test_it_is_the_same_classifier_as_that_of_fit(fitted: ImageClassifier, photos: Path, X: list[str]) -> None:

@@ -10,7 +10,6 @@ import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +89,7 @@ def fitted(cell: Cell, sources: dict[str, Path], pretrained: Path, output: Path 
 
 
 @pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.name) for cell in QUICK])
-def test_the_same_answers_all_the_way(
-    cell: Cell, sources: dict[str, Path], pretrained: Path, tmp_path: Path
-) -> None:
+def test_the_same_answers_all_the_way(cell: Cell, sources: dict[str, Path], pretrained: Path, tmp_path: Path) -> None:
     walk(cell, sources, pretrained, tmp_path)
 
 

@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 
 from graft import changing, deploy, gathering, judging, show
+from graft.errors import UsageError
 from graft.terminal import (
     DEFAULT,
+    Against,
     AsJson,
     Backbone,
     Boxes,
@@ -65,6 +67,7 @@ def fit(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the classifier; must not exist, or be empty.")
     ],
+    against: Against = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", "-s", help=f"How to transfer: {NAMES}; options as in tail:cut=0.5.")
     ] = None,
@@ -102,6 +105,7 @@ def fit(
         classifier = job(
             photos,
             output,
+            against=against,
             strategy=strategy,
             head=head,
             recipe=recipe,
@@ -168,10 +172,15 @@ def predict(
 @app.command()
 def embed(
     photos: Photos,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File (.npz) for the features; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File (.npz, .parquet) for the features; must not exist.")
+    ],
     backbone: Backbone = DEFAULT,
     weights: Weights = None,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Features of all layers, pooled.")] = False,
+    maps: Annotated[
+        str | None, typer.Option(help="Feature maps [c, h, w] of these stages instead: STAGE+STAGE; see graft stages.")
+    ] = None,
     offline: Offline = False,
     columns: Columns = "",
     boxes: Boxes = False,
@@ -182,7 +191,23 @@ def embed(
     with told_of("embed"):
         with loading():
             from graft.jobs import embed as job
+            from graft.jobs import maps as spatial
 
+        if maps is not None:
+            if all_layers or boxes:
+                raise UsageError("--maps names the stages of whole images: leave --all-layers and --boxes out.")
+            written = spatial.maps(
+                photos,
+                output,
+                maps,
+                backbone=backbone,
+                weights=weights,
+                offline=offline,
+                columns=columns,
+                force=force,
+                watch=watching(quiet),
+            )
+            return show.mapped(asdict(written), output)
         job.check(output, force=force)
         table = job.embed(
             photos,
@@ -215,6 +240,7 @@ def stages(
 @app.command()
 def backbones(
     filter: Annotated[str, typer.Option("--filter", "-f", help="Part of a name, or a pattern: 'resnet*'.")] = "*",
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """List the pretrained networks: size, cost, licence of the weights, and where these would come from."""
@@ -222,7 +248,7 @@ def backbones(
         with loading():
             from graft.jobs.backbones import backbones as job
 
-        found = job(filter)
+        found = job(filter, offline=offline)
         printed(found, as_json, lambda: show.listed(found))
 
 

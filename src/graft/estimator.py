@@ -24,8 +24,9 @@ from graft.networks import catalog
 class ImageClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of pictures: X is a sequence of paths, uint8 arrays [height, width, 3] or PIL pictures.
 
-    All pictures given to `fit` are trained on; scoring is scikit-learn's. Features are cached, so that in a cross
-    validation or a search over `strategy` each picture goes through the network once.
+    All pictures given to `fit` are trained on; scoring is scikit-learn's. Parameters are those of `graft.fit`; `head`
+    and `recipe` are for strategies that train, and `random_state` is the seed. Features and stored crossings are
+    cached, so that in a cross validation or a search each picture goes through the frozen network once.
 
     >>> from sklearn.model_selection import cross_val_score
     >>> cross_val_score(ImageClassifier(strategy="probe:head=ridge"), paths, labels)  # doctest: +SKIP
@@ -38,12 +39,16 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         weights: str | Path | None = None,
         offline: bool = False,
         random_state: int | np.random.RandomState | None = 0,
+        head: str | None = None,
+        recipe: str | None = None,
     ) -> None:
         self.strategy = strategy
         self.backbone = backbone
         self.weights = weights
         self.offline = offline
         self.random_state = random_state
+        self.head = head
+        self.recipe = recipe
 
     def fit(self, X: Sequence[Any] | NDArray[Any], y: ArrayLike | None) -> Self:
         """Train on pictures X [n] and labels y [n]; every class needs a picture that can be read."""
@@ -57,6 +62,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.classifier_ = job(
             data,
             strategy=self.strategy,
+            head=self.head,
+            recipe=self.recipe,
             backbone=self.backbone,
             weights=self.weights,
             offline=self.offline,

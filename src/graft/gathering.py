@@ -11,6 +11,7 @@ from graft import show
 from graft.errors import UsageError
 from graft.terminal import (
     DEFAULT,
+    Against,
     AsJson,
     Backbone,
     Boxes,
@@ -72,6 +73,7 @@ def check(
     fix: Annotated[
         Path | None, typer.Option(help="Table (.csv) for fit: without what harms. No picture is moved or deleted.")
     ] = None,
+    against: Against = None,
     columns: Columns = "",
     boxes: Boxes = False,
     backbone: Backbone = DEFAULT,
@@ -98,6 +100,7 @@ def check(
             cleaned.check(fix, force=force)
         found = job.check(
             photos,
+            against=against,
             backbone=backbone,
             weights=weights,
             offline=offline,
@@ -112,4 +115,4 @@ def check(
             report["page"] = str(output)
         if fix:
             report["list"] = {"file": str(fix), "pictures": cleaned.write(found, fix, force=force)}
-        printed(report, as_json, lambda: show.checked(report, photos))
+        printed(report, as_json, lambda: show.checked(report, photos, against))

@@ -8,12 +8,26 @@ from typing import Annotated
 import typer
 
 from graft import scores, show
-from graft.terminal import AsJson, Boxes, Columns, Force, Model, Photos, Quiet, loading, printed, told_of, watching
+from graft.terminal import (
+    Against,
+    AsJson,
+    Boxes,
+    Columns,
+    Force,
+    Model,
+    Photos,
+    Quiet,
+    loading,
+    printed,
+    told_of,
+    watching,
+)
 
 
 def evaluate(
     model: Model,
     photos: Photos,
+    against: Against = None,
     columns: Columns = "",
     boxes: Boxes = False,
     as_json: AsJson = False,
@@ -24,7 +38,9 @@ def evaluate(
         with loading():
             from graft.jobs.evaluate import evaluate as job
 
-        evaluation = job(str(model), photos, columns=columns, boxes=boxes, watch=watching(quiet)).as_dict()
+        evaluation = job(
+            str(model), photos, against=against, columns=columns, boxes=boxes, watch=watching(quiet)
+        ).as_dict()
         printed(evaluation, as_json, lambda: show.evaluated(evaluation))
 
 

@@ -52,7 +52,7 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
 
 def _found(source: Path, example: str) -> Path:
     """Where a picture lies; of one that is no file by itself (a member, a box, a row) any other may stand for it."""
-    folders = (source, source.parent, source / "images", source.parent / "images")
+    folders = (source, *source.parents, source / "images", source.parent / "images")
     return next((folder / example for folder in folders if (folder / example).is_file()), Path("photo.jpg"))
 
 
@@ -142,6 +142,13 @@ def embedded(table: Mapping[str, Any], output: Path) -> None:
     _listed("left out", [f"{name}: {reason}" for name, reason in table["faults"].items()])
 
 
+def mapped(written: Mapping[str, Any], output: Path) -> None:
+    """What `graft embed --maps` made."""
+    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in written["shapes"].items())
+    print(f"{written['images']:,} images x {shapes} written to {output}")
+    _listed("left out", [f"{name}: {reason}" for name, reason in written["faults"].items()])
+
+
 def collected(report: Mapping[str, Any]) -> None:
     """The closing summary of `graft collect`."""
     classes = report["classes"]
@@ -164,7 +171,7 @@ def collected(report: Mapping[str, Any]) -> None:
         print(f"\nNext:  graft check {folder}\n       graft fit {folder} -o model/")
 
 
-def checked(report: Mapping[str, Any], photos: Path) -> None:
+def checked(report: Mapping[str, Any], photos: Path, against: str | None = None) -> None:
     """The closing summary of `graft check`."""
     usable = f"{report['usable']:,} of " if report["usable"] < report["pictures"] else ""
     print(f"{usable}{report['pictures']:,} pictures of {len(report['classes'])} classes in {photos}\n")
@@ -185,12 +192,12 @@ def checked(report: Mapping[str, Any], photos: Path) -> None:
         print(f"  shown in     {report['page']}")
     if "list" in report:
         print(f"  cleaned list {report['list']['file']}, {report['list']['pictures']:,} pictures; nothing was moved")
-    print(f"\nNext:  {_next(report, photos)}")
+    print(f"\nNext:  {_next(report, photos, against)}")
 
 
-def _next(report: Mapping[str, Any], photos: Path) -> str:
+def _next(report: Mapping[str, Any], photos: Path, against: str | None) -> str:
     """What to do after a check: look, then leave out, then train."""
-    folder = quote(str(photos))
+    folder = quote(str(photos)) + (f" --against {quote(against)}" if against else "")
     if "list" in report:
         return f"graft fit {quote(report['list']['file'])} -o model/"
     if "page" not in report and any(finding["cases"] for finding in report["findings"]):
@@ -213,6 +220,8 @@ def listed(networks: Sequence[Mapping[str, Any]]) -> None:
         cost = (f"{each['gmac']:.2f}" if each["gmac"] >= 0.01 else f"{each['gmac']:.1g}") if each["gmac"] else "-"
         place = f"{each['weights']:<9} {each['licence']}"
         print(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
+    if any(each["weights"] == "offline" for each in networks):
+        print("'offline': the weights are published but not on this machine, and downloads are off.")
     print(f"{len(networks):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
 
 

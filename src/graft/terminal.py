@@ -36,6 +36,10 @@ Photos = Annotated[
     Path,
     typer.Argument(help="Folder with one folder of pictures for each class; a table, archive or published data set."),
 ]
+Against = Annotated[
+    str | None,
+    typer.Option(help="One class against the rest: PHOTOS is a folder of the class, this holds anything else."),
+]
 Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
 Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is a picture.")]
 Coverage = Annotated[

@@ -43,6 +43,26 @@ def test_a_file_in_the_users_folder_is_found(tmp_path: Path, monkeypatch: pytest
     assert found["weights"] == "folder"
 
 
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_offline_is_no_word_for_none(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published weights that may not be fetched now are not weights that nobody published."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    names = ("efficientnet_lite0", "tf_efficientnet_lite0", "cnn")
+    monkeypatch.setattr("graft.networks.weights._cached", lambda entry: None)
+
+    def places(**options: bool) -> list[str]:
+        return [each["weights"] for name in names for each in backbones(name, **options) if each["name"] == name]
+
+    assert places() == ["download", "embedded", "none"]
+    assert "'offline'" not in graft("backbones", "-f", "lite0").stdout
+    if by == "environment":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert places(offline=by == "option") == ["offline", "embedded", "none"]
+    done = graft("backbones", "-f", "lite0", *(["--offline"] if by == "option" else []))
+    assert [line.split()[5] for line in done.stdout.splitlines()[1:3]] == ["offline", "embedded"]
+    assert "'offline': the weights are published but not on this machine" in done.stdout
+
+
 def test_the_table_and_the_json_list_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     done = graft("backbones", "--filter", "efficientnet_lite", "--json")
     found = json.loads(done.stdout)

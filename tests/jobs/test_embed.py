@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,51 @@ def test_a_file_of_features_is_replaced_with_force_and_kept_when_writing_fails(
         job.write(found, path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["f.npz"]
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_parquet_table_holds_the_same_as_the_arrays(photos: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    done = graft("embed", photos, "-o", tmp_path / "f.parquet", "-q")
+    assert done.exit_code == 0, done.output
+    found, expected = parquet.read_table(tmp_path / "f.parquet"), job.embed(photos)
+    assert found.schema.names == ["name", "digest", "label", "features"]
+    assert found["name"].to_pylist() == expected.names
+    assert found["label"].to_pylist() == [expected.classes[label] for label in expected.labels]
+    assert np.array_equal(np.array(found["features"].to_pylist(), np.float32), expected.features)
+    digests = [table.digest((photos / name).read_bytes()).hex() for name in expected.names]
+    assert found["digest"].to_pylist() == digests
+    assert graft("embed", photos, "-o", tmp_path / "f.parquet", "-q").exit_code == 6
+    assert graft("embed", photos, "-o", tmp_path / "f.parquet", "-q", "--force").exit_code == 0
+    parquet.write_table(found.select(["name"]), tmp_path / "mine.parquet")
+    assert graft("embed", photos, "-o", tmp_path / "mine.parquet", "-q", "--force").exit_code == 6
+
+
+@pytest.mark.parametrize("cells", [1, 3 * 4, 10**6])
+def test_parquet_has_lists_of_several_labels_nulls_of_unknown_ones_and_any_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(job.parquet, "CELLS", cells)
+    features, digests = np.arange(28, dtype=np.float32).reshape(7, 4), np.zeros((7, 16), np.uint8)
+    several = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [1, 0], [1, 0], [1, 0]], np.uint8)
+    one = np.array([0, 1, -1, 0, 0, 0, 0], np.int32)
+    for labels, said in ((several, [["a"], ["a", "b"], []]), (one, ["a", "b", None])):
+        made = job.Table(features, list("1234567"), labels, ("a", "b"), {}, 0, digests)
+        job.write(made, tmp_path / "f.parquet")
+        found = parquet.read_table(tmp_path / "f.parquet")
+        assert found["label"].to_pylist()[:3] == said
+        assert np.array_equal(np.array(found["features"].to_pylist(), np.float32), features)
+
+
+def test_parquet_without_its_package_is_told_before_any_work(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setattr(job, "embed", lambda *_, **__: pytest.fail("work was done first"))
+    done = graft("embed", photos, "-o", tmp_path / "f.parquet")
+    assert done.exit_code == 2
+    assert done.stderr == "graft: Parquet needs the package pyarrow: pip install 'graft-vision[parquet]'\n"

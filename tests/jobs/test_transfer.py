@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import CutError, DataError, GraftError, ModelError, UsageError
 from graft.jobs.direct import direct, relabelled
@@ -217,15 +219,44 @@ def test_a_teachers_probabilities_are_the_targets(
     fit(photos, tmp_path / "student", strategy="tail:cut=0.6,views=1", recipe=recipe, **small)
     assert load(tmp_path / "student").card.recipe["teacher"] == str(teacher)
 
+    material, targets = taught(photos, recipe, small)
+    probs, _, faults = load(teacher).probabilities(material)
+    assert not faults
+    assert torch.equal(targets, torch.from_numpy(probs.astype(np.float32)))
+    assert targets.sum(1).numpy() == pytest.approx(1)
+
+
+def taught(photos: Path, recipe: str, small: dict[str, Any]) -> tuple[Dataset, torch.Tensor]:
+    """The images that a training learns from, and its targets."""
     data, backbone = read_folder(photos), load_backbone("test_resnet", small["weights"])
     material = prepare(data, embed(probed(backbone), data), 0)
-    choices = Choices("full", "", recipe)
-    assert choices.settings
-    ground = start.ground(choices, backbone, material, unwatched)
-    chances, _, faults = load(teacher).probabilities(material.data.take(ground.inner))
-    assert not faults
-    assert torch.equal(ground.targets, torch.from_numpy(chances.astype(np.float32)))
-    assert ground.targets.sum(1).numpy() == pytest.approx(1)
+    ground = start.ground(Choices("full", "", recipe), backbone, material, unwatched)
+    return material.data.take(ground.inner), ground.targets
+
+
+def test_of_several_teachers_it_is_the_mean_whatever_the_order_of_their_classes(
+    photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
+) -> None:
+    data = read_folder(photos)
+    order = (2, 0, 1)
+    turned = replace(
+        data,
+        classes=tuple(data.classes[at] for at in order),
+        labels=np.array([order.index(label) for label in data.labels.tolist()], np.int32),
+    )
+    plus = tmp_path / "a+b"  # a folder may be called so
+    fit(turned, plus, strategy="probe:head=ncm,layers=last", **small)
+    learned, targets = taught(photos, f"{SHORT},loss=kl,teacher={plus}", small)
+    second = load(plus).probabilities(learned)[0]
+    assert load(plus).classes == ("stripes", "disc", "frame")
+    second = second[:, [load(plus).classes.index(name) for name in learned.classes]]
+    assert torch.equal(targets, torch.from_numpy(second.astype(np.float32)))
+
+    (tmp_path / "other").symlink_to(plus)
+    learned, targets = taught(photos, f"{SHORT},loss=kl,teacher={teacher}+{tmp_path / 'other'}", small)
+    first = load(teacher).probabilities(learned)[0]
+    assert np.abs(first - second).max() > 0.05, "teachers that agree show nothing"
+    assert targets.numpy() == pytest.approx((first + second) / 2, abs=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -233,18 +264,29 @@ def test_a_teachers_probabilities_are_the_targets(
     [
         ("nowhere", UsageError, "There is no teacher"),
         ("empty", ModelError, "empty"),
-        ("other", UsageError, "knows other classes: disc, square, stripes"),
+        ("other", UsageError, "other knows other classes: disc, square, stripes"),
     ],
 )
+@pytest.mark.parametrize("before", ["", "{teacher}+"], ids=["alone", "second"])
 def test_a_teacher_must_be_there_and_know_the_classes(
-    folder: str, kind: type[GraftError], says: str, photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
+    folder: str,
+    kind: type[GraftError],
+    says: str,
+    before: str,
+    photos: Path,
+    teacher: Path,
+    tmp_path: Path,
+    small: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also the second one, and before the network is loaded."""
+    monkeypatch.setattr("graft.jobs.fit.load_backbone", lambda *_: pytest.fail("work was done first"))
     (tmp_path / "empty").mkdir()
     shutil.copytree(teacher, tmp_path / "other")
     card = json.loads((tmp_path / "other" / "model.json").read_text())
     card["classes"][1] = "square"
     (tmp_path / "other" / "model.json").write_text(json.dumps(card))
-    recipe = f"{SHORT},loss=kl,teacher={tmp_path / folder}"
+    recipe = f"{SHORT},loss=kl,teacher={before.format(teacher=teacher)}{tmp_path / folder}"
     with pytest.raises(kind, match=says):
         fit(photos, tmp_path / "student", strategy="full", recipe=recipe, **small)
     assert not (tmp_path / "student").exists()

@@ -108,6 +108,15 @@ def targets(labels: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
     return (labels[:, None] == np.arange(classes)).astype(np.float32)
 
 
+def grouped(first: Dataset, second: Dataset) -> NDArray[np.int64] | None:
+    """The groups of two tables, one after the other, those of the second under numbers of their own."""
+    if first.groups is None and second.groups is None:
+        return None
+    one, two = (np.full(len(each), UNGROUPED) if each.groups is None else each.groups for each in (first, second))
+    apart = np.where(two < 0, UNGROUPED, two + one.max(initial=0) + 1)
+    return np.concatenate([one, apart]).astype(np.int64)
+
+
 def from_pictures(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
     """A table over paths, if all are paths, else over pictures in memory."""
     paths = all(isinstance(picture, str | Path) for picture in pictures)

@@ -78,6 +78,7 @@ class Report:
 def check(
     source: Any,
     *,
+    against: Any = None,
     backbone: str = catalog.DEFAULT,
     weights: str | Path | None = None,
     offline: bool = False,
@@ -91,8 +92,9 @@ def check(
 
     Files that cannot be read, copies and near-duplicates (across a split, under different labels), odd pictures, small
     and unequal classes, labels that are likely wrong, outliers, and classes that something else than the subject gives
-    away. `source`, `columns` and `boxes` are as in `graft.fit`. Features are cached: a `fit` afterwards is quicker.
-    `quick` uses no network: near-duplicates are found by perceptual hashes alone, doubtful labels and outliers not.
+    away. `source`, `against`, `columns` and `boxes` are as in `graft.fit`. Features are cached: a `fit` afterwards is
+    quicker. `quick` uses no network: near-duplicates are found by perceptual hashes alone, doubtful labels and outliers
+    not.
 
     Raises GraftError as `fit` does, for what cannot be read at all; what is found is in the report.
 
@@ -101,7 +103,7 @@ def check(
     ['2 pictures have a near-duplicate in another part of your split: the score flatters']
     """
     start = time.monotonic()
-    data = read_source(source, columns=columns, boxes=boxes, watch=watch)
+    data = read_source(source, columns=columns, boxes=boxes, against=against, watch=watch)
     check_labelled(data)
     frozen = None if quick else probed(load_backbone(backbone, file_of(weights), offline))
     seen = embed(frozen, data, seed=seed, watch=watch) if frozen else look_at(data, watch=watch)

@@ -20,20 +20,22 @@ CELLS = 1_000_000  # of a row group, which is held in memory
 
 def check() -> None:
     """Raises UsageError where the package that writes Parquet is not installed, before any work is done."""
-    _pyarrow()
+    pyarrow()
 
 
-def _pyarrow() -> Any:
+def pyarrow() -> Any:
+    """The package that writes Parquet; raises UsageError where it is not installed."""
     try:
+        import pyarrow as package
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise UsageError("Parquet needs the package pyarrow: pip install 'graft-vision[parquet]'") from error
-    return pyarrow
+    return package
 
 
 def _is_ours(path: Path) -> bool:
     """Whether a file is a table of answers in Parquet."""
-    arrow = _pyarrow()
+    arrow = pyarrow()
     try:
         return tuple(arrow.parquet.read_schema(path).names[: len(COLUMNS)]) == COLUMNS
     except arrow.ArrowInvalid:
@@ -46,7 +48,7 @@ def _plain(cell: str | float) -> str | float:
 
 def _made(part: Path, place: Path, columns: Columns) -> None:
     """The file, whole or not at all, from a part in CSV; raises OSError."""
-    arrow = _pyarrow()
+    arrow = pyarrow()
     types = [arrow.string() if kind is str else arrow.float64() for _, kind in columns]
     schema = arrow.schema(list(zip(_distinct(columns), types, strict=True)))
     for left in [path for path in place.parent.iterdir() if _is_left(path, place)]:

@@ -1,4 +1,4 @@
-"""Features of a folder of pictures, for use elsewhere: an array on disk and the names of its rows."""
+"""Features of a folder of images, for use elsewhere: arrays in an .npz, or a Parquet table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graft.data.dataset import Labels
 from graft.data.read.source import read_source
 from graft.errors import OutputError
+from graft.jobs import columns as parquet
 from graft.jobs import outputs
 from graft.networks import catalog
 from graft.networks.chain import probed
@@ -21,12 +22,14 @@ from graft.networks.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import embed as training
 
+COLUMNS = ("name", "digest", "label", "features")  # of a Parquet table
+
 
 @dataclass(frozen=True)
 class Table:
     """Features [n, d] of the pictures `names`, with labels [n] into `classes`, or several as a 0/1 matrix.
 
-    `faults` names the pictures left out.
+    `digests` [n, 16] name the contents of the images; `faults` names those left out.
     """
 
     features: NDArray[np.float32]
@@ -35,6 +38,7 @@ class Table:
     classes: tuple[str, ...]
     faults: dict[str, str]
     computed: int
+    digests: NDArray[np.uint8]
 
     def summary(self) -> dict[str, Any]:
         """What was made, without the numbers themselves."""
@@ -69,27 +73,70 @@ def embed(
         classes=data.classes,
         faults=data.named(seen.faults),
         computed=seen.computed,
+        digests=seen.digests,
     )
 
 
 def check(path: Path, *, force: bool) -> None:
-    """Refuses a place where `write` may not write, before any work is done."""
-    outputs.check(path, zipfile.is_zipfile, force=force)  # an .npz is a zip file
+    """Refuses a place where `write` may not write, or Parquet without its package, before any work is done."""
+    if path.suffix.lower() == parquet.SUFFIX:
+        parquet.check()
+        outputs.check(path, _is_parquet_of_ours, force=force)
+    else:
+        outputs.check(path, zipfile.is_zipfile, force=force)  # an .npz is a zip file
 
 
 def write(table: Table, path: Path) -> None:
-    """Save as .npz: features, labels, names, classes. Written whole or not at all."""
+    """Save as .npz (features, labels, names, classes), or as .parquet; see `_parquet`. Whole or not at all."""
     fresh = path.with_name(f".{path.name}.part")
     try:
-        with fresh.open("wb") as file:
-            np.savez(
-                file,
-                features=table.features,
-                labels=table.labels,
-                names=np.array(table.names, dtype=str),
-                classes=np.array(table.classes, dtype=str),
-            )
+        if path.suffix.lower() == parquet.SUFFIX:
+            _parquet(table, fresh)
+        else:
+            with fresh.open("wb") as file:
+                np.savez(
+                    file,
+                    features=table.features,
+                    labels=table.labels,
+                    names=np.array(table.names, dtype=str),
+                    classes=np.array(table.classes, dtype=str),
+                )
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _parquet(table: Table, path: Path) -> None:
+    """Columns COLUMNS: text, digest in hexadecimal, label (several: a list; unknown: null), a list of float32."""
+    arrow = parquet.pyarrow()
+    said, width = described(table), table.features.shape[1]
+    several = table.labels.ndim == 2
+    kinds = [arrow.string(), arrow.string(), arrow.list_(arrow.string()) if several else arrow.string()]
+    schema = arrow.schema(list(zip(COLUMNS, [*kinds, arrow.list_(arrow.float32(), width)], strict=True)))
+    step = max(1, parquet.CELLS // width)
+    with arrow.parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, max(len(table.names), 1), step):
+            rows = slice(start, start + step)
+            features = arrow.array(table.features[rows].ravel(), arrow.float32())
+            digests = [digest.tobytes().hex() for digest in table.digests[rows]]
+            texts = (table.names[rows], digests, said[rows])
+            cells = [arrow.array(cell, kind) for cell, kind in zip(texts, kinds, strict=True)]
+            cells.append(arrow.FixedSizeListArray.from_arrays(features, width))
+            writer.write_table(arrow.Table.from_arrays(cells, schema=schema))
+
+
+def described(table: Table) -> list[Any]:
+    """The label of each image by its name, None where it is unknown; where there may be several, a list."""
+    if table.labels.ndim == 2:
+        return [[name for name, shown in zip(table.classes, row, strict=True) if shown] for row in table.labels]
+    return [table.classes[label] if label >= 0 else None for label in table.labels.tolist()]
+
+
+def _is_parquet_of_ours(path: Path) -> bool:
+    """Whether a file is a table of features in Parquet."""
+    arrow = parquet.pyarrow()
+    try:
+        return tuple(arrow.parquet.read_schema(path).names) == COLUMNS
+    except arrow.ArrowInvalid:
+        return False

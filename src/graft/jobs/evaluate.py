@@ -16,18 +16,21 @@ def evaluate(
     classifier: str | Path | Classifier,
     source: Any,
     *,
+    against: Any = None,
     columns: str = "",
     boxes: bool = False,
     watch: Watch = unwatched,
 ) -> Score:
     """The score of a classifier, of the one saved in a folder, or of a network by name; see Classifier.evaluate.
 
-    With `boxes` each object that the source marks is a picture.
-    A network with its own pretrained classes knows a class folder by any of the names that ImageNet has for it.
+    With `against` the source is one class, called like its folder, and `against` the rest, as in `graft.fit`; for a
+    classifier of one class against the rest the folder may have any name. With `boxes` each object that the source
+    marks is a picture. A network with its own pretrained classes knows a class folder by any of the names that ImageNet
+    has for it.
     """
     judge = opened(classifier)
     if judge.card.strategy == "direct":
-        data = relabelled(read_source(source, columns=columns, boxes=boxes), judge)
+        data = relabelled(read_source(source, columns=columns, boxes=boxes, against=against), judge)
     else:
-        data = read_source(source, judge.classes, columns, boxes=boxes)
+        data = read_source(source, judge.classes, columns, boxes=boxes, against=against)
     return judge.evaluate(data, watch=watch)

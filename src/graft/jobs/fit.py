@@ -34,6 +34,7 @@ def fit(
     source: Any,
     output: str | Path | None = None,
     *,
+    against: Any = None,
     strategy: str | None = None,
     head: str | None = None,
     recipe: str | None = None,
@@ -56,8 +57,10 @@ def fit(
 
     `source` is a folder with one folder for each class (or train/val/test folders of these), a table of files and
     labels, an archive, a published data set, or an object that holds pictures; `columns`, `strict` and `boxes` say how
-    it is read: see `graft.read_source`. A fifth of the pictures is kept for the score unless it has a test part. With
-    no `output` nothing is saved. The test pictures influence nothing but the score; near-duplicates stay on one side.
+    it is read: see `graft.read_source`. With `against` it is one class against the rest: a folder of images of the
+    class, called like it, and in `against` images of anything else. A fifth of the pictures is kept for the score
+    unless it has a test part. With no `output` nothing is saved. The test pictures influence nothing but the score;
+    near-duplicates stay on one side.
 
     `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
     'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices count where none is given. While a
@@ -79,9 +82,8 @@ def fit(
     place, times = None if output is None else outputs.place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         with timed(times, "read pictures"):
-            data = read_source(source, columns=columns, strict=strict, boxes=boxes, watch=watch)
-        choices.check_task(data.task)
-        choices.check_count(len(data))
+            data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
+        choices.check_data(data)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)
         with timed(times, "load network"):

@@ -64,9 +64,21 @@ def locate(entry: Entry, file: Path | None = None, offline: bool = False) -> Sou
         if not file.is_file():
             raise WeightsError(f"There is no weights file {file}.")
         return Source("file", file, "not stated", f"file {file}")
-    source = _in_folders(entry) or _embedded(entry) or _cached(entry)
-    if source is not None:
+    if source := here(entry):
         return source
+    source = remote(entry)
+    if offline or hub_offline():
+        raise WeightsError(f"No weights of '{entry.name}' here, and offline. Looked in {_looked()}. {_advice(entry)}")
+    return source
+
+
+def here(entry: Entry) -> Source | None:
+    """The first place on this machine that has weights for this network."""
+    return _in_folders(entry) or _embedded(entry) or _cached(entry)
+
+
+def remote(entry: Entry) -> Source:
+    """Where they would be downloaded from; raises WeightsError where nobody published any."""
     if entry.library == "graft":
         raise WeightsError(
             f"There are no pretrained weights of '{entry.name}': it learns from your pictures alone. "
@@ -76,9 +88,12 @@ def locate(entry: Entry, file: Path | None = None, offline: bool = False) -> Sou
         raise WeightsError(
             f"No weights of '{entry.name}' are published. {_advice(entry)} `graft fit --weights random` needs none."
         )
-    if offline or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        raise WeightsError(f"No weights of '{entry.name}' here, and offline. Looked in {_looked()}. {_advice(entry)}")
     return Source("download", None, entry.licence, _origin(entry))
+
+
+def hub_offline() -> bool:
+    """Whether the environment forbids downloads, in the words of the Hugging Face hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
 def load(entry: Entry, network: nn.Module, source: Source) -> Source:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 from graft import spec
 from graft.data.augment import Augment
+from graft.data.dataset import Dataset
 from graft.errors import UsageError
 from graft.networks import catalog
 from graft.networks.fresh import RANDOM
 from graft.networks.head import HEADS, Design
-from graft.training import metrics
+from graft.training import metrics, teachers
 from graft.training.heads.choose import check
 from graft.training.losses import loss_of
 from graft.training.recipe import Recipe
@@ -99,10 +99,16 @@ class Choices:
             )
         if any(stored) and settings.cutmix:
             raise UsageError(f"'cutmix' needs pictures, and {self.strategy!r} trains on stored outputs. Use mixup.")
-        if settings.teacher and not Path(settings.teacher).exists():
-            raise UsageError(f"There is no teacher {settings.teacher}: it must be the folder of a saved classifier.")
+        teachers.check_named(settings)
         if settings.patience and settings.refit is True:
             raise UsageError("'refit' repeats a whole schedule, and 'patience' ends one early: choose one of them.")
+
+    def check_data(self, data: Dataset) -> None:
+        """Raises UsageError for what does not go with the labels, or with so few images: a head, a loss, a teacher."""
+        self.check_task(data.task)
+        self.check_count(len(data))
+        if self.settings:
+            teachers.check(self.settings, data)
 
     def check_task(self, task: str) -> None:
         """Raises UsageError for a strategy, head, loss or metric that does not go with the pictures' labels."""

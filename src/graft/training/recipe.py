@@ -34,7 +34,7 @@ class Recipe:
     also tries the mean of the epochs, and weights between the start and the best epoch (Wortsman et al. 2022, WiSE-FT),
     and keeps what the validation pictures speak for. `refit` then trains once more in the same way on all pictures,
     those held out for validation included; `auto` does so with few pictures, where each counts. `teacher` is the folder
-    of a saved classifier whose probabilities are the targets of `loss=kl`.
+    of a saved classifier whose probabilities are the targets of `loss=kl`; of several, joined by '+', it is their mean.
     """
 
     epochs: int = 10

@@ -12,20 +12,19 @@ from torch import Tensor
 from graft.data import dataset as table
 from graft.errors import DataError, UsageError
 from graft.model.calibrate import temperature
-from graft.model.classifier import load
 from graft.model.pictures import prepared
 from graft.networks import adapters, engine
 from graft.networks.chain import Stage, layers, stages
 from graft.networks.head import Conv, Linear, fresh
 from graft.networks.network import Backbone, Features, Network
 from graft.progress import Watch
+from graft.training import teachers
 from graft.training.choices import Choices
 from graft.training.early import early
 from graft.training.heads.choose import choose
 from graft.training.material import Material
 from graft.training.phases import Ground, changeable, epochs_of, opened
 from graft.training.probe import embedded_by, read_by
-from graft.training.recipe import Recipe
 from graft.training.strategies import EarlyFeatures, Lora, Probe
 
 SAMPLE = 64  # pictures whose features a new head is standardised by
@@ -82,7 +81,7 @@ def ground(choices: Choices, backbone: Backbone, material: Material, watch: Watc
         above = [stage.name for stage in chain[opened(network, backbone, phases[0]).place :]]
         adapters.add_lora(backbone.module, above, plan.rank, 2.0 * plan.rank, seed)
     opened(network, backbone, phases[-1])  # the widest: it names all that may change
-    targets = soft(recipe, material, inner) if recipe.teacher else hard(material, inner)
+    targets = teachers.soft(recipe, material.data.take(inner)) if recipe.teacher else hard(material, inner)
     return Ground(
         network=network,
         backbone=backbone,
@@ -152,18 +151,3 @@ def standardise(network: Network, material: Material, inner: NDArray[np.intp]) -
 def hard(material: Material, rows: NDArray[np.intp]) -> Tensor:
     """What the labels say, [n, classes]."""
     return torch.from_numpy(table.targets(material.data.labels[rows], len(material.data.classes)))
-
-
-def soft(recipe: Recipe, material: Material, rows: NDArray[np.intp]) -> Tensor:
-    """What the teacher says, [n, classes]: distillation (Hinton et al. 2015)."""
-    teacher = load(recipe.teacher)
-    if set(teacher.classes) != set(material.data.classes):
-        raise UsageError(
-            f"The teacher {recipe.teacher} knows other classes: {', '.join(teacher.classes)}. "
-            f"The pictures have {', '.join(material.data.classes)}."
-        )
-    chances, good, faults = teacher.probabilities(material.data.take(rows))
-    if len(good) < len(rows):
-        raise DataError(f"The teacher cannot judge every picture: {next(iter(faults.values()))}.")
-    order = [teacher.classes.index(name) for name in material.data.classes]
-    return torch.from_numpy(chances[:, order].astype(np.float32))

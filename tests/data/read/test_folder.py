@@ -277,7 +277,9 @@ def test_what_was_left_out_is_counted_in_the_error(tmp_path: Path) -> None:
     lay(tmp_path, "cat/", "dog/readme.txt", "bird/")
     message = complaint(tmp_path)
     assert message.startswith(f"{tmp_path} holds no pictures in class folders. Left out: ")
-    assert sorted(re.findall(r"\d+|folders without pictures|other files", message.split("Left out")[1])) == [
+    assert sorted(
+        re.findall(r"\d+|folders without pictures|other files", re.split("Left out|It holds", message)[1])
+    ) == [
         *("1", "3"),
         *("folders without pictures", "other files"),
     ]
@@ -287,7 +289,7 @@ def test_pictures_in_no_folder_get_advice(tmp_path: Path) -> None:
     lay(tmp_path, "1.jpg", "2.jpg")
     message = complaint(tmp_path)
     assert OUTSIDE in message
-    assert message.endswith("Sort them into one folder for each class.")
+    assert "Sort them into one folder for each class." in message
 
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:

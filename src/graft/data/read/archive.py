@@ -10,12 +10,11 @@ from pathlib import Path
 from graft.data.dataset import Dataset
 from graft.data.read import packed
 from graft.data.read.columns import Columns
-from graft.data.read.layout import Entry, arranged, is_hidden, is_picture, tree
+from graft.data.read.layout import TABLE, Entry, arranged, is_hidden, is_picture, tree
 from graft.data.read.members import Index, index
 from graft.data.read.table import Place, cells_of, tabled
 
 SUFFIXES = (".zip", ".tar", *packed.SUFFIXES)
-TABLE = "labels.csv"  # what makes a folder a table's folder
 
 Tree = dict[str, dict[str, bool]]
 

@@ -14,6 +14,7 @@ from graft import spec
 from graft.data.dataset import UNGROUPED, UNSPLIT, Dataset, Labels
 from graft.data.images import Images
 from graft.data.lookalikes import matched
+from graft.data.read import foreign
 from graft.data.read.layout import PARTS as FOLDERS
 from graft.data.read.layout import decided, natural
 from graft.errors import DataError
@@ -89,6 +90,7 @@ class Cells:
     def lacking(self, role: str, more: str = "") -> str:
         """What to say when no column plays this part."""
         *names, last = GUESSED[role]
+        more += foreign.column_of_text(self.header) if role == "file" else ""
         return f"{self.where} has no column called {', '.join(names)} or {last}. {self._has(more)}"
 
     def _has(self, more: str = "") -> str:

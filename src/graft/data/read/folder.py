@@ -10,7 +10,8 @@ from pathlib import Path
 
 from graft.data.dataset import Dataset
 from graft.data.images import Files
-from graft.data.read.layout import Entry, arranged, is_hidden
+from graft.data.read import foreign
+from graft.data.read.layout import TABLE, Entry, arranged, is_hidden, is_picture
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
 
@@ -24,22 +25,36 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None, watch:
 
     Raises DataError: no such folder, no pictures, fewer than two classes, or names that cannot be told apart.
     """
-    root = _existing(Path(root))
+    root = existing(Path(root))
     ignored: Counter[str] = Counter()
     return arranged(
         str(root),
-        _Disk(root, ignored),
+        Disk(root, ignored),
         lambda paths: Files.of(paths, str(root)),
         classes=classes,
         ignored=ignored,
         watch=watch,
+        advice=" Or, for one class against the rest, add --against OTHERS, a folder of images of anything else.",
     )
 
 
-def _existing(root: Path) -> Path:
+def loose(path: Path) -> list[str]:
+    """The images that lie in a folder itself, sorted, where it has no folders and no table."""
+    if not path.is_dir() or (path / TABLE).exists():
+        return []
+    entries = sorted(entry for entry in os.listdir(path) if not is_hidden(entry))
+    if any((path / entry).is_dir() for entry in entries):
+        return []
+    return [entry for entry in entries if is_picture(entry)]
+
+
+def existing(root: Path) -> Path:
+    """The folder; DataError where there is none."""
     if not root.exists():
         raise DataError(f"There is no folder {root}.")
     if not root.is_dir():
+        if said := foreign.advice([root.suffix.lower()]):
+            raise DataError(f"{root} is no image nor a folder of images: {said}.")
         raise DataError(
             f"{root} is a file. graft reads a folder that holds one folder of pictures for each class, "
             f"a table (.csv, .tsv, .parquet) or an archive (.zip, .tar, .tar.gz)."
@@ -48,11 +63,15 @@ def _existing(root: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Disk:
-    """What is in a folder that was not visited before, hidden things left out, in a fixed order."""
+class Disk:
+    """What is in a folder that was not visited before, hidden things left out, in a fixed order.
+
+    `apart` is a folder that something else is read from: it is passed over wherever it lies.
+    """
 
     root: Path
     ignored: Counter[str]
+    apart: Path | None = None
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def __call__(self, path: str) -> Iterator[Entry]:
@@ -70,8 +89,8 @@ class _Disk:
         for entry in entries:
             if is_hidden(entry.name):
                 self.ignored["hidden files"] += 1
-            else:
-                yield Entry(entry.name, os.path.join(path, entry.name), _is_folder(entry))
+            elif not ((is_folder := _is_folder(entry)) and self.apart and os.path.samefile(entry.path, self.apart)):
+                yield Entry(entry.name, os.path.join(path, entry.name), is_folder)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.images import Images
 from graft.data.lookalikes import matched
+from graft.data.read import foreign
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
 from graft_runtime.image import SUFFIXES
@@ -24,6 +25,8 @@ PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "valid
     "testing": TEST,
 }
 
+TABLE = "labels.csv"  # what makes a folder a table's folder
+OUTSIDE = "pictures outside class folders"
 _UNREAD = (".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
 
 
@@ -54,18 +57,24 @@ def arranged(
     ignored: Counter[str],
     root: str = "",
     watch: Watch = unwatched,
+    advice: str = "",
 ) -> Dataset:
     """The pictures in the class folders of a listing, in the order of their paths; `column` finds them by these.
 
-    `where` is what to call the place in an error; `ignored` counts what the listing left out, and goes on counting.
-    Raises DataError: no pictures, fewer than two classes, or names that cannot be told apart.
+    `where` is what to call the place in an error, and `advice` ends one about too few classes; `ignored` counts what
+    the listing left out, and goes on counting. Raises DataError: no pictures, fewer than two classes, or names that
+    cannot be told apart.
     """
-    rows = sorted(watch(_pictures(root, listing, ignored), "files found", 0), key=lambda row: row.path)
+    others: list[str] = []
+    noted = _noted(listing, others)
+    rows = sorted(watch(_pictures(root, noted, ignored), "files found", 0), key=lambda row: row.path)
     found = tuple(sorted({row.label for row in rows}, key=natural))
     if classes is None:
-        _check_classes(where, found, ignored)
+        _check_classes(where, found, ignored, advice)
     if not rows:
-        raise DataError(f"{where} holds no pictures in class folders.{_hint(ignored)}")
+        said = foreign.told(others)
+        advice = advice if ignored[OUTSIDE] else f" {said}" if said else ""
+        raise DataError(f"{where} holds no pictures in class folders.{_hint(ignored)}{advice}")
     known = found if classes is None else matched(where, found, classes)
     order = {name: index for index, name in enumerate(known)}
     labels = np.array([order[row.label] for row in rows], np.int32)
@@ -83,8 +92,7 @@ def decided(parts: list[int]) -> NDArray[np.int8]:
 
 def _pictures(root: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
     tops = list(_folders(root, listing, ignored))
-    parts = {top.name: PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
-    if TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1):
+    if parts := _parts(tops):
         for top in tops:
             if parts[top.name] == UNSPLIT:
                 ignored["folders beside train and test"] += 1
@@ -94,18 +102,54 @@ def _pictures(root: str, listing: Listing, ignored: Counter[str]) -> Iterator[Ro
         yield from _of_classes(tops, UNSPLIT, listing, ignored)
 
 
+def _noted(listing: Listing, others: list[str]) -> Listing:
+    """The same listing, which notes the files in it that are no images."""
+
+    def noting(folder: str) -> Iterator[Entry]:
+        for entry in listing(folder):
+            if not entry.folder and not is_picture(entry.name):
+                others.append(entry.name)
+            yield entry
+
+    return noting
+
+
+def _parts(tops: list[Entry]) -> dict[str, int]:
+    """The part of the split that each of these folders is; empty where they are no train / val / test folders."""
+    parts = {top.name: PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
+    divided = TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1)
+    return parts if divided else {}
+
+
+def whole(name: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+    """Every image of a listing as one class, whatever folders it lies in; train / val / test folders are its parts."""
+    entries = list(listing(""))
+    parts = _parts([entry for entry in entries if entry.folder])
+    for entry in entries:
+        if entry.folder and parts.get(entry.name) == UNSPLIT:
+            ignored["folders beside train and test"] += 1
+        elif entry.folder:
+            yield from _of_class(name, entry, parts.get(entry.name, UNSPLIT), listing, ignored)
+        elif not is_picture(entry.name):
+            ignored[kind(entry.name)] += 1
+        elif parts:
+            ignored[OUTSIDE] += 1
+        else:
+            yield Row(name, UNSPLIT, entry.path)
+
+
 def _folders(folder: str, listing: Listing, ignored: Counter[str]) -> Iterator[Entry]:
     """The sub-folders; what lies beside them is counted as outside any class."""
     for entry in listing(folder):
         if entry.folder:
             yield entry
         else:
-            ignored["pictures outside class folders" if is_picture(entry.name) else kind(entry.name)] += 1
+            ignored[OUTSIDE if is_picture(entry.name) else kind(entry.name)] += 1
 
 
 def _of_classes(folders: list[Entry], part: int, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
     """What the folders that stand side by side hold, each the class that it is called."""
-    names = [_class_name(folder.name) for folder in folders]
+    names = [class_name(folder.name) for folder in folders]
     if twin := next((name for name, count in Counter(names).items() if count > 1), None):
         raise DataError(f"Two folders are both called {twin!r} (accents stored in two ways). Please merge them.")
     for name, folder in zip(names, folders, strict=True):
@@ -150,7 +194,7 @@ def kind(name: str) -> str:
     return "pictures to convert to JPEG first (HEIC, AVIF, raw)" if name.lower().endswith(_UNREAD) else "other files"
 
 
-def _class_name(folder: str) -> str:
+def class_name(folder: str) -> str:
     name = unicodedata.normalize("NFC", folder)
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         raise DataError(f"The folder name {folder!r} has control characters or is not Unicode. Please rename it.")
@@ -182,17 +226,17 @@ def tree(names: Iterable[str]) -> dict[str, dict[str, bool]]:
     return found
 
 
-def _check_classes(where: str, found: tuple[str, ...], ignored: Counter[str]) -> None:
+def _check_classes(where: str, found: tuple[str, ...], ignored: Counter[str], advice: str) -> None:
     if len(found) == 1:
         raise DataError(
             f"{where} has pictures of one class only ({found[0]!r}); a classifier needs at least two. "
-            f"Put each class into a folder of its own below {where}.{_hint(ignored)}"
+            f"Put each class into a folder of its own below {where}.{_hint(ignored)}{advice}"
         )
 
 
 def _hint(ignored: Counter[str]) -> str:
     parts = [f"{what}: {count}" for what, count in ignored.items()]
-    outside = ignored["pictures outside class folders"]
+    outside = ignored[OUTSIDE]
     advice = " Sort them into one folder for each class." if outside else ""
     return f" Left out: {', '.join(parts)}.{advice}" if parts else ""
 

@@ -12,7 +12,7 @@ import numpy as np
 from graft.data import lookalikes
 from graft.data.dataset import Dataset
 from graft.data.images import Crops
-from graft.data.read import archive, parquet, table, webdataset
+from graft.data.read import archive, layout, parquet, table, webdataset
 from graft.data.read.cifar import is_cifar, read_cifar
 from graft.data.read.coco import is_coco, read_coco
 from graft.data.read.folder import read_folder
@@ -20,11 +20,12 @@ from graft.data.read.idx import is_idx, read_idx
 from graft.data.read.imagenet import is_imagenet, read_imagenet
 from graft.data.read.library import read_object
 from graft.data.read.members import index
+from graft.data.read.one_vs_rest import name_of, one_vs_rest
 from graft.data.read.voc import is_voc, read_voc
 from graft.errors import UsageError
 from graft.progress import Watch, unwatched
 
-TABLE = archive.TABLE
+TABLE = layout.TABLE
 
 
 def read_source(
@@ -34,6 +35,7 @@ def read_source(
     *,
     strict: bool = False,
     boxes: bool = False,
+    against: Any = None,
     watch: Watch = unwatched,
 ) -> Dataset:
     """Labelled pictures from a path or from an object of another library.
@@ -50,11 +52,19 @@ def read_source(
     object that VOC or COCO marks is a picture with one label, instead of each picture with several. `watch` shows how
     far the search for files is.
 
+    With `against`, another source, there are two classes: all images of `source`, a folder with or without folders in
+    it whose name is the class, perhaps 'cats'; and all images of `against`, which are 'not cats'.
+
     Raises DataError for pictures that make no data set, and UsageError for what is no source of pictures.
 
     >>> read_source("VOCdevkit/VOC2012", boxes=True).task  # doctest: +SKIP
     'multiclass'
     """
+    if against is not None:
+        _check_alone(columns, boxes)
+        one, rest = (_side(each, strict, watch) for each in (source, against))
+        name = name_of(one, str(source) if isinstance(source, str | PathLike) else "", classes or ())
+        return _matched(one_vs_rest(one, rest, name, watch), classes)
     if isinstance(source, str | PathLike):
         path = Path(source)
         data = _published(path, classes, boxes, watch) or _at(path, classes, columns, strict, watch)
@@ -67,6 +77,27 @@ def read_source(
             f"{data.root or 'This source'} marks no boxes; only Pascal VOC and COCO do. Leave --boxes out."
         )
     return data
+
+
+def _check_alone(columns: str, boxes: bool) -> None:
+    """Raises UsageError for options about labels, which one class against the rest does not read."""
+    if columns or boxes:
+        option = "--columns" if columns else "--boxes"
+        raise UsageError(f"{option} says where labels are, and with --against the two sources are the labels.")
+
+
+def _side(source: Any, strict: bool, watch: Watch) -> Path | Dataset:
+    """A folder as it is, and what lies in anything else."""
+    if isinstance(source, str | PathLike):
+        path = Path(source)
+        plain = path.is_dir() and not (path / TABLE).is_file() and not webdataset.shards(path)
+        if (plain or not path.exists()) and not _is_published(path):
+            return path
+    return read_source(source, (), strict=strict, watch=watch)
+
+
+def _is_published(path: Path) -> bool:
+    return any(tells(path) for tells in (is_voc, is_coco, is_cifar, is_idx))
 
 
 def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool, watch: Watch) -> Dataset | None:

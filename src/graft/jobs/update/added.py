@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import UNGROUPED, Dataset, Labels
+from graft.data.dataset import Dataset, Labels, grouped
 from graft.data.images import Files
 from graft.data.lookalikes import followers
-from graft.data.read.layout import is_hidden, is_picture
-from graft.data.read.source import TABLE, read_source
+from graft.data.read.folder import loose
+from graft.data.read.source import read_source
 from graft.data.recalled import Several
 from graft.errors import DataError
 from graft.progress import Watch
@@ -47,13 +46,13 @@ def joined(old: Dataset, source: Any, watch: Watch) -> Dataset:
         classes,
         np.concatenate([old.split, new.split]),
         {what: old.ignored.get(what, 0) + new.ignored.get(what, 0) for what in (*old.ignored, *new.ignored)},
-        _groups(old, new),
+        grouped(old, new),
         new.columns or old.columns,
     )
 
 
 def _read(source: Any, watch: Watch) -> Dataset:
-    if isinstance(source, str | Path) and (names := _loose(Path(source))):
+    if isinstance(source, str | Path) and (names := loose(Path(source))):
         folder = Path(source).absolute()
         files = Files.of([f"{folder.name}/{name}" for name in names], str(folder.parent))
         one = np.zeros(len(names), np.int32)
@@ -61,27 +60,8 @@ def _read(source: Any, watch: Watch) -> Dataset:
     return read_source(source, (), watch=watch)
 
 
-def _loose(path: Path) -> list[str]:
-    """The pictures that lie in the folder itself, where it has no folders and is no table."""
-    if not path.is_dir() or (path / TABLE).exists():
-        return []
-    entries = sorted(entry for entry in os.listdir(path) if not is_hidden(entry))
-    if any((path / entry).is_dir() for entry in entries):
-        return []
-    return [entry for entry in entries if is_picture(entry)]
-
-
 def _labels(new: Dataset, order: NDArray[np.int32], count: int) -> NDArray[np.uint8]:
     """Several labels for each picture, in the numbers of all classes."""
     found = np.zeros((len(new), count), np.uint8)
     found[:, order] = new.targets()
     return found
-
-
-def _groups(old: Dataset, new: Dataset) -> NDArray[np.int64] | None:
-    """The groups of both, those of the new pictures under numbers of their own."""
-    if old.groups is None and new.groups is None:
-        return None
-    first, second = (np.full(len(each), UNGROUPED) if each.groups is None else each.groups for each in (old, new))
-    apart = np.where(second < 0, UNGROUPED, second + first.max(initial=0) + 1)
-    return np.concatenate([first, apart]).astype(np.int64)
