@@ -1,4 +1,4 @@
-"""The cells of the journey: every strategy with every head, task, kind of network and format, from the program's tables.
+"""The cells of the journey: every strategy, head, task, kind of network and format, from the program's tables.
 
 A new entry in one of these tables becomes part of the journey by itself. What cannot be is listed in REFUSED, with the
 reason that the program gives.

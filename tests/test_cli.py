@@ -399,10 +399,16 @@ def test_stages_are_listed_and_their_names_make_cuts() -> None:
     chain = stages("test_resnet")
     assert json.loads(graft("stages", "test_resnet", "--json").stdout) == chain
     header, *lines, hint = graft("stages", "test_resnet").stdout.splitlines()
-    assert header.split() == ["index", "share", "stage", "output", "params", "below"]
+    lines, last = lines[:-4], lines[-4:]
+    assert header.split() == ["index", "share", "stage", "output", "params", "below", "work", "above"]
     assert [line.split()[2] for line in lines] == [stage["name"] for stage in chain]
     assert [int(line.split()[0]) for line in lines] == list(range(len(chain)))
-    assert [line.split()[-2] for line in lines] == [f"{stage['parameters']:,}" for stage in chain]
+    assert [line.split()[-4] for line in lines] == [f"{stage['parameters']:,}" for stage in chain]
+    assert [line.split()[-1] for line in lines] == [f"{stage['above']:.1%}" for stage in chain]
+    assert [line.split()[:4] for line in last[:2]] == [
+        ["last=1", "trains", "from", "layer4.0.downsample.1"],
+        ["last=2", "trains", "from", "layer4.0.conv2"],
+    ]
     assert hint.endswith(f"--backbone test_resnet --strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
     assert graft("stages", "cnn").stdout.endswith("--backbone cnn --strategy scratch\n")
     assert graft("stages", "resnt").exit_code == 2

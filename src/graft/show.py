@@ -12,11 +12,13 @@ from typing import Any
 from graft import scores
 from graft.model import history
 from graft.model.history import Epoch
+from graft.model.spans import span
 
 SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
 PAGE = "report.html"  # graft.model.storage.PAGE, which costs an import of torch; a test compares
 MOST = 5  # lines of any one kind before "and 12 more"
 MANY = 12  # names in one line before that
+DEEPEST = 4  # layers that the table of stages counts from the top
 SOME = 3  # cases of a finding
 FIXED = ("leak", "conflict", "copy", "unreadable")  # what a cleaned list leaves out
 
@@ -64,23 +66,31 @@ def epoch(epoch: Epoch) -> None:
 def stages(network: str, chain: Sequence[Mapping[str, Any]]) -> None:
     """The table of `graft stages`."""
     width = max(len(stage["name"]) for stage in chain)
-    print(f"{'index':>5} {'share':>6}  {'stage':<{width}}  {'output':<16} {'params':>11} {'below':>7}")
+    columns = f"{'params':>11} {'below':>7} {'work':>7} {'above':>7}"
+    print(f"{'index':>5} {'share':>6}  {'stage':<{width}}  {'output':<16} {columns}")
     for stage in chain:
         shape = " x ".join(map(str, stage["shape"]))
-        numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%}"
+        numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%} {stage['work']:>7.1%} {stage['above']:>7.1%}"
         print(f"{stage['index']:>5} {stage['share']:>6}  {stage['name']:<{width}}  {shape:<16} {numbers}")
+    _last(chain)
     print(f"A cut freezes what is above its line. Next:  graft fit photos/ -o model/ --backbone {network} ", end="")
     print("--strategy scratch" if network in SMALL else f"--strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
+
+
+def _last(chain: Sequence[Mapping[str, Any]]) -> None:
+    """What last=1, last=2 and so on would train: each layer adds to those above it."""
+    layers = [layer for stage in chain for layer in stage["layers"]]
+    width, trained = max((len(layer["name"]) for layer in layers[-DEEPEST:]), default=0), 0
+    for count, layer in enumerate(reversed(layers[-DEEPEST:]), start=1):
+        trained += layer["parameters"]
+        print(f"last={count} trains from {layer['name']:<{width}} on: {trained:>11,} parameters, and the head")
 
 
 def _training(report: Mapping[str, Any]) -> None:
     """What was frozen, what was trained, and what came of it."""
     for phase in report.get("phases", ()):
-        inside = f"from {phase['cut']} on, stage {phase['place'] + 1} of {phase['stages']}"
-        where = "the head" if phase["cut"] == "head" else inside if phase["place"] else "everything"
-        only = {"all": "", "adapters": ", adapters only", "norms": ", norms and biases only"}[phase["only"]]
         tuned = "tried" if "solved_again" in report else "tuned"
-        print(f"  {tuned}        {where}{only}: {phase['trained_parameters']:,} parameters ", end="")
+        print(f"  {tuned}        {span(phase)}: {phase['trained_parameters']:,} parameters ", end="")
         print(f"({phase['frozen_parameters']:,} frozen), {phase['epochs']} epoch{'s' * (phase['epochs'] > 1)}")
     if "training" in report:
         training, blend = report["training"], report["training"]["blend"]

@@ -64,7 +64,8 @@ def _options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
 
 def _value(key: str, text: str, hint: Any) -> Any:
     """The text as the first of the option's types that takes it."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    either = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    kinds = [kind for kind in either if kind is not types.NoneType]  # None: not given, which no text says
     for kind in kinds:
         literals = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         if text in literals:

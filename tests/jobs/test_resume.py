@@ -25,7 +25,7 @@ from graft.training import tune
 RECIPE = "epochs=4,batch=8,rate=0.0005,mixup=0.2,ema=0.9,blend=none"  # no blend: the epoch wins and is refitted
 OPTIONS = {"backbone": "test_resnet", "recipe": RECIPE, "offline": True}
 UPDATES = 4 * 3  # of the training by which all is chosen: four epochs of 24 pictures
-STRATEGIES = ["tail:cut=0.5,views=2", "lp-ft", "full"]
+STRATEGIES = ["tail:cut=0.5,views=2", "lp-ft", "full", "tail:cut=layer1,until=layer3", "tail:last=2"]
 
 
 @pytest.fixture(autouse=True)

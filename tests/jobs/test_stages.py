@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -10,16 +11,51 @@ from graft.errors import UsageError
 from graft.jobs.stages import stages
 from graft.networks import cut, fresh
 from graft.networks.head import Head
+from graft.networks.layers import weight_layers
 from graft.networks.network import Features, Network
+from graft.training.train import _share as share
 
 
 def test_the_list_is_the_chain_in_order() -> None:
-    assert stages("cnn") == [
+    found = stages("cnn")
+    layers = [each.pop("layers") for each in found]
+    work = [[each.pop("work"), each.pop("above")] for each in found]
+    assert found == [
         {"index": 0, "share": 0.0, "name": "conv1", "shape": [32, 30, 30], "parameters": 896, "below": 0.0},
         {"index": 1, "share": 0.25, "name": "conv2", "shape": [64, 13, 13], "parameters": 18_496, "below": 0.0073},
         {"index": 2, "share": 0.5, "name": "conv3", "shape": [64, 4, 4], "parameters": 36_928, "below": 0.1591},
         {"index": 3, "share": 0.75, "name": "dense", "shape": [64], "parameters": 65_600, "below": 0.4619},
     ]
+    assert layers == [[{"name": each["name"], "parameters": each["parameters"]}] for each in found]
+    each = [27 * 32 * 30 * 30, 288 * 64 * 13 * 13, 576 * 64 * 4 * 4, 1024 * 64]
+    whole = sum(each)
+    assert work == [[round(own / whole, 4), round(sum(each[place:]) / whole, 4)] for place, own in enumerate(each)]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_work_adds_up_and_every_layer_is_in_one_stage(name: str) -> None:
+    found = stages(name)
+    assert found[0]["above"] == 1.0
+    assert sum(each["work"] for each in found) == pytest.approx(1.0, abs=1e-3)
+    for one, other in pairwise([*found, {"above": 0.0}]):
+        assert one["above"] - other["above"] == pytest.approx(one["work"], abs=2e-4)
+    backbone = fresh.fresh_backbone(name)
+    layers = weight_layers(Features(backbone.module, backbone.preprocess, ()))
+    assert [layer for each in found for layer in each["layers"]] == [
+        {"name": layer.name, "parameters": layer.parameters} for layer in layers
+    ]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_above_is_the_share_of_the_work_that_a_cut_there_trains(name: str) -> None:
+    backbone = fresh.fresh_backbone(name)
+    features = Features(backbone.module, backbone.preprocess, ())
+    network = Network(features, Head({"kind": "linear", "width": features.width, "classes": 2}))
+    chain = stages(name)
+    for stage in chain[2:]:
+        halves = cut.cut(network, backbone, stage["name"])
+        stem = chain[0]["work"]  # it still runs above the cut, on a blank image
+        assert share(network, halves) == pytest.approx(stage["above"] + stem, abs=1e-2)
 
 
 @pytest.mark.parametrize("name", ["cnn", "test_resnet"])

@@ -181,6 +181,10 @@ def test_choices_of_a_classifier_are_used_where_none_are_given(
     [
         ("tail:cut=layer9", None, CutError, "There is no stage 'layer9'. The stages are"),
         ("tail:cut=head", None, None, ""),
+        ("tail:last=2", None, None, ""),
+        ("tail:last=16", None, UsageError, "'last' must be from 1 to 15"),
+        ("tail:cut=0.7,until=layer1", None, UsageError, "'until' must lie above the cut"),
+        ("tail:until=layer9", None, CutError, "There is no stage 'layer9'. The stages are"),
         ("lora:cut=head", None, UsageError, "leaves no stage to adapt"),
         ("two-phase", "epochs=1", UsageError, "'epochs' must be at least 2"),
         ("early-features:at=layer9", None, UsageError, "There is no stage 'layer9'"),

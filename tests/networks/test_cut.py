@@ -16,7 +16,7 @@ from shaken import shaken
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graft.errors import CutError
+from graft.errors import CutError, UsageError
 from graft.networks import catalog, cut
 from graft.networks import chain as chains
 from graft.networks.catalog import Entry
@@ -226,6 +226,69 @@ def test_the_head_alone_is_the_tuned_half_of_a_probe() -> None:
     assert torch.equal(halves.tuned(halves.frozen(images)), network(images))
 
 
+@pytest.mark.parametrize(
+    ("at", "until", "kept"),
+    [
+        ("layer2", "layer4", ("layer2.", "layer3.")),
+        (-3, -2, ("layer2.",)),
+        (0.7, 0.8, ("layer2.",)),
+        (0, "layer1", ("conv1.", "bn1.")),
+        ("layer4", "head", ("layer4.",)),
+        ("layer4", 1.0, ("layer4.",)),
+        ("head", "head", ("-",)),
+    ],
+)
+def test_until_leaves_what_lies_above_it_as_it_is(at: Any, until: Any, kept: tuple[str, ...]) -> None:
+    backbone = backbone_of("test_resnet", 64)
+    network = network_of(backbone)
+    halves = cut.cut(network, backbone, at, until)
+    trains = {name for name, each in backbone.module.named_parameters() if each.requires_grad}
+    assert trains == {name for name, _ in backbone.module.named_parameters() if name.startswith(kept)}
+    assert all(each.requires_grad for each in network.head.parameters())
+    images = pictures(64)
+    with torch.no_grad():
+        assert torch.equal(halves.tuned.eval()(halves.frozen(images)), network(images))
+
+
+@pytest.mark.parametrize(("at", "until"), [("layer3", "layer3"), ("layer3", "layer2"), ("head", 0.5), (0, 0.0)])
+def test_until_must_lie_above_the_cut(at: Any, until: Any) -> None:
+    backbone = backbone_of("test_resnet", 64)
+    with pytest.raises(UsageError, match=f"'until' must lie above the cut.* Got the cut {at}, stage .* until {until}"):
+        cut.cut(network_of(backbone), backbone, at, until)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "border", "kept"),
+    [
+        ("mobilenetv2_100", 1, "conv_head", ("conv_head.", "bn2.")),
+        ("mobilenetv2_100", 2, "blocks.6", ("blocks.6.0.conv_pwl.", "blocks.6.0.bn3.", "conv_head.", "bn2.")),
+        ("test_resnet", 1, "layer4", ("layer4.0.downsample.",)),
+        ("test_vit", 2, "blocks.5", ("blocks.5.mlp.fc1.", "blocks.5.mlp.fc2.", "norm.")),
+        ("test_vit", 25, "patch_embed", ("",)),
+    ],
+)
+def test_the_last_layers_alone_are_trained_from_the_border_below_them(
+    name: str, count: int, border: str, kept: tuple[str, ...]
+) -> None:
+    size = 160 if name == "test_vit" else 64
+    backbone = backbone_of(name, size)
+    network, images = network_of(backbone), pictures(size)
+    halves = cut.cut_last(network, backbone, count)
+    assert halves.border == border
+    trains = {name for name, each in backbone.module.named_parameters() if each.requires_grad}
+    assert trains == {name for name, _ in backbone.module.named_parameters() if name.startswith(kept)}
+    assert all(each.requires_grad for each in network.head.parameters())
+    with torch.no_grad():
+        assert torch.equal(halves.tuned.eval()(halves.frozen(images)), network(images))
+
+
+@pytest.mark.parametrize("count", [0, 16])
+def test_more_layers_than_there_are_is_a_usage_error(count: int) -> None:
+    backbone = backbone_of("test_resnet", 64)
+    with pytest.raises(UsageError, match=f"'last' must be from 1 to 15, which is how many layers .* Got {count}"):
+        cut.cut_last(network_of(backbone), backbone, count)
+
+
 def test_a_cut_before_everything_trains_everything() -> None:
     backbone = backbone_of("test_resnet", 64)
     network = network_of(backbone).requires_grad_(False)
@@ -417,3 +480,12 @@ def test_where_two_tensors_cross_the_nearest_border_that_works_is_named(to: int,
     backbone = around(Skipping(to), Entry("skipping", "timm", None, None, 16, ""), 16)
     with pytest.raises(CutError, match=f"skipping cannot be cut before '{at}': more than one tensor crosses.*{hint}"):
         cut.cut(network_of(backbone), backbone, at)
+
+
+@pytest.mark.parametrize(("count", "border"), [(1, "e"), (2, "d"), (3, "a"), (4, "a")])
+def test_the_last_layers_begin_above_the_nearest_border_that_works(count: int, border: str) -> None:
+    torch.manual_seed(0)
+    backbone = around(Skipping(2), Entry("skipping", "timm", None, None, 16, ""), 16)
+    assert cut.cut_last(network_of(backbone), backbone, count).border == border
+    trains = [name for name in "abcde" if backbone.module.get_parameter(f"{name}.weight").requires_grad]
+    assert trains == list("abcde")[-count:]

@@ -113,6 +113,9 @@ def test_an_automatic_batch_is_a_power_of_two_that_leaves_updates_in_an_epoch(co
 WAYS = [
     ("tail:cut=layer3", ""),
     ("tail:cut=head", ""),
+    ("tail:last=2", ""),
+    ("tail:cut=layer2,until=layer4", ""),
+    ("tail:cut=0,until=layer3", ""),
     ("early-features:at=layer3,cut=layer2", "linear"),
     ("early-features:at=layer2,cut=0", "linear"),
     ("early-features:at=layer2", "mlp:hidden=8,activation=gelu,init=glorot_uniform"),
@@ -150,6 +153,48 @@ def test_what_may_change_is_what_differs_after_training(
         assert set(ground.names) - never - skipped <= moved | skipped
 
 
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [
+        ("tail:cut=layer2,until=layer4,views=0", ("layer2.", "layer3.")),
+        ("tail:cut=0,until=layer3,views=0", ("conv1.", "bn1.", "layer1.", "layer2.")),
+        ("tail:last=1,views=0", ("layer4.0.downsample.",)),
+    ],
+)
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_a_band_is_the_whole_network_with_just_that_trained(
+    strategy: str, kept: tuple[str, ...], batch_norm: str, material: Material, shaken: Shaken
+) -> None:
+    """The other run cuts nothing: all of the network goes on, in eval mode but for the parts that are trained."""
+    recipe = f"epochs=1,batch=8,optimizer=sgd,rate=0.01,mixup=0,augment=none,layer_decay=0.9,batch_norm={batch_norm}"
+    ends, start_at = [], dict[str, torch.Tensor]()
+    for by_hand in (False, True):
+        ground = ground_of(strategy, recipe, material, backbone_of(shaken))
+        network, backbone = ground.network, ground.network.features.backbone
+        start_at = {name: value.clone() for name, value in network.state_dict().items()}
+        lesson = taught(ground, 0, {}).lesson
+        if by_hand:
+            trained = tuple(f"{BACKBONE}{name}" for name in kept)
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(name.startswith(("head.", *trained)))
+            names = [name for name, part in backbone.named_modules() if name and not list(part.children())]
+            data, digests = material.data.take(ground.inner), material.embedded.digests[ground.inner]
+            way = phases.Augment.parse("none")
+            feed = Pictures(data, digests, network.preprocess, way, ground.seed, nn.Identity())
+            still = tuple(backbone.get_submodule(name) for name in names if not f"{name}.".startswith(kept))
+            parameters = phases.placed(network, ground.chain)
+            lesson = replace(lesson, tuned=network, feed=feed, still=still, parameters=parameters)
+        for _ in loop.train(lesson, loop.State(lesson)):
+            pass
+        ends.append({name: value.clone() for name, value in network.state_dict().items()})
+    inside = ("head.judge", *(f"{BACKBONE}{name}" for name in kept))
+    moved = {name for name, value in ends[0].items() if not torch.equal(value, start_at[name])}
+    still_there = ("running_mean", "running_var", "num_batches_tracked") if batch_norm == "frozen" else ()
+    assert moved == {name for name in start_at if name.startswith(inside) and not name.endswith(still_there)}
+    for name, value in ends[1].items():
+        torch.testing.assert_close(ends[0][name], value, rtol=0, atol=1e-6)
+
+
 def test_what_may_change_in_any_phase_is_named(material: Material, shaken: Shaken) -> None:
     ground = ground_of("two-phase", "epochs=2", material, backbone_of(shaken))
     assert set(ground.names) == {name for name, _ in ground.network.named_parameters()}
@@ -178,6 +223,24 @@ def test_depths_are_counted_from_the_head_down(name: str, size: int, material: M
             assert depth == 0
         else:  # what is in no stage, a class token for instance, lies below all of them
             assert depth == (len(names) - inside[0] if inside else len(names) + 1)
+
+
+@pytest.mark.parametrize("strategy", ["tail:cut=layer1,until=layer3", "tail:last=3"])
+def test_a_stage_has_the_rate_that_it_has_when_everything_is_trained(
+    strategy: str, material: Material, shaken: Shaken
+) -> None:
+    rates = []
+    for each in (strategy, "lp-ft"):
+        ground = ground_of(each, "epochs=1,layer_decay=0.5", material, backbone_of(shaken))
+        lesson = taught(ground, 0, {}).lesson
+        shares = {
+            id(tensor): part["lr"] for part in loop.State(lesson).optimizer.param_groups for tensor in part["params"]
+        }
+        rates.append({name: shares[id(parameter)] for _, name, parameter in lesson.parameters})
+    band, whole = rates
+    assert band == {name: whole[name] for name in band}
+    assert 2 < len(band) < len(whole)
+    assert len(set(band.values())) > 1
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ VALUES: dict[type[Any], st.SearchStrategy[Any]] = {
         views=st.integers(1, 64),
         cut=CUTS,
     ),
-    Tail: st.builds(Tail, cut=CUTS, views=st.integers(0, 64)),
+    Tail: st.one_of(
+        st.builds(Tail, cut=CUTS, views=st.integers(0, 64), until=st.none() | CUTS),
+        st.builds(Tail, views=st.integers(0, 64), last=st.integers(1, 99)),
+    ),
     LpFt: st.builds(LpFt, cut=CUTS),
     TwoPhase: st.builds(
         TwoPhase,
@@ -79,6 +82,10 @@ def test_the_name_alone_is_the_strategy_with_its_defaults(name: str) -> None:
     [
         ("tail:views=-1", "'views' must be from 0 to 64. Got -1."),
         ("tail:views=65", "'views' must be from 0 to 64. Got 65."),
+        ("tail:last=0", "'last', a number of layers, must be at least 1. Got 0."),
+        ("tail:last=x", "'last' must be a whole number. Got 'x'."),
+        ("tail:last=2,cut=0.75", "'last' and 'cut' both say what is trained: choose one of them."),
+        ("tail:until=0.9,last=2", "'last' and 'until' both say what is trained: choose one of them."),
         ("probe:views=0", "'views' must be from 1 to 64. Got 0."),
         ("early-features:views=0", "'views' must be from 1 to 64. Got 0."),
         ("early-features:solver=magic", "There is no head 'magic'"),

@@ -6,16 +6,24 @@ from itertools import accumulate
 from typing import Any
 
 from graft.networks import catalog, chain, fresh
+from graft.networks.layers import Layer, weight_layers
+from graft.networks.network import Features
 
 
 def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
-    """Index, share, name, shape of the output and parameters of each stage, in the order of a forward pass.
+    """Index, share, name, output, parameters, cost and layers of each stage, in the order of a forward pass.
 
     `share` is the part of the chain that lies before the stage, and `below` the part of all stages' parameters: what a
-    cut there would freeze. The list needs no pretrained weights: the network is built with random ones.
+    cut there would freeze. `work` is the stage's part of the network's multiply-adds, and `above` that of this stage
+    and all after it: what a cut there would train. `layers` are its convolutions and linear layers, each with the
+    parameters that `last` would train with it. The list needs no pretrained weights: the network is built with random
+    ones.
     """
-    found = chain.stages(fresh.fresh_backbone(backbone))
+    network = fresh.fresh_backbone(backbone)
+    found = chain.stages(network)
+    spent, whole = chain.work(network, found)
     sums = list(accumulate((stage.parameters for stage in found), initial=0))
+    inside = weight_layers(Features(network.module, network.preprocess, ()))
     return [
         {
             "index": index,
@@ -24,6 +32,13 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
             "shape": list(stage.shape),
             "parameters": stage.parameters,
             "below": round(sums[index] / sums[-1], 4),
+            "work": round(spent[index] / max(whole, 1), 4),
+            "above": round(sum(spent[index:]) / max(whole, 1), 4),
+            "layers": [_described(layer) for layer in inside if f"{layer.name}.".startswith(f"{stage.name}.")],
         }
         for index, stage in enumerate(found)
     ]
+
+
+def _described(layer: Layer) -> dict[str, Any]:
+    return {"name": layer.name, "parameters": layer.parameters}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from graft.errors import UsageError
 from graft.networks.network import Backbone, Features, heard
@@ -53,6 +54,36 @@ def chained(module: nn.Module, example: Tensor) -> list[Stage]:
         for name, output in outputs.items()
         if isinstance(output, Tensor)
     ]
+
+
+@torch.no_grad()
+def work(backbone: Backbone, chain: Sequence[Stage]) -> tuple[list[int], int]:
+    """The multiply-adds that one image takes in each stage, and in the whole network.
+
+    What torch's counter does not know, a recurrent layer for instance, counts as nothing.
+    """
+    module, spent, handles = backbone.module, [0] * len(chain), []
+    with FlopCounterMode(display=False) as counter:
+        for place, stage in enumerate(chain):
+            part = module.get_submodule(stage.name)
+            handles.append(part.register_forward_pre_hook(lambda *_, place=place: _add(spent, place, -_done(counter))))
+            handles.append(part.register_forward_hook(lambda *_, place=place: _add(spent, place, _done(counter))))
+        try:
+            with still(module):
+                module(backbone.example()[:1].to(next(module.parameters())))
+        finally:
+            for handle in handles:
+                handle.remove()
+    return spent, _done(counter)
+
+
+def _add(sums: list[int], place: int, more: int) -> None:
+    sums[place] += more
+
+
+def _done(counter: FlopCounterMode) -> int:
+    """Multiply-adds so far; torch counts each as two."""
+    return counter.get_total_flops() // 2
 
 
 def layers(chain: Sequence[Stage], most: int = 8) -> tuple[str, ...]:

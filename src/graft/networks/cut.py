@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graft.errors import CutError
+from graft.errors import CutError, UsageError
 from graft.networks.chain import Stage, stages, still
+from graft.networks.layers import weight_layers
 from graft.networks.network import FORMAT, AllHeard, Backbone, Features, Network, heard, mapped, pooled
 from graft.networks.preprocess import Preprocess
 
@@ -32,12 +33,14 @@ class Halves:
     """A network cut in two; both halves hold its own weights, so training `tuned` trains the network.
 
     The border is the stage at `place` in `chain`, the first one that is tuned; 'head' where `place` is past the last.
+    The stages from `end` on stay as they are; without an `until` there are none.
     """
 
     frozen: nn.Module
     tuned: nn.Module
     chain: tuple[Stage, ...]
     place: int
+    end: int
 
     @property
     def border(self) -> str:
@@ -45,16 +48,24 @@ class Halves:
         return self.chain[self.place].name if self.place < len(self.chain) else "head"
 
 
-def cut(network: Network, backbone: Backbone, at: str | int | float) -> Halves:
+def cut(network: Network, backbone: Backbone, at: str | int | float, until: str | int | float = "head") -> Halves:
     """Split before a stage: by name, by index (0 = before all, -1 = before the last), by share of the chain (0 to 1),
     or 'head' (everything frozen but the head).
 
-    Freezes the parameters below the border and makes those above it trainable; nowhere else is this decided. A head
-    that reads several layers goes on reading them: those below the border are frozen outputs too.
-    Raises CutError, which names the nearest border that works, where more than one tensor crosses.
+    Freezes the parameters below the border and makes those above it trainable; nowhere else is this decided. The
+    stages from `until` on, named in the same ways, are a part of the tuned half that is not trained. A head that reads
+    several layers goes on reading them: those below the border are frozen outputs too.
+    Raises CutError, which names the nearest border that works, where more than one tensor crosses, and UsageError
+    where no stage lies between the border and `until`.
     """
     chain = stages(backbone)
-    place = _place([stage.name for stage in chain], at)
+    names = [stage.name for stage in chain]
+    place, end = _place(names, at), _place(names, until)
+    if end <= place and end < len(chain):
+        raise UsageError(
+            f"'until' must lie above the cut, so that a stage is left to train between them. Got the cut {at}, stage "
+            f"{place + 1} of {len(chain)}, and until {until}, stage {end + 1}: `graft stages` lists them."
+        )
     frozen, tuned = _halved(network, backbone, chain, place)
     place = len(chain) if tuned is network.head else place
     network.requires_grad_(False)
@@ -63,9 +74,29 @@ def cut(network: Network, backbone: Backbone, at: str | int | float) -> Halves:
         inside = tuple(f"{stage.name}." for stage in chain)
         for name, parameter in network.features.backbone.named_parameters():
             parameter.requires_grad_(not name.startswith(inside))
-    for stage in chain[place : deepest(network.features, chain)]:
+    for stage in chain[place : min(end, deepest(network.features, chain))]:
         network.features.backbone.get_submodule(stage.name).requires_grad_(True)
-    return Halves(frozen, tuned, tuple(chain), place)
+    return Halves(frozen, tuned, tuple(chain), place, end)
+
+
+def cut_last(network: Network, backbone: Backbone, count: int) -> Halves:
+    """Split at the nearest border below the last `count` layers, and make the parameters of these alone trainable.
+
+    Layers as a person counts them (`networks/layers.py`), without the head, which is trained as always. Raises
+    UsageError for more layers than there are.
+    """
+    found = weight_layers(network.features)
+    if not 1 <= count <= len(found):
+        raise UsageError(
+            f"'last' must be from 1 to {len(found)}, which is how many layers of {backbone.entry.name} can be trained "
+            f"below the head. Got {count}."
+        )
+    wanted = {tensor for layer in found[-count:] for tensor in layer.tensors}
+    chain = stages(backbone)
+    halves = cut(network, backbone, _workable(network, backbone, chain, _lowest(wanted, chain)))
+    for name, parameter in backbone.module.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    return halves
 
 
 def place_of(text: str) -> str | int | float:
@@ -133,6 +164,22 @@ def _whole(network: Network, frozen: nn.Module, rest: nn.Module, backbone: Backb
     with still(network), still(rest):
         want, got = network.features(images), rest(frozen(images))
     return bool((want - got).abs().max() <= TOLERANCE * (want[0] - want[1]).abs().max())
+
+
+def _lowest(tensors: Iterable[str], chain: Sequence[Stage]) -> int:
+    """The place of the first stage that holds one of these parameters; 0 where one is in no stage."""
+    inside = [[place for place, stage in enumerate(chain) if name.startswith(f"{stage.name}.")] for name in tensors]
+    return min(places[0] if places else 0 for places in inside)
+
+
+def _workable(network: Network, backbone: Backbone, chain: Sequence[Stage], place: int) -> int:
+    """This place, or the nearest below it where a single tensor crosses."""
+    while place:
+        frozen, tuned = _split(network, backbone, chain, place)
+        if _whole(network, frozen, tuned[0], backbone):
+            break
+        place -= 1
+    return place
 
 
 def _nearest(network: Network, backbone: Backbone, chain: Sequence[Stage], place: int) -> str:

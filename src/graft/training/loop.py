@@ -33,7 +33,8 @@ Placed = tuple[int, str, nn.Parameter]  # how many stages below the head (0), na
 class Lesson:
     """One phase: the tuned half and its trainable parameters, what it learns from, and how.
 
-    `first` is the number of epochs before this phase; `epochs` how many it has; `rate` that of the head.
+    `first` is the number of epochs before this phase; `epochs` how many it has; `rate` that of the head. `still` are
+    parts of the tuned half that are frozen all the same, and stay in eval mode as the frozen half does.
     """
 
     tuned: nn.Module
@@ -48,6 +49,7 @@ class Lesson:
     epochs: int
     seed: int
     starts: dict[str, Tensor]  # the weights before tuning, which L2-SP pulls towards
+    still: tuple[nn.Module, ...] = ()
 
     @property
     def updates(self) -> int:
@@ -206,6 +208,8 @@ def _backward(state: State, inputs: Tensor, targets: Tensor) -> float:
     lesson, total = state.lesson, 0.0
     alone = min(len(inputs), state.chunk, len(inputs) % state.chunk or state.chunk) == 1
     training_mode(lesson.tuned, lesson.recipe, alone)
+    for part in lesson.still:
+        part.eval()
     for some, wanted in zip(inputs.split(state.chunk), targets.split(state.chunk), strict=True):
         said = lesson.tuned(some)
         each = state.loss_of(said if state.prior is None else said + state.prior.to(said), wanted)

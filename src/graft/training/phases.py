@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from graft.data.augment import Augment
 from graft.data.dataset import Labels
 from graft.errors import UsageError
 from graft.networks import adapters
 from graft.networks.chain import Stage
-from graft.networks.cut import Frozen, Halves, cut, deepest, place_of
+from graft.networks.cut import Frozen, Halves, cut, cut_last, deepest, place_of
 from graft.networks.network import Backbone, Network
 from graft.progress import Watch
 from graft.training.embed import embed_again
@@ -101,6 +101,7 @@ def taught(ground: Ground, number: int, starts: dict[str, Tensor], rate: float |
         epochs=last - first,
         seed=ground.seed,
         starts=starts,
+        still=tuple(_untrained(halves.tuned)) if phase.last or phase.until != "head" else (),
     )
     named = ground.recipe.rate
     if rate is None:
@@ -111,8 +112,10 @@ def taught(ground: Ground, number: int, starts: dict[str, Tensor], rate: float |
 
 def opened(network: Network, backbone: Backbone, phase: Phase) -> Halves:
     """The network cut for a phase, with just those parameters trainable that the phase trains."""
-    halves = cut(network, backbone, place_of(phase.cut))
-    above = [stage.name for stage in halves.chain[halves.place :]]
+    if phase.last:
+        return cut_last(network, backbone, phase.last)
+    halves = cut(network, backbone, place_of(phase.cut), place_of(phase.until))
+    above = [stage.name for stage in halves.chain[halves.place : halves.end]]
     if phase.only != "all" and not above:
         raise UsageError("A cut at 'head' leaves no stage to adapt. Name a stage, an index or a share: `graft stages`.")
     if phase.only == "norms":
@@ -124,6 +127,16 @@ def opened(network: Network, backbone: Backbone, phase: Phase) -> Halves:
         for name, parameter in backbone.module.named_parameters():
             parameter.requires_grad_("lora_" in name)
     return halves
+
+
+def _untrained(module: nn.Module) -> Iterator[nn.Module]:
+    """The largest parts that have parameters, none of which is trained."""
+    for child in module.children():
+        own = list(child.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            yield child
+        else:
+            yield from _untrained(child)
 
 
 def feeds(ground: Ground, halves: Halves, phase: Phase) -> tuple[Feed, Feed]:

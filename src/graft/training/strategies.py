@@ -25,8 +25,10 @@ MOST_VIEWS = 64
 class Phase:
     """Train what lies above `cut` for a share of the epochs, at `rate` times the recipe's rate.
 
-    With `views` the frozen half's outputs for so many views of each picture are computed once and kept; with 0 views
-    the pictures are augmented anew in each epoch and go through the whole network.
+    With `until` the stages from there on stay as they are. With `last` it is so many layers, wherever they begin, and
+    the cut is the nearest border below them, whatever `cut` says. With `views` the frozen half's outputs for so many
+    views of each image are computed once and kept; with 0 views the images are augmented anew in each epoch and go
+    through the whole network.
     """
 
     cut: str
@@ -34,6 +36,8 @@ class Phase:
     rate: float = 1.0
     views: int = 0
     only: Only = "all"
+    until: str = "head"
+    last: int = 0
 
 
 @runtime_checkable
@@ -100,18 +104,36 @@ class EarlyFeatures:
 
 @dataclass(frozen=True)
 class Tail:
-    """Start from the solved head, then train the stages above the cut from cached outputs of those below."""
+    """Start from the solved head, then train the stages above the cut from cached outputs of those below.
 
-    cut: str = "0.75"
+    `cut` is '0.75' unless given. `until` leaves the stages from there on as they are; `last` counts layers from the top
+    instead of naming a cut.
+    """
+
+    cut: str | None = None
     views: int = 4
+    last: int | None = None
+    until: str | None = None
     recipe: ClassVar[Recipe] = Recipe(epochs=12, rate=5e-4, mixup=0.4, smoothing=0.1)
     start: ClassVar[Start] = "solved"
 
     def __post_init__(self) -> None:
         _check_views(self.views, 0)
+        if self.last is None:
+            return
+        if self.last < 1:
+            raise UsageError(f"'last', a number of layers, must be at least 1. Got {self.last}.")
+        for name, given in (("cut", self.cut), ("until", self.until)):
+            if given is not None:
+                raise UsageError(
+                    f"'last' and '{name}' both say what is trained: choose one of them. 'last' counts layers from the "
+                    f"head down, 'cut' and 'until' name stages. Got last={self.last} and {name}={given}."
+                )
 
     def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
-        return (Phase(self.cut, views=self.views),)
+        cut = "0.75" if self.cut is None else self.cut
+        until = "head" if self.until is None else self.until
+        return (Phase(cut, views=self.views, until=until, last=self.last or 0),)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from graft.errors import TrainingError
 from graft.networks import adapters
 from graft.networks.cut import Halves, deepest
+from graft.networks.layers import weight_layers
 from graft.networks.network import Backbone, Network
 from graft.progress import Watch
 from graft.training import blend, start
@@ -21,7 +22,7 @@ from graft.training.choices import Choices
 from graft.training.material import Material
 from graft.training.phases import Ground, batch_of, epochs_of, opened
 from graft.training.probe import Trained, read_from, solve
-from graft.training.strategies import Lora
+from graft.training.strategies import Lora, Phase
 from graft.training.tune import Course, Told, Tuned, again, tune
 
 
@@ -71,7 +72,6 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
     recipe, phases = ground.recipe, []
     ends = [last for _, last in epochs_of(ground.phases, recipe.epochs)]
     done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in course.epochs]), minlength=len(ends))
-    end = deepest(ground.network.features, ground.chain)  # what comes after it is not run
     cost, again = 1.0, 0.0  # the look at every picture, from which near-duplicates and the solved head come
     for phase, epochs in zip(ground.phases, done.tolist(), strict=True):
         halves = opened(ground.network, ground.backbone, phase)
@@ -79,16 +79,11 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
         whole = sum(each.numel() for each in ground.network.parameters())
         share = _share(ground.network, halves)
         views = phase.views if halves.place else 0
-        end = deepest(ground.network.features, halves.chain)  # what follows is never computed
         trained_on = 3 * share * epochs + (0 if views else (1 - share) * epochs)
         cost, again = cost + (views * (1 - share) if epochs else 0) + trained_on, again + trained_on
         phases.append(
-            {
-                "cut": halves.border,
-                "place": halves.place,
-                "stages": len(halves.chain),
-                "frozen": [stage.name for stage in halves.chain[: min(halves.place, end)]],
-                "trained": [stage.name for stage in halves.chain[halves.place : end]] + ["head"],
+            _parts(ground.network, halves, phase)
+            | {
                 "only": phase.only,
                 "frozen_parameters": whole - trained,
                 "trained_parameters": trained,
@@ -107,6 +102,32 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
         "layers": read_from(ground.network.features),
         "head": {"name": ground.network.head.spec["kind"]},
     }
+
+
+def _parts(network: Network, halves: Halves, phase: Phase) -> dict[str, Any]:
+    """What is frozen and what is trained, by name; with `last` the layers and their tensors as well."""
+    backbone, names = network.features.backbone, [stage.name for stage in halves.chain]
+    run = names[: deepest(network.features, halves.chain)]  # what comes after these is left out
+    above = run[halves.place :]
+    trained, counted = run[halves.place : halves.end], {}
+    if phase.last:
+        trained = [
+            name for name in above if any(each.requires_grad for each in backbone.get_submodule(name).parameters())
+        ]
+        layers = weight_layers(network.features)[-phase.last :]
+        counted = {
+            "layers": [layer.name for layer in layers],
+            "tensors": [tensor for layer in layers for tensor in layer.tensors],
+        }
+    return {
+        "cut": halves.border,
+        "place": halves.place,
+        "stages": len(names),
+        "frozen": run[: halves.place],
+        "trained": [*trained, "head"],
+        "kept_above": [name for name in above if name not in trained],
+        "until": names[halves.end] if halves.end < len(names) else "head",
+    } | counted
 
 
 def repeated(ground: Ground, record: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from graft.jobs.report.answers import Answers
 from graft.jobs.report.shown import SUREST, Shown, shown
 from graft.model import pictures
 from graft.model.classifier import Classifier, load
+from graft.model.spans import span
 from graft.progress import Watch, unwatched
 
 MATRIX = 24  # classes, above which the matrix is a list of what is confused most
@@ -153,7 +154,7 @@ def _facts(answers: Answers, seen: Shown) -> str:
 @cache
 def _template() -> Any:
     house = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    house.filters |= {"percent": _percent, "seconds": _seconds}
+    house.filters |= {"percent": _percent, "seconds": _seconds, "span": span}
     return house.from_string(_part("page.html"))
 
 
