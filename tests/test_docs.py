@@ -54,7 +54,7 @@ def prose(page: Path) -> str:
 def page(name: str) -> object:
     """A page as a parameter: those on which much is trained or exported are slow."""
     trains = name.startswith("strategies/") and name != "strategies/index"
-    slow = trains or name in ("client", "export", "heads", "labels", "runs", "training")
+    slow = trains or name in ("classifier", "client", "export", "heads", "labels", "runs", "training")
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 
