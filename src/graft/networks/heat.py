@@ -17,7 +17,7 @@ from graft.networks.network import Features, Network, channels_last, heard
 
 GRID = 14  # places along a side; a network's last map has 7 or 14
 COVERED = 7  # places along a side that are covered one by one, where a head has no gradient; divides GRID
-STEPS = ("forest",)  # heads whose answers go in steps
+STEPS = ("forest", "knn")  # heads that answer in steps; where all neighbours are of one class, kNN has no slope either
 AT_ONCE = 8  # images
 
 
@@ -28,7 +28,7 @@ def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool
     reads, each on its own way to the head; added up. Above 0 a place speaks for the class, below against it. What is
     explained is the class's logit above the mean of all logits, as only differences count in a softmax; with
     `several` labels a picture, the logit itself. Of a linear head on averages over space the places add up to exactly
-    that, but for the bias. A forest answers in steps, without a gradient: there it is by how much that logit falls
+    that, but for the bias. Forests and neighbours answer in steps, without a gradient: there it is by how much that logit falls
     when a place is covered.
 
     Raises UsageError for a network that keeps no map of places, as one that reads pictures row by row.
@@ -75,14 +75,20 @@ def covered(network: Network, images: Tensor, classes: Sequence[int], several: b
 def _way(features: Features, part: Tensor, slope: Tensor, outputs: Sequence[Any]) -> Tensor:
     """What a part says, by the places of the last layer before it all of whose places are heard there.
 
-    A transformer's last block is heard by its class token alone, and dense layers have no places.
+    A transformer's last block is heard by its class token alone, and dense layers have no places. Where no place makes
+    a difference, as behind units that are all off, the map is 0.
     """
+    nothing = None
     for output in reversed(outputs):
         if isinstance(output, Tensor) and output.requires_grad:
             gradient = torch.autograd.grad(part, output, slope, retain_graph=True, allow_unused=True)[0]
             spoken = None if gradient is None else as_map(features.backbone, gradient * output)
-            if spoken is not None and spoken.shape[2] > 1 and (places := spoken.sum(1)).any():
-                return places
+            if spoken is not None and spoken.shape[2] > 1:
+                if (places := spoken.sum(1)).any():
+                    return places
+                nothing = places
+    if nothing is not None:
+        return nothing
     raise UsageError("This network keeps no map of the picture, so there is nothing to draw a heat map from.")
 
 
