@@ -29,7 +29,7 @@ OPTIONS = {  # of strategies whose defaults take long, or more stages than a sma
     "lora": "rank=2",
     "two-phase": "first=0.5",
 }
-RECIPE = "epochs=2,batch=8,rate=0.003,refit=no,blend=none"  # no blend: what was trained is what is saved
+RECIPE = "epochs=2,batch=8,rate=0.0001,refit=no,blend=none"  # no blend: what was trained is what is saved
 OWN = "own"  # the head that the strategy chooses
 
 
@@ -95,7 +95,7 @@ WITHOUT_MAP = ("test_vit", "mlp", "rnn")  # nothing that a conv head could read
 
 # (what is refused, how the program says it), in the order in which it is noticed
 REFUSED = (
-    (lambda cell: cell.strategy == "direct" and cell.network in SMALL, "no pretrained"),
+    (lambda cell: cell.strategy == "direct" and cell.network in SMALL, "published weights"),
     (lambda cell: cell.strategy == "direct" and cell.task == MULTILABEL, "'direct' answers one class"),
     (lambda cell: cell.head in ONE_LABEL and cell.task == MULTILABEL, "takes one label for each picture"),
     (lambda cell: cell.head == "conv" and cell.network in WITHOUT_MAP, "feature map"),

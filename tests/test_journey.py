@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from journey import Cell, cells, covering, reason
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from serving import running
 from shaken import shaken
 
@@ -28,6 +28,7 @@ from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.model.explain import Explanation, explain
 from graft.networks import catalog
+from graft.networks.heat import STEPS
 from graft.networks.small import SMALL
 from graft_runtime.card import MULTILABEL
 from graft_runtime.prediction import Prediction
@@ -38,7 +39,11 @@ PUBLISHED = ("n03944341", "picket fence", "Daisy")  # three classes of ImageNet,
 MISSION = ("alexnet", "vgg11", "googlenet", "inception_v3", "resnet18", "densenet121", "mobilenet_v2")
 
 POSSIBLE = [cell for cell in cells() if not reason(cell)]
-QUICK = covering(cell for cell in POSSIBLE if cell.format != WEB)  # which npm fetches first
+LIGHT = (
+    ("cnn", "test_resnet", "test_vit"),
+    (ONNX, OPENVINO, INT8),
+)  # the others take longer: web needs npm, torch traces
+QUICK = covering(cell for cell in POSSIBLE if cell.network in LIGHT[0] and cell.format in LIGHT[1])
 WHOLE = [cell for cell in covering(POSSIBLE) if cell not in QUICK]
 
 
@@ -69,7 +74,7 @@ def sources(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def source_of(cell: Cell, sources: dict[str, Path]) -> Path:
-    return sources["direct" if cell.strategy == "direct" else cell.task]
+    return sources["direct" if cell.strategy == "direct" and cell.task != MULTILABEL else cell.task]
 
 
 def weights_of(network: str, folder: Path) -> Path | str | None:
@@ -114,13 +119,13 @@ def walk(cell: Cell, sources: dict[str, Path], pretrained: Path, folder: Path) -
     scored(cell, classifier, folder / "model", source_of(cell, sources))
     explained(classifier, images, answers)
     changed = updated(cell, classifier, source_of(cell, sources), folder / "model2")
-    exported(cell, changed, source_of(cell, sources), images, folder)
+    exported(cell, changed, images, folder)
 
 
 def different(answers: Sequence[Prediction]) -> None:
     """A classifier that says the same of every image proves nothing."""
     found = np.array([list(each.probabilities.values()) for each in answers])
-    assert np.ptp(found, axis=0).max() > 1e-4
+    assert (np.ptp(found, axis=0) / found.mean(axis=0)).max() > 1e-4
 
 
 def trained(cell: Cell, classifier: Classifier, pretrained: Path) -> None:
@@ -128,7 +133,7 @@ def trained(cell: Cell, classifier: Classifier, pretrained: Path) -> None:
     assert classifier.card.choices["strategy"] == cell.plan
     if not cell.trains or cell.strategy == "scratch" or cell.network in SMALL:
         return
-    before = shaken(catalog.build(catalog.find(cell.network))).state_dict()
+    before = load_file(pretrained / f"{cell.network}.safetensors")
     now = classifier.network.features.backbone.state_dict()
     moved = {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
     frozen = tuple(f"{name}." for name in classifier.report["phases"][-1]["frozen"])
@@ -148,7 +153,7 @@ def scored(cell: Cell, classifier: Classifier, folder: Path, source: Path) -> No
 
 def explained(classifier: Classifier, images: Sequence[Path], answers: Sequence[Prediction]) -> None:
     """A map of each image for its own answer; a network or head without one says so in a sentence."""
-    if classifier.card.backbone["name"] in ("mlp", "rnn"):
+    if classifier.card.backbone["name"] in ("mlp", "rnn") and classifier.card.head["kind"] not in STEPS:
         with pytest.raises(UsageError, match="keeps no map"):
             list(explain(classifier, images))
         return
@@ -174,12 +179,11 @@ def updated(cell: Cell, classifier: Classifier, source: Path, output: Path) -> C
     return again
 
 
-def exported(cell: Cell, classifier: Classifier, source: Path, images: Sequence[Path], folder: Path) -> None:
+def exported(cell: Cell, classifier: Classifier, images: Sequence[Path], folder: Path) -> None:
     """A file of the format answers as the classifier; of ONNX files so do the runtime and a server."""
     to = ONNX if cell.format == INT8 else cell.format
     file = folder / f"client{ENDING[cell.format]}"
-    check = source if cell.format == INT8 else images[0].parent
-    done = export(classifier, file, to=to, int8=cell.format == INT8, check=check, allow_loss=0.5)
+    done = export(classifier, file, to=to, int8=cell.format == INT8, check=images[0].parent, allow_loss=0.5)
     if cell.format == INT8:
         return
     assert done["parity"]["changed"] == 0

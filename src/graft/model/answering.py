@@ -27,25 +27,25 @@ class Answering(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.network = classifier.network
-        self.pair = WithReference(classifier.network.features, classifier.layer)
-        self.place = last_place(classifier.network.features)
+        network = classifier.network
+        self.pair, self.head = WithReference(network.features, classifier.layer), network.head
+        self.place = last_place(network.features)
         self.calibrated = Calibrated(classifier.card)
         self.strange = Strange(classifier.memory.known if classifier.memory else None, classifier.card)
-        drawn = self.place is not None and self.place.averaged and classifier.network.head.spec["kind"] == "linear"
-        self.heat = Heat(self.network, classifier.card) if drawn else None
+        drawn = self.place is not None and self.place.averaged and network.head.spec["kind"] == "linear"
+        self.heat = Heat(network, classifier.card) if drawn else None
         near = (NEAREST, SIMILARITY) if len(self.strange.stored) else ()
         self.outputs = (PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (self.place is not None), *[HEAT] * drawn, *near)
 
     def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
-        features = self.network.features
-        with heard(features.backbone, [self.place.name] if self.place else []) as outputs:
+        backbone = self.pair.features.backbone
+        with heard(backbone, [self.place.name] if self.place else []) as outputs:
             parts, reference = self.pair.each(prepared)
-        logits = self.network.head(torch.cat(parts, dim=1))
+        logits = self.head(torch.cat(parts, dim=1))
         score, *near = self.strange(reference, logits)
         said = [self.calibrated(logits), score, logits]
         if self.place:
-            said.append(_map(features.backbone, self.place, outputs))
+            said.append(_map(backbone, self.place, outputs))
         if self.heat:
             said.append(self.heat(said[-1]))
         return (*said, *near)

@@ -52,8 +52,9 @@ def drawn(seen: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint
 def explain(
     classifier: Classifier, images: Any, label: str | None = None, *, watch: Watch = unwatched
 ) -> Iterator[Explanation | Prediction]:
-    """An Explanation of each picture, in order, for its own answer or for `label`; for one that cannot be read, the
-    Prediction with its fault. Pictures are given as `Classifier.predict` takes them.
+    """An Explanation of each picture, in order, for its own answer or for `label`; of an unknown one for the class that
+    it is most like; for one that cannot be read, the Prediction with its fault. They are given as `Classifier.predict`
+    takes them.
 
     Raises UsageError for a label that the classifier does not know, and for a network that keeps no map of places.
     """
@@ -67,7 +68,7 @@ def explain(
         if picture.made is None or prediction.answer is None:
             yield prediction
         else:
-            yield _explained(classifier, prediction, picture.made, label or prediction.label)
+            yield _explained(classifier, prediction, picture.made, label or prediction.answer.label)
 
 
 def _explained(classifier: Classifier, prediction: Prediction, seen: NDArray[np.uint8], label: str) -> Explanation:

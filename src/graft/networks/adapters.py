@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -32,13 +33,7 @@ def add_lora(module: nn.Module, stages: Sequence[str], rank: int, alpha: float, 
     """
     if rank < 1 or not alpha > 0:
         raise UsageError(f"An adapter needs a rank of at least 1 and an alpha above 0. Got {rank} and {alpha}.")
-    peft = _peft()
-    names = [name for name, layer in _within(module, stages) if _takes_adapter(layer)]
-    if not names:
-        raise UsageError(
-            f"The stages {', '.join(stages)} hold no linear layer and no ungrouped convolution, so LoRA has nothing "
-            "to adapt there. Cut deeper; all networks of the catalogue hold some."
-        )
+    names, peft = adaptable(module, stages), _peft()
     wanted = "|".join(map(re.escape, names))  # a list would also match layers whose names merely end like these
     options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": wanted}
     with torch.random.fork_rng(devices=[]):
@@ -47,6 +42,22 @@ def add_lora(module: nn.Module, stages: Sequence[str], rank: int, alpha: float, 
     _forget(module)
     for _, layer in _adapted(module, peft):
         layer.train(layer.get_base_layer().training)
+    return names
+
+
+def adaptable(module: nn.Module, stages: Sequence[str]) -> list[str]:
+    """The layers of these stages that an adapter can stand beside.
+
+    Raises UsageError where there is none, or the library peft is missing.
+    """
+    if find_spec("peft") is None:  # importing it takes seconds
+        raise UsageError("LoRA needs a library that is missing: pip install graft-vision[lora].")
+    names = [name for name, layer in _within(module, stages) if _takes_adapter(layer)]
+    if not names:
+        raise UsageError(
+            f"The stages {', '.join(stages)} hold no linear layer and no ungrouped convolution, so LoRA has nothing "
+            "to adapt there. Cut deeper; nearly all networks of the catalogue hold some."
+        )
     return names
 
 

@@ -143,6 +143,21 @@ class AllHeard(Exception):
     """Ends a forward pass whose remainder nobody needs."""
 
 
+class _Hook:
+    """Keeps the output of a part, and ends the pass when it is the last that is `needed`.
+
+    No inner function: the tests check the types of each one anew whenever it is made, which took a quarter of a fit.
+    """
+
+    def __init__(self, outputs: dict[str, Any], name: str, needed: int) -> None:
+        self.outputs, self.name, self.needed = outputs, name, needed
+
+    def __call__(self, _part: nn.Module, _inputs: object, output: object) -> None:
+        self.outputs[self.name] = output
+        if len(self.outputs) == self.needed:
+            raise AllHeard
+
+
 @contextmanager
 def heard(module: nn.Module, names: Sequence[str], stop: bool = False) -> Iterator[dict[str, Any]]:
     """Collects the outputs of the named parts during a forward pass, in the order in which they come.
@@ -150,16 +165,8 @@ def heard(module: nn.Module, names: Sequence[str], stop: bool = False) -> Iterat
     With `stop`, AllHeard leaves the forward pass as soon as each of them has come once.
     """
     outputs: dict[str, Any] = {}
-
-    def listen(name: str) -> torch.utils.hooks.RemovableHandle:
-        def keep(_part: nn.Module, _inputs: object, output: object) -> None:
-            outputs[name] = output
-            if stop and len(outputs) == len(set(names)):
-                raise AllHeard
-
-        return module.get_submodule(name).register_forward_hook(keep)
-
-    handles = [listen(name) for name in names]
+    needed = len(set(names)) if stop else -1
+    handles = [module.get_submodule(name).register_forward_hook(_Hook(outputs, name, needed)) for name in names]
     try:
         yield outputs
     finally:

@@ -58,7 +58,7 @@ class Preprocess:
         for axis in (1, 2):
             kept = torch.sym_min(images.shape[axis], LONGEST * short)
             first = (images.shape[axis] - kept) // 2
-            # A slice would ask whether it is the whole, since then it is contiguous.
+            # A slice would ask whether it is the whole, since then it is contiguous; below as well.
             images = images.index_select(axis, torch.arange(first, first + kept, device=images.device))
         sides = self._target(images.shape[1], images.shape[2])
         resized = functional.interpolate(
@@ -66,7 +66,8 @@ class Preprocess:
         )
         for axis, side in enumerate(sides, 2):
             spare = side - self.size
-            resized = resized.narrow(axis, (spare + spare // 2 % 2) // 2, self.size)  # half of it, halves to even
+            first = (spare + spare // 2 % 2) // 2  # half of it, halves to even
+            resized = resized.index_select(axis, torch.arange(self.size, device=resized.device) + first)
         return resized.contiguous()
 
     def prepare_crop(self, image: NDArray[np.uint8], box: Box, flip: bool) -> Tensor:

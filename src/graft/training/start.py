@@ -40,7 +40,9 @@ def check(choices: Choices, backbone: Backbone) -> None:
         features = solved if choices.start == "solved" else read_by_design(choices, backbone, chain)
         network = untrained(choices, features, 2)
         for phase in phases:
-            opened(network, backbone, phase)
+            halves = opened(network, backbone, phase)
+            if phase.only == "adapters":
+                adapters.adaptable(backbone.module, [stage.name for stage in halves.chain[halves.place :]])
     elif isinstance(plan, EarlyFeatures):
         _check_pca(plan.pca, early(plan.at, backbone, chain), "all")
     elif isinstance(plan, Probe):

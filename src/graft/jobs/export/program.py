@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from graft.jobs.export.parity import Answering as Answers
 from graft.jobs.export.parity import Described, Run, told
@@ -33,11 +34,22 @@ class Program(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.preprocess = classifier.network.preprocess
-        self.answering = Answering(classifier)
+        answering = Answering(classifier)
+        self.outputs = answering.outputs
+        self.answering = answering if classifier.network.features.top else _graph(answering, self.preprocess.size)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         said = self.answering(self.preprocess.prepare_batch(image))
-        return dict(zip(self.answering.outputs, said, strict=True))
+        return dict(zip(self.outputs, said, strict=True))
+
+
+def _graph(answering: Answering, side: int) -> nn.Module:
+    """The same module as a graph: torch.export loses its place in a forward pass that is stopped half-way.
+
+    Early features stop one. The weights are those of the module, as constants of the graph.
+    """
+    example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    return make_fx(answering.eval().cpu(), tracing_mode="symbolic", _allow_non_fake_inputs=True)(example)
 
 
 def made(classifier: Classifier) -> tuple[tuple[str, ...], Described]:
@@ -54,7 +66,7 @@ def made(classifier: Classifier) -> tuple[tuple[str, ...], Described]:
         if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
             plain = tensor.detach().clone(memory_format=torch.contiguous_format)
             program.state_dict[name] = nn.Parameter(plain, False) if isinstance(tensor, nn.Parameter) else plain
-    return module.answering.outputs, partial(_saved, program, classifier)
+    return module.outputs, partial(_saved, program, classifier)
 
 
 def _saved(program: ExportedProgram, classifier: Classifier, export: Export, evidence: Sequence[Witness] = ()) -> bytes:
