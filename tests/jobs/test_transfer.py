@@ -71,6 +71,9 @@ def test_several_labels_from_a_table_to_the_same_answers(
     made = fit(table, tmp_path / "model", strategy=strategy, recipe=recipe, **small)
     again = load(tmp_path / "model")
     assert made.classes == again.classes == LABELS
+    if recipe:
+        assert (made.report["recipe"]["mixup"], made.report["recipe"]["smoothing"]) == (0, 0)
+        assert again.card.choices["task"] == "multilabel"
     assert again.card.task == "multilabel"
     assert len(again.card.thresholds) == 4
     assert again.card.thresholds == made.card.thresholds

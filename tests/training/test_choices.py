@@ -62,6 +62,16 @@ def test_a_recipe_changes_that_of_the_strategy_and_nothing_else() -> None:
     assert Choices("full", recipe=spec.changed(changed)).settings == changed  # all that differs from a plain Recipe()
 
 
+@pytest.mark.parametrize("strategy", ["tail", "lp-ft", "lora", "norm"])
+def test_of_several_labels_nothing_is_mixed_or_smoothed_unless_asked_for(strategy: str) -> None:
+    one, several = Choices(strategy).settings, Choices(strategy, task="multilabel").settings
+    assert one
+    assert (one.mixup, one.smoothing) == (0.4, 0.1)
+    assert several == replace(one, mixup=0.0, smoothing=0.0)
+    given = Choices(strategy, recipe="mixup=0.2,smoothing=0.1", task="multilabel").settings
+    assert given == replace(one, mixup=0.2, smoothing=0.1)
+
+
 def test_a_head_to_train_makes_early_features_a_training() -> None:
     assert not Choices("early-features:at=2").trains
     assert Choices("early-features:at=2", "mlp").trains
@@ -181,4 +191,12 @@ def test_what_answers_one_class_is_refused_for_several_labels(strategy: str, say
 
 def test_choices_are_plain_values() -> None:
     assert {type(value) for value in asdict(Choices()).values()} == {str, int}
-    assert [field.name for field in fields(Choices)] == ["strategy", "head", "recipe", "backbone", "seed", "weights"]
+    assert [field.name for field in fields(Choices)] == [
+        "strategy",
+        "head",
+        "recipe",
+        "backbone",
+        "seed",
+        "weights",
+        "task",
+    ]

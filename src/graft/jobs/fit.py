@@ -83,6 +83,7 @@ def fit(
     with storage.claimed(place, force=force) if place else nullcontext():
         with timed(times, "read pictures"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
+        choices = replace(choices, task=data.task)
         choices.check_data(data)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, watch), place, force)
@@ -154,7 +155,7 @@ def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dic
     recipe = {f"recipe {name}": value for name, value in (asdict(choices.settings) if choices.settings else {}).items()}
     weights = pretrained.source.sha256 or pretrained.source.origin
     known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": weights}
-    return {name: value for name, value in known.items() if name != "recipe"} | versions
+    return {name: value for name, value in known.items() if name not in ("recipe", "task")} | versions
 
 
 def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline: bool, watch: Watch) -> Classifier:

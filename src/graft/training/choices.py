@@ -19,14 +19,15 @@ from graft.training.heads.choose import check
 from graft.training.losses import loss_of
 from graft.training.recipe import Recipe
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
-from graft_runtime.card import MULTILABEL
+from graft_runtime.card import MULTICLASS, MULTILABEL
 
 
 @dataclass(frozen=True)
 class Choices:
     """Strategy, head, recipe, backbone, seed and weights: with the same pictures they make the same classifier.
 
-    `weights` is 'random' where the network begins with weights that the seed draws, else ''.
+    `weights` is 'random' where the network begins with weights that the seed draws, else ''. `task` is that of the
+    images, known when they are read: of several labels the usual recipe is another one.
     """
 
     strategy: str = "probe"
@@ -35,6 +36,7 @@ class Choices:
     backbone: str = catalog.DEFAULT
     seed: int = 0
     weights: str = ""
+    task: str = MULTICLASS
 
     def __post_init__(self) -> None:
         if self.weights not in ("", RANDOM):
@@ -155,5 +157,14 @@ class Choices:
 
     @cached_property
     def settings(self) -> Recipe | None:
-        """The strategy's recipe with what was changed in it; None where nothing is trained."""
-        return spec.change(self.plan.recipe, self.recipe, "The recipe") if self.trains else None
+        """The strategy's recipe with what was changed in it; None where nothing is trained.
+
+        With several labels it has no mixup and no smoothing, unless these are asked for: smoothing says of every label
+        that an image lacks, and of 20 labels it lacks nearly all, that it has it with 5 % (docs/training.md).
+        """
+        if not self.trains:
+            return None
+        usual: Recipe = self.plan.recipe
+        if self.task == MULTILABEL:
+            usual = dataclasses.replace(usual, mixup=0.0, smoothing=0.0)
+        return spec.change(usual, self.recipe, "The recipe")
