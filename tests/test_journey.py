@@ -136,8 +136,11 @@ def trained(cell: Cell, classifier: Classifier, pretrained: Path) -> None:
     before = load_file(pretrained / f"{cell.network}.safetensors")
     now = classifier.network.features.backbone.state_dict()
     moved = {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
-    frozen = tuple(f"{name}." for name in classifier.report["phases"][-1]["frozen"])
-    assert bool(moved) == (len(classifier.report["phases"][-1]["trained"]) > 1)
+    phases, kept = classifier.report["phases"], classifier.report["training"]["kept"]
+    ends = np.cumsum([phase["epochs"] for phase in phases])
+    phase = phases[int(np.searchsorted(ends, kept))]  # the one of the epoch that was kept
+    frozen = tuple(f"{name}." for name in phase["frozen"])
+    assert bool(moved) == (len(phase["trained"]) > 1)
     assert not [name for name in moved if frozen and name.startswith(frozen)]
 
 
