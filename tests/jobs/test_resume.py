@@ -147,6 +147,8 @@ def test_what_was_chosen_is_written_and_can_be_repeated(
         "recipe": RECIPE,
         "backbone": "test_resnet",
         "seed": 0,
+        "weights": "",
+        "task": "multiclass",
     }
     assert card["recipe"]["rate"] == 0.0005
     assert card["recipe"]["batch"] == 8
