@@ -426,6 +426,18 @@ def test_a_network_by_name_predicts_its_own_classes(
     assert [each["probability"] for each in said] == [each.probability for each in want]
 
 
+def test_fit_with_the_network_as_it_is_prints_its_score(
+    photos: Path, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_WEIGHTS", str(weights))
+    for source, name in (("disc", "daisy"), ("frame", "picket_fence")):
+        shutil.copytree(photos / source, tmp_path / "things" / name)
+    done = graft("fit", tmp_path / "things", "-o", tmp_path / "m", "-s", "direct", "--backbone", "test_resnet", "-q")
+    assert done.exit_code == 0, done.output
+    assert "% right on 24 pictures that it never saw" in done.stdout
+    assert set(load(tmp_path / "m").report["seconds"]) == {"read pictures", "load network", "evaluate"}
+
+
 # --- pipes and terminals ----------------------------------------------------------------------------------------------
 
 

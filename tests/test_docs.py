@@ -54,7 +54,7 @@ def prose(page: Path) -> str:
 def page(name: str) -> object:
     """A page as a parameter: those on which much is trained or exported are slow."""
     trains = name.startswith("strategies/") and name != "strategies/index"
-    slow = trains or name in ("classifier", "client", "export", "heads", "labels", "runs", "training")
+    slow = trains or name.startswith("recipes/") or name in ("classifier", "client", "export", "heads", "labels", "runs", "training")
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 
@@ -62,7 +62,7 @@ def page(name: str) -> object:
 def test_the_examples_run(name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(photos, tmp_path / "photos", ignore=shutil.ignore_patterns("0[6-9].*", "1*"))  # six of each class
     shutil.copy(next(photos.glob("*/*.jpg")), tmp_path / "photo.jpg")
-    if name == "data":  # the page of the published data sets
+    if name in ("data", "recipes/data"):  # the pages of the published data sets
         formats.lay(tmp_path, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": f"docs_{name}"}
@@ -83,6 +83,14 @@ def run(line: str) -> None:
     assert line.startswith("$ graft "), f"a console block holds commands only, without their output: {line!r}"
     done = CliRunner().invoke(app, shlex.split(line)[2:])
     assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in PAGES if name.startswith("recipes/")))
+def test_every_recipe_in_a_table_is_in_a_block(name: str) -> None:
+    said = re.findall(r"^\|[^|]*\| `([^|`]+)` \|", PAGES[name].read_text(encoding="utf-8"), re.MULTILINE)
+    ways = "\n".join(text for _, text in blocks(PAGES[name]))
+    assert said or name == "recipes/index"
+    assert [way for way in said if way not in ways and way != "--resume"] == []  # run on the page Runs
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))

@@ -86,7 +86,7 @@ def fit(
         choices = replace(choices, task=data.task)
         choices.check_data(data)
         if isinstance(choices.plan, Direct):
-            return _saved(_direct(choices, data, weights, offline, watch), place, force)
+            return _saved(_direct(choices, data, weights, offline, times, watch), place, force)
         with timed(times, "load network"):
             pretrained = _start(choices, weights, offline)
             start.check(choices, pretrained)
@@ -158,12 +158,21 @@ def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dic
     return {name: value for name, value in known.items() if name not in ("recipe", "task")} | versions
 
 
-def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline: bool, watch: Watch) -> Classifier:
+def _direct(
+    choices: Choices,
+    data: Dataset,
+    weights: str | Path | None,
+    offline: bool,
+    times: dict[str, float],
+    watch: Watch,
+) -> Classifier:
     """The network as it is, scored on the pictures whose classes it knows: all of them, as it was trained on none."""
-    classifier = direct.direct(choices.backbone, weights, offline=offline)
+    with timed(times, "load network"):
+        classifier = direct.direct(choices.backbone, weights, offline=offline)
     known = direct.relabelled(data, classifier)
     judged = known.take(known.part(TEST)) if (known.split == TEST).any() else known
-    score = classifier.evaluate(judged, watch=watch).as_dict()
+    with timed(times, "evaluate"):
+        score = classifier.evaluate(judged, watch=watch).as_dict()
     about = {"train": 0, "test": len(judged), "seed": choices.seed, "root": Path(data.root).name}
     metrics = {name: score[name] for name in ("accuracy", "interval", "macro_f1", "log_loss")}
     described = replace(classifier.card, metrics=metrics, data=about, choices=asdict(choices))
@@ -174,6 +183,7 @@ def _direct(choices: Choices, data: Dataset, weights: str | Path | None, offline
         "example": known.name(0),
         "evaluation": score,
         "data": about | asdict(Findings({}, dict(data.ignored), columns=data.columns)),
+        "seconds": times,
     }
     return replace(classifier, card=described, report=report)
 
