@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from journey import Cell, cells, covering, reason
+from journey import OWN, Cell, cells, covering, reason
 from safetensors.torch import load_file, save_file
 from serving import running
 from shaken import shaken
@@ -30,13 +30,13 @@ from graft.model.explain import Explanation, explain
 from graft.networks import catalog
 from graft.networks.heat import STEPS
 from graft.networks.small import SMALL
-from graft_runtime.card import MULTILABEL
+from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.prediction import Prediction
 
 CLOSE = 1e-3  # of a probability: what an export may differ by
 ENDING = {ONNX: ".onnx", OPENVINO: ".onnx", INT8: ".onnx", TORCH: ".pt2", WEB: ""}
 PUBLISHED = ("n03944341", "picket fence", "Daisy")  # three classes of ImageNet, by its names in three spellings
-MISSION = ("alexnet", "vgg11", "googlenet", "inception_v3", "resnet18", "densenet121", "mobilenet_v2")
+MISSION = ("alexnet", "vgg16", "googlenet", "inception_v3", "resnet18", "densenet121", "mobilenet_v2")
 
 POSSIBLE = [cell for cell in cells() if not reason(cell)]
 LIGHT = (
@@ -104,6 +104,15 @@ def test_the_same_answers_all_the_way_in_the_other_cells(
     cell: Cell, sources: dict[str, Path], pretrained: Path, tmp_path: Path
 ) -> None:
     walk(cell, sources, pretrained, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["early-features", "tail"])
+@pytest.mark.parametrize("network", MISSION)
+def test_the_same_answers_all_the_way_by_the_networks_of_the_texts(
+    network: str, strategy: str, sources: dict[str, Path], pretrained: Path, tmp_path: Path
+) -> None:
+    walk(Cell(strategy, OWN, MULTICLASS, network, ONNX), sources, pretrained, tmp_path)
 
 
 def walk(cell: Cell, sources: dict[str, Path], pretrained: Path, folder: Path) -> None:
