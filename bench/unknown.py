@@ -113,7 +113,7 @@ def classifier_free(logits: Array) -> Array:
 
 def said(classifier: Classifier, data: Dataset) -> tuple[Array, Array]:
     """(features of the last layer, logits) of each picture."""
-    parts = [(each.reference, each.logits) for each in glances(classifier.network, "", data, unwatched, {})]
+    parts = [(each.reference, each.logits) for each in glances(classifier.network, (), data, unwatched, {})]
     last, logits = zip(*parts, strict=True)
     return np.concatenate(last), np.concatenate(logits)
 

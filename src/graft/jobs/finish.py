@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from os.path import isabs
 from pathlib import Path, PurePath
@@ -21,7 +21,8 @@ from graft.model.forward import Look
 from graft.model.memory import Memory, Pictures
 from graft.model.multilabel import Score
 from graft.model.unknown import Known
-from graft.networks.network import Backbone
+from graft.networks.chain import chained, layers
+from graft.networks.network import Backbone, example
 from graft.networks.reference import WithReference
 from graft.progress import Watch
 from graft.training.choices import Choices
@@ -60,10 +61,10 @@ def calibrated(choices: Choices, pretrained: Backbone, trained: Trained) -> tupl
 
 def aware(classifier: Classifier, trained: Trained, watch: Watch) -> Classifier:
     """The same classifier, with what it takes to tell pictures that are like no class."""
-    layer, unlearned = _layer(trained)
-    known = knowledge(trained, layer, unlearned, watch)
+    compared, unlearned = _compared(trained)
+    known = knowledge(trained, compared, unlearned, watch)
     described = {
-        "layer": layer,
+        "layers": list(compared),
         "score": "nearest" if len(known.features) else "energy",
         "pictures": len(known.features),
         "left_out": len(known.strays),
@@ -83,13 +84,13 @@ def _pictures(material: Material) -> Pictures:
     return Pictures(material.embedded.digests, names, data.labels, data.split, groups, material.given)
 
 
-def knowledge(trained: Trained, layer: str, unlearned: bool, watch: Watch) -> Known:
+def knowledge(trained: Trained, compared: Sequence[str], unlearned: bool, watch: Watch) -> Known:
     """The training pictures by what the network says of them, as many as find room, and how far left-out ones lie.
 
     With so many classes that not one picture of each finds room, it is the energy of the left-out logits.
     """
     material, labels = trained.material, trained.material.data.labels[trained.material.train]
-    width = WithReference(trained.network.features, layer).width
+    width = WithReference(trained.network.features, compared).width
     if unknown.room(width) < len(material.data.classes):
         strays = np.sort(unknown.energy(trained.logits, labels.ndim == 2))
         return Known(np.empty((0, width), np.float16), labels[:0], (), strays)
@@ -97,7 +98,7 @@ def knowledge(trained: Trained, layer: str, unlearned: bool, watch: Watch) -> Kn
     left = material.train if unlearned else trained.rows
     asked = left[unknown.chosen(material.data.labels[left], unknown.ASKED)]
     wanted = np.union1d(kept, asked)
-    features = unknown.unit(np.concatenate(list(_features(trained, layer, wanted, watch))))
+    features = unknown.unit(np.concatenate(list(_features(trained, compared, wanted, watch))))
     stored = features[np.searchsorted(wanted, kept)].astype(np.float16)
     left_out = features[np.searchsorted(wanted, asked)]
     strays = unknown.strays(stored, material.groups[kept], left_out, material.groups[asked])
@@ -105,28 +106,31 @@ def knowledge(trained: Trained, layer: str, unlearned: bool, watch: Watch) -> Kn
     return Known(stored, material.data.labels[kept], names, strays)
 
 
-def _layer(trained: Trained) -> tuple[str, bool]:
-    """The layer by which pictures are compared, '' for the last; and whether it never learned from any picture.
+def _compared(trained: Trained) -> tuple[tuple[str, ...], bool]:
+    """The layers by which images are compared, none for the last one; and whether these never learned from any image.
 
-    Training drives what the last layer says of its classes together, and of all else with them (bench/README.md): of a
-    tuned network it is the last frozen stage, or, where all was trained, the one that ends half of the chain.
+    Training drives what the last layer says of its classes together, and of all else with them (bench/README.md). So a
+    tuned network is compared by its frozen stages or, where all was trained, by those in the lower half of the chain:
+    by the last of each resolution, as single stages differ much in what they tell.
     """
     if trained.columns is not None:
-        return "", True
-    phase = trained.record["phases"][-1]
+        return (), True
+    phase, features = trained.record["phases"][-1], trained.network.features
     stages = phase["trained"][:-1]  # the last one is the head
     if not stages:
-        return "", True
-    if phase["frozen"]:
-        return phase["frozen"][-1], True
-    return stages[max(len(stages) // 2 - 1, 0)] if len(stages) > 1 else "", False
+        return (), True
+    below = phase["frozen"] or stages[: max(len(stages) // 2, 1)]
+    ends = layers(chained(features.backbone, example(features.preprocess)))
+    return tuple(name for name in ends if name in below) or tuple(below[-1:]), bool(phase["frozen"])
 
 
-def _features(trained: Trained, layer: str, rows: NDArray[np.intp], watch: Watch) -> Iterator[NDArray[np.float32]]:
-    """What that layer says of these pictures: from the store where the head reads from it, else computed."""
+def _features(
+    trained: Trained, compared: Sequence[str], rows: NDArray[np.intp], watch: Watch
+) -> Iterator[NDArray[np.float32]]:
+    """What these layers say of these pictures: from the store where the head reads from it, else computed."""
     if trained.columns is None:
         data, faults = trained.material.data.take(rows), dict[int, str]()
-        for glance in forward.glances(trained.network, layer, data, watch, faults):
+        for glance in forward.glances(trained.network, compared, data, watch, faults):
             yield glance.reference
         for row, why in faults.items():
             raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")

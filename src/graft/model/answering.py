@@ -28,7 +28,7 @@ class Answering(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         network = classifier.network
-        self.pair, self.head = WithReference(network.features, classifier.layer), network.head
+        self.pair, self.head = WithReference(network.features, classifier.compared), network.head
         self.place = last_place(network.features)
         self.calibrated = Calibrated(classifier.card)
         self.strange = Strange(classifier.memory.known if classifier.memory else None, classifier.card)

@@ -20,7 +20,7 @@ from graft.model import forward, scoring, storage
 from graft.model.forward import Glance, Look
 from graft.model.memory import Memory
 from graft.model.multilabel import Score
-from graft.model.unknown import Near
+from graft.model.unknown import Near, compared_by
 from graft.networks.network import Network
 from graft.progress import Watch, unwatched
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
@@ -43,9 +43,9 @@ class Classifier:
         return self.card.classes
 
     @property
-    def layer(self) -> str:
-        """The layer that pictures are compared with training pictures by; '' for the last one that the head reads."""
-        return self.card.unknown.get("layer", "")
+    def compared(self) -> tuple[str, ...]:
+        """The layers that images are compared with training images by; none for the last one that the head reads."""
+        return compared_by(self.card.unknown)
 
     @property
     def identity(self) -> str:
@@ -77,7 +77,7 @@ class Classifier:
 
     def _blocks(self, data: Dataset, start: int, least: float | None, limit: float) -> Iterator[list[Prediction]]:
         rest, at, faults = data.take(np.arange(start, len(data))), 0, dict[int, str]()
-        for glance in forward.glances(self.network, self.layer, rest, unwatched, faults, len(data)):
+        for glance in forward.glances(self.network, self.compared, rest, unwatched, faults, len(data)):
             end = int(glance.rows[-1]) + 1
             said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
             yield [
@@ -103,13 +103,13 @@ class Classifier:
     def look(self, data: Dataset, *, watch: Watch = unwatched) -> Look:
         """All that the network says of pictures: logits, and the nearest training pictures."""
         known = self.memory.known if self.memory else None
-        return forward.look(self.network, self.layer, known, self.card.task == MULTILABEL, data, watch)
+        return forward.look(self.network, self.compared, known, self.card.task == MULTILABEL, data, watch)
 
     def probabilities(
         self, data: Dataset, *, watch: Watch = unwatched
     ) -> tuple[NDArray[np.float64], NDArray[np.intp], dict[int, str]]:
         """Calibrated probabilities [good pictures, classes], the rows these stand for, and the others' faults."""
-        look = forward.look(self.network, "", None, False, data, watch)
+        look = forward.look(self.network, (), None, False, data, watch)
         return self.calibrated(look.logits), look.rows, look.faults
 
     def calibrated(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:

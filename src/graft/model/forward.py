@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,12 +45,14 @@ class Look:
     faults: dict[int, str]
 
 
-def look(network: Network, layer: str, known: Known | None, several: bool, data: Dataset, watch: Watch) -> Look:
+def look(
+    network: Network, layers: Sequence[str], known: Known | None, several: bool, data: Dataset, watch: Watch
+) -> Look:
     """Everything that is asked of pictures, none of whose features is kept: there may be a million of them."""
     faults: dict[int, str] = {}
     rows, digests = [np.empty(0, np.intp)], [np.empty((0, table.DIGEST), np.uint8)]
     logits, near = [np.empty((0, network.head.spec["classes"]), np.float32)], list[Near]()
-    for glance in glances(network, layer, data, watch, faults):
+    for glance in glances(network, layers, data, watch, faults):
         rows.append(glance.rows)
         digests.append(glance.digests)
         logits.append(glance.logits)
@@ -61,15 +63,20 @@ def look(network: Network, layer: str, known: Known | None, several: bool, data:
 
 
 def glances(
-    network: Network, layer: str, data: Dataset, watch: Watch, faults: dict[int, str], count: int | None = None
+    network: Network,
+    layers: Sequence[str],
+    data: Dataset,
+    watch: Watch,
+    faults: dict[int, str],
+    count: int | None = None,
 ) -> Iterator[Glance]:
     """Batch by batch; whatever cannot be used is written into `faults`.
 
-    The reference features are those of the named layer, or without one of the last layer that the head reads. The
+    The reference features are those of the named layers, or without one of the last layer that the head reads. The
     network is compiled for `count` pictures, where these are the last of so many.
     """
     waiting = list[pictures.Picture[_Seen]]()
-    run = engine.compile(WithReference(network.features, layer), network.preprocess.size, count or len(data))
+    run = engine.compile(WithReference(network.features, layers), network.preprocess.size, count or len(data))
     for picture in pictures.each(data, partial(_seen, network.preprocess), watch):
         if picture.made is None:
             faults[picture.row] = picture.fault

@@ -32,6 +32,7 @@ from graft.model import history, readme, whole
 from graft.model import memory as remembered
 from graft.model.history import Epoch
 from graft.model.memory import Memory
+from graft.model.unknown import compared_by
 from graft.networks import catalog
 from graft.networks.head import Head
 from graft.networks.network import Features, Network
@@ -63,8 +64,8 @@ def save(
     An existing classifier is replaced only with `force`, and a folder that holds anything else never.
     """
     _refuse(folder, force)
-    layer = card.unknown.get("layer", "")  # images are compared by it, so it is read as well
-    gone = tuple(f"{PREFIX}{name}." for name in unread(network.features, [layer] if layer else []))
+    also = compared_by(card.unknown)  # these layers are read as well
+    gone = tuple(f"{PREFIX}{name}." for name in unread(network.features, also))
     tensors = {name: each.contiguous() for name, each in network.state_dict().items() if not name.startswith(gone)}
     raw = {TENSORS: safetensors.save(tensors)} | ({MEMORY: remembered.dump(memory)} if memory else {})
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})

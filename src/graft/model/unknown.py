@@ -7,7 +7,9 @@ any other share, of the known classes' own pictures would be called unknown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,12 @@ class Known:
     def limit(self, rate: float) -> float:
         """The score above which this share of the pictures of known classes lies at most; inf if it cannot be told."""
         return limit(self.strays, rate)
+
+
+def compared_by(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """The layers that images are compared by, as a card describes it; none for the last one that the head reads."""
+    before = described.get("layer")  # as earlier versions wrote it
+    return tuple(described.get("layers") or ([before] if before else []))
 
 
 def unit(features: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -1,14 +1,16 @@
-"""Reference features: what an image is compared with training images by, from the layer chosen for it.
+"""Reference features: what an image is compared with training images by, from the layers chosen for it.
 
 Everything that compares images goes through here: fit, the saved folder, every export, predict and evaluate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from graft.networks.network import Features, heard, pooled
 from graft.networks.preprocess import Preprocess
@@ -17,15 +19,16 @@ from graft.networks.preprocess import Preprocess
 class WithReference(nn.Module):
     """uint8 images [n, 3, size, size] to what the head reads [n, d], followed by the reference features [n, w].
 
-    `layer` names the part of the backbone that the reference features come from, averaged over space. Without a name
+    `layers` names the parts of the backbone that the reference features come from, averaged over space. Of several
+    each is brought to length 1, so that the cosine of two images is the mean of their cosines by layer. Without a name
     it is the last layer that the head reads. One forward pass gives both, in one tensor, as compiled networks have it.
 
     Raises AttributeError for a layer that the backbone does not have.
     """
 
-    def __init__(self, features: Features, layer: str = "") -> None:
+    def __init__(self, features: Features, layers: Sequence[str] = ()) -> None:
         super().__init__()
-        self.features, self.layer = features, layer
+        self.features, self.layers = features, tuple(layers)
 
     def forward(self, images: Tensor) -> Tensor:
         parts, reference = self.each(images)
@@ -33,9 +36,11 @@ class WithReference(nn.Module):
 
     def each(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """What the head reads, layer by layer, and the reference features."""
-        with heard(self.features.backbone, [self.layer] if self.layer else []) as outputs:
+        with heard(self.features.backbone, self.layers) as outputs:
             parts = self.features.each(images)
-        return parts, pooled(outputs[self.layer]) if self.layer else last_of(self.features, parts)
+        if not self.layers:
+            return parts, last_of(self.features, parts)
+        return parts, torch.cat([functional.normalize(pooled(outputs[name])) for name in self.layers], dim=1)
 
     @property
     def preprocess(self) -> Preprocess:
