@@ -138,6 +138,8 @@ def test_direct_scores_folders_named_as_the_classes_of_imagenet(
         "recipe": "",
         "backbone": "test_resnet",
         "seed": 0,
+        "weights": "",
+        "task": "multiclass",
     }
     assert evaluate("test_resnet", tmp_path / "p").as_dict() == want  # by its name
 
