@@ -53,9 +53,8 @@ def prose(page: Path) -> str:
 
 def page(name: str) -> object:
     """A page as a parameter: those on which much is trained or exported are slow."""
-    trains = name.startswith("strategies/") and name != "strategies/index"
-    long = ("classifier", "client", "export", "heads", "labels", "runs", "training")
-    slow = trains or name.startswith("recipes/") or name in long
+    trains = name.startswith(("strategies/", "recipes/")) and name != "strategies/index"
+    slow = trains or name in ("classifier", "client", "export", "heads", "labels", "runs", "training")
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 

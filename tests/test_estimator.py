@@ -251,6 +251,7 @@ def test_it_is_the_same_classifier_as_that_of_fit(fitted: ImageClassifier, photo
     from graft.data.dataset import TRAIN, Dataset
 
     labels = np.arange(36, dtype=np.int32) // 12
-    paths = table.from_paths(X, labels, ("0: disc", "1: frame", "2: stripes"))
+    paths = table.from_paths(X, labels, ("disc", "frame", "stripes"))
     data = Dataset(paths.images, labels, paths.classes, np.full(36, TRAIN, np.int8))
     assert np.array_equal(fit(data, strategy=QUICK).probabilities(data)[0], fitted.predict_proba(X))
+    assert fitted.classifier_.classes == ("disc", "frame", "stripes")  # saved and exported as it is called

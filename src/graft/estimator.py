@@ -57,7 +57,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"A classifier needs at least two classes. Got one class: {self.classes_[0]!r}.")
-        names = tuple(f"{at}: {label}" for at, label in enumerate(self.classes_))
+        names = tuple(map(str, self.classes_))  # distinct: values of one type, which np.unique could sort
         data = _table(X, index, names)
         self.classifier_ = job(
             data,

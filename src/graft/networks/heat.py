@@ -28,8 +28,8 @@ def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool
     reads, each on its own way to the head; added up. Above 0 a place speaks for the class, below against it. What is
     explained is the class's logit above the mean of all logits, as only differences count in a softmax; with
     `several` labels a picture, the logit itself. Of a linear head on averages over space the places add up to exactly
-    that, but for the bias. Forests and neighbours answer in steps, without a gradient: there it is by how
-    much that logit falls when a place is covered.
+    that, but for the bias. Forests and neighbours answer in steps, without a gradient: there it is by how much that
+    logit falls when a place is covered.
 
     Raises UsageError for a network that keeps no map of places, as one that reads pictures row by row.
     """
