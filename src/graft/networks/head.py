@@ -223,8 +223,8 @@ class Head(nn.Module):
         last = self.judge[-1] if isinstance(self.judge, nn.Sequential) else self.judge
         if not isinstance(last, nn.Linear):
             return False
-        last.weight -= last.weight.mean(dim=0)
-        last.bias -= last.bias.mean()
+        last.weight.sub_(last.weight.mean(dim=0))
+        last.bias.sub_(last.bias.mean())
         return True
 
 
