@@ -179,6 +179,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     ([], {}),
     (["--strategy", "tail:cut=0.5"], {"strategy": "tail:cut=0.5"}),
     (["--boxes"], {"boxes": True}),
+    (["--against", "others/"], {"against": "others/"}),
     (["-s", "full"], {"strategy": "full"}),
     (["--head", "mlp:hidden=256+128"], {"head": "mlp:hidden=256+128"}),
     (["--recipe", "epochs=5,rate=1e-3"], {"recipe": "epochs=5,rate=1e-3"}),

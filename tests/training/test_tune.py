@@ -316,6 +316,7 @@ def test_a_refit_learns_from_all_pictures_for_the_whole_schedule(material: Mater
     taught = phases.taught(ground, 0, {})
     for _ in loop.train(taught.lesson, loop.State(taught.lesson)):
         pass
+    assert ground.network.head.centre()
     for name, value in ground.network.state_dict().items():
         assert torch.equal(trained.network.state_dict()[name], value), name
 
