@@ -29,8 +29,7 @@ OPTIONS = {  # of strategies whose defaults take long, or more stages than a sma
     "lora": "rank=2",
     "two-phase": "first=0.5",
 }
-# No blend: what was trained is what is saved. Random networks explode at a higher rate.
-RECIPE = "epochs=2,batch=8,rate=0.00001,refit=no,blend=none"
+RECIPE = "epochs=2,batch=8,rate=0.0001,refit=no,blend=none"  # no blend: what was trained is what is saved
 OWN = "own"  # the head that the strategy chooses
 
 
@@ -73,7 +72,8 @@ class Cell:
         said = {"strategy": self.plan, "backbone": self.network}
         if not self.trains:
             return said
-        return said | {"recipe": RECIPE} | ({} if self.head == OWN else {"head": self.head})
+        recipe = RECIPE if self.network in FAMILIES else RECIPE.replace("0.0001", "0.00001")  # deep ones explode
+        return said | {"recipe": recipe} | ({} if self.head == OWN else {"head": self.head})
 
     @property
     def name(self) -> str:
