@@ -93,7 +93,7 @@ class Features(nn.Module):
     def widths(self) -> tuple[int, ...]:
         """How many features each layer gives, the last one last."""
         with torch.no_grad():
-            return tuple(part.shape[1] for part in self.each(self._blank()))
+            return tuple(part.shape[1] for part in self.each(self.blank()))
 
     @property
     def width(self) -> int:
@@ -106,9 +106,10 @@ class Features(nn.Module):
         if self.pool:
             return (self.width,)
         with torch.no_grad():
-            return tuple(self._parts(self._blank())[0].shape[1:])
+            return tuple(self._parts(self.blank())[0].shape[1:])
 
-    def _blank(self) -> Tensor:
+    def blank(self) -> Tensor:
+        """One black image, to find out what comes of any."""
         side = self.preprocess.size
         device = next((tensor.device for tensor in self.backbone.parameters()), None)
         return torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.networks.network import Features, heard, pooled
-from graft.networks.preprocess import Preprocess
 
 
 class WithReference(nn.Module):
@@ -42,18 +41,11 @@ class WithReference(nn.Module):
             return parts, last_of(self.features, parts)
         return parts, torch.cat([functional.normalize(pooled(outputs[name])) for name in self.layers], dim=1)
 
-    @property
-    def preprocess(self) -> Preprocess:
-        """How to make an image ready."""
-        return self.features.preprocess
-
     @cached_property
     def width(self) -> int:
         """How many reference features there are."""
-        side = self.preprocess.size
-        device = next(self.features.parameters()).device
         with torch.no_grad():
-            return self.each(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device))[1].shape[1]
+            return self.each(self.features.blank())[1].shape[1]
 
 
 def last_of(features: Features, parts: list[Tensor]) -> Tensor:
