@@ -17,6 +17,7 @@ from graft.jobs.report.report import page
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
 from graft.model.classifier import Classifier
+from graft.networks.alone import check_gradients
 from graft.networks.chain import probed
 from graft.networks.fresh import RANDOM, file_of, fresh_backbone
 from graft.networks.network import Backbone, load_backbone
@@ -112,6 +113,7 @@ def fit(
 
 
 def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) -> None:
+    check_gradients()
     logs.check(log)
     choices.check()
     if resume and not (output and choices.trains):

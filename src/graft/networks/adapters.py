@@ -14,6 +14,7 @@ from timm.layers.linear import Linear
 from torch import nn
 
 from graft.errors import UsageError
+from graft.networks.alone import seeded
 
 # What an adapter can stand beside. No other kinds: a convolution that standardises its weights, say, would not be the
 # same once an adapter is merged into these.
@@ -36,8 +37,7 @@ def add_lora(module: nn.Module, stages: Sequence[str], rank: int, alpha: float, 
     names, peft = adaptable(module, stages), _peft()
     wanted = "|".join(map(re.escape, names))  # a list would also match layers whose names merely end like these
     options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": wanted}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reach the GPU's generator
+    with seeded(seed):
         peft.inject_adapter_in_model(peft.LoraConfig(**options), module)
     _forget(module)
     for _, layer in _adapted(module, peft):

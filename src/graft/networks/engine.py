@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.networks.alone import alone, check_device
+
 Module = TypeVar("Module", bound=nn.Module)
 
 BATCH_CPU = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
@@ -35,7 +37,8 @@ class Run(Protocol):
 
 
 def device() -> torch.device:
-    """CUDA or Apple's GPU where there is one, else the CPU."""
+    """CUDA or Apple's GPU where there is one, else the CPU. Raises UsageError where a fork has made it useless."""
+    check_device()
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -58,14 +61,16 @@ def ready(batch: Tensor) -> Tensor:
 def compile(module: nn.Module, size: int, count: int) -> Run:
     """A function that runs the network on batches of any length, chosen for about `count` pictures of `size` pixels.
 
-    Raises RuntimeError when memory does not suffice for a single picture.
+    It may be called from several threads, whether or not they share the network. Raises RuntimeError when memory does
+    not suffice for a single picture.
     """
-    module = settled(module.eval())
-    if device().type != "cpu":
-        return InTorch(module, BATCH_GPU)
-    if count >= WORTH_COMPILING and (session := _exported(module, size)):
-        return session
-    return InTorch(module, BATCH_CPU)
+    with alone():
+        module = settled(module.eval())
+        if device().type != "cpu":
+            return InTorch(module, BATCH_GPU)
+        if count >= WORTH_COMPILING and (session := _exported(module, size)):
+            return session
+        return InTorch(module, BATCH_CPU)
 
 
 class InTorch:
@@ -90,7 +95,7 @@ class InTorch:
         return np.concatenate(done)
 
     def _once(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        with alone(), torch.inference_mode():
             return self.module(torch.from_numpy(images).to(device())).float().cpu().numpy()
 
 

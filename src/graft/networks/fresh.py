@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from graft.errors import UsageError
 from graft.networks import catalog
+from graft.networks.alone import seeded
 from graft.networks.network import Backbone
 from graft.networks.weights import Source
 
@@ -20,8 +19,7 @@ def fresh_backbone(name: str, seed: int = 0) -> Backbone:
     Torch's global generators are as before. Raises UsageError for an unknown name.
     """
     entry = catalog.find(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of the CPU, where the weights are drawn; no other is touched
+    with seeded(seed):
         module = catalog.headless(entry, catalog.build(entry))
     source = Source("random", None, catalog.NOT_NEEDED, f"drawn with seed {seed}")
     return Backbone(entry, module.eval().requires_grad_(False), catalog.preprocess(entry), source)

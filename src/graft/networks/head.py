@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
+from graft.networks.alone import seeded
 from graft.networks.forest import Forest
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
@@ -135,7 +136,7 @@ def fresh(design: Design, shape: Shape, classes: int) -> Head:
     Raises UsageError for a conv head without a map, or with one that is too small.
     """
     width = shape if isinstance(shape, int) else math.prod(shape)
-    with torch.random.fork_rng(devices=[]):  # torch fills new layers with numbers of its own first
+    with seeded(0):  # torch fills new layers with numbers of its own first
         head = Head(_spec(design, shape) | {"width": width, "classes": classes})
     weights = [tensor for tensor in head.judge.parameters() if tensor.ndim > 1]
     inits, seeds = _each(design.init, len(weights)), _each(str(design.seed), len(weights))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.errors import UsageError
+from graft.networks.alone import check_gradients
 from graft.networks.chain import blocks
 from graft.networks.network import Features, Network, channels_last, heard
 
@@ -33,11 +34,12 @@ def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool
 
     Raises UsageError for a network that keeps no map of places, as one that reads pictures row by row.
     """
+    check_gradients()
     if network.head.spec["kind"] in STEPS:
         return covered(network, images, classes, several)
     features = network.features
     names = list(blocks(features.backbone))
-    with torch.enable_grad(), _graph(features), heard(features.backbone, [*features.layers, *names]) as outputs:
+    with torch.enable_grad(), heard(features.backbone, [*features.layers, *names]) as outputs, _graph(features):
         parts = features.each(images)
         logits = network.head(torch.cat(parts, dim=1))
         own = logits.gather(1, torch.tensor(classes, device=logits.device)[:, None]).sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from graft.errors import UsageError
 from graft.networks import catalog, weights
+from graft.networks.alone import alone
 from graft.networks.catalog import Entry
 from graft.networks.head import Head
 from graft.networks.preprocess import Preprocess
@@ -163,16 +164,16 @@ class _Hook:
 def heard(module: nn.Module, names: Sequence[str], stop: bool = False) -> Iterator[dict[str, Any]]:
     """Collects the outputs of the named parts during a forward pass, in the order in which they come.
 
-    With `stop`, AllHeard leaves the forward pass as soon as each of them has come once.
+    With `stop`, AllHeard leaves the forward pass as soon as each of them has come once. Alone, as the module may be
+    another thread's too, whose passes would be heard here.
     """
     outputs: dict[str, Any] = {}
     needed = len(set(names)) if stop else -1
-    handles = [module.get_submodule(name).register_forward_hook(_Hook(outputs, name, needed)) for name in names]
-    try:
+    with alone(), ExitStack() as stack:
+        for name in names:
+            handle = module.get_submodule(name).register_forward_hook(_Hook(outputs, name, needed))
+            stack.callback(handle.remove)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def pooled(output: Tensor) -> Tensor:

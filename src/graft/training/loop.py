@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from graft.errors import TrainingError
 from graft.networks import engine
+from graft.networks.alone import seeded
 from graft.training import balance, losses, mix, optim
 from graft.training.feed import Feed
 from graft.training.losses import Task
@@ -190,8 +191,7 @@ def _gradients(state: State, inputs: Tensor, targets: Tensor, seed: int) -> floa
     while True:
         state.optimizer.zero_grad(set_to_none=True)
         try:
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if inputs.is_cuda else []):
-                torch.manual_seed(seed)
+            with seeded(seed, gpu=inputs.is_cuda):
                 return _backward(state, inputs, targets)
         except RuntimeError as error:
             if not _out_of_memory(error):

@@ -24,6 +24,7 @@ from graft.model import storage
 from graft.model.classifier import Classifier, load
 from graft.model.compare import Side
 from graft.model.memory import Exam, Memory
+from graft.networks.alone import check_gradients
 from graft.networks.chain import probed
 from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded, embed
@@ -68,6 +69,7 @@ def update(
     changes = Changes(rename or {}, merges, _names(remove), correct, _sources(add))
     if changes.nothing:
         raise UsageError("Nothing to do: --add, --rename, --merge, --remove or --correct says what to change.")
+    check_gradients()
     place, times = None if output is None else outputs.place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         old = model if isinstance(model, Classifier) else load(model)

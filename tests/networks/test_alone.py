@@ -1,0 +1,129 @@
+"""One network, several threads; and the child of a fork: the same answers, or one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+import graft
+from graft.errors import UsageError
+from graft.networks import alone as alone_module
+from graft.networks import engine
+from graft.networks.alone import alone, check_gradients, seeded
+from graft.networks.fresh import fresh_backbone
+from graft.networks.network import Features
+from graft.networks.reference import WithReference
+
+ROUNDS = 12
+CHILD = """
+import os, sys, time
+import torch
+torch.set_num_threads(2)
+from graft.errors import UsageError
+from graft.networks import engine
+from graft.networks.heat import heat
+from graft.networks.head import Linear, fresh
+from graft.networks.fresh import fresh_backbone
+from graft.networks.network import Features, Network
+import numpy as np
+
+backbone = fresh_backbone("cnn")
+network = Network(Features(backbone.module, backbone.preprocess, ()), fresh(Linear(), 64, 2)).eval()
+images = np.random.default_rng(0).integers(0, 256, (3, 3, *2 * [backbone.preprocess.size]), np.uint8)
+want = engine.compile(network, backbone.preprocess.size, 3)(images)
+drawn = heat(network, torch.from_numpy(images), [0, 1, 0])
+if not (child := os.fork()):
+    for count in (3, engine.WORTH_COMPILING):
+        got = engine.compile(network, backbone.preprocess.size, count)(images)
+        if np.abs(got - want).max() > 1e-4:
+            os._exit(3)
+    try:
+        again = heat(network, torch.from_numpy(images), [0, 1, 0])
+    except UsageError as error:
+        os._exit(0 if "spawn" in str(error) else 4)
+    os._exit(0 if torch.allclose(again, drawn, atol=1e-4) else 5)
+until = time.monotonic() + 60
+while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
+    time.sleep(0.02)
+if not ended[0]:
+    os.kill(child, 9)
+    sys.exit("hangs")
+print(os.waitstatus_to_exitcode(ended[1]))
+"""
+
+
+def test_threads_that_share_a_network_hear_their_own_images_only() -> None:
+    backbone = fresh_backbone("cnn")
+    layers = ["relu1", "relu2"]
+    network = WithReference(Features(backbone.module, backbone.preprocess, layers), layers[:1])
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, *2 * [backbone.preprocess.size]), np.uint8)
+    want = [engine.compile(network, backbone.preprocess.size, 1)(image[None]) for image in images]
+    assert min(np.abs(want[0] - other).max() for other in want[1:]) > 1e-3
+
+    def asked(row: int) -> list[float]:
+        return [
+            float(np.abs(engine.compile(network, backbone.preprocess.size, 1)(images[row][None]) - want[row]).max())
+            for _ in range(ROUNDS)
+        ]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            off = [worst for found in threads.map(asked, range(4)) for worst in found]
+    finally:
+        sys.setswitchinterval(before)
+    assert len(off) == 4 * ROUNDS
+    assert max(off) <= 1e-5
+
+
+def test_heads_drawn_in_several_threads_are_those_drawn_alone() -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        with seeded(seed):
+            return torch.cat([torch.rand(10) for _ in range(50)])
+
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(drawn, range(20)))
+    assert all(torch.equal(one, drawn(seed)) for seed, one in enumerate(together))
+
+
+def test_what_was_drawn_before_goes_on_afterwards() -> None:
+    torch.manual_seed(5)
+    want = torch.rand(2)
+    torch.manual_seed(5)
+    with alone(), seeded(7):
+        torch.rand(9)
+    assert torch.equal(torch.rand(2), want)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_the_child_of_a_fork_answers_and_draws_as_its_parent_does_or_says_that_it_cannot() -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHILD],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=100,
+        check=False,
+    )
+    assert (ran.stdout.strip(), ran.returncode) == ("0", 0), ran.stderr
+
+
+def test_where_torch_cannot_go_on_after_a_fork_it_is_said_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(_: torch.Tensor) -> None:
+        raise RuntimeError("Unable to handle autograd's threading in combination with fork-based multiprocessing")
+
+    check_gradients()
+    monkeypatch.setattr(torch.Tensor, "backward", unable)
+    check_gradients()  # no fork: not even asked
+    monkeypatch.setattr(alone_module._HERE, "forked", True)
+    with pytest.raises(UsageError, match=r"one that had trained or drawn heat maps, .*get_context\('spawn'\)"):
+        graft.fit("no such folder")
