@@ -47,6 +47,7 @@ ROOM_OF = {own: room for line in ROOMS for room, owns in line.items() for own in
 PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}
 
 RUNTIME_MAY_IMPORT = sys.stdlib_module_names | {"graft_runtime", "numpy", "PIL", "onnxruntime"}
+RUNTIME_MAY_IMPORT |= {"pi_heif"}  # where it is installed: the extra [heic]
 SERVER_MAY_IMPORT = {"starlette", "uvicorn", "h11", "python_multipart", "prometheus_client"}  # the extra `serve`
 HEAVY = ["torch", "timm", "sklearn", "onnxruntime", "PIL"]
 NO_NAMES = {"utils", "common", "helpers"}

@@ -76,6 +76,7 @@ def decoded_or_refused(data: bytes) -> NDArray[np.uint8] | str:
 
 PHOTO = photo()
 JPEG, PNG = encoded(PHOTO, "JPEG", quality=90), encoded(PHOTO, "PNG")
+DRAWING = "a drawing is not read: render it as PNG, as with: rsvg-convert -w 512 image.svg -o image.png"
 PROGRESSIVE = encoded(PHOTO, "JPEG", quality=90, progressive=True)
 
 
@@ -302,7 +303,7 @@ def test_only_a_jpeg_comes_back_smaller(kind: str) -> None:
         (b"hello, world\n", "not an image"),
         (b"<html><body>404</body></html>", "not an image"),
         (b"version https://git-lfs.github.com/spec/v1\n", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),  # Pillow would start Ghostscript
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", DRAWING),  # Pillow would start Ghostscript
         (b"\0" * 1000, "not an image"),
         (JPEG[:2], "not an image"),
         (PNG[:8], "not an image"),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from graft_runtime import image, limits
+from graft_runtime import image, kinds, limits
 from graft_runtime.image import ImageError, decode
 
 MOST_SECONDS, MOST_BYTES = 4.0, 10**9  # of a processor, for one picture: 3 s on a quiet core
@@ -101,7 +101,7 @@ def test_every_messy_picture_is_bounded(shared: Path) -> None:
 
 
 def test_no_ordinary_photo_is_refused(shared: Path) -> None:
-    photos = [path for path in sorted((shared / "data").rglob("*.*")) if path.suffix.lower() in image.SUFFIXES]
+    photos = [path for path in sorted((shared / "data").rglob("*.*")) if path.suffix.lower() in kinds.SUFFIXES]
     usual = [path for path in photos if "messy" not in path.parts][::50]
     assert len(usual) > 100
     assert [path for path in usual if limits.excess(path.read_bytes(), image.MAX_PIXELS)] == []

@@ -111,6 +111,14 @@ def test_a_picture_that_cannot_be_read_says_why(server: Running) -> None:
     assert faults[2] == "empty file"
 
 
+def test_the_photo_of_an_iphone_is_answered(server: Running, file: Path, shared: Path) -> None:
+    pytest.importorskip("pi_heif")
+    photo = (shared / "cases/files/heic/pizza/1.heic").read_bytes()
+    want = Predictor(file.read_bytes()).predict(photo)[0].probabilities
+    got = server.post(content=photo).json()["predictions"][0]["probabilities"]
+    assert got == pytest.approx(want, abs=1e-6)
+
+
 def test_a_bomb_is_refused_and_a_large_photo_is_not(server: Running) -> None:
     bomb, photo = io.BytesIO(), io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(bomb, "PNG")

@@ -17,6 +17,7 @@ from graft.model.spans import span
 SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
 PAGE = "report.html"  # graft.model.storage.PAGE, which costs an import of torch; a test compares
 MOST = 5  # lines of any one kind before "and 12 more"
+LOST = 0.1  # share of the images that cannot be used, above which it is said with care
 MANY = 12  # names in one line before that
 DEEPEST = 4  # layers that the table of stages counts from the top
 SOME = 3  # cases of a finding
@@ -260,6 +261,7 @@ def findings(data: Mapping[str, Any]) -> None:
         print(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
     for names in (*data["alike_names"], *data["conflicts"][:SOME]):
         print(f"  careful      {names}")
+    _lost(data)
     _doubts(data)
     if data["columns"]:
         print(f"  columns      {data['columns']}")
@@ -270,6 +272,15 @@ def findings(data: Mapping[str, Any]) -> None:
     if data["ignored"]:
         print(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in data['ignored'].items())}")
     _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
+
+
+def _lost(data: Mapping[str, Any]) -> None:
+    """Said where so many images cannot be used that the score may be about another set than the user's."""
+    lost = len(data["faults"])
+    count = data["train"] + data["test"] + lost
+    if lost > LOST * count:
+        reason, often = Counter(data["faults"].values()).most_common(1)[0]
+        print(f"  careful      {lost:,} of {count:,} images cannot be used, {often:,} of them because: {reason}")
 
 
 def _doubts(data: Mapping[str, Any]) -> None:

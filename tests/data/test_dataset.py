@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from graft.data import images
 from graft.data.dataset import (
     DIGEST,
     SPLITS,
@@ -32,6 +31,7 @@ from graft.data.dataset import (
 )
 from graft.data.images import Crops, Files
 from graft.errors import DataError
+from graft_runtime import limits
 from graft_runtime.image import ImageError, decode
 
 RAMP = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
@@ -261,7 +261,7 @@ def test_what_is_no_file_or_too_long_is_not_read(tmp_path: Path, monkeypatch: py
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "endless.jpg").symlink_to("/dev/zero")
     (tmp_path / "long.jpg").write_bytes(bytes(11))
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_BYTES", 10)
     data = from_paths([tmp_path / "pipe.jpg", tmp_path / "endless.jpg", tmp_path / "long.jpg"])
     for row, why in enumerate(["not a file", "not a file", "too costly to decode: 0 MB; the limit is 0 MB"]):
         with pytest.raises(ImageError, match=why):

@@ -8,7 +8,7 @@ import pytest
 from graft.data.faults import misnamed, odd, unreadable
 from graft.data.finding import Finding
 from graft.data.looks import WIDTH, Looks
-from graft_runtime.image import FORMATS
+from graft_runtime.kinds import FORMATS
 
 JPEG, PNG = FORMATS.index("JPEG"), FORMATS.index("PNG")
 

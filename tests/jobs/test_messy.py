@@ -13,7 +13,7 @@ from graft.jobs.check import check
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.jobs.predict import predict
-from graft_runtime.image import SUFFIXES
+from graft_runtime.kinds import SUFFIXES
 
 CLASSES = ("daisy", "rose")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import stat
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,13 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from graft_runtime import limits
+from graft_runtime import kinds, limits
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "ICO")  # others start programs or rarely work
-SUFFIXES: Final = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".ico"),
-)
 MAX_PIXELS: Final = 64_000_000  # 190 MB as RGB; a JPEG counts after scaling down, so phone photos of 108 MP pass
 MAX_OF: Final = {"WEBP": 40_000_000}  # its decoder keeps the picture four times, with transparency
 TOO_LARGE: Final = "too large"
@@ -42,6 +39,20 @@ class ImageError(ValueError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file. Raises OSError, and ImageError for what is no file, too large, or of a kind that is
+    known not to be decoded."""
+    if advice := kinds.of_name(os.fspath(path)):
+        raise ImageError(advice)
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+        raise ImageError("not a file")
+    if status.st_size > limits.MAX_BYTES:
+        raise ImageError(TOO_COSTLY, f"{status.st_size // 10**6} MB; the limit is {limits.MAX_BYTES // 10**6} MB")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def decode(data: bytes, *, enough: int | None = None, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -91,13 +102,18 @@ def _loaded(data: bytes, enough: int | None, most: int) -> Image.Image:
     return image
 
 
-def _opened(data: bytes, enough: int | None, most: int) -> Image.Image:
+def header(data: bytes) -> Image.Image:
+    """The file as Pillow opens it, no pixel decoded. Raises ImageError."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=kinds.opened_as(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(TOO_LARGE, str(error)) from error
     except UnidentifiedImageError as error:
-        raise ImageError("not an image") from error
+        raise ImageError(kinds.of_content(data) or "not an image") from error
+
+
+def _opened(data: bytes, enough: int | None, most: int) -> Image.Image:
+    image = header(data)
     if enough:
         image.draft(None, (enough, enough))
     width, height = image.size

@@ -29,6 +29,8 @@ _BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11
 _WHOLE: Final = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}  # types of numbers
 _WIDTH, _HEIGHT, _COMPRESSION, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES = 256, 257, 259, 279, 322, 323, 325
 
+_DIB: Final = frozenset(size.to_bytes(4, "little") for size in (40, 52, 56, 64, 108, 124))  # a BMP's second header
+
 _GAP: Final = rb"\s(?:\s|#[^\r\n]*[\r\n])*"
 _PPM: Final = re.compile(rb"P(\w+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)(?:" + _GAP + rb"(\d+))?\s")
 _PPM_HEADER: Final = 2**16
@@ -50,6 +52,8 @@ def excess(data: bytes, pixels: int) -> str:
             return _many(_blocks(data), "blocks before its pixels")
         if data.startswith(b"BM"):
             return _bitmap(data, 14)
+        if data[:4] in _DIB:
+            return _bitmap(data, 0)
         if data.startswith((b"II", b"MM")):
             return _tiff(data, pixels)
         if data.startswith(b"\0\0\1\0"):

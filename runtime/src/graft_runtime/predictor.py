@@ -20,7 +20,7 @@ from PIL import Image
 from graft_runtime import contract
 from graft_runtime.contract import IMAGE, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN, ModelError
 from graft_runtime.decide import RATE, answers, least_of, limit
-from graft_runtime.image import ImageError, decode, upright
+from graft_runtime.image import ImageError, decode, read, upright
 from graft_runtime.prediction import Neighbour, Prediction
 
 BATCH = 8  # pictures of one size that go through the network together
@@ -180,7 +180,7 @@ def _pixels(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]
     name = str(image) if isinstance(image, str | os.PathLike) else f"picture {row}"
     try:
         if isinstance(image, str | os.PathLike):
-            image = Path(image).read_bytes()
+            image = read(image)
         if isinstance(image, bytes):
             return name, decode(image, enough=enough), ""
         return name, upright(image) if isinstance(image, Image.Image) else _checked(np.asarray(image)), ""

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from graft_runtime import walk
 from graft_runtime.decide import RATE, UNKNOWN
-from graft_runtime.image import SUFFIXES
 from graft_runtime.journal import Journal, left
 from graft_runtime.prediction import Prediction
 
@@ -140,10 +140,13 @@ def target(place: Path) -> Path:
 
 
 def files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """The files among these paths, and all pictures in the folders among them. Raises FileNotFoundError."""
+    """The files among these paths, and all images in the folders among them. Raises OSError."""
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())
+            try:
+                found = walk.images(path)
+            except OSError as error:
+                raise PermissionError(f"The folder {path} cannot be opened: {error.strerror}.") from error
             if not found:
                 raise FileNotFoundError(f"The folder {path} holds no pictures.")
             yield from found

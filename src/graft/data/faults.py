@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graft.data.finding import Finding, column, counted
 from graft.data.looks import Looks
-from graft_runtime.image import FORMATS
+from graft_runtime.kinds import FORMATS, READ
 
 TINY = 16  # pixels of the short side
 SMALLER = 8  # times smaller than the median picture is tiny too
@@ -18,17 +18,7 @@ LONG = 4  # times the short side; a network sees no more than that of it (networ
 HUGE = 25_000_000  # pixels
 RARE = 0.5  # share of grey pictures below which they are the odd ones
 
-_ENDINGS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "ICO": (".ico",),
-}
-_FORMAT_OF = {ending: FORMATS.index(name) for name, endings in _ENDINGS.items() for ending in endings}
+_FORMAT_OF = {ending: FORMATS.index(name) for name, endings in READ.items() for ending in endings}
 
 
 def odd(looks: Looks, names: Sequence[str]) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from graft_runtime.image import TOO_COSTLY, ImageError, decode
-from graft_runtime.limits import MAX_BYTES
+from graft_runtime.image import ImageError, decode, read
 
 Raw = bytes | NDArray[np.uint8]  # a picture as stored: the bytes of its file, or its pixels
 
@@ -63,13 +61,7 @@ class Files:
         return str(self.names[row])
 
     def read(self, row: int) -> bytes:
-        path = Path(self.root) / str(self.names[row])
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-            raise ImageError("not a file")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(TOO_COSTLY, f"{status.st_size // 10**6} MB; the limit is {MAX_BYTES // 10**6} MB")
-        return path.read_bytes()
+        return read(Path(self.root) / str(self.names[row]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from PIL import ExifTags, Image
 
 from graft.data.hashes import SIDE, perceptual
 from graft.data.images import Raw
-from graft_runtime.image import FORMATS, MAX_EXIF
+from graft_runtime.image import MAX_EXIF, header
+from graft_runtime.kinds import ALIASES, FORMATS
 
 WIDTH = 16  # numbers kept of each picture; float32 holds them all exactly
 VERSION = 2  # of what they mean
 FLAT = 6  # of 255: a thumbnail that varies less may be blank
 BLANK = 3.0  # of 255: standard deviation below which a picture is
 GREY = 6  # of 255: largest difference between the colours of a grey pixel, after JPEG
-_ALIASES = {"MPO": "JPEG"}  # a JPEG with a second picture behind it
 
 
 @dataclass(frozen=True)
@@ -123,11 +122,11 @@ def _scrambled(blank: NDArray[np.uint8]) -> np.uint64:
 
 def _header(data: bytes) -> tuple[int, int, int, int]:
     """Upright width and height, format and EXIF orientation of a file that was decoded before."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+    with header(data) as picture:
         orientation = 1
         with suppress(Exception):  # a broken EXIF block says nothing; the decoder ignores it too
             if 0 < len(picture.info.get("exif", b"")) <= MAX_EXIF:
                 orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
         width, height = picture.size if orientation < 5 else picture.size[::-1]
         kind = picture.format or ""
-    return width, height, FORMATS.index(_ALIASES.get(kind, kind)), orientation
+    return width, height, FORMATS.index(ALIASES.get(kind, kind)), orientation

@@ -94,7 +94,7 @@ def files(images: Sequence[str | Path]) -> list[Path]:
     """The files among these paths, and all pictures in the folders among them. Raises DataError."""
     try:
         return list(table.files(images))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise DataError(str(error)) from error
 
 

@@ -83,9 +83,22 @@ def test_a_folder_beside_train_and_test_is_left_out_and_counted(tmp_path: Path) 
     assert found.ignored == {"folders beside train and test": 1}
 
 
-def test_iphone_pictures_are_named_as_such(tmp_path: Path) -> None:
-    found = read_folder(lay(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/2.HEIC", "dog/notes.txt"))
-    assert found.ignored == {"pictures to convert to JPEG first (HEIC, AVIF, raw)": 1, OTHER: 1}
+def test_images_of_kinds_that_may_not_be_decoded_are_read_all_the_same_to_be_named_as_faults(tmp_path: Path) -> None:
+    found = read_folder(lay(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/2.HEIC", "dog/3.NEF", "dog/notes.txt"))
+    assert (sorted(table(found)), found.ignored) == (
+        ["cat/1.jpg", "dog/1.jpg", "dog/2.HEIC", "dog/3.NEF"],
+        {OTHER: 1},
+    )
+
+
+LITTER = ("@eaDir", "#recycle", "@Recycle", ".@__thumb", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
+
+def test_what_network_disks_and_bins_leave_in_every_folder_is_no_class_and_no_image(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    lay(tmp_path, *(f"{name}/a.jpg" for name in LITTER), *(f"cat/{name}/1.jpg/THUMB.jpg" for name in LITTER))
+    found = read_folder(tmp_path)
+    assert (found.classes, len(found), found.ignored) == (("cat", "dog"), 2, {HIDDEN: 2 * len(LITTER)})
 
 
 @pytest.mark.parametrize("names", [("train", "bus"), ("test", "val")])

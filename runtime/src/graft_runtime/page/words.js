@@ -86,6 +86,7 @@ const en = {
     damaged: "The file is damaged.",
     "too large": "The picture has too many pixels.",
     "too costly to decode": "The picture would take too long to read.",
+    "HEIC is not read here": "HEIC cannot be read here. Share the photo as JPEG.",
   },
 };
 
@@ -174,6 +175,7 @@ const zh = {
     damaged: "文件已损坏。",
     "too large": "图片的像素过多。",
     "too costly to decode": "读取这张图片会耗时过长。",
+    "HEIC is not read here": "这里无法读取 HEIC，请以 JPEG 格式分享照片。",
   },
 };
 

@@ -78,7 +78,8 @@ async function judge(file) {
   try {
     picture = await decoded(file);
   } catch (error) {
-    return fault(error instanceof RangeError ? `too large: ${error.message}` : "not an image");
+    const other = /\.(heic|heif|hif)$/i.test(file.name ?? "") ? "HEIC is not read here" : "not an image";
+    return fault(error instanceof RangeError ? `too large: ${error.message}` : other);
   }
   const { pixels, height, width } = picture;
   const outputs = [...wanted(about), ...(session.outputNames.includes("heat") ? ["heat"] : [])];

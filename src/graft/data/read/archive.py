@@ -10,9 +10,10 @@ from pathlib import Path
 from graft.data.dataset import Dataset
 from graft.data.read import packed
 from graft.data.read.columns import Columns
-from graft.data.read.layout import TABLE, Entry, arranged, is_hidden, is_picture, tree
+from graft.data.read.layout import TABLE, Entry, arranged, tree
 from graft.data.read.members import Index, index
 from graft.data.read.table import Place, cells_of, tabled
+from graft_runtime.walk import is_hidden, is_image
 
 SUFFIXES = (".zip", ".tar", *packed.SUFFIXES)
 
@@ -58,7 +59,7 @@ def _top(folders: Tree, classes: tuple[str, ...] | None) -> str:
     while True:
         seen = {name: is_folder for name, is_folder in folders[top].items() if not is_hidden(name)}
         inner = [name for name, is_folder in seen.items() if is_folder]
-        if len(inner) != 1 or any(map(is_picture, seen)) or TABLE in seen or inner[0] in (classes or ()):
+        if len(inner) != 1 or any(map(is_image, seen)) or TABLE in seen or inner[0] in (classes or ()):
             return top
         below = posixpath.join(top, inner[0])
         if TABLE not in folders[below] and not any(folders[below].values()):

@@ -11,9 +11,10 @@ from pathlib import Path
 from graft.data.dataset import Dataset
 from graft.data.images import Files
 from graft.data.read import foreign
-from graft.data.read.layout import TABLE, Entry, arranged, is_hidden, is_picture
+from graft.data.read.layout import TABLE, Entry, arranged
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
+from graft_runtime.walk import Visits, is_folder, is_hidden, is_image
 
 
 def read_folder(root: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched) -> Dataset:
@@ -45,7 +46,7 @@ def loose(path: Path) -> list[str]:
     entries = sorted(entry for entry in os.listdir(path) if not is_hidden(entry))
     if any((path / entry).is_dir() for entry in entries):
         return []
-    return [entry for entry in entries if is_picture(entry)]
+    return [entry for entry in entries if is_image(entry)]
 
 
 def existing(root: Path) -> Path:
@@ -72,29 +73,19 @@ class Disk:
     root: Path
     ignored: Counter[str]
     apart: Path | None = None
-    seen: set[tuple[int, int]] = field(default_factory=set)
+    visits: Visits = field(default_factory=Visits)
 
     def __call__(self, path: str) -> Iterator[Entry]:
-        folder = self.root / path
         try:
-            status = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = self.visits.entries(self.root / path)
         except OSError:
             self.ignored["unreadable folders"] += 1
             return
-        if (status.st_dev, status.st_ino) in self.seen:
+        if entries is None:
             self.ignored["folders seen before (links)"] += 1
             return
-        self.seen.add((status.st_dev, status.st_ino))
         for entry in entries:
             if is_hidden(entry.name):
                 self.ignored["hidden files"] += 1
-            elif not ((is_folder := _is_folder(entry)) and self.apart and os.path.samefile(entry.path, self.apart)):
-                yield Entry(entry.name, os.path.join(path, entry.name), is_folder)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that may not be entered
-        return False
+            elif not ((inside := is_folder(entry)) and self.apart and os.path.samefile(entry.path, self.apart)):
+                yield Entry(entry.name, os.path.join(path, entry.name), inside)

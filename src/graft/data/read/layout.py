@@ -18,7 +18,7 @@ from graft.data.lookalikes import matched
 from graft.data.read import foreign
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
-from graft_runtime.image import SUFFIXES
+from graft_runtime.walk import is_image
 
 PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
     "test": TEST,
@@ -27,7 +27,7 @@ PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "valid
 
 TABLE = "labels.csv"  # what makes a folder a table's folder
 OUTSIDE = "pictures outside class folders"
-_UNREAD = (".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+OTHER = "other files"
 
 
 class Entry(NamedTuple):
@@ -107,7 +107,7 @@ def _noted(listing: Listing, others: list[str]) -> Listing:
 
     def noting(folder: str) -> Iterator[Entry]:
         for entry in listing(folder):
-            if not entry.folder and not is_picture(entry.name):
+            if not entry.folder and not is_image(entry.name):
                 others.append(entry.name)
             yield entry
 
@@ -130,8 +130,8 @@ def whole(name: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
             ignored["folders beside train and test"] += 1
         elif entry.folder:
             yield from _of_class(name, entry, parts.get(entry.name, UNSPLIT), listing, ignored)
-        elif not is_picture(entry.name):
-            ignored[kind(entry.name)] += 1
+        elif not is_image(entry.name):
+            ignored[OTHER] += 1
         elif parts:
             ignored[OUTSIDE] += 1
         else:
@@ -144,7 +144,7 @@ def _folders(folder: str, listing: Listing, ignored: Counter[str]) -> Iterator[E
         if entry.folder:
             yield entry
         else:
-            ignored[OUTSIDE if is_picture(entry.name) else kind(entry.name)] += 1
+            ignored[OUTSIDE if is_image(entry.name) else OTHER] += 1
 
 
 def _of_classes(folders: list[Entry], part: int, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
@@ -164,34 +164,19 @@ def _of_class(name: str, folder: Entry, part: int, listing: Listing, ignored: Co
                 ignored["names that are not Unicode"] += 1
             elif entry.folder:
                 waiting.append(entry.path)
-            elif is_picture(entry.name):
+            elif is_image(entry.name):
                 empty = False
                 yield Row(name, part, entry.path)
             else:
-                ignored[kind(entry.name)] += 1
+                ignored[OTHER] += 1
     if empty:
         ignored["folders without pictures"] += 1
-
-
-def is_hidden(name: str) -> bool:
-    """What no person put there."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def is_unicode(name: str) -> bool:
     """Whether each byte of the name is part of a letter."""
     stray = "Cs"  # Python's stand-in for a stray byte
     return name.isascii() or not any(unicodedata.category(letter) == stray for letter in name)
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file is looked at, by its ending."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def kind(name: str) -> str:
-    """What to call a file that is left out."""
-    return "pictures to convert to JPEG first (HEIC, AVIF, raw)" if name.lower().endswith(_UNREAD) else "other files"
 
 
 def class_name(folder: str) -> str:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from graft.data.dataset import Dataset, as_rgb, from_paths, from_pictures
 from graft.data.images import Raw
 from graft.data.read.columns import Cells, Columns, labelled
-from graft.data.read.layout import is_picture, natural
+from graft.data.read.layout import natural
 from graft.data.read.parquet import as_text
 from graft.errors import DataError, UsageError
+from graft_runtime.walk import is_image
 
 HELP = (
     "It may be a path, a graft.Dataset, a Dataset or DatasetDict of Hugging Face, a map-style dataset of pictures and "
@@ -199,4 +200,4 @@ def _files(source: Any) -> list[str]:
     """The files of torchvision's ImageFolder, whose bytes need not go through its own decoder."""
     plain = type(source).__getitem__.__module__ == "torchvision.datasets.folder" and not source.transform
     files = [str(path) for path, _ in source.samples] if plain else []
-    return files if all(map(is_picture, files)) else []
+    return files if all(map(is_image, files)) else []

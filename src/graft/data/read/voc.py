@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.read.objects import Objects, as_dataset
 from graft.errors import DataError
-from graft_runtime.image import SUFFIXES
+from graft_runtime.kinds import SUFFIXES
+from graft_runtime.walk import is_hidden
 
 PICTURES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
 PARTS = {"trainval": TRAIN, "train": TRAIN, "val": VALID, "test": TEST}  # a later list overrules an earlier one
@@ -68,7 +69,7 @@ def _root(path: Path) -> Path:
 def _stems(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """File names by their stems, sorted."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return {Path(name).stem: name for name in names if name.lower().endswith(suffixes) and name[0] != "."}
+    return {Path(name).stem: name for name in names if name.lower().endswith(suffixes) and not is_hidden(name)}
 
 
 def _parts(root: Path) -> dict[str, int]:

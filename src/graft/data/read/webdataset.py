@@ -17,9 +17,11 @@ import numpy as np
 from graft.data.dataset import Dataset
 from graft.data.read import packed
 from graft.data.read.columns import NO_MARK, Cells, labelled
-from graft.data.read.layout import PARTS, is_hidden, is_picture, natural
+from graft.data.read.layout import PARTS, natural
 from graft.data.read.members import Index, index, joined
 from graft.errors import DataError
+from graft_runtime.kinds import SUFFIXES
+from graft_runtime.walk import is_hidden
 
 TARS = (".tar", *packed.SUFFIXES)
 SAYING = ("cls", "json", "txt")  # what may say the label, the first that is there
@@ -64,7 +66,7 @@ def is_shard(found: Index) -> bool:
     """Whether an archive is a shard: it has a KEY.cls, or all pictures stand in one folder beside their words."""
     if any(name.endswith(".cls") for name in found.row):
         return True
-    keys = {_key(name) for name in found.row if is_picture(name)}
+    keys = {_key(name) for name in found.row if name.lower().endswith(SUFFIXES)}
     beside = any(name.endswith((".json", ".txt")) and _key(name) in keys for name in found.row)
     return beside and len({posixpath.dirname(key) for key in keys}) == 1
 
@@ -107,7 +109,7 @@ def _samples(found: Index, ignored: Counter[str]) -> dict[str, tuple[str, ...]]:
         files.setdefault(key, {})[name[len(key) + 1 :].lower()] = name
     samples: dict[str, tuple[str, ...]] = {}
     for each in files.values():
-        pictures = [name for ending, name in each.items() if is_picture(f".{ending}")]
+        pictures = [name for ending, name in each.items() if f".{ending}".endswith(SUFFIXES)]
         labels = _labels(found, each) if pictures else None
         if labels is None:
             ignored["samples without a label" if pictures else "samples without a picture"] += 1

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 
-from PIL import Image
-
 from graft.jobs.collect.faults import Refused
-from graft_runtime.image import FORMATS, ImageError, decode
+from graft_runtime.image import ImageError, decode, header
 
-SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # MPO: a JPEG of several views; others as they are called
+SUFFIXES = {  # MPO: a JPEG of several views; others as they are called
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "TIFF": ".tif",
+    "HEIF": ".heic",
+    "DIB": ".bmp",
+}
 
 # A picture of 64 megapixels takes 200 MB: as many at a time as there are cores, not as there are threads.
 _DECODING = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -25,6 +28,6 @@ def examined(data: bytes) -> tuple[str, int, int]:
     except ImageError as error:
         page = b"<html" in data[:1000].lower() or b"<!doctype html" in data[:1000].lower()
         raise Refused("a web page, no picture" if page else error.reason) from error
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with header(data) as image:
         kind = image.format or ""
     return SUFFIXES.get(kind, f".{kind.lower()}"), width, height

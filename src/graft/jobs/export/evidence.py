@@ -14,13 +14,14 @@ from PIL import Image
 from graft.data import dataset as table
 from graft.data.dataset import TEST, Dataset
 from graft.data.images import InMemory
-from graft.data.read.source import TABLE, read_source
+from graft.data.read.folder import loose
+from graft.data.read.source import read_source
 from graft.errors import DataError
 from graft.jobs.direct import relabelled
 from graft.model import pictures, scoring
 from graft.model.classifier import Classifier
 from graft.progress import Watch
-from graft_runtime.image import SUFFIXES
+from graft_runtime.walk import is_image
 
 MOST = 500  # pictures that are checked: the network runs twice over each
 SAMPLES = 100  # pictures that the ranges of whole numbers are found on
@@ -83,11 +84,9 @@ def _read(classifier: Classifier, source: Any, watch: Watch) -> tuple[Dataset, b
 
 def _loose(path: Path) -> list[Path]:
     """The pictures that lie in the folder itself, unless it is a table of them; or the one picture."""
-    if path.is_file() and path.name.lower().endswith(SUFFIXES):
+    if path.is_file() and is_image(path.name):
         return [path]
-    if not path.is_dir() or (path / TABLE).exists():
-        return []
-    return sorted(file for file in path.iterdir() if file.is_file() and file.name.lower().endswith(SUFFIXES))
+    return [path / name for name in loose(path)]
 
 
 def _held_out(classifier: Classifier, data: Dataset, watch: Watch) -> tuple[NDArray[np.intp], bool]:
