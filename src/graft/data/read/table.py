@@ -61,8 +61,8 @@ def read_table(
     1 for each class. A column called split, or a split.csv beside the table, names each picture's part; one called
     group, patient, subject, session or video says which pictures belong together. `columns` names others, as in
     'file=path,label=species,group=patient'. Pictures lie beside the table or in a folder `images` there. If any picture
-    has several labels or none, all are taken to be of the kind that may. With `classes` given (a trained
-    classifier's), other labels are an error.
+    has several labels, all are taken to be of the kind that may; else a row without one has UNLABELLED. With `classes`
+    given (a trained classifier's), other labels are an error.
 
     A file that is not there stays in the table, to be named with those that cannot be read, unless `strict`.
 
