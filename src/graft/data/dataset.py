@@ -177,16 +177,11 @@ def _numbers(given: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int32]
 def as_rgb(picture: Any) -> NDArray[np.uint8]:
     """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no picture."""
     try:
-        pixels = image.upright(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
+        return image.upright(picture) if isinstance(picture, Image.Image) else image.colour(np.asarray(picture))
     except image.ImageError as error:
         raise DataError(f"A picture in memory cannot be used: {error}.") from error
-    grey = pixels[..., None] if pixels.ndim == 2 else pixels
-    if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or grey.size == 0:
-        raise DataError(
-            f"A picture in memory must be uint8 [height, width] or [height, width, 3]. "
-            f"Got {pixels.dtype} {list(pixels.shape)}: scale it to 0..255 and lay transparency on a background first."
-        )
-    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def digest(raw: Raw) -> bytes:
