@@ -295,3 +295,29 @@ def test_the_group_of_a_file_listed_twice_stays_with_it(tmp_path: Path) -> None:
     data = read_table(lay(tmp_path, "file,label,group\na.jpg,cat,x\na.jpg,cat,x\nb.jpg,dog,y\n"))
     assert data.groups is not None
     assert data.groups.tolist() == [0, 1]
+
+
+# --- the wrong column -------------------------------------------------------------------------------------------------
+
+WRONG = [f"{at}.jpg,id{at},{at % 3 + 100},{'ab'[at % 2]},{at}" for at in range(28)]
+
+
+def test_a_column_in_which_each_row_has_its_own_value_is_no_label(tmp_path: Path) -> None:
+    for some, alone in ((WRONG, 28), ([*WRONG[:27], "27.jpg,id0,102,b,27"], 26)):  # each, and nearly each
+        path = lay(tmp_path, "\n".join(["file,label,width,species,score", *some]), *(f"{at}.jpg" for at in range(28)))
+        assert complaint(path) == (
+            f"{path} gives {alone} of its 28 rows a label that no other row has, such as 'id0': the column 'label' "
+            f"seems to be none of classes, and there is nothing to learn. Did you mean 'species', which has 2 values? "
+            f"Then --columns label=species. Or 'width'?"
+        )
+        assert read_table(path, columns="label=species").classes == ("a", "b")
+        assert len(read_table(path, ("id0", "id1")).classes) >= 26  # a classifier's own score is no matter of that
+
+
+def test_where_no_column_repeats_that_is_said(tmp_path: Path) -> None:
+    path = lay(
+        tmp_path, "\n".join(["file,label", *(f"{at}.jpg,{at}" for at in range(5))]), *(f"{at}.jpg" for at in range(5))
+    )
+    assert complaint(path).endswith("No other column has values that repeat. A class needs several images, better 20.")
+    path = lay(tmp_path, "\n".join(["file,label", *(f"{at}.jpg,{at // 2}" for at in range(5))]))
+    assert read_table(path).classes == ("0", "1", "2")

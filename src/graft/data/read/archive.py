@@ -12,6 +12,7 @@ from graft.data.read import packed
 from graft.data.read.columns import Columns
 from graft.data.read.layout import TABLE, Entry, arranged, is_hidden, is_picture, tree
 from graft.data.read.members import Index, index
+from graft.data.read.nested import level_of
 from graft.data.read.table import Place, cells_of, tabled
 
 SUFFIXES = (".zip", ".tar", *packed.SUFFIXES)
@@ -49,7 +50,8 @@ def of_index(found: Index, classes: tuple[str, ...] | None, columns: str = "", *
             else:
                 yield Entry(name, posixpath.join(folder, name), is_folder)
 
-    return arranged(str(found.path), listing, found.column, classes, ignored, top)
+    level = level_of(columns)
+    return arranged(str(found.path), listing, found.column, classes, ignored, top, level=level)
 
 
 def _top(folders: Tree, classes: tuple[str, ...] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft import spec
+from graft.data.classes import ALONE, SEVERAL
 from graft.data.dataset import UNGROUPED, UNSPLIT, Dataset
 from graft.data.images import Images
 from graft.data.lookalikes import matched
@@ -29,6 +31,7 @@ GUESSED = {
     "group": IDS + tuple(f"{name}_id" for name in IDS),
 }
 MARKS = "|;,"  # what joins several labels: the first of these that any row has
+LIKE_LABELS = (*GUESSED["label"], "species", "type", "name", "kind", "target", "diagnosis", "breed", "genus", "family")
 MISSING = ("nan", "NaN", "<NA>", "#N/A")  # what programs write for a missing value; 'None' and 'NA' may be names
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
@@ -174,7 +177,7 @@ def labelled(
     """
     said = cells.labels
     found = tuple(sorted({label for row in said for label in row}, key=natural))
-    _check(cells.where, found, classes, said)
+    _check(cells, found, classes)
     known = found if classes is None else matched(cells.where, found, classes)
     split = decided(cells.parts() if parts is None else parts)[rows]
     groups = cells.groups()
@@ -189,8 +192,38 @@ def labelled(
     )
 
 
-def _check(where: str, found: tuple[str, ...], classes: tuple[str, ...] | None, said: list[tuple[str, ...]]) -> None:
+def _check(cells: Cells, found: tuple[str, ...], classes: tuple[str, ...] | None) -> None:
+    where, said = cells.where, cells.labels
     if not found:
         raise DataError(f"{where} gives no picture a label.")
-    if classes is None and len(found) == 1 and all(said):
+    if classes is not None:
+        return
+    if len(found) == 1 and all(said):
         raise DataError(f"{where} gives every picture the same label, {found[0]!r}; there is nothing to tell apart.")
+    counts = Counter(label for row in said for label in row)
+    alone = sum(all(counts[label] == 1 for label in row) for row in said if row)
+    if "label" in cells.places and len(said) >= SEVERAL and alone >= ALONE * sum(map(bool, said)):
+        name = cells.header[cells.places["label"]]
+        raise DataError(
+            f"{where} gives {alone} of its {len(said)} rows a label that no other row has, such as {found[0]!r}: the "
+            f"column {name!r} seems to be none of classes, and there is nothing to learn. {_likelier(cells)}"
+        )
+
+
+def _likelier(cells: Cells) -> str:
+    """Which columns may be the labels instead: those whose values repeat, the likeliest first."""
+    taken = {cells.places.get(role) for role in ("file", "label", "split")}
+    columns = {
+        name: [row[at] for row in cells.rows if row[at]] for at, name in enumerate(cells.header) if at not in taken
+    }
+    found = {name: len(set(values)) for name, values in columns.items() if 2 <= len(set(values)) <= len(values) / 2}
+    if not found:
+        return "No other column has values that repeat. A class needs several images, better 20."
+
+    def unlikely(name: str) -> tuple[bool, bool, int]:
+        called = any(word in name.lower() for word in LIKE_LABELS)
+        return not called, all(value.replace(".", "").isdigit() for value in columns[name]), found[name]
+
+    best, *others = sorted(found, key=unlikely)
+    more = f" Or {', '.join(map(repr, others[:3]))}?" if others else ""
+    return f"Did you mean {best!r}, which has {found[best]} values? Then --columns label={best}.{more}"

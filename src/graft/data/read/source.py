@@ -12,7 +12,7 @@ import numpy as np
 from graft.data import lookalikes
 from graft.data.dataset import NO_LABEL, UNLABELLED, Dataset
 from graft.data.images import Crops
-from graft.data.read import archive, layout, parquet, table, webdataset
+from graft.data.read import archive, layout, nested, parquet, table, webdataset
 from graft.data.read.cifar import is_cifar, read_cifar
 from graft.data.read.coco import is_coco, read_coco
 from graft.data.read.folder import read_folder
@@ -146,7 +146,7 @@ def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool,
         if webdataset.is_shard(found):
             return webdataset.of_indices(str(path), [found], classes)
         return archive.of_index(found, classes, columns, strict=strict)
-    return read_folder(path, classes, watch)
+    return read_folder(path, classes, watch, nested.level_of(columns))
 
 
 def _matched(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:
