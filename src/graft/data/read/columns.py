@@ -64,6 +64,7 @@ class Cells:
     named: Columns = field(default_factory=Columns)
     marks: str = MARKS
     whole: frozenset[str] = frozenset()
+    encoding: str = ""  # where it is none of Unicode's
 
     def __post_init__(self) -> None:
         for role, name in asdict(self.named).items():
@@ -107,7 +108,8 @@ class Cells:
         roles = [each.name for each in fields(Columns) if each.name in self.places]
         text = ",".join(f"{role}={self.header[self.places[role]]}" for role in roles)
         guessed = [role for role in roles if not getattr(self.named, role)]
-        return f"{text} (guessed: {', '.join(guessed)})" if guessed else text
+        notes = [f"guessed: {', '.join(guessed)}"] * bool(guessed) + [f"read as {self.encoding}"] * bool(self.encoding)
+        return f"{text} ({'; '.join(notes)})" if notes else text
 
     @cached_property
     def labels(self) -> list[tuple[str, ...]]:

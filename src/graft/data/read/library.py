@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, as_rgb, from_paths, from_pictures
 from graft.data.images import Raw
-from graft.data.read.columns import Cells, Columns, labelled
-from graft.data.read.labels import known, named, texts
+from graft.data.read.columns import MARKS, Cells, Columns, labelled
+from graft.data.read.labels import is_missing, known, named, plain, texts
 from graft.data.read.layout import is_picture
+from graft.data.read.place import Place
+from graft.data.read.table import tabled
 from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError
 
 HELP = (
-    "It may be a path, a graft.Dataset, a Dataset or DatasetDict of Hugging Face, a map-style dataset of pictures and "
-    "labels as torch has them, or a pair (pictures, labels)."
+    "It may be a path, a graft.Dataset, a Dataset or DatasetDict of Hugging Face, a DataFrame, a map-style dataset of "
+    "pictures and labels as torch has them, or a pair (pictures, labels)."
 )
 
 
@@ -36,6 +38,8 @@ def read_object(source: Any, classes: tuple[str, ...] | None = None, columns: st
         return _hugging_face(dict(source), classes, columns)
     if _is_hugging_face(source):
         return _hugging_face({"": source}, classes, columns)
+    if _is_frame(source):
+        return _frame(source, classes, columns)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Mapping | str | bytes):
         return _map_style(source)
     raise UsageError(f"A {type(source).__name__} is no source of pictures. {HELP}")
@@ -111,15 +115,43 @@ def _cells(parts: dict[str, Any], features: Any, named: Columns) -> Cells:
     """All columns as texts but that of the pictures, and the keys of a DatasetDict as the part of the split."""
     inner = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
     classes = {name: list(kind.names) for name, kind in inner.items() if type(kind).__name__ == "ClassLabel"}
-    plain = [name for name, kind in inner.items() if type(kind).__name__ in ("Value", "ClassLabel")]
-    header = [*plain, named.file, *([named.split] if named.split and named.split not in plain else [])]
-    rest = len(header) - len(plain) - 1
+    own = [name for name, kind in inner.items() if type(kind).__name__ in ("Value", "ClassLabel")]
+    header = [*own, named.file, *([named.split] if named.split and named.split not in own else [])]
+    rest = len(header) - len(own) - 1
     told = [part.with_format(None) for part in parts.values()]
-    cells = [texts([value for part in told for value in part[name][:]], classes.get(name, ())) for name in plain]
+    cells = [texts([value for part in told for value in part[name][:]], classes.get(name, ())) for name in own]
     keys = [key for key, part in parts.items() for _ in range(len(part))]
     rows = [list(row) for row in zip(*cells, [""] * len(keys), *[keys] * rest, strict=True)]
     lists = [name for name, kind in features.items() if kind is not inner[name]]
     return Cells("The dataset", header, rows, named, "|", frozenset([*classes, *lists]))
+
+
+# --- tables of pandas and polars --------------------------------------------------------------------------------------
+
+
+def _is_frame(source: Any) -> bool:
+    return hasattr(source, "columns") and hasattr(source, "dtypes") and hasattr(source, "to_dict")
+
+
+def _frame(source: Any, classes: tuple[str, ...] | None, columns: str) -> Dataset:
+    """The rows of a DataFrame, with columns as a CSV has them: files seen from where we are, or images themselves."""
+    header = [str(name) for name in source.columns]
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise DataError(f"The DataFrame has two columns {twice!r}. Drop one of them.")
+    if not len(source):
+        raise DataError("The DataFrame lists no pictures: it has no row.")
+    values = {name: source[own].to_list() for name, own in zip(header, source.columns, strict=True)}
+    at = Cells("The DataFrame", header, [], Columns.of(columns)).places.get("file")
+    pictures = values[header[at]] if at is not None else []
+    inside = any(not isinstance(each, str | Path) and not is_missing(each) for each in pictures)
+    whole = frozenset(name for name, cells in values.items() if any(isinstance(plain(each), list) for each in cells))
+    cells = [[""] * len(source) if inside and place == at else texts(values[name]) for place, name in enumerate(header)]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    made = Cells("The DataFrame", header, rows, Columns.of(columns), MARKS, whole)
+    if not inside:
+        return tabled(made, Place.of(Path()), classes, strict=False)
+    items = _Items([(each,) for each in pictures], np.arange(len(rows)), called="row")
+    return labelled(items.take, made, np.arange(len(rows)), classes)
 
 
 # --- datasets as torch has them ---------------------------------------------------------------------------------------
@@ -132,6 +164,7 @@ class _Items:
     items: Any
     rows: NDArray[np.intp]
     root: str = ""
+    called: str = "item"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
@@ -141,7 +174,7 @@ class _Items:
         return replace(self, rows=self.rows[rows])
 
     def name(self, row: int) -> str:
-        return f"item {self.rows[row]}"
+        return f"{self.called} {self.rows[row]}"
 
     def read(self, row: int) -> Raw:
         with self.lock:
@@ -151,7 +184,9 @@ class _Items:
 
 def _raw(picture: Any) -> Raw:
     """An image as a dataset holds it; one that is none is a fault of this row, and does not end the run."""
-    if picture is None:
+    if isinstance(picture, Mapping):  # as Hugging Face stores one
+        picture = picture.get("bytes") or picture.get("path")
+    if is_missing(picture):
         raise ImageError("no image")
     if isinstance(picture, str | Path):
         return Path(picture).read_bytes()

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from graft.data.dataset import Dataset
 from graft.data.read.columns import Cells, Columns, labelled
 from graft.data.read.labels import texts as as_texts
-from graft.data.read.table import Place, tabled
+from graft.data.read.place import Place
+from graft.data.read.table import tabled
 from graft.errors import DataError, UsageError
 from graft.progress import Watch, unwatched
 

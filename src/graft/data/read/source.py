@@ -133,7 +133,7 @@ def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool, watch: 
 def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool, watch: Watch) -> Dataset:
     """A table, an archive, shards or class folders."""
     name = path.name.lower()
-    if not path.is_dir() and name.endswith(table.SUFFIXES):
+    if (not path.is_dir() and name.endswith(table.SUFFIXES)) or table.is_list(path):
         return table.read_table(path, classes, columns, strict=strict, watch=watch)
     if not path.is_dir() and name.endswith(parquet.SUFFIXES):
         return parquet.read_parquet(path, classes, columns, strict=strict, watch=watch)
