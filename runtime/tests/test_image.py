@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from graft_runtime.image import ImageError, decode
+from graft_runtime.image import ImageError, colour, decode, upright
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 Method = Image.Transpose
@@ -132,6 +133,94 @@ def test_a_picture_of_floats_spans_black_to_white() -> None:
     values = np.linspace(-1000, 3000, 256, dtype=np.float32).reshape(16, 16)
     pixels = decode(encoded(Image.fromarray(values), "TIFF"))
     np.testing.assert_array_equal(pixels[..., 0].ravel(), np.arange(256))
+
+
+def tiff(values: NDArray[Any], photometric: int = 1) -> bytes:
+    """Grey of any type as a TIFF, which Pillow itself writes of few."""
+    height, width = values.shape
+    sample = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    raw = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    tags = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: photometric, 273: 134, 277: 1, 278: height}
+    tags |= {279: len(raw), 339: sample}
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    entries = b"".join(struct.pack("<HHII", tag, 4 if value > 65535 else 3, 1, value) for tag, value in tags.items())
+    return (head + entries + bytes(4)).ljust(134, b"\0") + raw
+
+
+LEVELS = np.arange(256).reshape(16, 16)
+DEEP: dict[str, tuple[Any, Any]] = {  # values of every type, and the grey levels that they are
+    "uint8": (LEVELS.astype(np.uint8), LEVELS),
+    "int8": ((LEVELS - 128).astype(np.int8), LEVELS),
+    "int8 of an unsigned range": ((LEVELS // 2).astype(np.int8), LEVELS // 2),
+    "uint16": ((LEVELS * 257).astype(np.uint16), LEVELS),
+    "int16": (((LEVELS - 128) * 256).astype(np.int16), LEVELS),
+    "int16 without negatives": ((LEVELS * 128.498).astype(np.int16), LEVELS),
+    "int16 of 8 bits": (LEVELS.astype(np.int16), LEVELS),
+    "uint32": ((LEVELS * 16843009).astype(np.uint32), LEVELS),
+    "uint32 of 8 bits": (LEVELS.astype(np.uint32), LEVELS),
+    "uint32 of 16 bits": ((LEVELS * 257).astype(np.uint32), LEVELS),
+    "int32": (((LEVELS - 128) * 10**7).astype(np.int32), LEVELS),
+    "int32 of 8 bits": (LEVELS.astype(np.int32), LEVELS),
+    "int32 of 8 bits, dark": ((LEVELS // 16).astype(np.int32), LEVELS // 16),
+    "float32": ((LEVELS / 255).astype(np.float32), LEVELS),
+    "float32 with infinities": (
+        np.where(LEVELS == 7, np.inf, np.where(LEVELS == 9, -np.inf, LEVELS - 9.5)).astype(np.float32),
+        np.where(LEVELS == 7, 255, np.where(LEVELS == 9, 0, LEVELS)),
+    ),
+    "float32 with gaps": (
+        np.where(LEVELS == 7, np.nan, LEVELS + 100).astype(np.float32),
+        np.where(LEVELS == 7, 0, LEVELS),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_grey_of_every_type_keeps_its_range(kind: str) -> None:
+    values, expected = DEEP[kind]
+    found = decode(tiff(values))
+    assert np.array_equal(found, np.repeat(expected[..., None], 3, axis=-1))
+    assert np.array_equal(upright(Image.open(io.BytesIO(tiff(values)))), found)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_where_low_values_are_white_they_stay_white(kind: str) -> None:
+    assert np.array_equal(decode(tiff(DEEP[kind][0], photometric=0))[..., 0], 255 - LEVELS)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64", "int64", "uint64"])
+def test_types_that_are_not_read_are_refused(kind: str) -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        decode(tiff(LEVELS.astype(kind)))
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_grey_without_a_finite_value_is_a_fault(odd: float) -> None:
+    with pytest.raises(ImageError, match="not one value is a finite number"):
+        decode(tiff(np.full((4, 4), odd, np.float32)))
+
+
+def test_dark_grey_of_sixteen_bits_stays_dark() -> None:
+    raw = b"P5 16 16 65535\n" + LEVELS.astype(">u2").tobytes()
+    assert np.array_equal(np.unique(decode(raw)), [0, 1])
+    assert np.array_equal(upright(Image.open(io.BytesIO(raw))), decode(raw))
+
+
+def test_a_pillow_image_of_each_grey_mode_keeps_its_range() -> None:
+    for made in (
+        Image.fromarray(LEVELS.astype(np.int32)),
+        Image.fromarray((LEVELS * 257).astype(np.int32)),
+        Image.fromarray(((LEVELS - 100) * 9).astype(np.int32)),
+        Image.fromarray((LEVELS * 257).astype(np.uint16)),
+        Image.fromarray((LEVELS / 255).astype(np.float32)),
+    ):
+        assert np.array_equal(upright(made)[..., 0], LEVELS), made.mode
+
+
+def test_an_array_is_uint8_or_refused() -> None:
+    assert np.array_equal(colour(LEVELS.astype(np.uint8))[..., 2], LEVELS)
+    for odd in (bool, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float16, np.float32, object):
+        with pytest.raises(ValueError, match=f"Got {np.dtype(odd)}"):
+            colour(LEVELS.astype(odd))
 
 
 def test_one_bit_and_grey_become_three_equal_channels() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from graft.data.classes import classes, few, listed
+from graft.data.classes import check_shared, classes, few, listed
 from graft.data.dataset import TEST, TRAIN, Dataset, from_arrays
+from graft.errors import DataError
 
 
 def data(counts: dict[str, int], parts: list[int] | None = None) -> Dataset:
@@ -50,3 +52,10 @@ def test_names_that_look_alike_are_pointed_out() -> None:
 def test_long_lists_are_cut() -> None:
     assert listed(["a", "b"]) == "a, b"
     assert listed([f"{n}" for n in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
+
+
+def test_images_of_which_nearly_each_has_its_own_class_are_nothing_to_learn_from() -> None:
+    with pytest.raises(DataError, match="18 of the 20 images in this source have a class of their own, such as 'id0'"):
+        check_shared(data({f"id{at}": 1 for at in range(18)} | {"ant": 2}))
+    check_shared(data({f"id{at}": 1 for at in range(17)} | {"ant": 3}))
+    check_shared(data({"ant": 1, "bee": 1}))

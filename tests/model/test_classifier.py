@@ -169,6 +169,17 @@ def test_a_dataset_is_scored_by_the_names_of_its_classes(classifier: Classifier,
     assert [each.count for each in by_path.classes] == [0, 12, 12]
 
 
+def test_images_without_a_label_are_not_counted_and_the_score_says_how_many(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    rows = [(path, path.parent.name) for path in sorted(photos.rglob("*.*g"))]
+    for gap in (0, 2):
+        text = "".join(f"{path},{label * (at >= gap)}\n" for at, (path, label) in enumerate(rows))
+        (tmp_path / "t.csv").write_text(f"file,label\n{text}")
+        score = classifier.evaluate(tmp_path / "t.csv")
+        assert (score.count, score.trust.unlabelled) == (len(rows) - gap, gap)
+
+
 def test_a_dataset_without_labels_pictures_or_known_classes_is_not_scored(
     classifier: Classifier, paths: list[Path]
 ) -> None:

@@ -213,6 +213,7 @@ def test_what_makes_a_score_doubtful_is_said() -> None:
     assert "3 of these pictures were trained on" in few
     strangers = Strangers({"shoe": 5, "hat": 1}, 0.5, (0.4, 0.6))
     assert "6 more pictures" in careful(500, {"ant": 500}, Trust(strangers=strangers))[0]
+    assert careful(500, {"ant": 500}, Trust(unlabelled=3)) == ("3 images without a label are not counted",)
     assert careful(500, {"ant": 500}, Trust()) == ()
 
 

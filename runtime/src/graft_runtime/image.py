@@ -12,7 +12,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ MAX_EXIF: Final = 2 * 2**20  # bytes; Pillow walks over its entries in Python
 _END: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}
 _FILLERS: Final = {"JPEG": (b"\x55" * 512, b"\xaa" * 512), "PNG": (b"", b"")}  # PNG has checksums, JPEG has not
 _RESTARTS: Final = b"\xff\xdd\0\4"  # the JPEG segment that announces restart markers
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
 
 class ImageError(ValueError):
@@ -60,7 +60,7 @@ def decode(data: bytes, *, enough: int | None = None, most: int = MAX_PIXELS) ->
 
     With `enough`, a JPEG may come back smaller, as long as its short side keeps at least that many pixels: the decoder
     then skips the fine detail that a later resize would throw away. `most` pixels are decoded, at most.
-    The first frame of an animation counts; transparency is laid on white; 16-bit grey is scaled, not clipped.
+    The first frame of an animation counts; transparency is laid on white; grey of any depth is scaled, not clipped.
 
     Raises ImageError: empty, not an image, too large, too costly to decode, or damaged. So no file takes more than a
     few seconds of a processor or 1 GB; the limits are in graft_runtime.limits.
@@ -74,7 +74,8 @@ def decode(data: bytes, *, enough: int | None = None, most: int = MAX_PIXELS) ->
     if found := limits.excess(data, most):
         raise ImageError(TOO_COSTLY, found)
     try:
-        return _pixels(_upright(_loaded(data, enough, most)))
+        image = _loaded(data, enough, most)
+        return _pixels(_upright(image), _grey(image))
     except ImageError:
         raise
     except MemoryError as error:
@@ -86,9 +87,23 @@ def decode(data: bytes, *, enough: int | None = None, most: int = MAX_PIXELS) ->
 def upright(picture: Image.Image) -> NDArray[np.uint8]:
     """A picture that Pillow has opened already, as `decode` gives it; the original stays as it is."""
     try:
-        return _pixels(_upright(picture.copy()))
+        return _pixels(_upright(picture.copy()), _grey(picture))
     except OSError as error:  # Pillow decodes at the first copy
         raise ImageError("damaged", f"{type(error).__name__}: {error}") from error
+
+
+def colour(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """An array in memory as uint8 [height, width, 3]; raises ValueError for one that is no picture.
+
+    Other types are refused: whether 1.0 or 255 is white, nobody can see in an array.
+    """
+    grey = pixels[..., None] if pixels.ndim == 2 else pixels
+    if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or not grey.size:
+        raise ValueError(
+            f"A picture in memory must be uint8 [height, width] or [height, width, 3]. "
+            f"Got {pixels.dtype} {list(pixels.shape)}: scale it to 0..255 and lay transparency on a background first."
+        )
+    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
 
 
 def _loaded(data: bytes, enough: int | None, most: int) -> Image.Image:
@@ -155,14 +170,13 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, grey: _Grey | None) -> NDArray[np.uint8]:
     """RGB, band by band, so that nothing but the result is as large as the picture."""
-    scale = _scale(image)
     if image.width * image.height <= BAND:
-        return np.asarray(_rgb(image, scale))
+        return np.asarray(_rgb(image, grey))
     out = np.empty((image.height, image.width, 3), np.uint8)
     for top, band in _bands(image):
-        out[top : top + band.height] = np.asarray(_rgb(band, scale))
+        out[top : top + band.height] = np.asarray(_rgb(band, grey))
     return out
 
 
@@ -173,31 +187,59 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _rgb(image: Image.Image, scale: tuple[float, float] | None) -> Image.Image:
-    if scale:
-        return _from_grey(np.nan_to_num(np.asarray(image).astype(np.float32)), *scale)
+def _rgb(image: Image.Image, grey: _Grey | None) -> Image.Image:
+    if grey:
+        return Image.fromarray(grey.scaled(image)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _scale(image: Image.Image) -> tuple[float, float] | None:
-    """The values of grey that become black and white, where these are not 0 and 255."""
-    if image.mode.startswith("I"):
-        return 0, 2 ** _depth(image) - 1
-    if image.mode == "F":
-        ends = [(part.min(), part.max()) for _, band in _bands(image) for part in [np.nan_to_num(np.asarray(band))]]
-        return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
-    return None
+class _Grey(NamedTuple):
+    """Grey values that are not 0 to 255: those that become black and white, and what Pillow's numbers stand for."""
+
+    low: float
+    high: float
+    stored: str = ""  # numpy's name of what the file has in place of Pillow's type
+    inverted: bool = False  # low values are white
+
+    def values(self, image: Image.Image) -> NDArray[Any]:
+        return np.asarray(image).view(self.stored) if self.stored else np.asarray(image)
+
+    def scaled(self, image: Image.Image) -> NDArray[np.uint8]:
+        """From 0 to 255; what is no number is black, what is infinite black or white."""
+        values = np.nan_to_num(self.values(image).astype(np.float32), nan=self.low, posinf=self.high, neginf=self.low)
+        scaled = ((values - self.low) * (255.0 / max(self.high - self.low, 1e-12))).clip(0, 255).round()
+        return (255 - scaled if self.inverted else scaled).astype(np.uint8)
 
 
-def _depth(image: Image.Image) -> int:
-    """How many bits a grey value has, from the header: scanners put 12 bits into 16."""
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
-    return bits if 8 < bits <= 16 else 16
+def _grey(image: Image.Image) -> _Grey | None:
+    """How to read grey of another kind than 8 bits; None for all else. Asks a TIFF's tags, which a copy forgets."""
+    tags = getattr(image, "tag_v2", {})
+    bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;") and not (image.mode == "L" and signed):
+        return None
+    inverted = image.mode != "L" and tags.get(_PHOTOMETRIC) == 0
+    if image.mode.startswith("I;"):
+        return _Grey(0, 2 ** (bits if 8 < bits <= 16 else 16) - 1, "", inverted)  # scanners put 12 bits into 16
+    if image.format == "PPM" and image.mode == "I":
+        return _Grey(0, 2**16 - 1)  # whatever its levels were, Pillow has scaled them
+    stored = "int8" if image.mode == "L" else "uint32" if image.mode == "I" and bits == 32 and not signed else ""
+    low, high = _ends(image, _Grey(0, 0, stored))
+    usual = (255, 2**15 - 1, 2**16 - 1) if signed and bits == 16 else (255, 2**16 - 1)
+    top = next((each for each in usual if high <= each), None) if image.mode != "F" and low >= 0 else None
+    return _Grey(low, high, stored, inverted) if top is None else _Grey(0, top, stored, inverted)
 
 
-def _from_grey(values: NDArray[np.float32], low: float, high: float) -> Image.Image:
-    scaled = (values - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+def _ends(image: Image.Image, grey: _Grey) -> tuple[float, float]:
+    """The lowest and the highest finite value."""
+    ends = list[tuple[float, float]]()
+    for _, band in _bands(image):
+        values = grey.values(band)
+        finite = values if values.dtype.kind != "f" else values[np.isfinite(values)]
+        if finite.size:
+            ends.append((float(finite.min()), float(finite.max())))
+    if not ends:
+        raise ImageError("damaged", "not one value is a finite number")
+    return min(low for low, _ in ends), max(high for _, high in ends)

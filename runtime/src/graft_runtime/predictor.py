@@ -20,7 +20,7 @@ from PIL import Image
 from graft_runtime import contract
 from graft_runtime.contract import IMAGE, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN, ModelError
 from graft_runtime.decide import RATE, answers, least_of, limit
-from graft_runtime.image import ImageError, decode, read, upright
+from graft_runtime.image import ImageError, colour, decode, read, upright
 from graft_runtime.prediction import Neighbour, Prediction
 
 BATCH = 8  # pictures of one size that go through the network together
@@ -183,7 +183,7 @@ def _pixels(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]
             image = read(image)
         if isinstance(image, bytes):
             return name, decode(image, enough=enough), ""
-        return name, upright(image) if isinstance(image, Image.Image) else _checked(np.asarray(image)), ""
+        return name, upright(image) if isinstance(image, Image.Image) else colour(np.asarray(image)), ""
     except ImageError as error:
         return name, None, str(error)
     except OSError as error:
@@ -192,16 +192,6 @@ def _pixels(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]
 
 def _uri(thumbnail: str | None) -> str | None:
     return None if thumbnail is None else f"data:image/jpeg;base64,{thumbnail}"
-
-
-def _checked(pixels: NDArray[Any]) -> Pixels:
-    grey = pixels[..., None] if pixels.ndim == 2 else pixels
-    if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or not grey.size:
-        raise ValueError(
-            f"A picture in memory must be uint8 [height, width] or [height, width, 3]. "
-            f"Got {pixels.dtype} {list(pixels.shape)}."
-        )
-    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
 
 
 def _grouped(

@@ -7,10 +7,25 @@ from collections.abc import Iterator, Sequence
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset, tally
 from graft.data.finding import Finding
 from graft.data.lookalikes import lookalikes
+from graft.errors import DataError
+from graft_runtime.card import MULTICLASS
 
 FEW = 10  # pictures of a class below which a score of it means little
 UNEQUAL = 10  # times as many pictures in the largest class as in the smallest
 NAMED = 8  # classes in one sentence
+SEVERAL, ALONE = 5, 0.9  # images, and the share of them with a class of their own, that make them no classes
+
+
+def check_shared(data: Dataset) -> None:
+    """Raises DataError where nearly each image has a class of its own, from which nothing can be learned."""
+    alone = int((data.counts() == 1).sum())
+    if data.task == MULTICLASS and len(data) >= SEVERAL and alone >= ALONE * len(data):
+        first = data.classes[int((data.counts() == 1).argmax())]
+        raise DataError(
+            f"{alone} of the {len(data)} images in {data.root or 'this source'} have a class of their own, such as "
+            f"{first!r}: there is nothing to learn. Are these names of files or numbers of rows? A class needs several "
+            f"images, better 20."
+        )
 
 
 def few(data: Dataset) -> tuple[str, ...]:

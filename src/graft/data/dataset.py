@@ -22,6 +22,7 @@ SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not
 UNSPLIT, TRAIN, VALID, TEST = range(4)
 UNLABELLED = UNGROUPED = -1
 DIGEST = 16  # bytes
+NO_LABEL = "images without a label"  # what they are counted as where they are left out
 
 Labels = NDArray[np.int32] | NDArray[np.uint8]
 
@@ -143,30 +144,44 @@ def _table(images: Images, labels: ArrayLike | None, classes: tuple[str, ...]) -
 
 
 def _known(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
+    """Numbers that index the classes, UNLABELLED for None and NaN; or a table of 0 and 1. One-hot rows are numbers."""
     given = np.asarray(labels)
+    if given.ndim == 2 and given.shape[1] == 1 != len(classes):
+        given = given[:, 0]
     if given.ndim < 2:
-        return given.astype(np.int32)
+        return _numbers(given, classes)
     if given.shape[1:] != (len(classes),) or not np.isin(given, (0, 1)).all():
         raise DataError(
             f"Several labels for each picture are a table of 0 and 1, [pictures, {len(classes)} classes]. "
             f"Got {list(given.shape)}, from {given.min(initial=0)} to {given.max(initial=0)}."
         )
+    if len(classes) > 1 and (given.sum(axis=1) == 1).all():
+        return given.argmax(axis=1).astype(np.int32)
     return given.astype(np.uint8)
+
+
+def _numbers(given: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int32]:
+    """One number for each image; raises DataError for what indexes no class."""
+    try:
+        values = given.astype(np.float64)  # None becomes NaN
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Labels are numbers that index the classes. Got {given.dtype}: {error}.") from error
+    numbers = np.where(np.isnan(values), UNLABELLED, values)
+    odd = (numbers != np.floor(numbers)) | (numbers < UNLABELLED) | (numbers >= (len(classes) or np.inf))
+    if odd.any():
+        legal = f"0 to {len(classes) - 1}, or {UNLABELLED} where it is unknown" if classes else "whole, from 0 on"
+        raise DataError(f"Labels are numbers that index the classes, {legal}. Got {values[odd][0]:g}.")
+    return numbers.astype(np.int32)
 
 
 def as_rgb(picture: Any) -> NDArray[np.uint8]:
     """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no picture."""
     try:
-        pixels = image.upright(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
+        return image.upright(picture) if isinstance(picture, Image.Image) else image.colour(np.asarray(picture))
     except image.ImageError as error:
         raise DataError(f"A picture in memory cannot be used: {error}.") from error
-    grey = pixels[..., None] if pixels.ndim == 2 else pixels
-    if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or grey.size == 0:
-        raise DataError(
-            f"A picture in memory must be uint8 [height, width] or [height, width, 3]. "
-            f"Got {pixels.dtype} {list(pixels.shape)}: scale it to 0..255 and lay transparency on a background first."
-        )
-    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def digest(raw: Raw) -> bytes:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import SPLITS, TEST, UNSPLIT, VALID, Dataset
 from graft.data.images import Files
-from graft.data.read.table import Place, cells_of, tabled
+from graft.data.read.place import Place
+from graft.data.read.table import cells_of, tabled
 from graft.data.twins import NOBODY, Twins
 from graft.errors import DataError, UsageError
 from graft.jobs import outputs

@@ -10,6 +10,7 @@ from graft.jobs.direct import opened, relabelled
 from graft.model.classifier import Classifier
 from graft.model.multilabel import Score
 from graft.progress import Watch, unwatched
+from graft_runtime.card import MULTILABEL
 
 
 def evaluate(
@@ -32,5 +33,6 @@ def evaluate(
     if judge.card.strategy == "direct":
         data = relabelled(read_source(source, columns=columns, boxes=boxes, against=against), judge)
     else:
-        data = read_source(source, judge.classes, columns, boxes=boxes, against=against)
+        several = judge.card.task == MULTILABEL
+        data = read_source(source, judge.classes, columns, boxes=boxes, against=against, several=several)
     return judge.evaluate(data, watch=watch)

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from graft.data.classes import check_shared
 from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import UsageError
@@ -84,6 +85,7 @@ def fit(
     with storage.claimed(place, force=force) if place else nullcontext():
         with timed(times, "read pictures"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
+        check_shared(data)
         choices = replace(choices, task=data.task)
         choices.check_data(data)
         if isinstance(choices.plan, Direct):

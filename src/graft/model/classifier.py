@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
-from graft.data.dataset import TEST, Dataset
+from graft.data.dataset import NO_LABEL, TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import DataError, UsageError
 from graft.model import forward, scoring, storage
@@ -156,13 +156,15 @@ class Classifier:
         Pictures of classes that it does not know are told apart: see `Trust.strangers`. Raises DataError where it
         knows none of the classes, where one is only spelt in another way, or when not one picture can be read.
         """
-        data = scoring.matched(read_source(source, self.classes, columns), self.card)
+        several = self.card.task == MULTILABEL
+        data = scoring.matched(read_source(source, self.classes, columns, several=several), self.card)
         if (data.split == TEST).any():
             data = data.take(data.part(TEST))
         look = self.look(data, watch=watch)
         if not len(look.rows):
             raise DataError(f"None of the {len(data)} pictures can be read, the first because: {look.faults[0]}.")
-        return self.scored(look, data)
+        score = self.scored(look, data)
+        return replace(score, trust=replace(score.trust, unlabelled=data.ignored.get(NO_LABEL, 0)))
 
     def scored(self, look: Look, data: Dataset) -> Score:
         """The score of what was said of the pictures of a table that `scoring.matched` made."""

@@ -30,7 +30,8 @@ def chances_of(card: Card, logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def matched(data: Dataset, card: Card) -> Dataset:
     """The same pictures with labels counted as the classifier's own classes, by name; others follow after these."""
-    if not len(data) or (data.task == MULTICLASS and (data.labels < 0).any()):
+    lacking = data.labels < 0 if data.task == MULTICLASS else np.zeros(len(data), bool)
+    if lacking.all() or (card.task == MULTICLASS and lacking.any()):
         raise DataError("A score needs pictures, and a label for each.")
     known = lookalikes.matched(data.root or "The test part", data.classes, card.classes)
     order = np.array([known.index(name) for name in data.classes], np.int32)

@@ -67,7 +67,10 @@ class Strangers:
 
 @dataclass(frozen=True)
 class Trust:
-    """`before` and `after` are the reliability without and with calibration; `seen` are test pictures trained on."""
+    """`before` and `after` are the reliability without and with calibration; `seen` are test pictures trained on.
+
+    `unlabelled` images were left out, because their label is missing.
+    """
 
     before: tuple[Bin, ...] = ()
     after: tuple[Bin, ...] = ()
@@ -75,6 +78,7 @@ class Trust:
     unknown: Rejection | None = None
     strangers: Strangers | None = None
     seen: int = 0
+    unlabelled: int = 0
 
 
 def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = BINS) -> tuple[Bin, ...]:
@@ -110,6 +114,8 @@ def careful(count: int, of_classes: Mapping[str, int], trust: Trust) -> tuple[st
         said.append(f"fewer than {FEW_OF_CLASS} test pictures of {listed(few)}: the figures of these say little")
     if trust.seen:
         said.append(f"{trust.seen:,} of these pictures were trained on: the score flatters. Use pictures of their own")
+    if trust.unlabelled:
+        said.append(f"{trust.unlabelled:,} images without a label are not counted")
     if trust.strangers:
         own, total = trust.strangers, sum(trust.strangers.classes.values())
         said.append(

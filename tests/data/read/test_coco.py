@@ -189,16 +189,16 @@ def test_a_json_of_another_shape_is_named(coco: Path, train: Path, text: str, wh
     [
         ("images", [], "it is no object"),
         ("images", {"id": 1}, "'file_name' is missing"),
-        ("images", {"id": "1", "file_name": "a"}, "integer"),
+        ("images", {"id": 1.5, "file_name": "a"}, "the id 1.5 is neither a whole number nor a text"),
         ("images", {"id": 2**70, "file_name": "a"}, "int too"),
         ("images", {"id": 1, "file_name": ["a"]}, "'file_name' is not a text"),
         ("images", {"id": 1, "file_name": "\ud800"}, "surrogate"),
         ("annotations", OBJECT | {"bbox": [1, 2, 3]}, "'bbox' has 3 numbers"),
         ("annotations", OBJECT | {"bbox": "1234x"}, "could not convert"),
         ("annotations", OBJECT | {"bbox": 7}, "not iterable"),
-        ("annotations", OBJECT | {"image_id": None}, "NoneType"),
+        ("annotations", OBJECT | {"image_id": None}, "the id None is neither"),
         ("annotations", {"image_id": 500}, "'category_id' is missing"),
-        ("categories", {"id": 1, "name": 3}, "'name' not a text"),
+        ("categories", {"id": 1, "name": 3}, "'name' is not a text"),
     ],
 )
 def test_an_entry_of_another_shape_is_named(coco: Path, train: Path, name: str, entry: Any, why: str) -> None:
@@ -230,3 +230,23 @@ def test_objects_that_all_lie_in_pictures_that_are_gone(coco: Path, train: Path)
     (coco / "train2017/000000000001.jpg").unlink()
     with pytest.raises(DataError, match="marks no object in any picture"):
         read_coco(train, boxes=True)
+
+
+def test_ids_may_be_texts(coco: Path, train: Path) -> None:
+    before, found = shown(read_source(coco)), lists(train)
+    for entry in found["annotations"]:
+        entry["image_id"], entry["category_id"] = str(entry["image_id"]), f"kind {entry['category_id']}"
+    for entry in found["categories"]:
+        entry["id"] = f"kind {entry['id']}"
+    change(train, annotations=found["annotations"], categories=found["categories"])
+    assert shown(read_source(coco)) == before
+    for entry in found["images"]:
+        entry["id"] = f"image {entry['id']}"
+    for entry in found["annotations"]:
+        entry["image_id"] = f"image {entry['image_id']}"
+    change(train, annotations=found["annotations"], images=found["images"])
+    assert shown(read_source(coco)) == before
+    found["annotations"][0]["category_id"] = "other"
+    change(train, annotations=found["annotations"])
+    with pytest.raises(DataError, match="an annotation of category 'other', which"):
+        read_source(coco)

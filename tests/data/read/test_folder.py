@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.read.folder import read_folder
-from graft.errors import DataError
+from graft.data.read.source import read_source
+from graft.errors import DataError, UsageError
 
 OUTSIDE, OTHER, HIDDEN = "pictures outside class folders", "other files", "hidden files"
-LINKS, EMPTY, UNREADABLE = "folders seen before (links)", "folders without pictures", "unreadable folders"
+LINKS, EMPTY, UNREADABLE = "folders seen before (links)", "folders without images", "unreadable folders"
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -151,7 +153,7 @@ def test_what_is_no_picture_is_left_out_and_counted(tmp_path: Path) -> None:
     lay(tmp_path, "labels.csv", "cat/notes.txt", "cat/noextension", "dog/jpg", "0.jpg", "bird/", "fish/readme.md")
     found = read_folder(tmp_path)
     assert table(found) == {"cat/1.jpg": "cat", "dog/1.jpg": "dog"}
-    assert found.ignored == {HIDDEN: 6, OTHER: 5, OUTSIDE: 1, EMPTY: 2}
+    assert found.ignored == {HIDDEN: 6, OTHER: 5, OUTSIDE: 1, f"{EMPTY} (bird, fish)": 2}
 
 
 def test_names_that_are_not_unicode_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_an_unreadable_folder_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "scandir", scandir)
     found = read_folder(tmp_path)
-    assert (found.classes, found.ignored) == (("bird", "dog"), {UNREADABLE: 1, EMPTY: 1})
+    assert (found.classes, found.ignored) == (("bird", "dog"), {UNREADABLE: 1, f"{EMPTY} (cat)": 1})
 
 
 # --- the same everywhere ----------------------------------------------------------------------------------------------
@@ -290,11 +292,9 @@ def test_what_was_left_out_is_counted_in_the_error(tmp_path: Path) -> None:
     lay(tmp_path, "cat/", "dog/readme.txt", "bird/")
     message = complaint(tmp_path)
     assert message.startswith(f"{tmp_path} holds no pictures in class folders. Left out: ")
-    assert sorted(
-        re.findall(r"\d+|folders without pictures|other files", re.split("Left out|It holds", message)[1])
-    ) == [
+    assert sorted(re.findall(r"\d+|folders without images|other files", re.split("Left out|It holds", message)[1])) == [
         *("1", "3"),
-        *("folders without pictures", "other files"),
+        *("folders without images", "other files"),
     ]
 
 
@@ -340,3 +340,68 @@ def test_a_long_list_of_classes_is_cut(tmp_path: Path) -> None:
 
 def test_no_pictures_are_an_error_with_known_classes_too(tmp_path: Path) -> None:
     assert complaint(tmp_path, classes=("cat", "dog")) == f"{tmp_path} holds no pictures in class folders."
+
+
+# --- folders inside class folders -------------------------------------------------------------------------------------
+
+DOMAINS = ("photo/dog/1.jpg", "photo/cat/2.jpg", "sketch/dog/3.jpg", "sketch/Cat/deep/4.jpg")
+
+
+def test_folders_of_the_same_names_below_every_class_are_refused_with_both_readings(tmp_path: Path) -> None:
+    assert complaint(lay(tmp_path, *DOMAINS)) == (
+        f"{tmp_path} has folders of the same names inside each of its folders, so it can be read in two ways: "
+        f"2 classes photo, sketch, with --columns label=outer; or 3 classes Cat, cat, dog, with --columns label=inner. "
+        f"In Python columns='label=inner'. Or name one of the folders, as in {tmp_path}/photo."
+    )
+
+
+def test_each_reading_can_be_had(tmp_path: Path) -> None:
+    lay(tmp_path, *(name.lower() for name in DOMAINS))
+    outer, inner = (read_source(tmp_path, columns=f"label={level}") for level in ("outer", "inner"))
+    assert (outer.classes, outer.counts().tolist(), outer.columns) == (("photo", "sketch"), [2, 2], "label=outer")
+    assert (inner.classes, inner.counts().tolist(), inner.columns) == (("cat", "dog"), [2, 2], "label=inner")
+    assert table(inner)["sketch/cat/deep/4.jpg"] == "cat"
+    assert read_source(tmp_path, ("sketch", "photo")).labels.tolist() == [1, 1, 0, 0]  # as a classifier knows them
+    assert read_source(tmp_path, ("dog", "cat")).labels.tolist() == [1, 0, 1, 0]
+    with pytest.raises(DataError, match="can be read in two ways"):
+        read_source(tmp_path, columns="label=dog")
+    with pytest.raises(UsageError, match="names the columns of a table"):
+        read_source(tmp_path / "photo", columns="label=dog")
+
+
+def test_the_same_in_an_archive_and_below_train_and_test(tmp_path: Path) -> None:
+    files = [f"{part}/{name.lower()}" for part in ("train", "test") for name in DOMAINS]
+    lay(tmp_path / "set", *files)
+    shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "set")
+    for source in (tmp_path / "set", tmp_path / "set.zip"):
+        with pytest.raises(DataError, match="can be read in two ways"):
+            read_source(source)
+        data = read_source(source, columns="label=inner")
+        assert (data.classes, data.counts().tolist(), len(data.part(TEST))) == (("cat", "dog"), [4, 4], 4)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat/a/1.jpg", "dog/b/1.jpg", "cat/c/1.jpg"),  # other names
+        ("cat/images/1.jpg", "dog/images/1.jpg"),  # a single name
+        ("cat/left/1.jpg", "cat/right/1.jpg", "cat/0.jpg", "dog/left/1.jpg", "dog/right/1.jpg"),  # beside images
+        ("cat/left/1.jpg", "cat/right/1.jpg", "dog/left/1.jpg", "dog/right/1.jpg", "eel/1.jpg"),  # not in all of them
+    ],
+)
+def test_other_folders_inside_class_folders_belong_to_their_class(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert table(read_folder(lay(tmp_path, *names))) == {name: name.split("/")[0] for name in sorted(names)}
+
+
+def test_an_image_outside_the_inner_folders_has_no_inner_class(tmp_path: Path) -> None:
+    lay(tmp_path, "photo/dog/1.jpg", "photo/cat/2.jpg", "sketch/3.jpg")
+    with pytest.raises(DataError, match=r"sketch/3\.jpg in .* lies in no inner folder"):
+        read_source(tmp_path, columns="label=inner")
+
+
+def test_train_and_test_folders_in_each_class_folder_are_its_parts(tmp_path: Path) -> None:
+    names = [f"{kind}/{part}/{kind}.jpg" for kind in ("cat", "dog") for part in ("test", "Train")]
+    data = read_folder(lay(tmp_path, *names))
+    assert (data.classes, data.split.tolist()) == (("cat", "dog"), [TRAIN, TEST, TRAIN, TEST])
+    lay(tmp_path, "eel/1.jpg")  # not in every one: then they are folders as any
+    assert set(read_folder(tmp_path).split) == {UNSPLIT}

@@ -146,8 +146,8 @@ def test_what_is_no_source_says_what_is() -> None:
     for odd in (None, 3, {}, {"a": 1}, object()):
         assert complaint(odd) == (
             f"A {type(odd).__name__} is no source of pictures. It may be a path, a graft.Dataset, a Dataset or "
-            f"DatasetDict of Hugging Face, a map-style dataset of pictures and labels as torch has them, or a pair "
-            f"(pictures, labels)."
+            f"DatasetDict of Hugging Face, a DataFrame, a map-style dataset of pictures and labels as torch has them, "
+            f"or a pair (pictures, labels)."
         )
     assert "are no pairs (picture, label)" in complaint([1, 2, 3])
     assert complaint([]) == "The dataset is empty."

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import unicodedata
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNGROUPED, UNSPLIT, VALID, Dataset
+from graft.data.read.source import read_source
 from graft.data.read.table import read_table
 from graft.errors import DataError, UsageError
+from graft_runtime.image import ImageError
 
 SINGLE = "file,label\na.jpg,cat\nb.jpg,dog\nc.jpg,cat\n"
 
@@ -208,7 +214,10 @@ def test_a_part_that_there_is_not_is_named(tmp_path: Path) -> None:
         ("file,label\na.jpg\n", "The row of 'a.jpg' in"),
         ("file,label\na.jpg,\nb.jpg,\n", "gives no picture a label."),
         ("file,label\na.jpg,cat\nb.jpg,cat\n", "gives every picture the same label, 'cat'; there is nothing to tell"),
-        (b"file,label\na.jpg,\x81\n", "is not text in UTF-8, UTF-16 or Windows-1252. Please save it as UTF-8."),
+        (
+            b"file,label\na.jpg,\x81\n",
+            "is not UTF-8, and nothing tells which encoding it is in. It says 'Ѓ' in Windows-1251, 'Å' in Mac Roman",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used_says_why(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -295,3 +304,174 @@ def test_the_group_of_a_file_listed_twice_stays_with_it(tmp_path: Path) -> None:
     data = read_table(lay(tmp_path, "file,label,group\na.jpg,cat,x\na.jpg,cat,x\nb.jpg,dog,y\n"))
     assert data.groups is not None
     assert data.groups.tolist() == [0, 1]
+
+
+# --- the wrong column -------------------------------------------------------------------------------------------------
+
+WRONG = [f"{at}.jpg,id{at},{at % 3 + 100},{'ab'[at % 2]},{at}" for at in range(28)]
+
+
+def test_a_column_in_which_each_row_has_its_own_value_is_no_label(tmp_path: Path) -> None:
+    for some, alone in ((WRONG, 28), ([*WRONG[:27], "27.jpg,id0,102,b,27"], 26)):  # each, and nearly each
+        path = lay(tmp_path, "\n".join(["file,label,width,species,score", *some]), *(f"{at}.jpg" for at in range(28)))
+        assert complaint(path) == (
+            f"{path} gives {alone} of its 28 rows a label that no other row has, such as 'id0': the column 'label' "
+            f"seems to be none of classes, and there is nothing to learn. Did you mean 'species', which has 2 values? "
+            f"Then --columns label=species. Or 'width'?"
+        )
+        assert read_table(path, columns="label=species").classes == ("a", "b")
+        assert len(read_table(path, ("id0", "id1")).classes) >= 26  # a classifier's own score is no matter of that
+
+
+def test_where_no_column_repeats_that_is_said(tmp_path: Path) -> None:
+    path = lay(
+        tmp_path, "\n".join(["file,label", *(f"{at}.jpg,{at}" for at in range(5))]), *(f"{at}.jpg" for at in range(5))
+    )
+    assert complaint(path).endswith("No other column has values that repeat. A class needs several images, better 20.")
+    path = lay(tmp_path, "\n".join(["file,label", *(f"{at}.jpg,{at // 2}" for at in range(5))]))
+    assert read_table(path).classes == ("0", "1", "2")
+
+
+# --- lists as data sets are published with ----------------------------------------------------------------------------
+
+LIST = {"a.jpg": ["3"], "b.jpg": ["0"], "c.jpg": ["3"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg 3\nb.jpg 0\nc.jpg 3\n",
+        "a.jpg   3\r\nb.jpg\t0\r\nc.jpg 3",
+        "3 a.jpg\n0 b.jpg\n3 c.jpg\n",
+        "a.jpg,3\nb.jpg,0\nc.jpg,3\n",
+        "a.jpg;3\nb.jpg;0\nc.jpg;3\n",
+        "# path class\na.jpg 3\nb.jpg 0\nc.jpg 3\n",
+        "file label\na.jpg 3\nb.jpg 0\nc.jpg 3\n",
+        "sep=;\nfile;label\na.jpg;3\nb.jpg;0\nc.jpg;3\n",
+        '"sep=|"\nfile|label\na.jpg|3\nb.jpg|0\nc.jpg|3\n',
+        "SEP=,\r\nfile,label\r\na.jpg,3\r\nb.jpg,0\r\nc.jpg,3\r\n",
+        "file,label\ra.jpg,3\rb.jpg,0\rc.jpg,3",
+        "\n \n,,\nfile,label\na.jpg,3\n\nb.jpg,0\nc.jpg,3\n\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["t.csv", "train.txt", "val.lst"])
+def test_a_table_in_every_layout(tmp_path: Path, text: str, name: str) -> None:
+    assert said(read_table(lay(tmp_path, text, name=name))) == LIST
+
+
+def test_paths_and_labels_of_a_list_may_have_blanks_in_them(tmp_path: Path) -> None:
+    (tmp_path / "my photos").mkdir()
+    path = lay(tmp_path, "my photos/a 1.JPG golden retriever\nb.jpg cat\n", "my photos/a 1.JPG")
+    assert said(read_table(path)) == {"my photos/a 1.JPG": ["golden retriever"], "b.jpg": ["cat"]}
+    path = lay(tmp_path, "file label\nmy photos/a 1.JPG golden retriever\nb.jpg small cat\n")
+    assert said(read_table(path)) == {"my photos/a 1.JPG": ["golden retriever"], "b.jpg": ["small cat"]}
+
+
+def test_columns_of_a_list_are_found_or_called_by_their_number(tmp_path: Path) -> None:
+    path = lay(tmp_path, "a.jpg train 3\nb.jpg test 0\nc.jpg train 3\n")
+    assert (said(read_table(path)), read_table(path).split.tolist()) == (LIST, [TRAIN, TEST, TRAIN])
+    path = lay(tmp_path, "a.jpg 7 3\nb.jpg 8 0\nc.jpg 9 3\n")
+    assert "Its columns are 'file', '2', '3'. " in complaint(path)
+    assert said(read_table(path, columns="label=3")) == LIST
+
+
+def test_a_text_file_is_a_list_where_it_names_images(tmp_path: Path) -> None:
+    assert said(read_source(lay(tmp_path, "a.jpg 3\nb.jpg 0\nc.jpg 3\n", name="TRAIN.TXT"))) == LIST
+    with pytest.raises(DataError, match="text is not this program's job"):
+        read_source(lay(tmp_path, "once upon a time\n", name="story.txt"))
+
+
+# --- encodings --------------------------------------------------------------------------------------------------------
+
+WORDS = {
+    "gb18030": ("猫", "狗"),
+    "big5": ("貓", "狗"),
+    "cp932": ("ネコ", "犬"),
+    "cp949": ("고양이", "개"),
+    "cp1251": ("кошка", "собака"),
+    "cp1250": ("łoś", "źrebię"),
+    "cp1252": ("Käfer", "Löwe"),
+}
+
+
+@pytest.mark.parametrize("encoding", WORDS)
+def test_files_that_are_there_tell_the_encoding(tmp_path: Path, encoding: str) -> None:
+    one, two = WORDS[encoding]
+    text = f"file,label\n{one}.jpg,{one}\n{two}.jpg,{two}\n{two}2.jpg,{two}\n"
+    path = lay(tmp_path, text.encode(encoding), f"{one}.jpg", f"{two}.jpg", f"{two}2.jpg")
+    data = read_table(path)
+    assert said(data) == {f"{one}.jpg": [one], f"{two}.jpg": [two], f"{two}2.jpg": [two]}
+    assert "read as " in data.columns
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        for name in ("labels.csv", f"{one}.jpg", f"{two}.jpg", f"{two}2.jpg"):
+            archive.write(tmp_path / name, name)
+    assert said(read_source(tmp_path / "t.zip")) == said(data)
+
+
+@pytest.mark.parametrize("encoding", sorted(WORDS.keys() - {"cp1252"}))
+def test_where_nothing_tells_the_encoding_nothing_is_guessed(tmp_path: Path, encoding: str) -> None:
+    one, two = WORDS[encoding]
+    path = lay(tmp_path, f"file,label\na.jpg,{one}\nb.jpg,{two}\nc.jpg,{two}\n".encode(encoding))
+    assert "is not UTF-8, and nothing tells which encoding it is in. It says " in complaint(path)
+    assert one in complaint(path) or encoding in ("cp949", "cp1250", "cp1251")  # the first four readings are shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32", "utf-8-sig"])
+def test_unicode_with_and_without_its_mark(tmp_path: Path, encoding: str) -> None:
+    path = lay(tmp_path, "file,label\na.jpg,猫\nb.jpg,Käse\nc.jpg,猫\n".encode(encoding))
+    assert (read_table(path).classes, read_table(path).columns) == (
+        ("Käse", "猫"),
+        "file=file,label=label (guessed: file, label)",
+    )
+
+
+def test_an_encoding_that_was_chosen_is_said(tmp_path: Path) -> None:
+    path = lay(tmp_path, "file,label\na.jpg,Käse\nb.jpg,Brötchen\nc.jpg,Käse\n".encode("cp1252"))
+    assert read_table(path).columns == "file=file,label=label (guessed: file, label; read as Windows-1252)"
+
+
+# --- the other Unicode form -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_files_are_found_by_names_in_the_other_unicode_form(tmp_path: Path, listed: str, stored: str) -> None:
+    names = [unicodedata.normalize(stored, "käfer/") + unicodedata.normalize(listed, f"é{at}.jpg") for at in range(3)]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / Path(names[0]).parent).mkdir()
+    for name in names:
+        (tmp_path / "images" / Path(name).parent / unicodedata.normalize(stored, Path(name).name)).write_bytes(b"x")
+    rows = [f"{unicodedata.normalize(listed, name)},{'ab'[at > 0]}" for at, name in enumerate(names)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    data = read_table(tmp_path / "labels.csv", strict=True)
+    assert [data.read(row) for row in range(3)] == [b"x"] * 3
+    shutil.make_archive(str(tmp_path / "t"), "zip", tmp_path)
+    assert len(read_source(tmp_path / "t.zip", strict=True)) == 3
+
+
+# --- a DataFrame ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataframe_is_what_its_csv_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    path = lay(tmp_path, "file,label,split,group\na.jpg,7,train,x\nb.jpg,,train,\nc.jpg,12,test,y\n")
+    monkeypatch.chdir(tmp_path)
+    csv, frame = read_source(path), read_source(pandas.read_csv(path))
+    for name in ("classes", "ignored", "columns"):
+        assert getattr(frame, name) == getattr(csv, name)
+    for name in ("labels", "split", "groups"):
+        assert getattr(frame, name).tolist() == getattr(csv, name).tolist()
+    assert (frame.classes, frame.labels.tolist(), frame.read(1)) == (("7", "12"), [0, 1], b"")
+
+
+def test_a_dataframe_may_hold_images_and_lists_of_labels() -> None:
+    pandas = pytest.importorskip("pandas")
+    images = [np.full((2, 2, 3), 9, np.uint8), b"bytes", None]
+    data = read_source(pandas.DataFrame({"image": images, "tags": [["a", "b|c"], [], ["a"]]}))
+    assert (data.task, data.classes) == ("multilabel", ("a", "b|c"))
+    assert (np.asarray(data.read(0)).tolist(), data.read(1), data.name(2)) == (images[0].tolist(), b"bytes", "row 2")
+    with pytest.raises(ImageError, match="no image"):
+        data.read(2)
+    with pytest.raises(DataError, match="two columns 'x'"):
+        read_source(pandas.DataFrame([[1, 2]], columns=["x", "x"]))
+    with pytest.raises(DataError, match="The DataFrame has no column called file"):
+        read_source(pandas.DataFrame({"x": [1]}))

@@ -101,6 +101,24 @@ def test_what_does_not_belong_together_is_counted(voc: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("spelt", ["{}.jpg", "JPEGImages/{}.JPG", "{}.xml ", "./{}"])
+def test_lists_may_name_files_with_their_ending_or_folder(voc: Path, spelt: str) -> None:
+    before = read_voc(voc)
+    for path in (voc / "ImageSets/Main").iterdir():
+        path.write_text("".join(f"{spelt.format(stem)}\n" for stem in path.read_text().split()))
+    data = read_voc(voc)
+    assert (data.names(), data.split.tolist(), data.ignored) == (before.names(), before.split.tolist(), {})
+
+
+def test_names_in_the_other_unicode_form_are_the_same(voc: Path, photos: Path) -> None:
+    one, other = "e\u0301t\u00e9", "\u00e9te\u0301"
+    (voc / "JPEGImages/2008_000001.jpg").rename(voc / f"JPEGImages/{one}.jpg")
+    (voc / "Annotations/2008_000001.xml").rename(voc / f"Annotations/{other}.xml")
+    path = voc / "ImageSets/Main/train.txt"
+    path.write_text(path.read_text().replace("2008_000001", "\u00e9t\u00e9"), encoding="utf-8")
+    assert shown(read_voc(voc))[one] == expected(photos)["2008_000001"]
+
+
 def test_lists_of_classes_say_the_same_where_there_are_no_annotations(voc: Path, photos: Path) -> None:
     with_annotations = shown(read_voc(voc))
     for path in (voc / "Annotations").iterdir():

@@ -12,7 +12,9 @@ from graft.data.read import packed
 from graft.data.read.columns import Columns
 from graft.data.read.layout import TABLE, Entry, arranged, tree
 from graft.data.read.members import Index, index
-from graft.data.read.table import Place, cells_of, tabled
+from graft.data.read.nested import level_of
+from graft.data.read.place import Place
+from graft.data.read.table import cells_of, tabled
 from graft_runtime.walk import is_hidden, is_image
 
 SUFFIXES = (".zip", ".tar", *packed.SUFFIXES)
@@ -38,8 +40,9 @@ def of_index(found: Index, classes: tuple[str, ...] | None, columns: str = "", *
     folders = tree([*found.row, *found.folders])
     top = _top(folders, classes)
     if TABLE in folders[top]:
-        cells = cells_of(f"{found.path}/{posixpath.join(top, TABLE)}", _read(found, top, TABLE), Columns.of(columns))
-        data = tabled(cells, _place(found, top), classes, strict=strict)
+        name, place = f"{found.path}/{posixpath.join(top, TABLE)}", _place(found, top, folders)
+        cells = cells_of(name, _read(found, top, TABLE), Columns.of(columns), place)
+        data = tabled(cells, place, classes, strict=strict)
         data.ignored.update(ignored)
         return data
 
@@ -50,7 +53,8 @@ def of_index(found: Index, classes: tuple[str, ...] | None, columns: str = "", *
             else:
                 yield Entry(name, posixpath.join(folder, name), is_folder)
 
-    return arranged(str(found.path), listing, found.column, classes, ignored, top)
+    level = level_of(columns)
+    return arranged(str(found.path), listing, found.column, classes, ignored, top, level=level)
 
 
 def _top(folders: Tree, classes: tuple[str, ...] | None) -> str:
@@ -67,13 +71,14 @@ def _top(folders: Tree, classes: tuple[str, ...] | None) -> str:
         top = below
 
 
-def _place(found: Index, top: str) -> Place:
+def _place(found: Index, top: str, folders: Tree) -> Place:
     def inside(name: str) -> str:
-        return posixpath.normpath(posixpath.join(top, name))
+        return posixpath.normpath(posixpath.join(top, name)).removeprefix("./")
 
     return Place(
         f"{found.path}/{top}".rstrip("/"),
         lambda name: inside(name) in found.row,
+        lambda path: folders.get("" if inside(path) == "." else inside(path), {}),
         lambda names: found.column([inside(name) for name in names]),
         lambda name: _read(found, top, name),
     )

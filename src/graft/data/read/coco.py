@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from array import array
 from collections import Counter
@@ -18,11 +17,13 @@ from numpy.typing import NDArray
 from graft.data.dataset import UNSPLIT, Dataset
 from graft.data.read.layout import PARTS
 from graft.data.read.objects import Objects, as_dataset
+from graft.data.read.place import Place
 from graft.errors import DataError
 
 SUFFIX = ".json"
 PLACES = ("annotations/instances_*.json", "instances_*.json", "_annotations.coco.json", "[tv]*/_annotations.coco.json")
 UNFIT = "crowds"
+TEXTS = -(2**62)  # from here on down, the numbers of ids that are texts
 
 _BETWEEN = re.compile(r"[\s,:]*")
 _PART = re.compile("(?<![a-z])(training|train|validation|valid|val|testing|test)")
@@ -40,6 +41,15 @@ class _Columns:
     boxes: array = field(default_factory=lambda: array("d"))  # and left, top, width, height
     crowds: array = field(default_factory=lambda: array("b"))
     classes: dict[int, str] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)  # of ids that are texts
+
+    def number(self, given: Any) -> int:
+        """An id as a number: exports have texts too, and '7' there is 7 here."""
+        if isinstance(given, str) and not re.fullmatch(r"-?[0-9]{1,18}", given):
+            return self.numbers.setdefault(given, TEXTS - len(self.numbers))
+        if isinstance(given, bool) or not isinstance(given, int | str):
+            raise TypeError(f"the id {given!r} is neither a whole number nor a text")
+        return int(given)
 
 
 def is_coco(path: Path) -> bool:
@@ -97,7 +107,7 @@ def _image(columns: _Columns, entry: dict[str, Any]) -> None:
     if not isinstance(entry["file_name"], str):
         raise TypeError("'file_name' is not a text")
     entry["file_name"].encode()  # a lone surrogate is no name of a file
-    columns.ids.append(entry["id"])
+    columns.ids.append(columns.number(entry["id"]))
     columns.names.append(entry["file_name"].replace("\\", "/"))
 
 
@@ -105,16 +115,16 @@ def _annotation(columns: _Columns, entry: dict[str, Any]) -> None:
     box = [float(number) for number in entry.get("bbox") or (0, 0, 0, 0)]
     if len(box) != 4:
         raise ValueError(f"'bbox' has {len(box)} numbers, not 4")
-    columns.pictures.append(entry["image_id"])
-    columns.kinds.append(entry["category_id"])
+    columns.pictures.append(columns.number(entry["image_id"]))
+    columns.kinds.append(columns.number(entry["category_id"]))
     columns.boxes.extend(box)
     columns.crowds.append(bool(entry.get("iscrowd")))
 
 
 def _category(columns: _Columns, entry: dict[str, Any]) -> None:
-    if not isinstance(entry["id"], int) or not isinstance(entry["name"], str):
-        raise TypeError("'id' is not a whole number or 'name' not a text")
-    columns.classes[entry["id"]] = entry["name"]
+    if not isinstance(entry["name"], str):
+        raise TypeError("'name' is not a text")
+    columns.classes[columns.number(entry["id"])] = entry["name"]
 
 
 def _entries(path: Path, wanted: Any) -> Iterator[tuple[str, Any]]:
@@ -194,6 +204,7 @@ def _kinds(columns: _Columns) -> tuple[NDArray[np.intp], list[str]]:
     rows, known = _rows(np.array(list(columns.classes)), np.array(columns.kinds))
     if not known.all():
         number = columns.kinds[int(np.flatnonzero(~known)[0])]
+        number = next((repr(name) for name, own in columns.numbers.items() if own == number), number)
         raise DataError(f"{columns.path} has an annotation of category {number}, which 'categories' does not list.")
     names = list(dict.fromkeys(columns.classes.values()))
     index = {name: at for at, name in enumerate(names)}
@@ -214,7 +225,8 @@ def _places(root: Path, columns: _Columns) -> list[str]:
     folders = dict.fromkeys([called, f"images/{called}", "images", beside, ".", f"../{called}", "../images"])
     prefixes = ["" if folder == "." else f"{folder}/" for folder in folders]
     ways = ([prefix + name for prefix in prefixes] for name in columns.names)
-    return [next((way for way in tried if os.path.isfile(os.path.join(root, way))), "") for tried in ways]
+    place = Place.of(root)
+    return [next(filter(None, map(place.find, tried)), "") for tried in ways]
 
 
 def _part(path: Path) -> int:

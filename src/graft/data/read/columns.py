@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft import spec
-from graft.data.dataset import UNGROUPED, UNSPLIT, Dataset, Labels
+from graft.data.classes import ALONE, SEVERAL
+from graft.data.dataset import UNGROUPED, UNSPLIT, Dataset
 from graft.data.images import Images
 from graft.data.lookalikes import matched
 from graft.data.read import foreign
+from graft.data.read.labels import NO_MARK, matrix
 from graft.data.read.layout import PARTS as FOLDERS
 from graft.data.read.layout import decided, natural
 from graft.errors import DataError
@@ -28,7 +31,9 @@ GUESSED = {
     "group": IDS + tuple(f"{name}_id" for name in IDS),
 }
 MARKS = "|;,"  # what joins several labels: the first of these that any row has
-NO_MARK = "\0"  # joins labels where a label may have any letter in it
+LIKE_LABELS = (*GUESSED["label"], "species", "type", "name", "kind", "target", "diagnosis", "breed", "genus", "family")
+MISSING = ("nan", "NaN", "<NA>", "#N/A")  # what programs write for a missing value; 'None' and 'NA' may be names
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Cells:
     named: Columns = field(default_factory=Columns)
     marks: str = MARKS
     whole: frozenset[str] = frozenset()
+    encoding: str = ""  # where it is none of Unicode's
 
     def __post_init__(self) -> None:
         for role, name in asdict(self.named).items():
@@ -76,8 +82,8 @@ class Cells:
             at = next((at for at in free if at not in found.values()), None)
             if role not in found and at is not None:
                 found[role] = at
-        guessed_group = "group" in found and not self.named.group
-        if guessed_group and "label" not in found and {row[found["group"]] for row in self.rows} <= {"0", "1"}:
+        guessed_group = "group" in found and not self.named.group and "label" not in found
+        if guessed_group and {row[found["group"]].lower() for row in self.rows} <= FLAGS.keys():
             del found["group"]  # among columns of 0 and 1 it is a class
         return found
 
@@ -102,7 +108,8 @@ class Cells:
         roles = [each.name for each in fields(Columns) if each.name in self.places]
         text = ",".join(f"{role}={self.header[self.places[role]]}" for role in roles)
         guessed = [role for role in roles if not getattr(self.named, role)]
-        return f"{text} (guessed: {', '.join(guessed)})" if guessed else text
+        notes = [f"guessed: {', '.join(guessed)}"] * bool(guessed) + [f"read as {self.encoding}"] * bool(self.encoding)
+        return f"{text} ({'; '.join(notes)})" if notes else text
 
     @cached_property
     def labels(self) -> list[tuple[str, ...]]:
@@ -110,17 +117,34 @@ class Cells:
         if "label" not in self.places:
             return self._from_flags()
         said = [unicodedata.normalize("NFC", cell) for cell in self.column("label")]
-        marks = NO_MARK if self.header[self.places["label"]] in self.whole else self.marks
+        if self.header[self.places["label"]] in self.whole:
+            marks = NO_MARK
+        else:
+            marks, said = self.marks, ["" if cell in MISSING else cell for cell in said]
         mark = next((mark for mark in marks if any(mark in cell for cell in said)), marks[0])
         return [tuple(sorted({label.strip() for label in cell.split(mark)} - {""})) for cell in said]
 
     def _from_flags(self) -> list[tuple[str, ...]]:
         """Labels from columns of 0 and 1."""
-        flags = [at for at in range(len(self.header)) if at not in self.places.values()]
-        odd = {row[at] for at in flags for row in self.rows} - {"0", "1"}
+        flags = self._flags
+        said = {row[at] for row in self.rows if any(row[at] for at in flags) for at in flags}
+        odd = {cell for cell in said if cell.lower() not in FLAGS}
         if not flags or odd:
             raise DataError(self.lacking("label", f"Nor are they all 0 and 1: one holds {min(odd)!r}. " if odd else ""))
-        return [tuple(sorted(self.header[at] for at in flags if row[at] == "1")) for row in self.rows]
+        return [tuple(sorted(self.header[at] for at in flags if FLAGS.get(row[at].lower()))) for row in self.rows]
+
+    @property
+    def _flags(self) -> list[int]:
+        """The columns of 0 and 1, where there is none of labels."""
+        return (
+            [] if "label" in self.places else [at for at in range(len(self.header)) if at not in self.places.values()]
+        )
+
+    @property
+    def explicit(self) -> bool:
+        """Whether an image without a label says so, by a 0 for each class."""
+        flags = self._flags
+        return any(any(row[at] for at in flags) and not said for row, said in zip(self.rows, self.labels, strict=True))
 
     def parts(self) -> list[int]:
         """The part of the split of each row."""
@@ -155,13 +179,13 @@ def labelled(
     """
     said = cells.labels
     found = tuple(sorted({label for row in said for label in row}, key=natural))
-    _check(cells.where, found, classes, said)
+    _check(cells, found, classes)
     known = found if classes is None else matched(cells.where, found, classes)
     split = decided(cells.parts() if parts is None else parts)[rows]
     groups = cells.groups()
     return Dataset(
         images(rows),
-        matrix([said[row] for row in rows], known),
+        matrix([said[row] for row in rows], known, explicit=cells.explicit),
         known,
         split,
         ignored or {},
@@ -170,19 +194,38 @@ def labelled(
     )
 
 
-def _check(where: str, found: tuple[str, ...], classes: tuple[str, ...] | None, said: list[tuple[str, ...]]) -> None:
+def _check(cells: Cells, found: tuple[str, ...], classes: tuple[str, ...] | None) -> None:
+    where, said = cells.where, cells.labels
     if not found:
         raise DataError(f"{where} gives no picture a label.")
-    if classes is None and len(found) == 1 and all(said):
+    if classes is not None:
+        return
+    if len(found) == 1 and all(said):
         raise DataError(f"{where} gives every picture the same label, {found[0]!r}; there is nothing to tell apart.")
+    counts = Counter(label for row in said for label in row)
+    alone = sum(all(counts[label] == 1 for label in row) for row in said if row)
+    if "label" in cells.places and len(said) >= SEVERAL and alone >= ALONE * sum(map(bool, said)):
+        name = cells.header[cells.places["label"]]
+        raise DataError(
+            f"{where} gives {alone} of its {len(said)} rows a label that no other row has, such as {found[0]!r}: the "
+            f"column {name!r} seems to be none of classes, and there is nothing to learn. {_likelier(cells)}"
+        )
 
 
-def matrix(said: Sequence[tuple[str, ...]], classes: tuple[str, ...]) -> Labels:
-    """One number for each picture if each has one label, else a table of 0 and 1."""
-    number = {name: at for at, name in enumerate(classes)}
-    if all(len(labels) == 1 for labels in said):
-        return np.array([number[labels[0]] for labels in said], np.int32)
-    table = np.zeros((len(said), len(classes)), np.uint8)
-    for row, labels in enumerate(said):
-        table[row, [number[label] for label in labels]] = 1
-    return table
+def _likelier(cells: Cells) -> str:
+    """Which columns may be the labels instead: those whose values repeat, the likeliest first."""
+    taken = {cells.places.get(role) for role in ("file", "label", "split")}
+    columns = {
+        name: [row[at] for row in cells.rows if row[at]] for at, name in enumerate(cells.header) if at not in taken
+    }
+    found = {name: len(set(values)) for name, values in columns.items() if 2 <= len(set(values)) <= len(values) / 2}
+    if not found:
+        return "No other column has values that repeat. A class needs several images, better 20."
+
+    def unlikely(name: str) -> tuple[bool, bool, int]:
+        called = any(word in name.lower() for word in LIKE_LABELS)
+        return not called, all(value.replace(".", "").isdigit() for value in columns[name]), found[name]
+
+    best, *others = sorted(found, key=unlikely)
+    more = f" Or {', '.join(map(repr, others[:3]))}?" if others else ""
+    return f"Did you mean {best!r}, which has {found[best]} values? Then --columns label={best}.{more}"

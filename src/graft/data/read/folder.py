@@ -17,14 +17,19 @@ from graft.progress import Watch, unwatched
 from graft_runtime.walk import Visits, is_folder, is_hidden, is_image
 
 
-def read_folder(root: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched) -> Dataset:
+def read_folder(
+    root: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched, level: str = ""
+) -> Dataset:
     """The pictures below `root`, one folder a class, or train/val/test folders with one folder a class in each.
 
-    Folders inside a class folder belong to that class. Hidden files, files that are no pictures by their ending and
+    Folders inside a class folder belong to that class, or are its parts where each class folder has train and test
+    folders. Where they have the same names in every class folder, `level` says which are the classes: 'outer' or
+    'inner'. Hidden files, files that are no pictures by their ending and
     pictures outside class folders are left out and counted. Each folder is visited once, so that links cannot loop.
     With `classes` given (a trained classifier's), folders are matched to them by name and others follow after.
 
-    Raises DataError: no such folder, no pictures, fewer than two classes, or names that cannot be told apart.
+    Raises DataError: no such folder, no pictures, fewer than two classes, names that cannot be told apart, or folders
+    that can be read in two ways.
     """
     root = existing(Path(root))
     ignored: Counter[str] = Counter()
@@ -35,6 +40,7 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None, watch:
         classes=classes,
         ignored=ignored,
         watch=watch,
+        level=level,
         advice=" Or, for one class against the rest, add --against OTHERS, a folder of images of anything else.",
     )
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.images import Images
-from graft.data.lookalikes import matched
-from graft.data.read import foreign
+from graft.data.lookalikes import listed, matched
+from graft.data.read import foreign, nested
+from graft.data.read.nested import Row
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
 from graft_runtime.walk import is_image
@@ -28,6 +29,7 @@ PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "valid
 TABLE = "labels.csv"  # what makes a folder a table's folder
 OUTSIDE = "pictures outside class folders"
 OTHER = "other files"
+EMPTY = "folders without images"
 
 
 class Entry(NamedTuple):
@@ -36,14 +38,6 @@ class Entry(NamedTuple):
     name: str
     path: str
     folder: bool
-
-
-class Row(NamedTuple):
-    """A picture: its class, its part of the split, its path below the root."""
-
-    label: str
-    part: int
-    path: str
 
 
 Listing = Callable[[str], Iterable[Entry]]  # what is in a folder, by its path below the root, in a fixed order
@@ -58,16 +52,19 @@ def arranged(
     root: str = "",
     watch: Watch = unwatched,
     advice: str = "",
+    level: str = "",
 ) -> Dataset:
     """The pictures in the class folders of a listing, in the order of their paths; `column` finds them by these.
 
     `where` is what to call the place in an error, and `advice` ends one about too few classes; `ignored` counts what
-    the listing left out, and goes on counting. Raises DataError: no pictures, fewer than two classes, or names that
+    the listing left out, and goes on counting; `level` says which folders are the classes where these lie in others
+    (see `nested`). Raises DataError: no pictures, fewer than two classes, or names that
     cannot be told apart.
     """
     others: list[str] = []
     noted = _noted(listing, others)
     rows = sorted(watch(_pictures(root, noted, ignored), "files found", 0), key=lambda row: row.path)
+    rows = nested.settled(where, rows, PARTS, classes, level)
     found = tuple(sorted({row.label for row in rows}, key=natural))
     if classes is None:
         _check_classes(where, found, ignored, advice)
@@ -79,7 +76,8 @@ def arranged(
     order = {name: index for index, name in enumerate(known)}
     labels = np.array([order[row.label] for row in rows], np.int32)
     split = decided([row.part for row in rows])
-    return Dataset(column([row.path for row in rows]), labels, known, split, dict(ignored))
+    said = f"label={level}" if level else ""
+    return Dataset(column([row.path for row in rows]), labels, known, split, dict(ignored), columns=said)
 
 
 def decided(parts: list[int]) -> NDArray[np.int8]:
@@ -91,15 +89,25 @@ def decided(parts: list[int]) -> NDArray[np.int8]:
 
 
 def _pictures(root: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+    empty = list[str]()
     tops = list(_folders(root, listing, ignored))
     if parts := _parts(tops):
         for top in tops:
             if parts[top.name] == UNSPLIT:
                 ignored["folders beside train and test"] += 1
                 continue
-            yield from _of_classes(list(_folders(top.path, listing, ignored)), parts[top.name], listing, ignored)
+            inside = list(_folders(top.path, listing, ignored))
+            yield from _of_classes(inside, parts[top.name], listing, ignored, empty)
     else:
-        yield from _of_classes(tops, UNSPLIT, listing, ignored)
+        yield from _of_classes(tops, UNSPLIT, listing, ignored, empty)
+    _count_empty(empty, root, ignored)
+
+
+def _count_empty(empty: list[str], root: str, ignored: Counter[str]) -> None:
+    """Names the class folders without an image, for their class is missing in what is learnt."""
+    if empty:
+        names = sorted((posixpath.relpath(path, root or ".") for path in empty), key=natural)
+        ignored[f"{EMPTY} ({listed(names)})"] = len(empty)
 
 
 def _noted(listing: Listing, others: list[str]) -> Listing:
@@ -123,19 +131,20 @@ def _parts(tops: list[Entry]) -> dict[str, int]:
 
 def whole(name: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
     """Every image of a listing as one class, whatever folders it lies in; train / val / test folders are its parts."""
-    entries = list(listing(""))
+    entries, empty = list(listing("")), list[str]()
     parts = _parts([entry for entry in entries if entry.folder])
     for entry in entries:
         if entry.folder and parts.get(entry.name) == UNSPLIT:
             ignored["folders beside train and test"] += 1
         elif entry.folder:
-            yield from _of_class(name, entry, parts.get(entry.name, UNSPLIT), listing, ignored)
+            yield from _of_class(name, entry, parts.get(entry.name, UNSPLIT), listing, ignored, empty)
         elif not is_image(entry.name):
             ignored[OTHER] += 1
         elif parts:
             ignored[OUTSIDE] += 1
         else:
             yield Row(name, UNSPLIT, entry.path)
+    _count_empty(empty, "", ignored)
 
 
 def _folders(folder: str, listing: Listing, ignored: Counter[str]) -> Iterator[Entry]:
@@ -147,30 +156,35 @@ def _folders(folder: str, listing: Listing, ignored: Counter[str]) -> Iterator[E
             ignored[OUTSIDE if is_image(entry.name) else OTHER] += 1
 
 
-def _of_classes(folders: list[Entry], part: int, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+def _of_classes(
+    folders: list[Entry], part: int, listing: Listing, ignored: Counter[str], empty: list[str]
+) -> Iterator[Row]:
     """What the folders that stand side by side hold, each the class that it is called."""
     names = [class_name(folder.name) for folder in folders]
     if twin := next((name for name, count in Counter(names).items() if count > 1), None):
         raise DataError(f"Two folders are both called {twin!r} (accents stored in two ways). Please merge them.")
     for name, folder in zip(names, folders, strict=True):
-        yield from _of_class(name, folder, part, listing, ignored)
+        yield from _of_class(name, folder, part, listing, ignored, empty)
 
 
-def _of_class(name: str, folder: Entry, part: int, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
-    waiting, empty = [folder.path], True
+def _of_class(
+    name: str, folder: Entry, part: int, listing: Listing, ignored: Counter[str], empty: list[str]
+) -> Iterator[Row]:
+    waiting, found = [(folder.path, tuple[str, ...]())], False
     while waiting:
-        for entry in listing(waiting.pop()):
+        path, inside = waiting.pop()
+        for entry in listing(path):
             if not is_unicode(entry.name):
                 ignored["names that are not Unicode"] += 1
             elif entry.folder:
-                waiting.append(entry.path)
+                waiting.append((entry.path, (*inside, class_name(entry.name))))
             elif is_image(entry.name):
-                empty = False
-                yield Row(name, part, entry.path)
+                found = True
+                yield Row(name, part, entry.path, inside)
             else:
                 ignored[OTHER] += 1
-    if empty:
-        ignored["folders without pictures"] += 1
+    if not found:
+        empty.append(folder.path)
 
 
 def is_unicode(name: str) -> bool:
@@ -224,8 +238,3 @@ def _hint(ignored: Counter[str]) -> str:
     outside = ignored[OUTSIDE]
     advice = " Sort them into one folder for each class." if outside else ""
     return f" Left out: {', '.join(parts)}.{advice}" if parts else ""
-
-
-def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, as_rgb, from_paths, from_pictures
 from graft.data.images import Raw
-from graft.data.read.columns import Cells, Columns, labelled
-from graft.data.read.layout import natural
-from graft.data.read.parquet import as_text
+from graft.data.read.columns import MARKS, Cells, Columns, labelled
+from graft.data.read.labels import is_missing, known, named, plain, texts
+from graft.data.read.place import Place
+from graft.data.read.table import tabled
 from graft.errors import DataError, UsageError
+from graft_runtime.image import ImageError
 from graft_runtime.walk import is_image
 
 HELP = (
-    "It may be a path, a graft.Dataset, a Dataset or DatasetDict of Hugging Face, a map-style dataset of pictures and "
-    "labels as torch has them, or a pair (pictures, labels)."
+    "It may be a path, a graft.Dataset, a Dataset or DatasetDict of Hugging Face, a DataFrame, a map-style dataset of "
+    "pictures and labels as torch has them, or a pair (pictures, labels)."
 )
 
 
@@ -36,6 +38,8 @@ def read_object(source: Any, classes: tuple[str, ...] | None = None, columns: st
         return _hugging_face(dict(source), classes, columns)
     if _is_hugging_face(source):
         return _hugging_face({"": source}, classes, columns)
+    if _is_frame(source):
+        return _frame(source, classes, columns)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Mapping | str | bytes):
         return _map_style(source)
     raise UsageError(f"A {type(source).__name__} is no source of pictures. {HELP}")
@@ -45,20 +49,10 @@ def read_object(source: Any, classes: tuple[str, ...] | None = None, columns: st
 
 
 def _pair(pictures: Any, labels: Any) -> Dataset:
-    given = np.asarray(labels)
+    given, names = known(labels)
     if len(given) != len(pictures):
         raise DataError(f"There are {len(pictures)} pictures and {len(given)} labels. Each picture needs one.")
-    if given.ndim == 2:
-        return from_pictures(list(pictures), given, tuple(map(str, range(given.shape[1]))))
-    number, names = _numbered([str(label) for label in given.tolist()])
-    return from_pictures(list(pictures), number, names)
-
-
-def _numbered(labels: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Labels as numbers, and the classes that these mean, sorted as class folders are."""
-    names = tuple(sorted(set(labels), key=natural))
-    number = {name: at for at, name in enumerate(names)}
-    return np.array([number[label] for label in labels], np.int32), names
+    return from_pictures(list(pictures), given, names)
 
 
 # --- Hugging Face datasets --------------------------------------------------------------------------------------------
@@ -84,8 +78,12 @@ class _Rows:
 
     def read(self, row: int) -> bytes:
         table, at = self.rows[row].tolist()
-        value = self.tables[table][at][self.column]
-        return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+        value = self.tables[table][at][self.column] or {}
+        if value.get("bytes") is not None:
+            return value["bytes"]
+        if value.get("path") is None:
+            raise ImageError("no image")
+        return Path(value["path"]).read_bytes()
 
 
 def _is_hugging_face(source: Any) -> bool:
@@ -117,16 +115,43 @@ def _cells(parts: dict[str, Any], features: Any, named: Columns) -> Cells:
     """All columns as texts but that of the pictures, and the keys of a DatasetDict as the part of the split."""
     inner = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
     classes = {name: list(kind.names) for name, kind in inner.items() if type(kind).__name__ == "ClassLabel"}
-    texts = [name for name, kind in inner.items() if type(kind).__name__ in ("Value", "ClassLabel")]
-    header = [*texts, named.file, *([named.split] if named.split and named.split not in texts else [])]
-    rows: list[list[str]] = []
-    for key, part in parts.items():
-        plain = part.with_format(None)
-        cells = [[as_text(value, classes.get(name)) for value in plain[name][:]] for name in texts]
-        rest = [""] + [key] * (len(header) - len(texts) - 1)
-        rows += [[*row, *rest] for row in zip(*cells, strict=True)]
+    own = [name for name, kind in inner.items() if type(kind).__name__ in ("Value", "ClassLabel")]
+    header = [*own, named.file, *([named.split] if named.split and named.split not in own else [])]
+    rest = len(header) - len(own) - 1
+    told = [part.with_format(None) for part in parts.values()]
+    cells = [texts([value for part in told for value in part[name][:]], classes.get(name, ())) for name in own]
+    keys = [key for key, part in parts.items() for _ in range(len(part))]
+    rows = [list(row) for row in zip(*cells, [""] * len(keys), *[keys] * rest, strict=True)]
     lists = [name for name, kind in features.items() if kind is not inner[name]]
     return Cells("The dataset", header, rows, named, "|", frozenset([*classes, *lists]))
+
+
+# --- tables of pandas and polars --------------------------------------------------------------------------------------
+
+
+def _is_frame(source: Any) -> bool:
+    return hasattr(source, "columns") and hasattr(source, "dtypes") and hasattr(source, "to_dict")
+
+
+def _frame(source: Any, classes: tuple[str, ...] | None, columns: str) -> Dataset:
+    """The rows of a DataFrame, with columns as a CSV has them: files seen from where we are, or images themselves."""
+    header = [str(name) for name in source.columns]
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise DataError(f"The DataFrame has two columns {twice!r}. Drop one of them.")
+    if not len(source):
+        raise DataError("The DataFrame lists no pictures: it has no row.")
+    values = {name: source[own].to_list() for name, own in zip(header, source.columns, strict=True)}
+    at = Cells("The DataFrame", header, [], Columns.of(columns)).places.get("file")
+    pictures = values[header[at]] if at is not None else []
+    inside = any(not isinstance(each, str | Path) and not is_missing(each) for each in pictures)
+    whole = frozenset(name for name, cells in values.items() if any(isinstance(plain(each), list) for each in cells))
+    cells = [[""] * len(source) if inside and place == at else texts(values[name]) for place, name in enumerate(header)]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    made = Cells("The DataFrame", header, rows, Columns.of(columns), MARKS, whole)
+    if not inside:
+        return tabled(made, Place.of(Path()), classes, strict=False)
+    items = _Items([(each,) for each in pictures], np.arange(len(rows)), called="row")
+    return labelled(items.take, made, np.arange(len(rows)), classes)
 
 
 # --- datasets as torch has them ---------------------------------------------------------------------------------------
@@ -139,6 +164,7 @@ class _Items:
     items: Any
     rows: NDArray[np.intp]
     root: str = ""
+    called: str = "item"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
@@ -148,24 +174,31 @@ class _Items:
         return replace(self, rows=self.rows[rows])
 
     def name(self, row: int) -> str:
-        return f"item {self.rows[row]}"
+        return f"{self.called} {self.rows[row]}"
 
     def read(self, row: int) -> Raw:
         with self.lock:
             picture = self.items[int(self.rows[row])][0]
-        if isinstance(picture, str | Path):
-            return Path(picture).read_bytes()
+        return _raw(picture)
+
+
+def _raw(picture: Any) -> Raw:
+    """An image as a dataset holds it; one that is none is a fault of this row, and does not end the run."""
+    if isinstance(picture, Mapping):  # as Hugging Face stores one
+        picture = picture.get("bytes") or picture.get("path")
+    if is_missing(picture):
+        raise ImageError("no image")
+    if isinstance(picture, str | Path):
+        return Path(picture).read_bytes()
+    try:
         return picture if isinstance(picture, bytes) else as_rgb(picture)
+    except DataError as error:
+        raise ImageError("not an image", str(error)) from error
 
 
 def _map_style(source: Any) -> Dataset:
     _check_first(source)
-    known = [str(name) for name in getattr(source, "classes", ())]
-    numbers = _targets(source)
-    if known and all(isinstance(each, int) and 0 <= each < len(known) for each in numbers):
-        labels, names = _numbered([known[each] for each in numbers])
-    else:
-        labels, names = _numbered([str(each) for each in numbers])
+    labels, names = known(_labels(source, range(len(source))))
     if files := _files(source):
         return from_paths(files, labels, names)
     return Dataset(_Items(source, np.arange(len(source))), labels, names, np.zeros(len(source), np.int8))
@@ -188,12 +221,27 @@ def _check_first(source: Any) -> None:
             raise DataError(f"{error} A dataset of torch is given without its transform: graft has its own.") from error
 
 
-def _targets(source: Any) -> list[Any]:
+def _labels(source: Any, rows: Sequence[int]) -> list[Any]:
+    """The labels of these items, by name where the dataset has names for them.
+
+    Torch's Subset and ConcatDataset have none of their own, so those that they hold are asked.
+    """
+    kind = type(source).__name__
+    if kind == "Subset" and hasattr(source, "dataset"):
+        return _labels(source.dataset, [int(source.indices[row]) for row in rows])
+    if kind == "ConcatDataset" and hasattr(source, "datasets"):
+        every = [label for each in source.datasets for label in _labels(each, range(len(each)))]
+        return [every[row] for row in rows]
+    names = [str(name) for name in getattr(source, "classes", None) or ()]
+    return named(_targets(source, rows), names) if names else _targets(source, rows)
+
+
+def _targets(source: Any, rows: Sequence[int]) -> list[Any]:
     """The label of each item: from the dataset's own list where it has one, for that spares decoding every picture."""
     own = getattr(source, "targets", None)
     if own is None or len(own) != len(source) or getattr(source, "target_transform", None):
-        own = [source[row][1] for row in range(len(source))]
-    return [each.item() if hasattr(each, "item") else each for each in own]
+        return [source[row][1] for row in rows]
+    return [own[row] for row in rows]
 
 
 def _files(source: Any) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import UNSPLIT, Dataset
 from graft.data.images import Crops, Files
+from graft.data.read.labels import matrix
 from graft.data.read.layout import natural
 from graft.errors import DataError
 
@@ -53,8 +54,10 @@ def as_dataset(found: Objects, ignored: dict[str, int], *, boxes: bool, unfit: s
 
 def _whole(found: Objects, ignored: dict[str, int]) -> Dataset:
     classes, kind = _classes(found.classes, found.kind)
-    labels = np.zeros((len(found.names), len(classes)), np.uint8)
-    labels[found.owner, kind] = 1
+    shown: list[set[str]] = [set() for _ in found.names]
+    for owner, at in zip(found.owner.tolist(), kind.tolist(), strict=True):
+        shown[owner].add(classes[at])
+    labels = matrix([tuple(each) for each in shown], classes)
     return Dataset(Files.of(found.names, str(found.root)), labels, classes, decided(found.parts), ignored)
 
 

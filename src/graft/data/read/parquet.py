@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset
-from graft.data.read.columns import NO_MARK, Cells, Columns, labelled
-from graft.data.read.table import Place, tabled
+from graft.data.read.columns import Cells, Columns, labelled
+from graft.data.read.labels import texts as as_texts
+from graft.data.read.place import Place
+from graft.data.read.table import tabled
 from graft.errors import DataError, UsageError
 from graft.progress import Watch, unwatched
 
@@ -144,8 +146,7 @@ def _cells(path: Path, file: Any, named: Columns) -> Cells:
         raise DataError(f"{path} is damaged: {error}.") from error
     classes, empty = _class_names(file.schema_arrow), [""] * count
     columns = [
-        [as_text(value, classes.get(name)) for value in table.column(name).to_pylist()] if name in texts else empty
-        for name in fields
+        as_texts(table.column(name).to_pylist(), classes.get(name, ())) if name in texts else empty for name in fields
     ]
     whole = frozenset(name for name, kind in fields.items() if name in classes or hasattr(kind, "value_type"))
     return Cells(str(path), list(fields), [list(row) for row in zip(*columns, strict=True)], named, "|", whole)
@@ -160,14 +161,3 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
         return {name: each["names"] for name, each in inner.items() if each.get("_type") == "ClassLabel"}
     except (ValueError, AttributeError, KeyError):
         return {}
-
-
-def as_text(value: Any, classes: list[str] | None = None) -> str:
-    """A cell as text; a list is several labels, and the number of a class is its name."""
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return NO_MARK.join(as_text(each, classes) for each in value)
-    if classes and isinstance(value, int):
-        return classes[value] if 0 <= value < len(classes) else ""  # -1 is 'unknown'
-    return str(value).strip()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from graft.data import lookalikes
-from graft.data.dataset import Dataset
+from graft.data.dataset import NO_LABEL, UNLABELLED, Dataset
 from graft.data.images import Crops
-from graft.data.read import archive, layout, parquet, table, webdataset
+from graft.data.read import archive, layout, nested, parquet, table, webdataset
 from graft.data.read.cifar import is_cifar, read_cifar
 from graft.data.read.coco import is_coco, read_coco
 from graft.data.read.folder import read_folder
@@ -24,6 +24,7 @@ from graft.data.read.one_vs_rest import name_of, one_vs_rest
 from graft.data.read.voc import is_voc, read_voc
 from graft.errors import UsageError
 from graft.progress import Watch, unwatched
+from graft_runtime.card import MULTICLASS
 
 TABLE = layout.TABLE
 
@@ -36,6 +37,7 @@ def read_source(
     strict: bool = False,
     boxes: bool = False,
     against: Any = None,
+    several: bool = False,
     watch: Watch = unwatched,
 ) -> Dataset:
     """Labelled pictures from a path or from an object of another library.
@@ -51,6 +53,9 @@ def read_source(
     are not there are named with the pictures that cannot be read; with `strict` they are an error. With `boxes` each
     object that VOC or COCO marks is a picture with one label, instead of each picture with several. `watch` shows how
     far the search for files is.
+
+    An image whose label is missing is left out and counted, unless any image has several labels: then one without
+    shows none of them. `several` says that this is so whatever there is here, as for a classifier of several labels.
 
     With `against`, another source, there are two classes: all images of `source`, a folder with or without folders in
     it whose name is the class, perhaps 'cats'; and all images of `against`, which are 'not cats'.
@@ -76,7 +81,17 @@ def read_source(
         raise UsageError(
             f"{data.root or 'This source'} marks no boxes; only Pascal VOC and COCO do. Leave --boxes out."
         )
-    return data
+    return data if several else _with_labels(data)
+
+
+def _with_labels(data: Dataset) -> Dataset:
+    """The images whose label is known, where each has one; all of them where none is known."""
+    lacking = data.labels == UNLABELLED if data.task == MULTICLASS else np.zeros(len(data), bool)
+    if not lacking.any() or lacking.all():
+        return data
+    left = data.take(~lacking)
+    ignored = data.ignored | {NO_LABEL: int(lacking.sum())}
+    return dataclasses.replace(left, split=layout.decided(left.split.tolist()), ignored=ignored)
 
 
 def _check_alone(columns: str, boxes: bool) -> None:
@@ -118,7 +133,7 @@ def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool, watch: 
 def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool, watch: Watch) -> Dataset:
     """A table, an archive, shards or class folders."""
     name = path.name.lower()
-    if not path.is_dir() and name.endswith(table.SUFFIXES):
+    if (not path.is_dir() and name.endswith(table.SUFFIXES)) or table.is_list(path):
         return table.read_table(path, classes, columns, strict=strict, watch=watch)
     if not path.is_dir() and name.endswith(parquet.SUFFIXES):
         return parquet.read_parquet(path, classes, columns, strict=strict, watch=watch)
@@ -131,7 +146,7 @@ def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool,
         if webdataset.is_shard(found):
             return webdataset.of_indices(str(path), [found], classes)
         return archive.of_index(found, classes, columns, strict=strict)
-    return read_folder(path, classes, watch)
+    return read_folder(path, classes, watch, nested.level_of(columns))
 
 
 def _matched(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:
@@ -141,7 +156,9 @@ def _matched(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:
     known = lookalikes.matched(data.root, data.classes, classes)
     order = np.array([known.index(name) for name in data.classes], np.int32)
     if data.labels.ndim == 1:
-        return dataclasses.replace(data, classes=known, labels=order[data.labels])
+        return dataclasses.replace(
+            data, classes=known, labels=np.where(data.labels < 0, UNLABELLED, order[data.labels])
+        )
     labels = np.zeros((len(data), len(known)), np.uint8)
     labels[:, order] = data.labels
     return dataclasses.replace(data, classes=known, labels=labels)

@@ -1,49 +1,28 @@
-"""A table of files and labels, CSV or TSV: one label for each picture, or several."""
+"""A table of files and labels, CSV, TSV or a list: one label for each picture, or several."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from graft.data.dataset import Dataset
-from graft.data.images import Files, Images
+from graft.data.read import lines
 from graft.data.read.columns import Cells, Columns, labelled
+from graft.data.read.encoding import decoded
+from graft.data.read.place import Place, composed
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
 
 SUFFIXES = (".csv", ".tsv")
 BESIDE = "split.csv"  # file, split: read if the table says nothing of parts
+LISTS = (".txt", ".lst")  # text files that may be lists of images
+HEAD = 1 << 16  # bytes in which a list names an image
+PROOFS = 200  # files that are looked for to tell an encoding
 IMAGES = "images"  # where pictures may lie that are not beside the table
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a table lies, on the disk or in an archive, and what lies beside it."""
-
-    name: str  # what to call it
-    has: Callable[[str], bool]
-    column: Callable[[list[str]], Images]
-    read: Callable[[str], bytes]  # a file beside the table
-    watch: Watch = unwatched  # over the files that are looked for
-
-    @classmethod
-    def of(cls, folder: Path, watch: Watch = unwatched) -> Place:
-        """A folder on the disk."""
-        return cls(
-            str(folder),
-            lambda name: (folder / name).is_file(),
-            lambda names: Files.of(names, str(folder)),
-            lambda name: (folder / name).read_bytes(),
-            watch,
-        )
 
 
 def read_table(
@@ -61,8 +40,8 @@ def read_table(
     1 for each class. A column called split, or a split.csv beside the table, names each picture's part; one called
     group, patient, subject, session or video says which pictures belong together. `columns` names others, as in
     'file=path,label=species,group=patient'. Pictures lie beside the table or in a folder `images` there. If any picture
-    has several labels or none, all are taken to be of the kind that may. With `classes` given (a trained
-    classifier's), other labels are an error.
+    has several labels, all are taken to be of the kind that may; else a row without one has UNLABELLED. With `classes`
+    given (a trained classifier's), other labels are an error.
 
     A file that is not there stays in the table, to be named with those that cannot be read, unless `strict`.
 
@@ -70,8 +49,8 @@ def read_table(
     there; UsageError for `columns` that cannot be.
     """
     path = Path(path)
-    cells = cells_of(str(path), content(path), Columns.of(columns))
-    return tabled(cells, Place.of(path.parent, watch), classes, strict=strict)
+    place = Place.of(path.parent, watch)
+    return tabled(cells_of(str(path), content(path), Columns.of(columns), place), place, classes, strict=strict)
 
 
 def content(path: Path) -> bytes:
@@ -92,16 +71,21 @@ def tabled(cells: Cells, place: Place, classes: tuple[str, ...] | None, *, stric
     return labelled(lambda _: place.column(where), cells, rows, classes, _parts(cells, place, files), repeated)
 
 
-def cells_of(where: str, raw: bytes, named: Columns | None = None) -> Cells:
-    """The cells of a CSV or TSV; the separator is the one that the header has most of."""
-    text = text_of(where, raw)
-    head = text.partition("\n")[0]
-    separator = "\t" if where.lower().endswith(".tsv") else max(",;\t", key=head.count)
-    try:
-        header, *rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"{where} is not a table: {'it is empty' if not text.strip() else error}.") from error
-    rows = [row for row in rows if any(row)]
+def cells_of(where: str, raw: bytes, named: Columns | None = None, place: Place | None = None) -> Cells:
+    """The cells of a table; the files that are in `place` tell its encoding where that is none of Unicode's."""
+
+    def there(text: str) -> int:
+        with suppress(DataError):
+            names = [name for name in _files(_cells(where, text, named)) if not name.isascii()]
+            return sum(any(map(place.find, _ways(name))) for name in names[:PROOFS]) if place else 0
+        return 0
+
+    text, encoding = decoded(where, raw, there)
+    return replace(_cells(where, text, named), encoding=encoding)
+
+
+def _cells(where: str, text: str, named: Columns | None) -> Cells:
+    header, rows = lines.table(where, text)
     if not rows:
         raise DataError(f"{where} lists no pictures: there is no row below its header.")
     if odd := next((row for row in rows if len(row) != len(header)), None):
@@ -113,11 +97,16 @@ def cells_of(where: str, raw: bytes, named: Columns | None = None) -> Cells:
 
 
 def text_of(where: str, raw: bytes) -> str:
-    """UTF-8 with or without a mark, UTF-16 with one, else what Windows calls ANSI."""
-    for encoding in ("utf-16",) if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else ("utf-8-sig", "cp1252"):
-        with suppress(UnicodeDecodeError):
-            return raw.decode(encoding)
-    raise DataError(f"{where} is not text in UTF-8, UTF-16 or Windows-1252. Please save it as UTF-8.")
+    """The text in a file; see `encoding.decoded`."""
+    return decoded(where, raw)[0]
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a text with paths of images in its first lines, as many data sets are published."""
+    if not path.name.lower().endswith(LISTS) or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return lines.is_list(file.read(HEAD).replace(b"\0", b"").decode("latin-1"))
 
 
 def _files(cells: Cells) -> list[str]:
@@ -139,7 +128,7 @@ def _once(cells: Cells, files: list[str]) -> list[int]:
 def _where(cells: Cells, place: Place, files: list[str], *, strict: bool) -> list[str]:
     """Where each file lies, seen from the table's folder; one that is not there keeps the name that it is listed by."""
     looked = place.watch(files, "files looked for", len(files))
-    ways = [next((way for way in (name, f"{IMAGES}/{name}") if place.has(way)), "") for name in looked]
+    ways = [next(filter(None, map(place.find, _ways(name))), "") for name in looked]
     absent = [name for name, way in zip(files, ways, strict=True) if not way]
     if absent and (strict or 2 * len(absent) > len(files)):
         raise DataError(
@@ -149,14 +138,19 @@ def _where(cells: Cells, place: Place, files: list[str], *, strict: bool) -> lis
     return [way or name for name, way in zip(files, ways, strict=True)]
 
 
+def _ways(name: str) -> tuple[str, str]:
+    return name, f"{IMAGES}/{name}"
+
+
 def _parts(cells: Cells, place: Place, files: list[str]) -> list[int]:
     """The part of the split of each row: by a column, or by a table beside this one."""
     beside = os.path.join(place.name, BESIDE)
     if "split" in cells.places or not place.has(BESIDE) or beside == cells.where:
         return cells.parts()
-    other = cells_of(beside, place.read(BESIDE))
+    other = cells_of(beside, place.read(BESIDE), place=place)
     other.column("split")
-    known = dict(zip(_files(other), other.parts(), strict=True))
+    known = dict(zip(map(composed, _files(other)), other.parts(), strict=True))
+    files = [composed(name) for name in files]
     if lost := [name for name in files if name not in known]:
         table = os.path.basename(cells.where)
         raise DataError(f"{beside} has no row for {len(lost)} files of {table}, the first is {lost[0]}.")

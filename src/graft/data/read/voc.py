@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
 from graft.data.read.objects import Objects, as_dataset
+from graft.data.read.place import composed
 from graft.errors import DataError
 from graft_runtime.kinds import SUFFIXES
 from graft_runtime.walk import is_hidden
@@ -47,7 +48,7 @@ def read_voc(path: str | Path, *, boxes: bool = False) -> Dataset:
         raise DataError(f"{root / ANNOTATIONS} holds no XML files, so there are no boxes to cut out.")
     files = _chosen(_stems(root / PICTURES, SUFFIXES), marks, parts, ignored)
     split = np.array([parts.get(stem, UNSPLIT) for stem in files], np.int8)
-    found = (_from_annotations if marks else _from_lists)(root, files, split)
+    found = _from_annotations(root, files, split, marks) if marks else _from_lists(root, files, split)
     return as_dataset(found, dict(ignored), boxes=boxes, unfit=UNFIT)
 
 
@@ -69,7 +70,14 @@ def _root(path: Path) -> Path:
 def _stems(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """File names by their stems, sorted."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return {Path(name).stem: name for name in names if name.lower().endswith(suffixes) and not is_hidden(name)}
+    seen = [name for name in names if name.lower().endswith(suffixes) and not is_hidden(name)]
+    return {composed(Path(name).stem): name for name in seen}
+
+
+def _stem(listed: str) -> str:
+    """How a list names an image: mostly without its ending and folder, but some have these."""
+    name = composed(listed.strip().replace("\\", "/").rpartition("/")[2])
+    return Path(name).stem if name.lower().endswith((*SUFFIXES, ".xml")) else name
 
 
 def _parts(root: Path) -> dict[str, int]:
@@ -78,7 +86,7 @@ def _parts(root: Path) -> dict[str, int]:
     for name, code in PARTS.items():
         plain = root / LISTS / f"{name}.txt"
         if plain.is_file():
-            parts |= dict.fromkeys(filter(None, map(str.strip, _lines(plain))), code)
+            parts |= dict.fromkeys(filter(None, map(_stem, _lines(plain))), code)
         else:
             for path in _of_classes(root, name):
                 parts |= {stem: code for stem, _ in _flags(path)}
@@ -104,7 +112,7 @@ def _flags(path: Path) -> Iterator[tuple[str, int]]:
         if stem and (not flag or flag[0] not in ("-1", "0", "1")):
             raise DataError(f"Line {number} of {path} is not a picture and -1, 0 or 1: {line!r}.")
         if stem:
-            yield stem, int(flag[0])
+            yield _stem(stem), int(flag[0])
 
 
 def _chosen(
@@ -125,11 +133,11 @@ def _chosen(
     return chosen
 
 
-def _from_annotations(root: Path, files: dict[str, str], split: NDArray[np.int8]) -> Objects:
+def _from_annotations(root: Path, files: dict[str, str], split: NDArray[np.int8], marks: dict[str, str]) -> Objects:
     """The objects in the XML of each picture."""
     owner, kind, boxes, unfit, classes = array("q"), array("q"), array("d"), array("b"), dict[str, int]()
     for row, stem in enumerate(files):
-        for name, box, difficult in _marked(root / ANNOTATIONS / f"{stem}.xml"):
+        for name, box, difficult in _marked(root / ANNOTATIONS / marks[stem]):
             owner.append(row)
             kind.append(classes.setdefault(name, len(classes)))
             boxes.extend(box)

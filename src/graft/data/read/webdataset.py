@@ -16,7 +16,8 @@ import numpy as np
 
 from graft.data.dataset import Dataset
 from graft.data.read import packed
-from graft.data.read.columns import NO_MARK, Cells, labelled
+from graft.data.read.columns import Cells, labelled
+from graft.data.read.labels import NO_MARK
 from graft.data.read.layout import PARTS, natural
 from graft.data.read.members import Index, index, joined
 from graft.errors import DataError

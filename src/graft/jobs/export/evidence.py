@@ -21,6 +21,7 @@ from graft.jobs.direct import relabelled
 from graft.model import pictures, scoring
 from graft.model.classifier import Classifier
 from graft.progress import Watch
+from graft_runtime.card import MULTILABEL
 from graft_runtime.walk import is_image
 
 MOST = 500  # pictures that are checked: the network runs twice over each
@@ -79,7 +80,9 @@ def _read(classifier: Classifier, source: Any, watch: Watch) -> tuple[Dataset, b
         return table.from_paths(files), False
     if classifier.card.strategy == "direct":
         return relabelled(read_source(source, watch=watch), classifier), True
-    return scoring.matched(read_source(source, classifier.classes, watch=watch), classifier.card), True
+    several = classifier.card.task == MULTILABEL
+    data = read_source(source, classifier.classes, several=several, watch=watch)
+    return scoring.matched(data, classifier.card), True
 
 
 def _loose(path: Path) -> list[Path]:

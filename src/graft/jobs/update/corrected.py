@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import digest
 from graft.data.images import Files
+from graft.data.read.place import composed
 from graft.data.read.table import cells_of, content
 from graft.errors import DataError
 from graft.jobs.update.changes import check_known
@@ -61,7 +62,7 @@ class _Finder:
         self._names: dict[str, list[int]] = {}
         for row, (own, name) in enumerate(zip(pictures.digests, pictures.names, strict=True)):
             self._contents.setdefault(own.tobytes(), []).append(row)
-            self._names.setdefault(os.path.normpath(name), []).append(row)
+            self._names.setdefault(composed(os.path.normpath(name)), []).append(row)
 
     def __call__(self, file: str) -> list[int]:
         """Those with its content; where it is not there, those whose name ends its path."""
@@ -69,6 +70,6 @@ class _Finder:
         try:
             return self._contents.get(digest(Files.of([plain], str(self._folder)).read(0)), [])
         except (OSError, ImageError):
-            steps = plain.split("/")
+            steps = composed(plain).split("/")
             ways = ("/".join(steps[at:]) for at in range(len(steps)))
             return next((self._names[way] for way in ways if way in self._names), [])

@@ -1,0 +1,105 @@
+"""The text of a table as a header and rows: CSV, TSV, and lists of paths and labels without a header."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from graft.data.read.layout import PARTS, is_picture
+from graft.errors import DataError
+from graft_runtime.image import SUFFIXES
+
+SEPARATORS = ",;\t"
+_ENDINGS = "|".join(map(re.escape, SUFFIXES))
+_PATH_FIRST = re.compile(rf"(.*?(?:{_ENDINGS}))(?:\s+(.*))?", re.IGNORECASE)
+_PATH_LAST = re.compile(rf"(.*?)\s+(\S+(?:{_ENDINGS}))", re.IGNORECASE)
+
+
+def table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows below it, without empty ones; raises DataError.
+
+    Excel's first line 'sep=;' names the separator; else it is the one that the first line has most of, and blanks
+    where it has none. A first line that names an image is no header: then columns are called file and label.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n").split("\n")
+    separator = "\t" if where.lower().endswith(".tsv") else ""
+    while lines and not lines[0].strip(SEPARATORS + " "):
+        del lines[0]
+    if lines and (said := re.fullmatch(r'"?sep=(.)"?[,;\t ]*', lines[0], re.IGNORECASE)):
+        separator = said[1]
+        del lines[0]
+    while lines and lines[0].startswith("#") and not any(map(is_picture, _split(lines[0], separator))):
+        del lines[0]
+    if not any(map(str.strip, lines)):
+        raise DataError(f"{where} is not a table: it is empty.")
+    separator = separator or _separator(lines[0])
+    rows = _spaced(lines) if separator == " " else _separated(where, "\n".join(lines), separator)
+    header = _named(rows) if any(map(_names_image, rows[0])) else rows.pop(0)
+    return header, rows
+
+
+def _separator(head: str) -> str:
+    """The separator that a first line has most of; blanks where it has none of them but a blank."""
+    found = max(SEPARATORS, key=head.count)
+    return " " if found not in head and " " in head.strip() else found
+
+
+def _split(line: str, separator: str) -> list[str]:
+    return line.split(separator or _separator(line))
+
+
+def _separated(where: str, text: str, separator: str) -> list[list[str]]:
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{where} is not a table: {error}.") from error
+    return [row for row in rows if any(row)]
+
+
+def _spaced(lines: Sequence[str]) -> list[list[str]]:
+    """Lines separated by blanks. Paths and labels may have blanks in them: a path ends where an image's name does."""
+    lines = [line.strip() for line in lines if line.strip()]
+    found = [_around(line) for line in lines]
+    widths = {len(rest.split()) for (_, rest, _), line in zip(found, lines, strict=True) if rest != line}
+    width = widths.pop() if len(widths) == 1 else 1
+    if not found[0][0]:  # a header
+        width = max(len(lines[0].split()) - 1, 1)
+    rows = list[list[str]]()
+    for path, rest, last in found:
+        cells = rest.split(None, width - 1) if path else rest.split()
+        rows.append(cells if not path else [*cells, path] if last else [path, *cells])
+    return rows
+
+
+def _around(line: str) -> tuple[str, str, bool]:
+    """(path, the rest of the line, whether the path is the last); without a path, the whole line is the rest."""
+    if (found := _PATH_FIRST.fullmatch(line)) and (found[2] is not None or not _PATH_LAST.fullmatch(line)):
+        return found[1], found[2] or "", False
+    if found := _PATH_LAST.fullmatch(line):
+        return found[2], found[1], True
+    return "", line, False
+
+
+def _names_image(cell: str) -> bool:
+    return is_picture(cell) and "://" not in cell
+
+
+def _named(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Names for the columns of a table without a header; others than file, label and split are called by number."""
+    file = next(at for at, cell in enumerate(rows[0]) if _names_image(cell))
+    names = {file: "file"}
+    for at in range(len(rows[0])):
+        if at != file and all(row[at].lower() in PARTS for row in rows if len(row) > at):
+            names.setdefault(at, "split" if "split" not in names.values() else str(at + 1))
+    rest = [at for at in range(len(rows[0])) if at not in names]
+    names |= {at: "label" if len(rest) == 1 else str(at + 1) for at in rest}
+    return [names[at] for at in range(len(rows[0]))]
+
+
+def is_list(text: str) -> bool:
+    """Whether a text file is a list of images: one of its first lines names one."""
+    return any(
+        _PATH_FIRST.fullmatch(line.strip()) or _PATH_LAST.fullmatch(line.strip()) for line in text.splitlines()[:5]
+    )
