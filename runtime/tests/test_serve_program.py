@@ -75,12 +75,14 @@ def test_a_server_for_others_makes_a_token(file: Path) -> None:
 def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Running) -> None:
     (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:-100])
     (tmp_path / "bare.onnx").write_bytes(exported.file(preprocess={}))
+    (tmp_path / "six.onnx").write_bytes(exported.file(classes=tuple("abcdef")))
     (tmp_path / "far.onnx").write_bytes(exported.with_external_data())
     for words, code, why in (
         ([str(file), "--port", str(server.port)], 6, "Choose another --port"),
         ([str(file), "--token", "short"], 2, "at least 16 ASCII characters"),
         ([str(file), "--token", "ein-Schlüssel-mit-Umlaut"], 2, "at least 16 ASCII characters"),
-        ([str(tmp_path / "bare.onnx")], 5, "does not run: KeyError: 'resize'"),
+        ([str(tmp_path / "bare.onnx")], 5, "its preprocess has size None"),
+        ([str(tmp_path / "six.onnx")], 5, "it names 6 classes, and its output 'probabilities' has ['n', 3]"),
         ([str(tmp_path / "cut.onnx")], 5, "is no classifier that can be used"),
         ([str(tmp_path / "far.onnx")], 5, "lie in other files"),
         ([str(tmp_path / "none.onnx")], 5, "cannot be read"),

@@ -203,7 +203,8 @@ def test_a_folder_whose_code_fails_says_why(
 ) -> None:
     bent = shutil.copytree(PAGE, tmp_path / "page")
     (bent / "contract.js").write_text(
-        "export const decided = 1, wanted = 2;\nexport function described() {\n  throw new Error('no luck');\n}"
+        "export const decided = 1, wanted = 2, intact = () => {};\n"
+        "export function described() {\n  throw new Error('no luck');\n}"
     )
     monkeypatch.setattr(web, "PAGE", bent)
     with pytest.raises(ExportError, match=r"cannot run the export in Node: Error: no luck"):
