@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,8 +25,8 @@ from graft_runtime.serve.server import _listening
 
 
 @contextmanager
-def program(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "graft_runtime", "serve", *words]
+def program(*words: str, under: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [*under, sys.executable, "-m", "graft_runtime", "serve", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     try:
@@ -107,6 +109,20 @@ main(["serve", {str(file)!r}, "--port", "0"])
     log, told = found.stderr.splitlines()
     assert "Too many open files" in json.loads(log)["error"]
     assert told == "graft-runtime: The server cannot start; the last line of its log says why."
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of open files")
+def test_a_server_with_few_files_to_open_goes_on_answering(file: Path) -> None:
+    limited = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
+    with program(str(file), "--port", "0", under=limited) as (process, line), contextlib.ExitStack() as stack:
+        address = urlsplit(line.split()[-1])
+        assert address.port
+        for _ in range(300):  # more than there can be, and silent
+            stack.enter_context(socket.create_connection(("127.0.0.1", address.port)))
+        for _ in range(10):
+            answer = httpx.post(f"{line.split()[-1]}v1/predict", content=RED, timeout=20)
+            assert (answer.status_code, answer.json()["predictions"][0]["label"]) == (200, "red")
+        assert process.poll() is None
 
 
 def test_a_number_of_a_thousand_digits_is_not_read(file: Path) -> None:

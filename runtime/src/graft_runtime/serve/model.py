@@ -30,6 +30,11 @@ class Served:
         return self.predictor.identity
 
     @property
+    def version(self) -> str:
+        """What the Open Inference Protocol knows it by: a new file is a new version."""
+        return self.sha256[:12]
+
+    @property
     def about(self) -> dict[str, Any]:
         """What a client may want to know of it, ready for JSON."""
         card, export = self.predictor.card, self.predictor.export
