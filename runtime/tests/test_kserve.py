@@ -63,6 +63,11 @@ def test_a_client_of_triton_gets_the_same(server: Running) -> None:
     image.set_data_from_numpy(pixels)
     found = client.infer("colours", [image])
     assert np.array_equal(found.as_numpy(PROBABILITIES), server.model.served.predictor.run(pixels)[0])
+    (version,) = client.get_model_metadata("colours")["versions"]
+    assert [client.is_model_ready("colours", each) for each in (version, "9")] == [True, False]
+    for packing in ("gzip", "deflate"):
+        found = client.infer("colours", [image], model_version=version, request_compression_algorithm=packing)
+        assert found.as_numpy("label").tolist() == [b"red"]
     files = triton.InferInput("file", [2], "BYTES")
     files.set_data_from_numpy(np.array([RED, GREEN], dtype=np.object_))
     assert client.infer("colours", [files]).as_numpy("label").tolist() == [b"red", b"green"]

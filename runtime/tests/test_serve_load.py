@@ -122,6 +122,20 @@ def test_connections_that_only_wait_give_way_to_whoever_asks(file: Path) -> None
             assert b"408" in said(slow[0])
 
 
+def test_who_does_not_read_gives_way_as_well(file: Path) -> None:
+    with running(file, Bounds(connections=1, answer=60)) as server, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", server.port))
+        deaf.setblocking(False)
+        for _ in range(40):
+            with contextlib.suppress(OSError):
+                deaf.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+            time.sleep(0.02)
+        time.sleep(1.2)
+        assert server.lives()
+        until(lambda: ended(deaf))
+
+
 def test_connections_that_are_at_work_are_not_closed_for_others(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(file, Bounds(connections=3)) as server, ThreadPoolExecutor(3) as pool:
         slowed(server, monkeypatch, 1.0)

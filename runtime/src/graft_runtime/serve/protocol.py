@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from heapq import nsmallest
 from typing import Any, ClassVar
 
 import h11
@@ -11,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.refusal import Refusal
-from graft_runtime.serve.room import Meter, address
+from graft_runtime.serve.room import SECOND, Meter, address
 
 MOST_HEADERS = 32 * 2**10  # bytes
 READ = 32 * 2**10  # bytes in one go: as chunks of one byte they take 0.1 s, for which all others wait
@@ -28,7 +29,7 @@ class Impatient(H11Protocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # so that we hear of all that is not read
         transport.max_size = READ
-        self.meter = Meter(self.loop.time())
+        self.meter, self.address = Meter(self.loop.time()), address(self.client)
         if len(self.connections) > self.bounds.connections and not self._room():
             self._end(Refusal(503, "busy", "The server has as many connections as it can. Try again.", retry=1))
         else:
@@ -72,14 +73,17 @@ class Impatient(H11Protocol):
         self._end(Refusal(400, "wrong_http", msg))
 
     def _room(self) -> bool:
-        """Close a connection that only waits, for this one: of the address that has most of them, the oldest."""
+        """Close connections that only wait, for this one: of the address that has most of them, the oldest.
+
+        One in a hundred at once, since to look for them takes as long as to answer a request.
+        """
         now, others = self.loop.time(), [each for each in self.connections if isinstance(each, Impatient)]
         waiting = [each for each in others if each is not self and each.idles(now)]
-        if not waiting:
-            return False
-        of = Counter(address(each.client) for each in waiting)
-        min(waiting, key=lambda each: (-of[address(each.client)], each.busy, each.meter.since)).give_way()
-        return True
+        of = Counter(each.address for each in waiting)
+        many = 1 + self.bounds.connections // 100
+        for each in nsmallest(many, waiting, key=lambda each: (-of[each.address], each.busy, each.meter.since)):
+            each.give_way()
+        return bool(waiting)
 
     @property
     def busy(self) -> bool:
@@ -90,7 +94,9 @@ class Impatient(H11Protocol):
         """Whether nobody loses an answer with it: it has sent no whole headers, sends too slowly, or does not read."""
         if self.transport.is_closing():
             return False
-        if self.unread or not self.busy:
+        if self.unread:
+            return now - (self.unread.when() - self.bounds.answer) >= SECOND
+        if not self.busy:
             return True
         return bool(self.cycle and self.cycle.more_body) and self.meter.slow(now)
 
