@@ -63,6 +63,7 @@ def running(file: Path, bounds: Bounds | None = None, **keywords: Any) -> Iterat
     thread.start()
     while not server.started:
         time.sleep(0.01)
+    listening.listen(512)  # as the program does
     port = listening.getsockname()[1]
     try:
         yield Running(f"http://127.0.0.1:{port}", port, model)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
+import os
 import random
+import re
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import exported
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
-from graft_runtime import contract
+from graft_runtime import contract, load, protobuf
 from graft_runtime.contract import (
     CARD,
+    CHECKSUM,
     DIGEST,
     EVIDENCE,
     EXPORT,
@@ -24,6 +34,7 @@ from graft_runtime.contract import (
     evidence,
     read,
 )
+from graft_runtime.serve.model import Model
 
 
 def test_what_was_written_is_read_again() -> None:
@@ -35,7 +46,7 @@ def test_what_was_written_is_read_again() -> None:
 def test_any_reader_of_onnx_finds_the_same_properties() -> None:
     data = exported.file()
     found = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
-    assert found.keys() == {CARD, EXPORT, DIGEST}
+    assert found.keys() == {CARD, EXPORT, DIGEST, CHECKSUM}
     onnx.checker.check_model(onnx.load_from_string(data))
     session = onnxruntime.InferenceSession(data)
     assert session.get_modelmeta().custom_metadata_map == found
@@ -56,11 +67,78 @@ def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
             read(data[:end])
 
 
-def test_a_changed_byte_of_the_graph_is_found() -> None:
+def test_any_bit_that_turned_is_found_in_the_description_as_in_the_graph() -> None:
     data = exported.file()
+    for at in range(0, 8 * len(data), 5):
+        turned = bytearray(data)
+        turned[at // 8] ^= 1 << at % 8
+        with pytest.raises(ModelError):
+            read(bytes(turned))
+    other = data.replace(b'"red"', b'"rad"')
+    with pytest.raises(ModelError, match="its content is not what was written"):
+        read(other)
+
+
+TURNED = """
+import { readFileSync } from "node:fs";
+import { decided, described, intact } from "./contract.mjs";
+const model = readFileSync("colours.onnx"), fits = async (bytes) => (await intact(bytes), described(bytes));
+const accepted = [];
+const trial = (what, bytes) => fits(bytes).then(() => accepted.push(what), () => {});
+for (let at = 0; at < 8 * model.length; at += 37) {
+  const turned = Buffer.from(model);
+  turned[at >> 3] ^= 1 << (at & 7);
+  await trial(`bit ${at}`, turned);
+}
+for (let end = 0; end < model.length; end += 7) await trial(`cut at ${end}`, model.subarray(0, end));
+const about = await fits(model);
+let told = "";
+try {
+  decided(about, { probabilities: { data: [0.5, 0.5] }, unknown: { data: [0] } });
+} catch (error) {
+  told = error.message;
+}
+await intact(readFileSync("before.onnx"));
+console.log(JSON.stringify([accepted, about.card.classes, told]));
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+def test_a_page_finds_every_turned_bit_as_well(tmp_path: Path) -> None:
+    (tmp_path / "contract.mjs").write_bytes((Path(contract.__file__).parent / "page/contract.js").read_bytes())
+    (tmp_path / "colours.onnx").write_bytes(exported.file())
+    (tmp_path / "before.onnx").write_bytes(before())
+    (tmp_path / "turned.mjs").write_text(TURNED)
+    found = subprocess.run(["node", "turned.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    told = "the file names 3 classes, and its network has 2"
+    assert json.loads(found) == [[], ["red", "green", "blue"], told]
+
+
+def before() -> bytes:
+    """A file from before there was a checksum of all of it."""
+    about = contract.texts(exported.card(), Export()) | {DIGEST: contract.digest(exported.model())}
+    return exported.model() + b"".join(protobuf.entry(key, text) for key, text in about.items())
+
+
+def test_a_file_of_before_is_read_and_its_graph_is_checked() -> None:
+    data = before()
+    assert read(data) == (exported.card(), Export())
     at = data.index(b"numbers")
     with pytest.raises(ModelError, match="damaged"):
         read(data[:at] + b"m" + data[at + 1 :])
+
+
+def test_a_checksum_cannot_be_lost_unnoticed() -> None:
+    data = exported.file()
+    whole = onnx.load_from_string(data)
+    kept = [entry for entry in whole.metadata_props if entry.key != CHECKSUM]
+    del whole.metadata_props[:]
+    whole.metadata_props.extend(kept)
+    with pytest.raises(ModelError, match="damaged"):
+        read(whole.SerializeToString())
+    twice = data + protobuf.entry(CARD, "{}")
+    with pytest.raises(ModelError, match="no ONNX file"):
+        read(twice)
 
 
 def test_random_damage_never_raises_anything_else() -> None:
@@ -98,7 +176,7 @@ def test_evidence_that_was_changed_or_lost_is_told() -> None:
 def test_evidence_that_graft_would_not_write_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f'{{"pictures": [{{"picture": "a.jpg", "labels": [], "thumbnail": null, {wrong}}}]}}'
     about = Export(evidence=hashlib.sha256(text.encode()).hexdigest())
-    monkeypatch.setattr(contract, "_properties", lambda _: {EVIDENCE: text})
+    monkeypatch.setattr(protobuf, "properties", lambda _: {EVIDENCE: text})
     with pytest.raises(ModelError, match="is not what graft writes"):
         evidence(b"", about)
 
@@ -113,6 +191,177 @@ def test_newer_files_are_refused_with_what_to_do() -> None:
 def test_tensors_in_other_files_are_refused() -> None:
     with pytest.raises(ModelError, match="in other files"):
         read(exported.with_external_data())
+
+
+def far(name: str = "far") -> TensorProto:
+    tensor = helper.make_tensor(name, TensorProto.FLOAT, [1], [0.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret.bin")
+    return tensor
+
+
+def inside(node: onnx.NodeProto) -> onnx.GraphProto:
+    return helper.make_graph([node], "inner", [], [])
+
+
+PLAIN = {"inputs": [], "outputs": ["out"]}
+SPARSE = onnx.SparseTensorProto(values=far(), dims=[1])
+CONSTANT = helper.make_node("Constant", **PLAIN, value=far())
+PLACES = {  # where a tensor may stand, and the node that holds it there
+    "attribute": CONSTANT,
+    "tensors": helper.make_node("Other", **PLAIN, many=[far(), far()]),
+    "sparse": helper.make_node("Constant", **PLAIN, sparse_value=SPARSE),
+    "sparse tensors": helper.make_node("Other", **PLAIN, many=[SPARSE]),
+    "branch": helper.make_node("If", **PLAIN, then_branch=helper.make_graph([], "inner", [], [], [far()])),
+    "branch of a loop": helper.make_node(
+        "Loop", **PLAIN, body=inside(helper.make_node("If", **PLAIN, a=inside(CONSTANT)))
+    ),
+    "graphs": helper.make_node("Other", **PLAIN, many=[inside(CONSTANT), inside(CONSTANT)]),
+}
+
+
+@pytest.mark.parametrize("place", [*PLACES, "sparse initializer", "function", "training"])
+def test_wherever_a_tensor_in_another_file_stands_it_is_refused(place: str) -> None:
+    found = onnx.load_from_string(exported.model())
+    if place in PLACES:
+        found.graph.node.append(PLACES[place])
+    elif place == "function":
+        found.functions.append(helper.make_function("own", "f", [], ["out"], [CONSTANT], []))
+    elif place == "training":
+        found.training_info.add().algorithm.initializer.append(far())
+    else:
+        found.graph.sparse_initializer.append(SPARSE)
+    with pytest.raises(ModelError, match="in other files"):
+        read(described(found.SerializeToString(), exported.card(), Export()))
+
+
+def test_the_places_of_tensors_are_those_of_onnx() -> None:
+    kinds, waiting = dict[str, dict[int, str]](), [onnx.ModelProto.DESCRIPTOR]
+    while waiting:
+        kind = waiting.pop()
+        below = {field.number: field.message_type for field in kind.fields if field.message_type}
+        kinds[kind.name] = {number: inner.name for number, inner in below.items()}
+        waiting += [inner for inner in below.values() if inner.name not in kinds]
+    holding, before = {"TensorProto"}, 0
+    while len(holding) > before:
+        before = len(holding)
+        holding |= {kind for kind, below in kinds.items() if holding & set(below.values())}
+    want = {kind: {n: inner for n, inner in kinds[kind].items() if inner in holding} for kind in holding}
+    want.pop("TensorProto")
+    assert want == protobuf.HOLDS
+    assert onnx.TensorProto.DESCRIPTOR.fields_by_name["external_data"].number == protobuf.EXTERNAL
+
+
+def test_a_graph_in_a_graph_a_thousand_times_is_no_trouble() -> None:
+    found = onnx.load_from_string(exported.model())
+    inner = protobuf.field(1, b"")
+    for _ in range(3000):  # a graph with a node with an attribute with a graph
+        inner = protobuf.field(1, protobuf.field(5, protobuf.field(6, inner)))
+    assert not protobuf.external(found.SerializeToString() + protobuf.field(7, inner))
+
+
+# --- a description that the network does not fit ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"classes": ("red", "green", "blue", "x")}, "names 4 classes, and its output 'probabilities' has"),
+        ({"classes": ("red", "green")}, "names 2 classes, and its output 'probabilities' has"),
+        ({"classes": ()}, "names 0 classes"),
+        ({"head": {"kind": "linear", "classes": 4}}, "its head is for 4"),
+        ({"thresholds": (0.5, 0.5)}, "2 thresholds for 3 classes"),
+        ({"thresholds": (0.5, 0.5, float("nan"))}, "among its thresholds"),
+        ({"scales": (1.0, 1.0), "shifts": (1.0, 1.0)}, "2 scales for 3 classes"),
+        ({"scales": (1.0, 1.0, float("inf")), "shifts": (0.0, 0.0, 0.0)}, "among its scales"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"sets": (0.5,)}, "do not belong together"),
+        ({"preprocess": {"size": 32}}, "resize None"),
+        ({"preprocess": {"size": -1, "resize": 32}}, "size -1"),
+        ({"preprocess": {"size": 32, "resize": 10**9}}, "resize 1000000000"),
+    ],
+)
+def test_a_description_that_does_not_fit_the_network_is_refused_at_load(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(why)):
+        load(exported.file(**changes))
+
+
+def test_a_server_keeps_its_model_where_the_new_one_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "colours.onnx"
+    path.write_bytes(exported.file())
+    model, heard = Model(path, 1), list[str]()
+    served = model.served
+    others = {
+        "names 4 classes": exported.file(classes=("a", "b", "c", "d")),
+        "not what was written": exported.file().replace(b'"red"', b'"rad"'),
+        "in other files": exported.with_external_data(),
+        "2 thresholds for 3": exported.file(thresholds=(0.5, 0.5)),
+    }
+
+    async def replaced() -> None:
+        watch = asyncio.create_task(model.watch(lambda _, why: heard.append(why), every=0.01))
+        for number, data in enumerate(others.values()):
+            path.write_bytes(data)
+            while len(heard) == number:
+                await asyncio.sleep(0.01)
+        watch.cancel()
+
+    asyncio.run(asyncio.wait_for(replaced(), 30))
+    assert [why in told for why, told in zip(others, heard, strict=True)] == [True] * 4
+    assert model.served is served
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "zero", "huge"])
+def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "colours.onnx"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "zero":
+        path = Path("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(contract.MOST + 1)
+    with pytest.raises(ModelError, match="holds 2 GB" if kind == "huge" else "it is no regular file"):
+        load(path)
+
+
+def test_a_network_whose_outputs_do_not_say_their_size_is_tried() -> None:
+    free = exported.GRAPH.replace("float[n, 3] probabilities", "float[n, classes] probabilities")
+    free = free.replace("whole = {255.0}", "whole = {255.0}, bool[3] mask = {1, 1, 1}")
+    free = free.replace(
+        "probabilities = Div(means, safe)", "all = Div(means, safe) probabilities = Compress<axis = 1>(all, mask)"
+    )
+    model = onnx.parser.parse_model(free).SerializeToString()
+    assert load(described(model, exported.card(), Export())).predict(exported.picture((90, 0, 0)))[0].label == "red"
+    with pytest.raises(ModelError, match=r"names 2 classes, and its output 'probabilities' has \[1, 3\]"):
+        load(described(model, exported.card(classes=("red", "green")), Export()))
+
+
+@pytest.mark.parametrize("strays", ["[NaN]", "[1, 0.5]", "[1e999]", "[true, null]"])
+def test_scores_that_no_limit_can_be_told_from_are_refused(strays: str) -> None:
+    told = contract.texts(exported.card(), Export())
+    told[EXPORT] = told[EXPORT].replace('"strays": []', f'"strays": {strays}')
+    with pytest.raises(ModelError, match="its strays"):
+        contract.understood(told)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": 2, "classes": ' + "[" * 100_000])
+def test_json_that_nests_without_end_is_refused(text: str) -> None:
+    told = contract.texts(exported.card(), Export())
+    for name in (CARD, EXPORT):
+        with pytest.raises(ModelError, match="description cannot be used"):
+            contract.understood(told | {name: text})
+    half = told[CARD].replace('"red"', '"\\ud800"')
+    with pytest.raises(ModelError, match="a name of its classes is no text"):
+        contract.understood(told | {CARD: half})
+    huge = told[CARD].replace('"temperature": 1.0', '"temperature": 1' + "0" * 400)
+    with pytest.raises(ModelError, match="description cannot be used"):
+        contract.understood(told | {CARD: huge})
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import tracemalloc
+import zlib
+from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pytest
-from serving import GREEN, RED, Running
+from serving import GREEN, RED, Running, running
 
 from graft_runtime.contract import PROBABILITIES
 from graft_runtime.image import decode
@@ -59,9 +63,93 @@ def test_a_client_of_triton_gets_the_same(server: Running) -> None:
     image.set_data_from_numpy(pixels)
     found = client.infer("colours", [image])
     assert np.array_equal(found.as_numpy(PROBABILITIES), server.model.served.predictor.run(pixels)[0])
+    (version,) = client.get_model_metadata("colours")["versions"]
+    assert [client.is_model_ready("colours", each) for each in (version, "9")] == [True, False]
+    for packing in ("gzip", "deflate"):
+        found = client.infer("colours", [image], model_version=version, request_compression_algorithm=packing)
+        assert found.as_numpy("label").tolist() == [b"red"]
     files = triton.InferInput("file", [2], "BYTES")
     files.set_data_from_numpy(np.array([RED, GREEN], dtype=np.object_))
     assert client.infer("colours", [files]).as_numpy("label").tolist() == [b"red", b"green"]
+
+
+def test_a_model_is_asked_by_the_version_that_its_metadata_names(server: Running) -> None:
+    about = server.get("/v2/models/colours").json()
+    (version,) = about["versions"]
+    own = f"/v2/models/colours/versions/{version}"
+    given = {"name": "file", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(RED).decode()]}
+    assert server.get(own).json() == about
+    assert server.get(f"{own}/ready").json() == {"name": "colours", "ready": True}
+    answers = [server.post(f"{at}/infer", json={"inputs": [given]}) for at in (own, "/v2/models/colours")]
+    assert answers[0].json() == answers[1].json()
+    assert answers[0].json()["model_version"] == version
+    for other in ("1", version[:-1]):
+        told = server.get(f"/v2/models/colours/versions/{other}")
+        assert (told.status_code, other in told.json()["error"]) == (404, True)
+
+
+PACKERS = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "identity": bytes,
+    "GZip": gzip.compress,
+}
+
+
+@pytest.mark.parametrize("way", PACKERS)
+def test_a_packed_body_is_the_body(server: Running, way: str) -> None:
+    raw = len(RED).to_bytes(4, "little") + RED
+    given = {"name": "file", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}}
+    text = json.dumps({"inputs": [given]}).encode()
+    packing = {"content-encoding": way}
+    infer = {"inference-header-content-length": str(len(text))}  # of what is unpacked, as Triton's client has it
+    answer = server.post("/v2/models/colours/infer", content=PACKERS[way](text + raw), headers=packing | infer)
+    assert answer.json()["outputs"][0]["data"] == ["red"]
+    form = httpx.Request("POST", server.url, files={"a": ("a.png", RED)})
+    form.read()
+    kind = {"content-type": form.headers["content-type"]}
+    for content, headers in (
+        (RED, {}),
+        (json.dumps({"images": [base64.b64encode(RED).decode()]}).encode(), {"content-type": "application/json"}),
+        (form.content, kind),
+    ):
+        answer = server.post(content=PACKERS[way](content), headers=packing | headers)
+        assert answer.json()["predictions"][0]["label"] == "red"
+
+
+def test_what_unpacks_to_more_than_a_request_may_have_is_stopped(file: Path) -> None:
+    bomb = gzip.compress(bytes(300 * MB), 1)
+    assert len(bomb) < 2 * MB
+    with running(file, Bounds(bytes=4 * MB, held=5 * MB)) as server:
+        answer = server.post(content=bomb, headers={"content-encoding": "gzip"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+        assert server.lives()
+        whole = RED + bytes(4 * MB - len(RED))
+        assert server.post(content=gzip.compress(whole), headers={"content-encoding": "gzip"}).status_code == 200
+        more = server.post(content=gzip.compress(whole + b"0"), headers={"content-encoding": "gzip"})
+        assert more.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("content", "way", "status", "code"),
+    [
+        (gzip.compress(RED)[:-9], "gzip", 400, "wrong_packing"),
+        (gzip.compress(RED) + b"more", "gzip", 400, "wrong_packing"),
+        (b"", "gzip", 400, "wrong_packing"),
+        (RED, "gzip", 400, "wrong_packing"),
+        (RED, "deflate", 400, "wrong_packing"),
+        (RED, "br", 415, "wrong_encoding"),
+        (gzip.compress(gzip.compress(RED)), "gzip, gzip", 415, "wrong_encoding"),
+    ],
+)
+def test_a_packing_that_cannot_be_undone_is_told(
+    server: Running, content: bytes, way: str, status: int, code: str
+) -> None:
+    answer = server.post(content=content, headers={"content-encoding": way})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.headers.get("accept-encoding") == ("gzip, deflate" if status == 415 else None)
+    assert server.lives()
 
 
 @pytest.mark.parametrize(

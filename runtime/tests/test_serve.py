@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -166,6 +167,30 @@ def test_a_body_of_two_lengths_is_refused_and_its_connection_closed(server: Runn
     answer = raw(server, head + "3\nabc\n0\n\nGET /v1/model HTTP/1.1\nHost: localhost\n\n")
     assert answer.startswith(b"HTTP/1.1 400")
     assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("length", ["-5", "+5", "5, 6", "0x5", "5.0", "", "1" * 30])
+def test_a_length_that_is_none_is_no_http(server: Running, length: str) -> None:
+    answer = raw(server, f"POST /v1/predict HTTP/1.1\nHost: localhost\nContent-Length: {length}\n\nabcde")
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413"))
+    assert answer.count(b"HTTP/1.1") == 1
+    assert server.lives()
+
+
+def test_chunks_without_end_are_too_much_and_the_connection_is_closed(file: Path) -> None:
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with running(file, Bounds(bytes=100_000, body=3)) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as endless:
+            endless.sendall(head)
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 10**9:
+                    endless.sendall(b"8000\r\n" + bytes(0x8000) + b"\r\n")
+                    sent += 0x8000
+                    if sent == 0x8000 * 5:
+                        assert b"HTTP/1.1 413" in endless.recv(4096)
+            assert sent < 10**9
+        assert server.lives()
 
 
 @pytest.mark.slow

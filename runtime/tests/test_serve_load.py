@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -22,13 +25,15 @@ import httpx2 as httpx
 import psutil
 import pytest
 from exported import picture
-from serving import GREEN, RED, Running, running, said, until
+from serving import GREEN, RED, TOKEN, Running, running, said, until
 
 from graft_runtime.serve import asked, kserve
 from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.decoder import ASKED, TOLD
+from graft_runtime.serve.decoders import Decoders
 from graft_runtime.serve.protocol import READ, Impatient
 from graft_runtime.serve.refusal import Refusal
+from graft_runtime.serve.room import Meter, Room, Share, address
 
 # --- too slow, too many -----------------------------------------------------------------------------------------------
 
@@ -57,10 +62,12 @@ def test_slow_headers_and_bodies_end(file: Path) -> None:
                 time.sleep(0.05)
             assert time.monotonic() - began < 5
         assert server.lives()
+    assert Bounds().headers <= 15
+    assert Bounds().body <= 60
 
 
-def test_who_never_reads_the_answers_does_not_keep_a_place(file: Path) -> None:
-    with running(file, Bounds(requests=1, answer=3)) as server, socket.socket() as deaf:
+def test_who_never_reads_the_answers_takes_no_place_and_is_ended(file: Path) -> None:
+    with running(file, Bounds(requests=1, answer=2)) as server, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", server.port))
         deaf.setblocking(False)
@@ -68,9 +75,18 @@ def test_who_never_reads_the_answers_does_not_keep_a_place(file: Path) -> None:
             with contextlib.suppress(OSError):
                 deaf.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
             time.sleep(0.02)
-        until(lambda: server.post(content=RED).status_code == 429)
-        until(lambda: server.post(content=RED).status_code == 200)
         assert server.lives()
+        until(lambda: ended(deaf))
+
+
+def ended(connection: socket.socket) -> bool:
+    try:
+        connection.send(b"x")
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return False
 
 
 def test_nonsense_is_no_http(server: Running) -> None:
@@ -80,18 +96,129 @@ def test_nonsense_is_no_http(server: Running) -> None:
     assert server.lives()
 
 
-def test_one_connection_too_many_is_told(file: Path) -> None:
+HALF = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
+
+
+@contextlib.contextmanager
+def holding(server: Running, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
+    """So many connections that send this and nothing more."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(count)]
+        for each in held:
+            with contextlib.suppress(ConnectionError):  # it gave way to one of the others
+                each.sendall(sent)
+        yield held
+
+
+def test_connections_that_only_wait_give_way_to_whoever_asks(file: Path) -> None:
     with running(file, Bounds(connections=3)) as server:
-        held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
-        time.sleep(0.2)
+        with holding(server, 3) as silent:
+            time.sleep(0.2)
+            assert server.lives()
+            assert b"408" in said(silent[0])  # the oldest
+        with holding(server, 3, HALF) as slow:
+            time.sleep(1.3)  # whoever sends for less than a second is not slow
+            assert server.lives()
+            assert b"408" in said(slow[0])
+
+
+def test_who_does_not_read_gives_way_as_well(file: Path) -> None:
+    with running(file, Bounds(connections=1, answer=60)) as server, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", server.port))
+        deaf.setblocking(False)
+        for _ in range(40):
+            with contextlib.suppress(OSError):
+                deaf.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+            time.sleep(0.02)
+        time.sleep(1.2)
+        assert server.lives()
+        until(lambda: ended(deaf))
+
+
+def test_connections_that_are_at_work_are_not_closed_for_others(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(file, Bounds(connections=3)) as server, ThreadPoolExecutor(3) as pool:
+        slowed(server, monkeypatch, 1.0)
+        busy = [pool.submit(server.post, content=RED) for _ in range(3)]
+        time.sleep(0.5)
         with socket.create_connection(("127.0.0.1", server.port)) as more:
             answer = said(more)
         assert b"503" in answer
         assert b"retry-after: 1" in answer
-        for each in held:
-            each.close()
-        time.sleep(0.2)
+        assert [each.result().status_code for each in busy] == [200] * 3
         assert server.lives()
+
+
+def test_bodies_that_arrive_slowly_take_the_places_of_nobody(file: Path) -> None:
+    with running(file, Bounds(requests=4)) as server, holding(server, 130, HALF):
+        time.sleep(0.3)
+        assert server.lives()
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: server.post(content=RED).status_code, range(16)))
+        assert found == [200] * 16
+
+
+def test_strangers_who_are_silent_keep_out_nobody_with_a_token(file: Path) -> None:
+    shown = {"authorization": f"Bearer {TOKEN}"}
+    with running(file, Bounds(connections=40), token=TOKEN) as server:
+        for sent in (b"", b"POST /v1/predict HTTP/1.1\r\nHost: l", HALF):
+            with holding(server, 60, sent):
+                time.sleep(0.2)
+                for _ in range(5):
+                    assert server.post(content=RED, headers=shown).status_code == 200
+
+
+def test_bytes_that_lie_about_make_room_for_those_that_arrive(file: Path) -> None:
+    much = HALF.replace(b"1000", b"10000") + bytes(4000)
+    with running(file, Bounds(held=len(RED) + 9000)) as server, holding(server, 2, much) as slow:
+        time.sleep(0.3)
+        assert server.post(content=RED + bytes(5000)).status_code == 503  # they have had less than a second
+        time.sleep(1.2)
+        assert server.post(content=RED + bytes(5000)).status_code == 200
+        answers = [b"too_slow" in said(each) for each in slow[:1]]
+        assert answers == [True]
+        assert server.lives()
+
+
+def test_of_many_addresses_the_one_that_holds_most_gives_way() -> None:
+    async def ended() -> list[bool]:
+        room, clock = Room(100), asyncio.get_running_loop().time
+        shares = [Share(room, name) for name in ("a", "b", "b")]
+        room.shares.update(shares)
+        for each, size in zip(shares, (40, 30, 29), strict=True):
+            each.take(size)
+            each.clock = asyncio.timeout(100)
+            await each.clock.__aenter__()
+            each.meter.since = clock() - 2
+        Share(room, "c").take(20)
+        return [not each.held for each in shares]
+
+    assert asyncio.run(ended()) == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("client", "want"),
+    [
+        (("1.2.3.4", 80), "1.2.3.4"),
+        (("2001:db8:1:2:3:4:5:6", 80), "2001:db8:1:2::/64"),
+        (("::ffff:1.2.3.4", 80), "1.2.3.4"),
+        (("", 0), ""),
+        (None, ""),
+    ],
+)
+def test_a_machine_has_one_address(client: Any, want: str) -> None:
+    assert address(client) == want
+
+
+def test_speed_is_that_of_the_last_second() -> None:
+    meter = Meter(0.0)
+    assert not meter.slow(0.9)
+    assert meter.slow(1.1)
+    meter.count(10**6, 1.2)
+    assert not meter.slow(2.0)
+    for tenth in range(22, 100, 9):  # one byte now and then is no speed
+        meter.count(1, tenth / 10)
+    assert meter.slow(10.0)
 
 
 def slowed(server: Running, monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
@@ -225,6 +352,22 @@ def test_a_picture_that_ends_two_decoders_is_at_fault(file: Path, monkeypatch: p
         answer = server.post(content=RED)
         assert answer.status_code == 422
         assert answer.json()["predictions"][0]["fault"] == "too costly to decode: the decoder gave up"
+
+
+def test_no_file_left_to_start_a_decoder_with_is_told_as_busy(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(_: Decoders) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = set(decoders())
+    with running(file) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(Decoders, "_started", full)
+            (own,) = set(decoders()) - before
+            os.kill(own, signal.SIGKILL)
+            answer = server.post(content=RED)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+            assert answer.headers["retry-after"] == "1"
+        assert server.lives()
 
 
 def test_a_decoder_that_takes_too_long_is_ended(file: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,8 +25,8 @@ from graft_runtime.serve.server import _listening
 
 
 @contextmanager
-def program(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "graft_runtime", "serve", *words]
+def program(*words: str, under: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [*under, sys.executable, "-m", "graft_runtime", "serve", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     try:
@@ -75,12 +77,14 @@ def test_a_server_for_others_makes_a_token(file: Path) -> None:
 def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Running) -> None:
     (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:-100])
     (tmp_path / "bare.onnx").write_bytes(exported.file(preprocess={}))
+    (tmp_path / "six.onnx").write_bytes(exported.file(classes=tuple("abcdef")))
     (tmp_path / "far.onnx").write_bytes(exported.with_external_data())
     for words, code, why in (
         ([str(file), "--port", str(server.port)], 6, "Choose another --port"),
         ([str(file), "--token", "short"], 2, "at least 16 ASCII characters"),
         ([str(file), "--token", "ein-Schlüssel-mit-Umlaut"], 2, "at least 16 ASCII characters"),
-        ([str(tmp_path / "bare.onnx")], 5, "does not run: KeyError: 'resize'"),
+        ([str(tmp_path / "bare.onnx")], 5, "its preprocess has size None"),
+        ([str(tmp_path / "six.onnx")], 5, "it names 6 classes, and its output 'probabilities' has ['n', 3]"),
         ([str(tmp_path / "cut.onnx")], 5, "is no classifier that can be used"),
         ([str(tmp_path / "far.onnx")], 5, "lie in other files"),
         ([str(tmp_path / "none.onnx")], 5, "cannot be read"),
@@ -105,6 +109,20 @@ main(["serve", {str(file)!r}, "--port", "0"])
     log, told = found.stderr.splitlines()
     assert "Too many open files" in json.loads(log)["error"]
     assert told == "graft-runtime: The server cannot start; the last line of its log says why."
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of open files")
+def test_a_server_with_few_files_to_open_goes_on_answering(file: Path) -> None:
+    limited = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
+    with program(str(file), "--port", "0", under=limited) as (process, line), contextlib.ExitStack() as stack:
+        address = urlsplit(line.split()[-1])
+        assert address.port
+        for _ in range(300):  # more than there can be, and silent
+            stack.enter_context(socket.create_connection(("127.0.0.1", address.port)))
+        for _ in range(10):
+            answer = httpx.post(f"{line.split()[-1]}v1/predict", content=RED, timeout=20)
+            assert (answer.status_code, answer.json()["predictions"][0]["label"]) == (200, "red")
+        assert process.poll() is None
 
 
 def test_a_number_of_a_thousand_digits_is_not_read(file: Path) -> None:

@@ -9,12 +9,15 @@ import base64
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import chromium
 import numpy as np
+import onnx
 import pytest
 import sabotage
 from PIL import Image
@@ -30,6 +33,7 @@ from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
 from graft.networks import pixels
 from graft.progress import unwatched
+from graft_runtime import contract
 
 ASK = """([name, text]) => import("./answerer.js").then(async ({ answer }) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
@@ -203,12 +207,58 @@ def test_a_folder_whose_code_fails_says_why(
 ) -> None:
     bent = shutil.copytree(PAGE, tmp_path / "page")
     (bent / "contract.js").write_text(
-        "export const decided = 1, wanted = 2;\nexport function described() {\n  throw new Error('no luck');\n}"
+        "export const decided = 1, wanted = 2, intact = () => {};\n"
+        "export function described() {\n  throw new Error('no luck');\n}"
     )
     monkeypatch.setattr(web, "PAGE", bent)
     with pytest.raises(ExportError, match=r"cannot run the export in Node: Error: no luck"):
         written(tmp_path / "web", folder, load(model), runtime)
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+WORKER = """
+import { readFileSync } from "node:fs";
+const name = process.argv[2];
+const said = new Promise((resolve) => Object.assign(globalThis, {
+  onmessage: null,
+  postMessage: (told) => told.id && resolve(told),
+  fetch: async (file) => new Response(readFileSync(file === "model.onnx" ? name : file)),
+}));
+await import("./worker.js");
+await globalThis.onmessage({ data: { id: 1, act: "begin" } });
+console.log(JSON.stringify(await said));
+"""
+
+
+@pytest.mark.slow
+def test_a_page_whose_model_is_damaged_or_does_not_fit_says_so_before_any_answer(
+    folder: Path, model: Path, tmp_path: Path
+) -> None:
+    """The code of the page in Node, as a browser would run it in its thread."""
+    place = shutil.copytree(folder, tmp_path / "web")
+    (place / "run.mjs").write_text(WORKER)
+    (place / "package.json").write_text('{"type": "module"}')
+    whole = (place / web.MODEL).read_bytes()
+    card, about = contract.read(whole)
+    bare = onnx.load_from_string(whole)
+    del bare.metadata_props[:]
+    other = replace(card, classes=(*card.classes, "x"), head={})
+    (place / "six.onnx").write_bytes(contract.described(bare.SerializeToString(), other, about))
+    name = f'"{card.classes[0]}"'.encode()
+    (place / "turned.onnx").write_bytes(whole.replace(name, name.swapcase()))
+    (place / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    for file, told in (
+        (web.MODEL, None),
+        ("six.onnx", f"names {len(card.classes) + 1} classes, and its network has {len(card.classes)}"),
+        ("turned.onnx", "its content is not what was written"),
+        ("cut.onnx", "not all of it is there"),
+    ):
+        words = ["node", "run.mjs", file]
+        found = json.loads(subprocess.run(words, cwd=place, capture_output=True, text=True, check=True).stdout)
+        if told is None:
+            assert tuple(found["said"]["classes"]) == card.classes
+        else:
+            assert told in found["fault"]["message"]
 
 
 # --- in Chromium ------------------------------------------------------------------------------------------------------

@@ -141,8 +141,10 @@ def _counted(things: Iterator[Prediction], before: int, count: int) -> Iterator[
 
 def _info(given: argparse.Namespace) -> int:
     try:
-        model = given.model.read_bytes()
+        model = contract.content(given.model)
         card, export = contract.read(model)
+    except contract.ModelError as error:
+        raise contract.ModelError(f"{given.model} is no classifier that can be used: {error}.") from error
     except OSError as error:
         raise contract.ModelError(f"{given.model} cannot be read: {error.strerror}.") from error
     about = {"classes": card.classes, "task": card.task, "precision": export.precision, "parity": export.parity}

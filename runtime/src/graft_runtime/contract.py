@@ -1,31 +1,37 @@
 """What an exported file says of itself, read before anything in it is run.
 
 The file is an ONNX model. Its metadata properties hold the card of the classifier (CARD), what only an export has
-(EXPORT), the SHA-256 of the graph (DIGEST) and, where it was asked for, the training pictures that `nearest` counts
-(EVIDENCE), all as text. ONNX is protobuf, of which few lines are enough here.
+(EXPORT), the SHA-256 of all else in the file (CHECKSUM) and, where it was asked for, the training pictures that
+`nearest` counts (EVIDENCE), all as text. Files of before have a SHA-256 of their graph alone (DIGEST), which is still
+written for those who read no other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from graft_runtime.card import Card, CardError, dump, parse
+from graft_runtime import protobuf
+from graft_runtime.card import OF_CLASSES, Card, CardError, dump, parse
 
 CONTRACT = 1  # of inputs, outputs and properties; docs/client.md
 CARD, EXPORT, DIGEST, EVIDENCE = "graft.card", "graft.export", "graft.sha256", "graft.evidence"
+CHECKSUM = "graft.checksum"
 IMAGE = "image"  # the input
 OUTPUTS = ("probabilities", "unknown", "logits", "map", "heat", "nearest", "similarity")
 PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, NEAREST, SIMILARITY = OUTPUTS
 
 BASE64 = re.compile("[A-Za-z0-9+/]+={0,2}")
 
-_GRAPH, _PROPERTY, _KEY, _VALUE = 7, 14, 1, 2  # numbers of fields in onnx.proto: of a model, of an entry
-_INITIALIZER, _EXTERNAL = 5, 13  # of a graph, of a tensor
+MOST = 2**31  # bytes of a file: protobuf's limit
+LARGEST = 2**14  # pixels of a side that a network may ask for
 
 
 class ModelError(ValueError):
@@ -63,41 +69,69 @@ def described(model: bytes, card: Card, export: Export, evidence: Sequence[Witne
 
     `evidence` are the training pictures whose rows the output `nearest` gives, in order.
     """
-    told = texts(card, export, evidence) | {DIGEST: digest(model)}
-    pairs = [_entry(_KEY, key.encode()) + _entry(_VALUE, text.encode()) for key, text in told.items()]
-    return model + b"".join(_entry(_PROPERTY, pair) for pair in pairs)
+    # That there is a checksum stands in the file twice, so that it cannot be lost unnoticed.
+    told = texts(card, export, evidence, checksum=CHECKSUM) | {DIGEST: digest(model)}
+    about = b"".join(protobuf.entry(key, text) for key, text in told.items())
+    whole = hashlib.sha256(model)
+    whole.update(about)
+    return b"".join((model, about, protobuf.entry(CHECKSUM, whole.hexdigest())))
 
 
-def texts(card: Card, export: Export, evidence: Sequence[Witness] = ()) -> dict[str, str]:
-    """What any exported file says of itself, each text by its name."""
+def texts(card: Card, export: Export, evidence: Sequence[Witness] = (), **more: str) -> dict[str, str]:
+    """What any exported file says of itself, each text by its name; `more` stands beside the export's entries."""
     shown = {EVIDENCE: json.dumps({"pictures": [asdict(each) for each in evidence]})} if evidence else {}
     export = replace(export, evidence=_sum(shown[EVIDENCE]) if shown else "")
-    return {CARD: dump(card), EXPORT: json.dumps(asdict(export))} | shown
+    return {CARD: dump(card), EXPORT: json.dumps(asdict(export) | more)} | shown
+
+
+def content(path: Path) -> bytes:
+    """The bytes of an exported file. Raises ModelError for what is none by its kind or size, OSError as files do."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe or a device may have no end
+        raise ModelError("it is no regular file but a folder, a pipe or a device")
+    if found.st_size > MOST:
+        raise ModelError(f"it has {found.st_size / 1e9:.1f} GB, and an ONNX file holds 2 GB")
+    return path.read_bytes()
 
 
 def read(model: bytes) -> tuple[Card, Export]:
     """The description of an exported file. Raises ModelError and says what is wrong."""
     try:
-        told = _properties(model)
-        external = any(True for _ in _external(model))
+        told = protobuf.properties(model)
+        external = protobuf.external(model)
     except (ValueError, IndexError, KeyError) as error:
         raise ModelError("it is no ONNX file, or not all of it is there") from error
-    found = understood(told)
+    if missing := [key for key in (CARD, EXPORT) if not told.get(key)]:
+        raise ModelError(f"it has no {missing[0]!r} among its properties, so `graft export` did not write it")
+    if CHECKSUM in told or CHECKSUM in told[EXPORT]:
+        whole = told.get(CHECKSUM) == checksum(model)
+    else:
+        whole = told.get(DIGEST) == digest(model)
+    if not whole:
+        raise ModelError("it is damaged: its content is not what was written. Copy it anew, or export again")
     if external:
         raise ModelError("some of its tensors lie in other files, which an export of graft never does")
-    if told.get(DIGEST) != digest(model):
-        raise ModelError("it is damaged: its graph is not the one that was written. Copy it anew, or export again")
-    return found
+    return understood(told)
 
 
 def understood(told: Mapping[str, str]) -> tuple[Card, Export]:
     """The description in such texts. Raises ModelError and says what is wrong."""
-    if missing := [key for key in (CARD, EXPORT) if not told.get(key)]:
-        raise ModelError(f"it has no {missing[0]!r} among its properties, so `graft export` did not write it")
     try:
-        return parse(told[CARD]), _export(told[EXPORT])
+        card, export = parse(told[CARD]), _export(told[EXPORT])
+        _sound(card)
     except CardError as error:
         raise ModelError(f"its description cannot be used: {error}") from error
+    except (RecursionError, OverflowError) as error:  # of JSON that nests without end, of numbers beyond all
+        raise ModelError("its description cannot be used: it is not what graft writes") from error
+    return card, export
+
+
+def fit(card: Card, shapes: Mapping[str, Sequence[Any]]) -> None:
+    """Raises ModelError where outputs of these shapes are not those of this card; a side may be free, as a name."""
+    for name in (PROBABILITIES, LOGITS, HEAT):
+        shape = shapes.get(name, ())
+        if name in shapes and (len(shape) < 2 or (isinstance(shape[1], int) and shape[1] != len(card.classes))):
+            raise ModelError(f"it names {len(card.classes)} classes, and its output {name!r} has {list(shape)}")
 
 
 def evidence(model: bytes, export: Export) -> tuple[Witness, ...]:
@@ -107,12 +141,12 @@ def evidence(model: bytes, export: Export) -> tuple[Witness, ...]:
     """
     if not export.evidence:
         return ()
-    text = _properties(model).get(EVIDENCE, "")
+    text = protobuf.properties(model).get(EVIDENCE, "")
     if _sum(text) != export.evidence:
         raise ModelError(f"its entry {EVIDENCE!r} is damaged, or not there. Copy the file anew, or export again")
     try:
         return tuple(_witness(**each) for each in json.loads(text)["pictures"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"its entry {EVIDENCE!r} is not what graft writes ({error})") from error
 
 
@@ -126,8 +160,8 @@ def _export(text: str) -> Export:
     if entries["contract"] > CONTRACT:
         raise CardError(f"it has contract {entries['contract']}, this version reads up to {CONTRACT}: please update")
     strays, parity, evidence = entries.get("strays", []), entries.get("parity", {}), entries.get("evidence", "")
-    if not isinstance(strays, list) or not all(isinstance(each, int | float) for each in strays):
-        raise CardError("its strays are no list of numbers")
+    if not isinstance(strays, list) or not all(map(_is_number, strays)) or sorted(strays) != strays:
+        raise CardError("its strays are no list of numbers, the least first")
     if not isinstance(parity, dict) or not isinstance(evidence, str):
         raise CardError("its parity is no table, or its evidence no text")
     return Export(str(entries.get("precision")), tuple(strays), parity, evidence, entries["contract"])
@@ -141,71 +175,52 @@ def _witness(picture: Any, labels: Any, thumbnail: Any) -> Witness:
     return Witness(picture, tuple(labels), thumbnail)
 
 
-def _properties(model: bytes) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for number, entry in _fields(memoryview(model)):
-        if number == _PROPERTY:
-            found = {own: bytes(value) for own, value in _fields(entry)}
-            texts[found[_KEY].decode()] = found.get(_VALUE, b"").decode()
-    return texts
+def _sound(card: Card) -> None:
+    """Raises CardError for numbers and names that no answer can be made of."""
+    classes = len(card.classes)
+    if not classes or card.head.get("classes", classes) != classes:
+        raise CardError(f"it names {classes} classes, and its head is for {card.head.get('classes', 'more')}")
+    for name in (*OF_CLASSES, "sets"):
+        if not all(map(math.isfinite, getattr(card, name))):
+            raise CardError(f"among its {name} are numbers that are none")
+    if not math.isfinite(card.temperature):
+        raise CardError(f"its temperature is {card.temperature}")
+    for name in ("size", "resize"):
+        side = card.preprocess.get(name)
+        if type(side) is not int or not 0 < side <= LARGEST:
+            raise CardError(f"its preprocess has {name} {side!r}, and needs a whole number from 1 to {LARGEST}")
+    try:
+        "".join(card.classes).encode()
+    except UnicodeEncodeError as error:  # halves of characters, which JSON may hold
+        raise CardError("a name of its classes is no text") from error
 
 
-def _external(model: bytes) -> Iterator[memoryview]:
-    """The tensors of the graph that say that their numbers lie elsewhere."""
-    for number, graph in _fields(memoryview(model)):
-        for own, tensor in _fields(graph) if number == _GRAPH else ():
-            if own == _INITIALIZER:
-                yield from (place for part, place in _fields(tensor) if part == _EXTERNAL)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def digest(model: bytes) -> str:
     """SHA-256 of the graph of an ONNX file, hexadecimal."""
     whole = hashlib.sha256()
-    for number, graph in _fields(memoryview(model)):
-        if number == _GRAPH:
+    for number, graph in protobuf.fields(memoryview(model)):
+        if number == protobuf.GRAPH:
             whole.update(graph)
+    return whole.hexdigest()
+
+
+def checksum(model: bytes) -> str:
+    """SHA-256 of all of the file but the entry that holds it, hexadecimal."""
+    view, whole, done = memoryview(model), hashlib.sha256(), 0
+    for number, begin, start, end in protobuf.spans(view):
+        if (
+            number == protobuf.PROPERTY
+            and dict(protobuf.fields(view[start:end])).get(protobuf.KEY) == CHECKSUM.encode()
+        ):
+            whole.update(view[done:begin])
+            done = end
+    whole.update(view[done:])
     return whole.hexdigest()
 
 
 def _sum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, content) of each field that has a length. Raises ValueError or IndexError for what is no message."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        if key & 7 == 0:
-            _, at = _varint(message, at)
-        elif key & 7 in (1, 5):
-            at += 8 if key & 7 == 1 else 4
-        elif key & 7 == 2:
-            length, at = _varint(message, at)
-            yield key >> 3, message[at : at + length]
-            at += length
-        else:
-            raise ValueError("no such kind of field")
-    if at > len(message):
-        raise ValueError("the last field is cut off")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """(number, place after it); seven bits a byte, the lowest first."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-
-
-def _entry(number: int, content: bytes) -> bytes:
-    return _number(number << 3 | 2) + _number(len(content)) + content
-
-
-def _number(value: int) -> bytes:
-    low = value & 127
-    return bytes([low]) if value < 128 else bytes([low | 128]) + _number(value >> 7)

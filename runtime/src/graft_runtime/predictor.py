@@ -52,11 +52,24 @@ class Predictor:
             self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
             raise ModelError(f"ONNX Runtime {onnxruntime.__version__} cannot run it: {error}") from error
-        known = {output.name for output in self.session.get_outputs()}
-        if missing := {PROBABILITIES, UNKNOWN} - known:
+        known = {output.name: output.shape for output in self.session.get_outputs()}
+        if missing := {PROBABILITIES, UNKNOWN} - known.keys():
             raise ModelError(f"it has no output {min(missing)!r}")
-        if self.evidence and (missing := {NEAREST, SIMILARITY} - known):
+        if self.evidence and (missing := {NEAREST, SIMILARITY} - known.keys()):
             raise ModelError(f"it has evidence, and no output {min(missing)!r}")
+        contract.fit(self.card, known)
+        if not isinstance(known[PROBABILITIES][1], int):
+            self.probe()
+
+    def probe(self) -> None:
+        """Run a black picture. Raises ModelError where what comes of it is not what the description says."""
+        side = self.card.preprocess["resize"]
+        names = [output.name for output in self.session.get_outputs()]
+        try:
+            found = self.run(np.zeros((1, side, side, 3), np.uint8), tuple(names))
+        except Exception as error:  # as above
+            raise ModelError(f"it does not run: {type(error).__name__}: {error}") from error
+        contract.fit(self.card, {name: output.shape for name, output in zip(names, found, strict=True)})
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -165,11 +178,12 @@ class Predictor:
 def load(file: str | os.PathLike[str] | bytes, *, threads: int | None = None) -> Predictor:
     """The classifier in a file that `graft export` wrote, or in its bytes; `threads` is all cores unless given.
 
-    Raises ModelError for a file that is damaged, newer than this version, or not one of graft's.
+    Raises ModelError for a file that is damaged, newer than this version, not one of graft's, or whose network does not
+    fit its description. A file of a stranger is a program of a stranger: do not load one.
     """
     name = "The model" if isinstance(file, bytes) else str(file)
     try:
-        return Predictor(file if isinstance(file, bytes) else Path(file).read_bytes(), threads)
+        return Predictor(file if isinstance(file, bytes) else contract.content(Path(file)), threads)
     except OSError as error:
         raise ModelError(f"{name} cannot be read: {error.strerror}. Name a file that `graft export` wrote.") from error
     except ModelError as error:

@@ -4,31 +4,59 @@ const RATE = 0.05; // of pictures of known classes that may be called unknown
 const UNSURE = 0.5; // the threshold of a label that has none of its own
 const LONGEST = 4; // times the short side; what is beyond is not looked at
 
+const CUT = "it is no ONNX file, or not all of it is there";
+const DAMAGED = "the model is damaged: its content is not what was written. Copy it anew, or export again";
+
 // The properties of an ONNX file, which is protobuf: field 14, entries of key (1) and value (2).
 function* fields(bytes) {
   let at = 0;
   const varint = () => {
     let value = 0;
     for (let factor = 1; ; factor *= 128) {
+      if (at >= bytes.length) throw new Error(CUT);
       const byte = bytes[at++];
       value += (byte & 127) * factor;
       if (byte < 128) return value;
     }
   };
   while (at < bytes.length) {
-    const key = varint();
-    if (key % 8 === 0) varint();
-    else if (key % 8 === 2) {
+    const begin = at, key = varint(), kind = key % 8;
+    if (kind === 0) varint();
+    else if (kind === 2) {
       const length = varint();
-      yield [Math.floor(key / 8), bytes.subarray(at, (at += length))];
-    } else at += key % 8 === 1 ? 8 : 4;
+      yield [Math.floor(key / 8), bytes.subarray(at, (at += length)), begin];
+    } else if (kind === 1 || kind === 5) at += kind === 1 ? 8 : 4;
+    else throw new Error(CUT);
+  }
+  if (at > bytes.length) throw new Error(CUT);
+}
+
+const text = (bytes) => new TextDecoder().decode(bytes);
+
+/** [key, value, where it begins, where it ends] of each property. */
+function* entries(model) {
+  for (const [number, content, begin] of fields(model)) {
+    if (number !== 14) continue;
+    const entry = new Map(fields(content));
+    yield [text(entry.get(1)), text(entry.get(2)), begin, content.byteOffset - model.byteOffset + content.length];
   }
 }
 
-function properties(model) {
-  const text = (bytes) => new TextDecoder().decode(bytes);
-  const entries = [...fields(model)].filter(([number]) => number === 14).map(([, entry]) => new Map(fields(entry)));
-  return Object.fromEntries(entries.map((entry) => [text(entry.get(1)), text(entry.get(2))]));
+const properties = (model) => Object.fromEntries(entries(model));
+
+/**
+ * Nothing, once the bytes of a file are known to be those that were written; an Error where they are not. Files of
+ * before have no checksum, and a page that came without https has no means to work one out: these pass.
+ */
+export async function intact(model) {
+  const found = [...entries(model)].find(([key]) => key === "graft.checksum");
+  if (!found && !properties(model)["graft.export"]?.includes("graft.checksum")) return;
+  if (!globalThis.crypto?.subtle) return;
+  const [, told, begin, end] = found ?? [null, "", 0, 0];
+  const parts = [model.subarray(0, begin), model.subarray(end)];
+  const rest = parts[1].length ? new Uint8Array(await new Blob(parts).arrayBuffer()) : parts[0];
+  const sum = Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", rest)), (byte) => byte.toString(16).padStart(2, "0"));
+  if (told !== sum.join("")) throw new Error(DAMAGED);
 }
 
 /**
@@ -40,8 +68,11 @@ export function described(model) {
   if (!about["graft.card"]) throw new Error("`graft export` did not write this file");
   const { strays, precision } = JSON.parse(about["graft.export"]);
   const rank = Math.ceil(Math.round((strays.length + 1) * (1 - RATE) * 1e9) / 1e9);
+  const card = JSON.parse(about["graft.card"]), { classes, thresholds = [] } = card;
+  if (new Set(classes).size !== classes.length || ![0, classes.length].includes(thresholds.length))
+    throw new Error("its classes and thresholds do not fit each other");
   return {
-    card: JSON.parse(about["graft.card"]),
+    card,
     limit: strays[rank - 1] ?? Infinity,
     evidence: JSON.parse(about["graft.evidence"] ?? '{"pictures": []}').pictures,
     precision,
@@ -53,7 +84,9 @@ export const wanted = ({ evidence }) => ["probabilities", "unknown", ...(evidenc
 
 /** The answer for one picture from what the file says of it: for each output that is `wanted` a tensor, {data}. */
 export function decided({ card, limit, evidence }, said) {
-  const chances = Array.from(said.probabilities.data, Number), { classes, thresholds } = card;
+  const chances = Array.from(said.probabilities.data, Number), { classes, thresholds = [] } = card;
+  if (chances.length !== classes.length)
+    throw new Error(`the file names ${classes.length} classes, and its network has ${chances.length}`);
   const order = chances.map((_, at) => at).sort((one, other) => chances[other] - chances[one]);
   const unknown = said.unknown.data[0] > limit;
   const several = card.task === "multilabel";

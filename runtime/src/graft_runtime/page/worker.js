@@ -1,6 +1,6 @@
 // The model at work in a thread of its own, so that the page stays quick: bytes of a picture to its answer.
 import * as ort from "./ort.wasm.bundle.min.mjs";
-import { area, decided, described, wanted } from "./contract.js";
+import { area, decided, described, intact, wanted } from "./contract.js";
 
 const WASM = "ort-wasm-simd-threaded.wasm", MODEL = "model.onnx";
 const MOST_PIXELS = 64_000_000; // as graft-runtime
@@ -18,8 +18,10 @@ async function begin() {
   const [binary, model] = await fetched([WASM, MODEL]);
   Object.assign(ort.env, { logLevel: "error" });
   Object.assign(ort.env.wasm, { wasmBinary: binary, numThreads: 1 }); // threads would need special headers of the host
+  await intact(model);
   about = described(model);
   session = await ort.InferenceSession.create(model);
+  await tried();
   const { card, limit, precision } = about;
   return {
     name: card.data?.root || card.backbone.name,
@@ -36,6 +38,13 @@ async function begin() {
     limits: { bytes: 256 * 2 ** 20, pixels: MOST_PIXELS, images: 1 },
     licences: { ...card.licences, "onnxruntime-web": "MIT" },
   };
+}
+
+/** A black picture, so that a file whose network does not fit its classes is told before there is any answer. */
+async function tried() {
+  const side = about.card.preprocess.resize;
+  const image = new ort.Tensor("uint8", new Uint8Array(side * side * 3), [1, side, side, 3]);
+  decided(about, await session.run({ image }, wanted(about)));
 }
 
 /** SHA-256 of a file, empty on a page that came without https: browsers keep their digests from it. */

@@ -22,7 +22,7 @@ from graft_runtime.contract import PROBABILITIES, UNKNOWN
 from graft_runtime.decide import RATE
 from graft_runtime.image import ImageError
 from graft_runtime.serve import answers, asked, corrections, kserve, metrics, openapi
-from graft_runtime.serve.asked import Asked, Room
+from graft_runtime.serve.asked import Asked
 from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.decoders import Decoders
 from graft_runtime.serve.guard import Guard, log
@@ -30,6 +30,7 @@ from graft_runtime.serve.line import Line
 from graft_runtime.serve.metrics import Metrics
 from graft_runtime.serve.model import Model, Served
 from graft_runtime.serve.refusal import Refusal
+from graft_runtime.serve.room import Room
 from graft_runtime.serve.work import Judged, Work
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -61,8 +62,8 @@ class Desk:
         coverage = answers.share(query["coverage"], "coverage") if "coverage" in query else None
         unknown = answers.share(query.get("unknown", str(RATE)), "unknown")
         heat = query.get("heat", "0") not in ("0", "", "false")
-        with self.room.share() as take:
-            pictures = await asked.pictures(request, self.bounds, take)
+        with self.room.share(request.client) as share:
+            pictures = await asked.pictures(request, self.bounds, share)
             self._note(request, pictures)
             judged = await _while_there(request, self.work.judge(served, pictures, answers.wanted(served, heat)))
         told = [self._prediction(served, each, coverage, unknown, heat) for each in judged]
@@ -77,8 +78,8 @@ class Desk:
         """POST /v1/corrections."""
         if self.corrections is None:
             raise Refusal(404, "closed", "This server keeps no pictures: it was started without --corrections FOLDER.")
-        with self.room.share() as take:
-            form = await asked.fields(request, self.bounds, take)
+        with self.room.share(request.client) as share:
+            form = await asked.fields(request, self.bounds, share)
             files = [value for name, value in form if name == "image" and isinstance(value, Asked)]
             labels = [value for name, value in form if name == "label" and isinstance(value, str)]
             if len(files) != 1 or len(labels) != 1:
@@ -113,8 +114,8 @@ class Desk:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         served = self._named(request)
-        with self.room.share() as take:
-            body = await asked.body(request, self.bounds, take)
+        with self.room.share(request.client) as share:
+            body = await asked.body(request, self.bounds, share)
             wish = await asyncio.to_thread(kserve.wish, body, request.headers, self.bounds)
             self._note(request, wish.files)
             outputs = answers.wanted(served, heat=False)
@@ -145,6 +146,9 @@ class Desk:
         served, name = self.model.served, request.path_params["name"]
         if name != served.name:
             raise Refusal(404, "no_model", f"There is no model {name!r}; this server has {served.name!r}.")
+        version = request.path_params.get("version", served.version)
+        if version != served.version:  # that of before a reload, perhaps
+            raise Refusal(404, "no_version", f"There is no version {version!r}; this server has {served.version!r}.")
         return served
 
     def _prediction(
@@ -200,21 +204,26 @@ def application(
 
 
 def _routes(desk: Desk) -> list[Route]:
-    model, files = "/v2/models/{name}", StaticFiles(directory=PAGE, html=True)
+    files, model = StaticFiles(directory=PAGE, html=True), "/v2/models/{name}"
     return [
         Route("/v1/model", desk.about),
         Route("/v1/predict", desk.predict, methods=["POST"]),
         Route("/v1/corrections", desk.correct, methods=["POST"]),
         Route("/v2", desk.server),
         *(Route(path, desk.alive) for path in ("/v2/health/live", "/v2/health/ready")),
-        Route(model, desk.described),
-        Route(f"{model}/ready", desk.ready),
-        Route(f"{model}/infer", desk.infer, methods=["POST"]),
+        *(Route(path, desk.described) for path in _each(model)),
+        *(Route(f"{path}/ready", desk.ready) for path in _each(model)),
+        *(Route(f"{path}/infer", desk.infer, methods=["POST"]) for path in _each(model)),
         Route("/metrics", desk.counted),
         Route("/openapi.json", desk.documented),
         Route("/answerer.js", lambda request: FileResponse(PAGE / "ask-server.js")),
         *(Route(path, files) for path in ("/", "/{file}")),  # not a mount, which would take any method of any path
     ]
+
+
+def _each(model: str) -> tuple[str, str]:
+    """Where a model is asked for: by its name alone, and with the version that its metadata names."""
+    return model, f"{model}/versions/{{version}}"
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, list[Judged]]) -> list[Judged]:

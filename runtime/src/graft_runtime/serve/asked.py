@@ -6,8 +6,7 @@ import asyncio
 import binascii
 import json
 from base64 import b64decode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +15,14 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from graft_runtime.serve import packing
 from graft_runtime.serve.bounds import MB, Bounds
 from graft_runtime.serve.refusal import Refusal
+from graft_runtime.serve.room import Share
 
 FORM, JSON = "multipart/form-data", "application/json"
 MARKS = 1_000_000  # commas and brackets of a JSON: it is read in one go, for which all others wait, 0.2 s
 EXAMPLE = '{"images": ["<base64>"]}'
-
-Take = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -34,40 +33,16 @@ class Asked:
     data: bytes
 
 
-class Room:
-    """The bytes that all requests under way hold together."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
-
-    @contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
-        """What one request takes, piece by piece, until it is answered; taking raises Refusal where no room is left."""
-        taken = 0
-
-        def take(size: int) -> None:
-            nonlocal taken
-            if self.held + size > self.most:
-                raise Refusal(503, "busy", "The server holds as many pictures as it can. Try again soon.", retry=1)
-            self.held += size
-            taken += size
-
-        try:
-            yield take
-        finally:
-            self.held -= taken
-
-
-async def pictures(request: Request, bounds: Bounds, take: Take) -> list[Asked]:
+async def pictures(request: Request, bounds: Bounds, share: Share) -> list[Asked]:
     """The pictures of a request. Raises Refusal."""
     kind = _kind(request)
     if kind == FORM:
-        form = await fields(request, bounds, take)
+        form = await fields(request, bounds, share)
         found = [each for _, each in form if isinstance(each, Asked)]
     elif kind == JSON:
-        found = await asyncio.to_thread(_from_json, await body(request, bounds, take), bounds)
+        found = await asyncio.to_thread(_from_json, await body(request, bounds, share), bounds)
     else:
-        found = [Asked("picture 0", await body(request, bounds, take))]
+        found = [Asked("picture 0", await body(request, bounds, share))]
     if not found or not any(each.data for each in found):
         raise Refusal(
             400, "empty", f"There is no picture in the request: send its bytes, files in a form, or {EXAMPLE}."
@@ -75,13 +50,13 @@ async def pictures(request: Request, bounds: Bounds, take: Take) -> list[Asked]:
     return found
 
 
-async def body(request: Request, bounds: Bounds, take: Take) -> bytes:
+async def body(request: Request, bounds: Bounds, share: Share) -> bytes:
     """The whole body. Raises Refusal."""
-    async with _in_time(bounds):
-        return b"".join([chunk async for chunk in _chunks(request, bounds, take)])
+    async with share.arriving(bounds.body):
+        return b"".join([chunk async for chunk in _chunks(request, bounds, share)])
 
 
-async def fields(request: Request, bounds: Bounds, take: Take) -> list[tuple[str, Asked | str]]:
+async def fields(request: Request, bounds: Bounds, share: Share) -> list[tuple[str, Asked | str]]:
     """The fields of a form and its files, in memory alone. Raises Refusal."""
     if _kind(request) != FORM:
         raise Refusal(415, "wrong_type", f"This takes a form with files: Content-Type {FORM}.")
@@ -89,11 +64,11 @@ async def fields(request: Request, bounds: Bounds, take: Take) -> list[tuple[str
     if told not in (b"utf-8", b"utf8"):  # some codecs of Python take minutes, or make what is no text
         raise Refusal(400, "wrong_form", "The form cannot be read: its names and labels have to be UTF-8.")
     parser = MultiPartParser(
-        request.headers, _chunks(request, bounds, take), max_files=bounds.images, max_fields=8, max_part_size=MB
+        request.headers, _chunks(request, bounds, share), max_files=bounds.images, max_fields=8, max_part_size=MB
     )
     parser.spool_max_size = bounds.bytes + 1  # never a file on the disk
     try:
-        async with _in_time(bounds):
+        async with share.arriving(bounds.body):
             form = await parser.parse()
     except MultiPartException as error:
         raise _of_form(error, bounds) from error
@@ -107,27 +82,18 @@ async def fields(request: Request, bounds: Bounds, take: Take) -> list[tuple[str
     return found
 
 
-async def _chunks(request: Request, bounds: Bounds, take: Take) -> AsyncGenerator[bytes, None]:
-    """The body as it comes, as long as it is not too much."""
+async def _chunks(request: Request, bounds: Bounds, share: Share) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, unpacked, as long as it is not too much."""
     most = bounds.bytes * 4 // 3 + MB if _kind(request) == JSON else bounds.bytes
     if _told_size(request) > most:
         raise _too_large(bounds)
     size = 0
-    async for chunk in request.stream():
-        take(len(chunk))
+    async for chunk in packing.unpacked(request.stream(), request.headers.get("content-encoding", "")):
+        share.take(len(chunk))
         size += len(chunk)
         if size > most:
             raise _too_large(bounds)
         yield chunk
-
-
-@asynccontextmanager
-async def _in_time(bounds: Bounds) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(bounds.body):
-            yield
-    except TimeoutError as error:
-        raise Refusal(408, "too_slow", f"The request did not arrive within {bounds.body:g} seconds.") from error
 
 
 def _told_size(request: Request) -> int:

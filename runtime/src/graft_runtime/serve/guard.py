@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import json
 import logging
@@ -60,11 +61,8 @@ class Guard:
         scope["app"] = self  # else Starlette answers for itself what it has no route for
         try:
             self._admit(scope)
-            self.working += 1
-            try:
-                await self.app(scope, receive, answer)
-            finally:
-                self.working -= 1
+            with _Whole(self, receive) as whole:
+                await self.app(scope, whole if scope["method"] == "POST" else receive, answer)
         except* Refusal as group:
             await answer.refuse(_first(group), scope["path"])
         except* HTTPException as group:
@@ -73,8 +71,7 @@ class Guard:
             answer.status = GONE
         except* Exception as group:
             note["error"] = "".join(traceback.format_exception(_first(group)))
-            text = "The server failed at this request; its log says why. The next request is not harmed."
-            await answer.refuse(Refusal(500, "failed", text), scope["path"])
+            await answer.refuse(_failed(_first(group)), scope["path"])
         self._noted(scope, answer.status, time.perf_counter() - began, note)
 
     def _admit(self, scope: Scope) -> None:
@@ -93,7 +90,12 @@ class Guard:
             return
         if self.token and not _shown(headers.get("authorization", ""), self.token):
             raise Refusal(401, "no_token", "Send the server's token: Authorization: Bearer TOKEN.")
-        if scope["method"] == "POST" and self.working >= self.bounds.requests:
+        if scope["method"] == "POST":
+            self.check()
+
+    def check(self) -> None:
+        """Raises Refusal where as many requests are under way as may be: those of which all has arrived."""
+        if self.working >= self.bounds.requests:
             raise Refusal(429, "busy", f"{self.working} requests are under way already. Try again later.", retry=1)
 
     def _noted(self, scope: Scope, status: int, seconds: float, note: dict[str, Any]) -> None:
@@ -103,6 +105,27 @@ class Guard:
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "method": scope["method"], "path": scope["path"][:200]}
         line |= {"status": status, "milliseconds": round(1000 * seconds, 1)}
         log.log(logging.ERROR if status == 500 else logging.INFO, json.dumps(line | note))
+
+
+class _Whole:
+    """A request as it is received, which takes one of the places from when all of it is there: waiting takes none."""
+
+    def __init__(self, guard: Guard, receive: Receive) -> None:
+        self._guard, self._receive, self._counts = guard, receive, False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body") and not self._counts:
+            self._guard.check()
+            self._guard.working += 1
+            self._counts = True
+        return message
+
+    def __enter__(self) -> _Whole:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._guard.working -= self._counts
 
 
 class _Answer:
@@ -157,6 +180,16 @@ def _known(error: HTTPException) -> Refusal:
     """What Starlette refuses: a path or method that is not there."""
     code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
     return Refusal(error.status_code, code, f"{error.detail}. GET /openapi.json lists what there is.")
+
+
+def _failed(error: BaseException) -> Refusal:
+    """What nobody foresaw, and what passes: no more files for this process, or for the machine."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        text = "The server has as many files and connections open as the system allows. Try again soon."
+        return Refusal(503, "busy", text, retry=1)
+    return Refusal(
+        500, "failed", "The server failed at this request; its log says why. The next request is not harmed."
+    )
 
 
 def _without_address(scope: Scope) -> None:

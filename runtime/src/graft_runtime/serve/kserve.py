@@ -37,7 +37,7 @@ def about(served: Served) -> dict[str, Any]:
     classes = len(served.predictor.classes)
     return {
         "name": served.name,
-        "versions": [served.sha256[:12]],
+        "versions": [served.version],
         "platform": "graft_onnx",
         "inputs": [
             {"name": IMAGE, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
@@ -90,7 +90,7 @@ def reply(served: Served, asked: Wish, tensors: Mapping[str, NDArray[Any] | list
         else:
             entry["data"] = values if texts else values.ravel().tolist()
         outputs.append(entry)
-    head = {"model_name": served.name, "model_version": served.sha256[:12], "outputs": outputs}
+    head = {"model_name": served.name, "model_version": served.version, "outputs": outputs}
     text = json.dumps(head | ({"id": asked.id} if asked.id else {})).encode()
     if not tail:
         return text, {"content-type": "application/json"}

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from graft_runtime.contract import HEAT, PROBABILITIES, UNKNOWN, ModelError
+from graft_runtime.contract import HEAT, ModelError
 from graft_runtime.predictor import Predictor, load
 
 EVERY = 1.0  # seconds between two looks at the file
@@ -30,6 +28,11 @@ class Served:
     def sha256(self) -> str:
         """That of the file, as any program tells it."""
         return self.predictor.identity
+
+    @property
+    def version(self) -> str:
+        """What the Open Inference Protocol knows it by: a new file is a new version."""
+        return self.sha256[:12]
 
     @property
     def about(self) -> dict[str, Any]:
@@ -83,10 +86,9 @@ def opened(path: Path, threads: int | None = None) -> Served:
     """The model in a file that `graft export` wrote, warmed up. Raises ModelError."""
     predictor = load(path, threads=threads)
     try:
-        side = predictor.card.preprocess["resize"]
-        predictor.run(np.zeros((1, side, side, 3), np.uint8), (PROBABILITIES, UNKNOWN))
-    except Exception as error:  # ONNX Runtime has some ten kinds of its own, without a common ancestor
-        raise ModelError(f"{path} does not run: {type(error).__name__}: {error}") from error
+        predictor.probe()
+    except ModelError as error:
+        raise ModelError(f"{path} is no classifier that can be used: {error}.") from error
     outputs = frozenset(output.name for output in predictor.session.get_outputs())
     name = path.stem.encode(errors="replace").decode()  # not every name of a file is text
     return Served(name, predictor, outputs)

@@ -16,6 +16,7 @@ class Refusal(Exception):
     def headers(self) -> dict[str, str]:
         """What goes before the body."""
         asked = {"www-authenticate": "Bearer"} if self.status == 401 else {}
+        asked |= {"accept-encoding": "gzip, deflate"} if self.code == "wrong_encoding" else {}
         asked |= {"connection": "close"} if self.code == "wrong_http" else {}  # where the next begins nobody knows
         return asked | ({} if self.retry is None else {"retry-after": str(self.retry)})
 

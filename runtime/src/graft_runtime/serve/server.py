@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -24,6 +24,9 @@ from graft_runtime.serve.protocol import MOST_HEADERS, impatient
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 GRACE = 30  # seconds that requests under way get when the server is asked to end
+BACKLOG = 2048  # connections that the system holds until they are accepted
+TOGETHER = 16  # that are accepted in one go: asyncio would take a whole backlog before it hears that there are too many
+SPARE = 128  # open files beside connections: those of decoders, of the model, of answers
 SHORT = 16  # characters that a token has at least
 
 
@@ -64,7 +67,7 @@ def serve(
             f"A token has at least {SHORT} ASCII characters without spaces. Leave it out to have one made."
         )
     listening = _listening(host, port)
-    _open_many(limits.connections)
+    limits = replace(limits, connections=_open_many(limits.connections))
     sys.set_int_max_str_digits(640)  # a JSON of longer numbers takes quadratic time
     with contextlib.closing(listening):
         if corrections:
@@ -92,6 +95,7 @@ def configured(app: Guard, bounds: Bounds) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=MOST_HEADERS,
+        backlog=TOGETHER,
         timeout_graceful_shutdown=GRACE,
     )
 
@@ -105,6 +109,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(BACKLOG)  # asyncio has just told the system to hold no more than are accepted in one go
         self.told()
 
     @contextlib.contextmanager
@@ -140,7 +146,7 @@ def _listening(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # elsewhere it would let two servers share a port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(found[4])
-        listening.listen(2048)
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         text = f"The server cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or 0 for any."
@@ -148,14 +154,17 @@ def _listening(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _open_many(connections: int) -> None:
-    """Allow as many open files as connections need; a server out of them accepts nobody, again and again."""
+def _open_many(connections: int) -> int:
+    """How many connections there may be, with as many open files as they need; a server out of these accepts nobody."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = hard if hard != resource.RLIM_INFINITY else max(soft, 2 * connections)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(2 * connections, most)), hard))
+        allowed = max(soft, min(2 * connections, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        return min(connections, max(allowed - SPARE, allowed // 4))
+    return connections
 
 
 def _own_address() -> str:

@@ -7,11 +7,12 @@ import { pathToFileURL } from "node:url";
 const folder = resolve(process.argv[2]);
 const own = (name) => import(pathToFileURL(join(folder, name)).href);
 const ort = await own("ort.wasm.bundle.min.mjs");
-const { decided, described, wanted } = await own("contract.js");
+const { decided, described, intact, wanted } = await own("contract.js");
 
 Object.assign(ort.env, { logLevel: "error" });
 Object.assign(ort.env.wasm, { wasmBinary: readFileSync(join(folder, "ort-wasm-simd-threaded.wasm")), numThreads: 1 });
 const model = readFileSync(join(folder, "model.onnx"));
+await intact(model);
 const about = described(model), session = await ort.InferenceSession.create(model);
 
 let waiting = [], there = 0;

@@ -225,7 +225,7 @@ def _refused(why: str, int8: bool, given: Evidence, runtime: str) -> str:
 
 def _is_export(path: Path) -> bool:
     try:
-        contract.read(path.read_bytes())
+        contract.read(contract.content(path))
     except ModelError:
         return program.is_ours(path)
     return True

@@ -94,7 +94,7 @@ def opened(content: bytes) -> tuple[Answers, Run, str]:
 
 def is_ours(path: Path) -> bool:
     """Whether the file is such a program, written by graft."""
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):  # a pipe would be waited for
         return False
     with zipfile.ZipFile(path) as file:
         return any(name.endswith(f"/extra/{CARD}") for name in file.namelist())
