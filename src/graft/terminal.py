@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import typer
 from graft import show
 from graft.errors import GraftError, UsageError
 from graft.progress import unwatched, watched
+from graft_runtime import plain
 
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
 
@@ -59,7 +59,7 @@ def watching(quiet: bool) -> Any:
 
 def printed(value: Any, as_json: bool, otherwise: Any) -> None:
     if as_json:
-        print(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
+        print(plain.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
     else:
         otherwise()
 

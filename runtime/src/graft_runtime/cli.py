@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from graft_runtime import contract, table
+from graft_runtime import contract, plain, table
 from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
 
@@ -91,7 +90,7 @@ def _predict(given: argparse.Namespace) -> int:
         return _written(model, list(map(str, paths)), given)
     told = _Counted(model.stream(paths, coverage=given.coverage, unknown=given.unknown))
     if given.json:
-        print(json.dumps([each.as_dict() for each in told], indent=2))
+        print(plain.dumps([each.as_dict() for each in told], indent=2))
     else:
         for each in told:
             print(_line(each))
@@ -147,7 +146,7 @@ def _info(given: argparse.Namespace) -> int:
         raise contract.ModelError(f"{given.model} cannot be read: {error.strerror}.") from error
     about = {"classes": card.classes, "task": card.task, "precision": export.precision, "parity": export.parity}
     about |= {"evidence": len(contract.evidence(model, export))}
-    print(json.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
+    print(plain.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
     return 0
 
 

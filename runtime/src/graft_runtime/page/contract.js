@@ -2,6 +2,7 @@
 
 const RATE = 0.05; // of pictures of known classes that may be called unknown
 const UNSURE = 0.5; // the threshold of a label that has none of its own
+const NO_NUMBER = "the network gave no number"; // as graft_runtime.decide
 const LONGEST = 4; // times the short side; what is beyond is not looked at
 
 // The properties of an ONNX file, which is protobuf: field 14, entries of key (1) and value (2).
@@ -54,6 +55,7 @@ export const wanted = ({ evidence }) => ["probabilities", "unknown", ...(evidenc
 /** The answer for one picture from what the file says of it: for each output that is `wanted` a tensor, {data}. */
 export function decided({ card, limit, evidence }, said) {
   const chances = Array.from(said.probabilities.data, Number), { classes, thresholds } = card;
+  if (![...chances, said.unknown.data[0]].every(Number.isFinite)) return { fault: NO_NUMBER, best: 0 };
   const order = chances.map((_, at) => at).sort((one, other) => chances[other] - chances[one]);
   const unknown = said.unknown.data[0] > limit;
   const several = card.task === "multilabel";

@@ -157,7 +157,9 @@ def _node(folder: Path) -> Iterator[Callable[[NDArray[np.uint8]], Prediction]]:
                 if not line:
                     said.seek(0)
                     raise ExportError(f"{PACKAGE} cannot run the export in Node: {_last(said.read().decode())}")
-                return Prediction("", _answer(json.loads(line)))
+                said_of = json.loads(line)
+                fault = said_of.get("fault", "")
+                return Prediction("", None if fault else _answer(said_of), fault)
 
             try:
                 yield judged
