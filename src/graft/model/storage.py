@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,12 +183,9 @@ def claimed(folder: Path, *, force: bool) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Clear up after a run that was killed while it wrote; a classifier that it had moved aside comes back."""
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?")
-    for left in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name) and path.is_dir()]:
-        names = {path.name for path in left.iterdir()}
-        if left.suffix == ".old" and not folder.exists() and set(ALWAYS) <= names <= set(FILES):
-            left.rename(folder)
-        elif names <= set(FILES):
+    whole.bring_back(folder, ALWAYS, FILES)
+    for left in whole.left_of(folder):
+        if {path.name for path in left.iterdir()} <= set(FILES):
             shutil.rmtree(left)
 
 
