@@ -247,6 +247,18 @@ def test_importing_graft_is_light() -> None:
     assert not done.stdout.split(), f"`import graft` also imports {done.stdout.strip()}: seconds before any work"
 
 
+def test_text_goes_out_in_one_place() -> None:
+    """Names of files and classes would be obeyed by a terminal; graft.progress prints words of ours alone."""
+    breaches = {
+        f"{module.name}:{node.lineno}": "prints: say it with graft_runtime.terminal.say"
+        for module in modules().values()
+        if module.name not in ("graft_runtime.terminal", "graft.progress")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert_kept("print", breaches)
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 

@@ -63,13 +63,13 @@ def last(self, keys, rows):
 Store.add = last
 """
 KILLED_IN_SAVING = """
-from pathlib import Path
+from graft.model import whole
 import os, signal
-rename = Path.rename
-def last(self, target):
-    rename(self, target)
+replace = whole._replace
+def last(fresh, place):
+    replace(fresh, place)
     os.kill(os.getpid(), signal.SIGKILL)
-Path.rename = last
+whole._replace = last
 """
 NO_SOCKET = """
 import socket
@@ -452,6 +452,39 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: Path
     os.close(reader)
     _, told = run.communicate(timeout=120)
     assert (run.returncode, told) == (0, "")
+
+
+@pytest.mark.slow
+def test_names_of_files_and_classes_give_the_terminal_no_orders(photos: Path, tmp_path: Path) -> None:
+    """They colour, clear and rename it, and turn words round; so does nothing that graft prints or writes."""
+    evil, place, orders = "<b>\x1b[31mr\x9b2J\u202e", tmp_path / "photos", set("\x1b\x9b\u202e")
+    for folder in photos.iterdir():  # with control characters it would be refused
+        shutil.copytree(folder, place / f"{folder.name}<b>\u202e")
+    photo = next(place.glob("*/*.png"))
+    broken = photo.with_name(f"broken{evil}\n.png")
+    broken.write_bytes(b"none")
+    model = tmp_path / "model"
+    for words in (
+        ["fit", place, "-o", model, "--strategy", QUICK],
+        ["predict", model, photo, broken],
+        ["predict", model, photo, broken, "--json"],
+        ["predict", model, photo, broken, "-o", tmp_path / "a.csv"],
+        ["evaluate", model, place],
+        ["explain", model, photo, broken, "-o", tmp_path / f"why{evil}"],
+        ["update", model, "-o", tmp_path / "2", "--rename", f"{photo.parent.name}=x<b>", "--no-report"],
+        ["compare-runs", model, tmp_path / "2"],
+        ["predict", model, tmp_path / evil],
+    ):
+        said = graft(*words)
+        assert said.exception is None or isinstance(said.exception, SystemExit), (words, said.exception)
+        assert not orders & set(said.output), words
+        assert "\n.png" not in said.output
+        assert said.exit_code == 3 * (words[-1] == tmp_path / evil), said.output
+    for name in ("README.md", "report.html"):
+        text = (model / name).read_text()
+        assert f"{photo.parent.name.partition('<')[0]}&lt;b&gt;" in text
+        assert "<b>\x1b" not in text
+    assert not orders & set((model / "README.md").read_text())
 
 
 def test_a_terminal_that_cannot_show_a_letter_shows_an_escape(

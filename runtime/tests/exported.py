@@ -51,6 +51,12 @@ def file(export: Export | None = None, **changes: object) -> bytes:
     return described(model(), card(**changes), export or Export(strays=strays))
 
 
+def without_numbers() -> bytes:
+    """A file that divides by 0 where an image is black."""
+    graph = GRAPH.replace("float one = {1.0}", "float one = {0.0}")
+    return described(parser.parse_model(graph).SerializeToString(), card(), Export())
+
+
 def with_external_data() -> bytes:
     found = onnx.load_from_string(model())
     tensor = found.graph.initializer[0]

@@ -12,6 +12,7 @@ import typer
 from graft import scores, show
 from graft.errors import UsageError
 from graft.terminal import AsJson, Force, Quiet, loading, printed, told_of, watching
+from graft_runtime.terminal import say
 
 MOST = 20  # classes in the table; all that changed come first
 
@@ -72,7 +73,7 @@ def update(
             watch=watching(quiet),
         )
         made = classifier.report | {"model": str(output) if output else None}
-        printed(made, as_json, lambda: updated(made, output))
+        printed(made, as_json, lambda made: updated(made, output))
 
 
 def _pair(text: str, classes: Sequence[str], option: str, form: str) -> tuple[str, str]:
@@ -109,38 +110,38 @@ def updated(report: Mapping[str, Any], output: Path | None) -> None:
     """The closing summary of `graft update`."""
     told = report["update"]
     for old, new in told["rename"].items():
-        print(f"  renamed      {old} is now called {new}")
+        say(f"  renamed      {old} is now called {new}")
     if "effect" in told:
         _changed(told)
         _effect(told["effect"])
         scores.score(report["evaluation"])
         spent = ", ".join(f"{what} {seconds:.1f}" for what, seconds in report["seconds"].items() if seconds >= 0.05)
-        print(f"  trained on   {report['data']['train']:,} pictures of {len(report['classes'])} classes")
-        print(f"  head         {report['head']['name']}, solved anew on all of them")
-        print(f"  time         {sum(report['seconds'].values()):.1f} s ({spent})")
+        say(f"  trained on   {report['data']['train']:,} pictures of {len(report['classes'])} classes")
+        say(f"  head         {report['head']['name']}, solved anew on all of them")
+        say(f"  time         {sum(report['seconds'].values()):.1f} s ({spent})")
         show.findings(report["data"])
     else:
-        print("  numbers      not one is changed")
+        say("  numbers      not one is changed")
     if output is None:
-        print("\nNothing was written. Next:  the same command with -o model2/")
+        say("\nNothing was written. Next:  the same command with -o model2/")
         return
-    print(f"  saved in     {output}")
+    say(f"  saved in     {output}")
     if (output / show.PAGE).is_file():
-        print(f"  report       {output / show.PAGE}")
-    print(f"\nNext:  graft predict {quote(str(output))} photo.jpg")
+        say(f"  report       {output / show.PAGE}")
+    say(f"\nNext:  graft predict {quote(str(output))} photo.jpg")
 
 
 def _changed(told: Mapping[str, Any]) -> None:
     for new, parts in told["merge"].items():
-        print(f"  merged       {' and '.join(parts)} into {new}")
+        say(f"  merged       {' and '.join(parts)} into {new}")
     for name in told["remove"]:
-        print(f"  removed      {name}")
+        say(f"  removed      {name}")
     if told["corrected"] is not None:
-        print(f"  corrected    {told['corrected']:,} labels are not what they were")
+        say(f"  corrected    {told['corrected']:,} labels are not what they were")
     for name, count in told["added"].items():
-        print(f"  added        {count['train']:,} pictures of {name} to train on, {count['test']:,} to test on")
+        say(f"  added        {count['train']:,} pictures of {name} to train on, {count['test']:,} to test on")
     if told["known_already"]:
-        print(
+        say(
             f"  known        {told['known_already']:,} of the added pictures were there before, and stay where they are"
         )
 
@@ -149,17 +150,17 @@ def _effect(effect: Mapping[str, Any]) -> None:
     """How the old classes fare, on the old test pictures."""
     whole = effect["whole"]
     if whole is None:
-        print("\nBefore and after cannot be compared: no test picture of before is left.")
+        say("\nBefore and after cannot be compared: no test picture of before is left.")
         return
     named = "mean average precision" if whole["metric"] != "accuracy" else "right"
     verdict = "not distinguishable from before" if whole["verdict"] not in ("better", "worse") else whole["verdict"]
-    print(f"\nOld test pictures ({whole['shared']:,}): {whole['second']:.1%} {named} before, ", end="")
-    print(f"{whole['first']:.1%} after: {verdict}\n")
+    say(f"\nOld test pictures ({whole['shared']:,}): {whole['second']:.1%} {named} before, ", end="")
+    say(f"{whole['first']:.1%} after: {verdict}\n")
     classes = sorted(effect["classes"], key=lambda each: (each["verdict"] != "worse", each["first"] - each["second"]))
     width = max((len(each["name"]) for each in classes), default=0)
-    print(f"  {'class':<{width}}  {'before':>7}  {'after':>7}  {'gained':>6}  {'lost':>5}  verdict")
+    say(f"  {'class':<{width}}  {'before':>7}  {'after':>7}  {'gained':>6}  {'lost':>5}  verdict")
     for each in classes[:MOST]:
-        print(f"  {each['name']:<{width}}  {each['second']:7.1%}  {each['first']:7.1%}  ", end="")
-        print(f"{each['gained']:>6,}  {each['lost']:>5,}  {each['verdict']}")
+        say(f"  {each['name']:<{width}}  {each['second']:7.1%}  {each['first']:7.1%}  ", end="")
+        say(f"{each['gained']:>6,}  {each['lost']:>5,}  {each['verdict']}")
     if len(classes) > MOST:
-        print(f"  and {len(classes) - MOST:,} more, all in report.json")
+        say(f"  and {len(classes) - MOST:,} more, all in report.json")

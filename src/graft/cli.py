@@ -35,6 +35,7 @@ from graft.terminal import (
     told_of,
     watching,
 )
+from graft_runtime.terminal import on_one_line, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,7 +51,7 @@ UNKNOWN_RATE = 0.05  # graft_runtime.decide.RATE, which costs an import of torch
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"graft {metadata.version('graft-vision')}")
+        say(f"graft {metadata.version('graft-vision')}")
         raise typer.Exit
 
 
@@ -126,7 +127,7 @@ def fit(
         )
         seconds = {"start-up": round(started, 3)} | classifier.report["seconds"]
         made = classifier.report | {"model": str(output), "seconds": seconds}
-        printed(made, as_json, lambda: show.fitted(made, photos, output))
+        printed(made, as_json, lambda made: show.fitted(made, photos, output))
 
 
 @app.command()
@@ -158,12 +159,12 @@ def predict(
             job.check(output, resume=resume, force=force)
             asked = job.Asked(coverage, rate, top)
             written = asdict(job.write(str(model), images, output, asked, resume=resume, force=force, watch=watch))
-            printed(written, as_json, lambda: show.written(written))
+            printed(written, as_json, show.written)
             faulty = written["faults"] == written["answers"]
         else:
             predictions = job.predict(str(model), images, coverage=coverage, unknown=rate, watch=watch)
             plain = [prediction.as_dict() for prediction in predictions]
-            printed(plain, as_json, lambda: show.predicted(plain))
+            printed(plain, as_json, show.predicted)
             faulty = all(prediction.fault for prediction in predictions)
         if faulty:
             raise typer.Exit(3)
@@ -207,7 +208,7 @@ def embed(
                 force=force,
                 watch=watching(quiet),
             )
-            return show.mapped(asdict(written), output)
+            return show.mapped(on_one_line(asdict(written)), output)
         job.check(output, force=force)
         table = job.embed(
             photos,
@@ -220,7 +221,7 @@ def embed(
             watch=watching(quiet),
         )
         job.write(table, output)
-        show.embedded(table.summary(), output)
+        show.embedded(on_one_line(table.summary()), output)
 
 
 @app.command()
@@ -234,7 +235,7 @@ def stages(
             from graft.jobs.stages import stages as job
 
         chain = job(backbone)
-        printed(chain, as_json, lambda: show.stages(backbone, chain))
+        printed(chain, as_json, lambda chain: show.stages(backbone, chain))
 
 
 @app.command()
@@ -249,7 +250,7 @@ def backbones(
             from graft.jobs.backbones import backbones as job
 
         found = job(filter, offline=offline)
-        printed(found, as_json, lambda: show.listed(found))
+        printed(found, as_json, show.listed)
 
 
 for command in (gathering.collect, gathering.check):  # what comes before training has a file of its own

@@ -11,6 +11,7 @@ import typer
 
 from graft.scores import percent
 from graft.terminal import AsJson, Force, Model, Quiet, installed, loading, printed, told_of, watching
+from graft_runtime.terminal import say
 
 NEXT = {
     "onnx": "graft-runtime predict {} photo.jpg",
@@ -70,7 +71,7 @@ def export(
             force=force,
             watch=watching(quiet),
         )
-        printed(report, as_json, lambda: exported(report))
+        printed(report, as_json, exported)
 
 
 def serve(
@@ -105,7 +106,7 @@ def serve(
             token=token,
             corrections=corrections,
             evidence=None if evidence is None else str(evidence),
-            started=lambda address: print(welcome(model, address, corrections), flush=True),
+            started=lambda address: say(welcome(model, address, corrections), flush=True),
             watch=watching(quiet),
         )
 
@@ -113,22 +114,22 @@ def serve(
 def exported(report: Mapping[str, Any]) -> None:
     """What was written, and how it compares."""
     found = report["parity"]
-    print(f"\n{report['output']}: {found['size'] / 1e6:.1f} MB, {report['classes']:,} classes, {report['precision']}\n")
-    print(f"  checked      {_checked(found)}, in {found['runtime']}")
+    say(f"\n{report['output']}: {found['size'] / 1e6:.1f} MB, {report['classes']:,} classes, {report['precision']}\n")
+    say(f"  checked      {_checked(found)}, in {found['runtime']}")
     ties = f" (and {found['ties']} on the border between two)" if found["ties"] else ""
-    print(f"  answers      {found['changed']} changed{ties}; no probability is off by more than {found['worst']:.1e}")
+    say(f"  answers      {found['changed']} changed{ties}; no probability is off by more than {found['worst']:.1e}")
     if found["loss"] is not None:
         low, high = found["interval"]
-        print(f"  right        {percent(found['exported'])}, before {percent(found['trained'])}; ", end="")
-        print(f"{100 * found['loss']:.1f} points lost (95 % confidence: {100 * low:.1f} to {100 * high:.1f})")
+        say(f"  right        {percent(found['exported'])}, before {percent(found['trained'])}; ", end="")
+        say(f"{100 * found['loss']:.1f} points lost (95 % confidence: {100 * low:.1f} to {100 * high:.1f})")
     trained, own = found["milliseconds"]
-    print(f"  speed        {own:.1f} ms a picture, {found['speed']:.1f} times as fast as PyTorch ({trained:.1f} ms)")
-    print(f"  outputs      {', '.join(report['outputs'])}")
+    say(f"  speed        {own:.1f} ms a picture, {found['speed']:.1f} times as fast as PyTorch ({trained:.1f} ms)")
+    say(f"  outputs      {', '.join(report['outputs'])}")
     if (held := report["evidence"])["pictures"]:
         missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""
-        print(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
-        print(f"which whoever gets the file can see{missing}")
-    print(f"\nNext:  {NEXT[report['format']].format(report['output'])}")
+        say(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
+        say(f"which whoever gets the file can see{missing}")
+    say(f"\nNext:  {NEXT[report['format']].format(report['output'])}")
 
 
 def _checked(found: Mapping[str, Any]) -> str:

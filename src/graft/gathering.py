@@ -60,7 +60,7 @@ def collect(
             allow_private=allow_private,
         )
         report = job(urls, output, label=label, limits=limits, retry=retry, watch=watching(quiet)).summary()
-        printed(report, as_json, lambda: show.collected(report))
+        printed(report, as_json, show.collected)
         if not report["pictures"]:
             raise typer.Exit(3)
 
@@ -115,4 +115,4 @@ def check(
             report["page"] = str(output)
         if fix:
             report["list"] = {"file": str(fix), "pictures": cleaned.write(found, fix, force=force)}
-        printed(report, as_json, lambda: show.checked(report, photos, against))
+        printed(report, as_json, lambda report: show.checked(report, photos, against))

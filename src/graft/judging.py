@@ -22,6 +22,7 @@ from graft.terminal import (
     told_of,
     watching,
 )
+from graft_runtime.terminal import say
 
 
 def evaluate(
@@ -41,7 +42,7 @@ def evaluate(
         evaluation = job(
             str(model), photos, against=against, columns=columns, boxes=boxes, watch=watching(quiet)
         ).as_dict()
-        printed(evaluation, as_json, lambda: show.evaluated(evaluation))
+        printed(evaluation, as_json, show.evaluated)
 
 
 def compare_runs(
@@ -55,7 +56,7 @@ def compare_runs(
             from graft.jobs.compare import compare_runs as job
 
         found = job(first, second).as_dict()
-        printed(found, as_json, lambda: scores.compared(found, str(first), str(second)))
+        printed(found, as_json, lambda found: scores.compared(found, str(first), str(second)))
 
 
 def report(
@@ -72,7 +73,7 @@ def report(
             from graft.jobs.report.report import report as job
 
         written = job(model, output, photos, columns=columns, force=force, watch=watching(quiet))
-        print(f"written to {written}\n\nNext:  open it in a browser")
+        say(f"written to {written}\n\nNext:  open it in a browser")
 
 
 def explain(
@@ -90,6 +91,6 @@ def explain(
             from graft.jobs.explain import explain as job
 
         found = job(str(model), images, output, label=label, force=force, watch=watching(quiet))
-        printed(found, as_json, lambda: show.explained(found))
+        printed(found, as_json, show.explained)
         if not any(each["drawing"] for each in found):
             raise typer.Exit(3)

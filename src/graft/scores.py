@@ -5,43 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from graft_runtime.terminal import say
+
 
 def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw") -> None:
     """The few figures that matter, in plain words, and what makes them doubtful."""
     if not found:
-        print("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
+        say("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
         return
     several = found["task"] == "multilabel"
     figure = found["mean_average_precision" if several else "accuracy"]
-    print(f"\n{percent(figure)} {'mean average precision' if several else 'right'} on {found['count']:,} {on} ", end="")
-    print(f"(95 % confidence: {_span(found['interval'])})\n")
+    say(f"\n{percent(figure)} {'mean average precision' if several else 'right'} on {found['count']:,} {on} ", end="")
+    say(f"(95 % confidence: {_span(found['interval'])})\n")
     for sentence in found["careful"]:
-        print(f"  careful      {sentence}")
+        say(f"  careful      {sentence}")
     worst = sorted((each for each in found["classes"] if each["count"]), key=lambda each: each["f1"] or 0.0)[:3]
     if worst:
         named = ", ".join(f"{each['name']} (F1 {percent(each['f1'])})" for each in worst)
-        print(f"  worst        {named}")
+        say(f"  worst        {named}")
     (_labels if several else _mistakes)(found)
-    print(f"  probability  off by {found['calibration_error']:.1%} on average; log-loss {found['log_loss']:.3f}")
+    say(f"  probability  off by {found['calibration_error']:.1%} on average; log-loss {found['log_loss']:.3f}")
     _trust(found["trust"])
 
 
 def _labels(found: Mapping[str, Any]) -> None:
     f1 = f"F1 {percent(found['micro_f1'])} over all answers, {percent(found['macro_f1'])} as mean over labels"
-    print(f"  labels       {f1}; every label right in {found['subset_accuracy']:.1%} of the pictures")
+    say(f"  labels       {f1}; every label right in {found['subset_accuracy']:.1%} of the pictures")
 
 
 def _mistakes(found: Mapping[str, Any]) -> None:
     """The mean over classes where these are of unequal size, the five likeliest, and what is mistaken for what."""
     balanced, top = found["balanced_accuracy"], found["top_k"]
     if abs(balanced - found["accuracy"]) >= 0.01:
-        print(f"  each class   {balanced:.1%} right as mean over classes")
+        say(f"  each class   {balanced:.1%} right as mean over classes")
     if top is not None:
-        print(f"  first five   hold the right class for {top:.1%} of the pictures")
+        say(f"  first five   hold the right class for {top:.1%} of the pictures")
     if found["confused"]:
         true, said, count = found["confused"][0]
         names = [each["name"] for each in found["classes"]]
-        print(f"  mistakes     most often {names[true]} taken for {names[said]} ({count:,} of {_total(found):,})")
+        say(f"  mistakes     most often {names[true]} taken for {names[said]} ({count:,} of {_total(found):,})")
 
 
 def _total(found: Mapping[str, Any]) -> int:
@@ -50,16 +52,14 @@ def _total(found: Mapping[str, Any]) -> int:
 
 def _trust(trust: Mapping[str, Any]) -> None:
     if sets := trust["sets"]:
-        print(
-            f"  sets         asked to hold the truth for {sets['coverage']:.0%} of the pictures, hold it for ", end=""
-        )
-        print(f"{sets['covered']:.1%}, with {sets['mean_size']:.2f} classes on average")
+        say(f"  sets         asked to hold the truth for {sets['coverage']:.0%} of the pictures, hold it for ", end="")
+        say(f"{sets['covered']:.1%}, with {sets['mean_size']:.2f} classes on average")
     if unknown := trust["unknown"]:
-        print(f"  unknown      {unknown['rejected']:.1%} of these pictures are called unknown ", end="")
-        print(f"({unknown['rate']:.0%} were allowed for)")
+        say(f"  unknown      {unknown['rejected']:.1%} of these pictures are called unknown ", end="")
+        say(f"({unknown['rate']:.0%} were allowed for)")
     if (strangers := trust["strangers"]) and strangers["rejected"] is not None:
         total = sum(strangers["classes"].values())
-        print(f"  strangers    {strangers['rejected']:.1%} of {total:,} pictures of other classes are called unknown")
+        say(f"  strangers    {strangers['rejected']:.1%} of {total:,} pictures of other classes are called unknown")
 
 
 def compared(found: Mapping[str, Any], first: str, second: str) -> None:
@@ -67,21 +67,21 @@ def compared(found: Mapping[str, Any], first: str, second: str) -> None:
     named = "mean average precision" if found["metric"] != "accuracy" else "right"
     low, high = found["interval"]
     saying = {"better": f"{first} is better than {second}", "worse": f"{first} is worse than {second}"}
-    print(f"\n{saying.get(found['verdict'], f'{first} and {second} are not distinguishable')}: ", end="")
-    print(f"{found['first']:.1%} against {found['second']:.1%} {named} on the same {found['shared']:,} pictures\n")
-    print(f"  difference   {found['difference']:+.1%} (95 % confidence: {low:+.1%} to {high:+.1%})")
+    say(f"\n{saying.get(found['verdict'], f'{first} and {second} are not distinguishable')}: ", end="")
+    say(f"{found['first']:.1%} against {found['second']:.1%} {named} on the same {found['shared']:,} pictures\n")
+    say(f"  difference   {found['difference']:+.1%} (95 % confidence: {low:+.1%} to {high:+.1%})")
     only = f"{found['only_first']:,} pictures only by {first}, {found['only_second']:,} only by {second}"
     chance = "" if found["p"] is None else f"; equals split so in {found['p']:.1%} of cases (McNemar)"
-    print(f"  answered     {only}{chance}")
+    say(f"  answered     {only}{chance}")
     if found["log_loss"] is not None:
         low, high = found["log_loss_interval"]
-        print(f"  log-loss     {found['log_loss']:+.3f} ({low:+.3f} to {high:+.3f}); less is better")
-    print(f"  test parts   {found['tested'][0]:,} and {found['tested'][1]:,} pictures")
+        say(f"  log-loss     {found['log_loss']:+.3f} ({low:+.3f} to {high:+.3f}); less is better")
+    say(f"  test parts   {found['tested'][0]:,} and {found['tested'][1]:,} pictures")
     for name, other, count in ((first, second, found["trained_on"][0]), (second, first, found["trained_on"][1])):
         if count:
-            print(f"  careful      {name} was trained on {count:,} of the test pictures of {other}")
+            say(f"  careful      {name} was trained on {count:,} of the test pictures of {other}")
     if found["other"]:
-        print(f"  careful      {found['other']:,} shared pictures have other labels in one than in the other: left out")
+        say(f"  careful      {found['other']:,} shared pictures have other labels in one than in the other: left out")
 
 
 def answer(prediction: Mapping[str, Any]) -> str:

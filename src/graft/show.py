@@ -13,6 +13,7 @@ from graft import scores
 from graft.model import history
 from graft.model.history import Epoch
 from graft.model.spans import span
+from graft_runtime.terminal import say
 
 SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
 PAGE = "report.html"  # graft.model.storage.PAGE, which costs an import of torch; a test compares
@@ -29,28 +30,28 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     data = report["data"]
     scores.score(report["evaluation"])
     if "solved_again" in report:
-        print(f"  trained on   {report['solved_again']:,} pictures of {len(report['classes'])} classes")
+        say(f"  trained on   {report['solved_again']:,} pictures of {len(report['classes'])} classes")
     elif "valid" in report:
-        print(f"  trained on   {report['inner']:,} pictures, {report['valid']:,} more held out to choose by")
+        say(f"  trained on   {report['inner']:,} pictures, {report['valid']:,} more held out to choose by")
     elif data["train"]:
-        print(f"  trained on   {data['train']:,} pictures of {len(report['classes'])} classes")
+        say(f"  trained on   {data['train']:,} pictures of {len(report['classes'])} classes")
     if report.get("weights", {}).get("where") == "random":
-        print(f"  weights      random, {report['weights']['origin']}: pretrained on nothing")
+        say(f"  weights      random, {report['weights']['origin']}: pretrained on nothing")
     _training(report)
     if "head" in report:
         layers = report["layers"]
         read = "last layer" if layers == ["last"] else f"{len(layers)} layers" if len(layers) > 1 else layers[0]
         fewer = f", {count} principal components" if (count := report["head"].get("pca")) else ""
-        print(f"  head         {report['head']['name']}, {read}{fewer}")
+        say(f"  head         {report['head']['name']}, {read}{fewer}")
     if "seconds" in report:
-        print(f"  time         {_time(report['seconds'])}")
+        say(f"  time         {_time(report['seconds'])}")
     findings(data)
     for trouble in report.get("troubles", ()):
-        print(f"  careful      {trouble}")
-    print(f"  saved in     {output}")
+        say(f"  careful      {trouble}")
+    say(f"  saved in     {output}")
     if (output / PAGE).is_file():
-        print(f"  report       {output / PAGE}")
-    print(f"\nNext:  graft predict {quote(str(output))} {quote(str(_found(photos, report['example'])))}")
+        say(f"  report       {output / PAGE}")
+    say(f"\nNext:  graft predict {quote(str(output))} {quote(str(_found(photos, report['example'])))}")
 
 
 def _found(source: Path, example: str) -> Path:
@@ -61,21 +62,21 @@ def _found(source: Path, example: str) -> Path:
 
 def epoch(epoch: Epoch) -> None:
     """One line as soon as an epoch is over."""
-    print(f"  {history.line(epoch)}", file=sys.stderr)
+    say(f"  {history.line(epoch)}", file=sys.stderr)
 
 
 def stages(network: str, chain: Sequence[Mapping[str, Any]]) -> None:
     """The table of `graft stages`."""
     width = max(len(stage["name"]) for stage in chain)
     columns = f"{'params':>11} {'below':>7} {'work':>7} {'above':>7}"
-    print(f"{'index':>5} {'share':>6}  {'stage':<{width}}  {'output':<16} {columns}")
+    say(f"{'index':>5} {'share':>6}  {'stage':<{width}}  {'output':<16} {columns}")
     for stage in chain:
         shape = " x ".join(map(str, stage["shape"]))
         numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%} {stage['work']:>7.1%} {stage['above']:>7.1%}"
-        print(f"{stage['index']:>5} {stage['share']:>6}  {stage['name']:<{width}}  {shape:<16} {numbers}")
+        say(f"{stage['index']:>5} {stage['share']:>6}  {stage['name']:<{width}}  {shape:<16} {numbers}")
     _last(chain)
-    print(f"A cut freezes what is above its line. Next:  graft fit photos/ -o model/ --backbone {network} ", end="")
-    print("--strategy scratch" if network in SMALL else f"--strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
+    say(f"A cut freezes what is above its line. Next:  graft fit photos/ -o model/ --backbone {network} ", end="")
+    say("--strategy scratch" if network in SMALL else f"--strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
 
 
 def _last(chain: Sequence[Mapping[str, Any]]) -> None:
@@ -84,15 +85,15 @@ def _last(chain: Sequence[Mapping[str, Any]]) -> None:
     width, trained = max((len(layer["name"]) for layer in layers[-DEEPEST:]), default=0), 0
     for count, layer in enumerate(reversed(layers[-DEEPEST:]), start=1):
         trained += layer["parameters"]
-        print(f"last={count} trains from {layer['name']:<{width}} on: {trained:>11,} parameters, and the head")
+        say(f"last={count} trains from {layer['name']:<{width}} on: {trained:>11,} parameters, and the head")
 
 
 def _training(report: Mapping[str, Any]) -> None:
     """What was frozen, what was trained, and what came of it."""
     for phase in report.get("phases", ()):
         tuned = "tried" if "solved_again" in report else "tuned"
-        print(f"  {tuned}        {span(phase)}: {phase['trained_parameters']:,} parameters ", end="")
-        print(f"({phase['frozen_parameters']:,} frozen), {phase['epochs']} epoch{'s' * (phase['epochs'] > 1)}")
+        say(f"  {tuned}        {span(phase)}: {phase['trained_parameters']:,} parameters ", end="")
+        say(f"({phase['frozen_parameters']:,} frozen), {phase['epochs']} epoch{'s' * (phase['epochs'] > 1)}")
     if "training" in report:
         training, blend = report["training"], report["training"]["blend"]
         kept = f"epoch {training['kept']}" if not blend["mean"] else "the mean of the later epochs"
@@ -101,10 +102,10 @@ def _training(report: Mapping[str, Any]) -> None:
         elif blend["share"] < 1:
             kept = f"{blend['share']:.0%} of {kept}, the rest the solved head"
         refit = f"; then trained in the same way on all {report['refit']:,}" if "refit" in report else ""
-        print(f"  kept         {kept}{refit}")
-        print(f"  cost         {report['forward_equivalents']:.1f} forward passes for each picture")
+        say(f"  kept         {kept}{refit}")
+        say(f"  cost         {report['forward_equivalents']:.1f} forward passes for each picture")
         if training["trouble"]:
-            print(f"  careful      {training['trouble']}")
+            say(f"  careful      {training['trouble']}")
 
 
 def evaluated(evaluation: Mapping[str, Any]) -> None:
@@ -116,11 +117,11 @@ def evaluated(evaluation: Mapping[str, Any]) -> None:
 def written(found: Mapping[str, Any]) -> None:
     """What `graft predict` wrote where."""
     before = f", {found['before']:,} of them before it was stopped" if found["before"] else ""
-    print(f"{found['answers']:,} answers written to {found['output']}{before}")
+    say(f"{found['answers']:,} answers written to {found['output']}{before}")
     if found["faults"]:
-        print(f"  left out     {found['faults']:,} pictures that cannot be used; the column 'fault' says why")
+        say(f"  left out     {found['faults']:,} pictures that cannot be used; the column 'fault' says why")
         for picture, fault in found["examples"]:
-            print(f"                 {picture}: {fault}")
+            say(f"                 {picture}: {fault}")
 
 
 def predicted(predictions: Sequence[Mapping[str, Any]]) -> None:
@@ -130,7 +131,7 @@ def predicted(predictions: Sequence[Mapping[str, Any]]) -> None:
         (len(answer) for answer, each in zip(answers, predictions, strict=True) if not each["fault"]), default=0
     )
     for answer, each in zip(answers, predictions, strict=True):
-        print(f"{answer if each['fault'] else answer.ljust(width)}  {each['picture']}{scores.evidence(each)}")
+        say(f"{answer if each['fault'] else answer.ljust(width)}  {each['picture']}{scores.evidence(each)}")
 
 
 def explained(found: Sequence[Mapping[str, Any]]) -> None:
@@ -138,72 +139,70 @@ def explained(found: Sequence[Mapping[str, Any]]) -> None:
     width = max((len(each["explained"]) for each in found), default=0)
     for each in found:
         if each["fault"]:
-            print(f"    -    not judged, {each['fault']}  {each['picture']}")
+            say(f"    -    not judged, {each['fault']}  {each['picture']}")
         else:
             chance = each["probabilities"][each["explained"]]
-            print(f"{chance:7.1%}  {each['explained']:<{width}}  {each['picture']}  drawn in {each['drawing']}")
+            say(f"{chance:7.1%}  {each['explained']:<{width}}  {each['picture']}  drawn in {each['drawing']}")
 
 
 def embedded(table: Mapping[str, Any], output: Path) -> None:
     """What `graft embed` made."""
     rows, width = table["shape"]
-    print(
-        f"{rows:,} x {width:,} features written to {output} ({table['computed']:,} computed, the rest from the cache)"
-    )
+    say(f"{rows:,} x {width:,} features written to {output} ({table['computed']:,} computed, the rest from the cache)")
     _listed("left out", [f"{name}: {reason}" for name, reason in table["faults"].items()])
 
 
 def mapped(written: Mapping[str, Any], output: Path) -> None:
     """What `graft embed --maps` made."""
     shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in written["shapes"].items())
-    print(f"{written['images']:,} images x {shapes} written to {output}")
+    say(f"{written['images']:,} images x {shapes} written to {output}")
     _listed("left out", [f"{name}: {reason}" for name, reason in written["faults"].items()])
 
 
 def collected(report: Mapping[str, Any]) -> None:
     """The closing summary of `graft collect`."""
     classes = report["classes"]
-    print(f"{report['pictures']:,} pictures of {len(classes)} classes in {report['folder']}\n")
+    say(f"{report['pictures']:,} pictures of {len(classes)} classes in {report['folder']}\n")
     if classes:
-        print(f"  classes      {_counted(classes)}")
+        say(f"  classes      {_counted(classes)}")
     if report["duplicates"]:
-        print(f"  duplicates   {report['duplicates']:,} more of the same content and label, kept once")
+        say(f"  duplicates   {report['duplicates']:,} more of the same content and label, kept once")
     if report["conflicts"]:
-        print(f"  conflicts    {len(report['conflicts']):,} of the same content and another label: the first is kept")
+        say(f"  conflicts    {len(report['conflicts']):,} of the same content and another label: the first is kept")
     if refused := report["refused"]:
-        print(f"  refused      {sum(refused.values()):,}: {_counted(refused)}")
+        say(f"  refused      {sum(refused.values()):,}: {_counted(refused)}")
     if failed := report["failed"]:
-        print(f"  failed       {sum(failed.values()):,}, asked for again by the same command: {_counted(failed)}")
+        say(f"  failed       {sum(failed.values()):,}, asked for again by the same command: {_counted(failed)}")
     if report["waiting"]:
-        print(f"  waiting      {report['waiting']:,} not fetched yet: the same command goes on")
-    print(f"  each URL in  {report['manifest']}")
+        say(f"  waiting      {report['waiting']:,} not fetched yet: the same command goes on")
+    say(f"  each URL in  {report['manifest']}")
     if len(classes) > 1:
         folder = quote(report["folder"])
-        print(f"\nNext:  graft check {folder}\n       graft fit {folder} -o model/")
+        say(f"\nNext:  graft check {folder}\n       graft fit {folder} -o model/")
 
 
 def checked(report: Mapping[str, Any], photos: Path, against: str | None = None) -> None:
     """The closing summary of `graft check`."""
     usable = f"{report['usable']:,} of " if report["usable"] < report["pictures"] else ""
-    print(f"{usable}{report['pictures']:,} pictures of {len(report['classes'])} classes in {photos}\n")
+    say(f"{usable}{report['pictures']:,} pictures of {len(report['classes'])} classes in {photos}\n")
     for finding in report["findings"]:
-        print(f"  {finding['severity']:<12} {finding['says']}")
+        say(f"  {finding['severity']:<12} {finding['says']}")
         for case in finding["cases"][:SOME]:
             note = f": {case['note']}" if case["note"] else ""
-            print(f"                 {' = '.join(case['pictures'])}{note}")
+            say(f"                 {' = '.join(case['pictures'])}{note}")
         if (more := len(finding["cases"]) - SOME) > 0:
-            print(f"                 and {more:,} more")
+            say(f"                 and {more:,} more")
     if not report["findings"]:
-        print("  nothing found")
+        say("  nothing found")
     if report["columns"]:
-        print(f"  columns      {report['columns']}")
+        say(f"  columns      {report['columns']}")
     if report["ignored"]:
-        print(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in report['ignored'].items())}")
+        say(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in report['ignored'].items())}")
     if "page" in report:
-        print(f"  shown in     {report['page']}")
+        say(f"  shown in     {report['page']}")
     if "list" in report:
-        print(f"  cleaned list {report['list']['file']}, {report['list']['pictures']:,} pictures; nothing was moved")
-    print(f"\nNext:  {_next(report, photos, against)}")
+        say(f"  cleaned list {report['list']['file']}, {report['list']['pictures']:,} pictures; nothing was moved")
+    say(f"\nNext:  {_next(report, photos, against)}")
 
 
 def _next(report: Mapping[str, Any], photos: Path, against: str | None) -> str:
@@ -225,20 +224,20 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def listed(networks: Sequence[Mapping[str, Any]]) -> None:
     """The table of `graft backbones`."""
-    print(f"{'name':<48} {'params':>8} {'GMAC':>7} {'px':>5}  {'weights':<9} licence of the weights")
+    say(f"{'name':<48} {'params':>8} {'GMAC':>7} {'px':>5}  {'weights':<9} licence of the weights")
     for each in networks:
         million = f"{each['parameters'] / 1e6:.1f} M" if each["parameters"] else "-"
         cost = (f"{each['gmac']:.2f}" if each["gmac"] >= 0.01 else f"{each['gmac']:.1g}") if each["gmac"] else "-"
         place = f"{each['weights']:<9} {each['licence']}"
-        print(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
+        say(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
     if any(each["weights"] == "offline" for each in networks):
-        print("'offline': the weights are published but not on this machine, and downloads are off.")
-    print(f"{len(networks):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
+        say("'offline': the weights are published but not on this machine, and downloads are off.")
+    say(f"{len(networks):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
 
 
 def failed(error: Exception) -> None:
     """A user's mistake, as one message on standard error."""
-    print(f"graft: {error}", file=sys.stderr)
+    say(f"graft: {error}", file=sys.stderr)
 
 
 def stopped(job: str) -> None:
@@ -246,7 +245,7 @@ def stopped(job: str) -> None:
     kept = " What was computed so far is kept: the same command goes on from there" if job in _CACHING else ""
     kept += ", or asks for --resume to go on with a training." if job == "fit" else "." * bool(kept)
     kept += " What was answered is kept: the same command with --resume goes on." * (job == "predict to a file")
-    print(f"\ngraft: stopped.{kept}", file=sys.stderr)
+    say(f"\ngraft: stopped.{kept}", file=sys.stderr)
 
 
 _CACHING = ("fit", "embed", "collect", "check", "update")
@@ -256,21 +255,21 @@ def findings(data: Mapping[str, Any]) -> None:
     """What was noticed about the pictures."""
     if data["leaks"]:
         twins = f"{data['leaks']} test pictures have a near-duplicate among the training pictures"
-        print(f"  careful      {twins}: the score flatters")
+        say(f"  careful      {twins}: the score flatters")
     elif data["alike"]:
-        print(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
+        say(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
     for names in (*data["alike_names"], *data["conflicts"][:SOME]):
-        print(f"  careful      {names}")
+        say(f"  careful      {names}")
     _lost(data)
     _doubts(data)
     if data["columns"]:
-        print(f"  columns      {data['columns']}")
+        say(f"  columns      {data['columns']}")
     if data["missing"]:
-        print(f"  no picture   classes without one usable picture, left out: {', '.join(data['missing'])}")
+        say(f"  no picture   classes without one usable picture, left out: {', '.join(data['missing'])}")
     if data["untested"]:
-        print(f"  not tested   too few pictures of: {', '.join(data['untested'])}")
+        say(f"  not tested   too few pictures of: {', '.join(data['untested'])}")
     if data["ignored"]:
-        print(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in data['ignored'].items())}")
+        say(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in data['ignored'].items())}")
     _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
 
 
@@ -280,7 +279,7 @@ def _lost(data: Mapping[str, Any]) -> None:
     count = data["train"] + data["test"] + lost
     if lost > LOST * count:
         reason, often = Counter(data["faults"].values()).most_common(1)[0]
-        print(f"  careful      {lost:,} of {count:,} images cannot be used, {often:,} of them because: {reason}")
+        say(f"  careful      {lost:,} of {count:,} images cannot be used, {often:,} of them because: {reason}")
 
 
 def _doubts(data: Mapping[str, Any]) -> None:
@@ -293,20 +292,20 @@ def _doubts(data: Mapping[str, Any]) -> None:
     }
     if data["few"]:
         more = f" and {len(data['few']) - MANY:,} more" if len(data["few"]) > MANY else ""
-        print(f"  few          fewer than 10 pictures each: {', '.join(data['few'][:MANY])}{more}")
+        say(f"  few          fewer than 10 pictures each: {', '.join(data['few'][:MANY])}{more}")
     for what, count in found.items():
         if count:
-            print(f"  look at      {count:,} pictures {what}: graft check shows them")
+            say(f"  look at      {count:,} pictures {what}: graft check shows them")
 
 
 def _listed(what: str, lines: Sequence[str]) -> None:
     if lines:
-        print(f"  {what:<12} {len(lines):,} pictures that cannot be used:")
+        say(f"  {what:<12} {len(lines):,} pictures that cannot be used:")
         for line in lines[:MOST]:
-            print(f"                 {line}")
+            say(f"                 {line}")
     if len(lines) > MOST:
         reasons = Counter(line.rsplit(": ", 1)[-1] for line in lines[MOST:])
-        print(f"                 and {len(lines) - MOST:,} more ({', '.join(reasons)})")
+        say(f"                 and {len(lines) - MOST:,} more ({', '.join(reasons)})")
 
 
 def _time(seconds: Mapping[str, float]) -> str:

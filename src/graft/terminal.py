@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,8 @@ import typer
 from graft import show
 from graft.errors import GraftError, UsageError
 from graft.progress import unwatched, watched
+from graft_runtime import plain
+from graft_runtime.terminal import on_one_line, say
 
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
 
@@ -57,11 +58,12 @@ def watching(quiet: bool) -> Any:
     return unwatched if quiet else watched
 
 
-def printed(value: Any, as_json: bool, otherwise: Any) -> None:
+def printed(value: Any, as_json: bool, otherwise: Callable[[Any], None]) -> None:
+    """A result: as JSON, or as `otherwise` shows it, with every name in it on one line."""
     if as_json:
-        print(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
+        say(plain.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
     else:
-        otherwise()
+        otherwise(on_one_line(value))
 
 
 @contextmanager
@@ -69,12 +71,12 @@ def loading() -> Iterator[None]:
     """Around the import of a job, which may bring PyTorch and take seconds: whoever watches is told."""
     live = sys.stderr.isatty()
     if live:
-        print("loading …", end="\r", file=sys.stderr, flush=True)
+        say("loading …", end="\r", file=sys.stderr, flush=True)
     try:
         yield
     finally:
         if live:
-            print(" " * 9, end="\r", file=sys.stderr, flush=True)
+            say(" " * 9, end="\r", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -17,8 +18,9 @@ from test_docs import DOCS, blocks
 
 from graft.errors import UsageError
 from graft.jobs.serve import exported
-from graft.model.classifier import load
+from graft.model.classifier import Classifier, load
 from graft.progress import unwatched
+from graft_runtime import contract
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,47 @@ def test_a_classifier_is_exported_once(model: Path, tmp_path: Path, monkeypatch:
     assert exported(first, None, unwatched) == first
     with pytest.raises(UsageError, match="has its evidence inside"):
         exported(first, "photos", unwatched)
+
+
+# --- what lies in the cache -------------------------------------------------------------------------------------------
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+ODD: dict[str, Callable[[Path], Any]] = {
+    "sound": lambda path: None,
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[::-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "pipe": pipe,
+    "folder": folder,
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_export_in_the_cache_is_made_again_only_where_it_is_of_no_use(
+    odd: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+    made = list[Path]()
+
+    def export(classifier: Classifier, path: Path, **_: Any) -> None:
+        path.write_bytes(contract.described(b"", classifier.card, contract.Export()))
+        made.append(path)
+
+    monkeypatch.setattr("graft.jobs.export.export.export", export)
+    path = exported(model, None, unwatched)
+    ODD[odd](path)
+    again = exported(model, None, unwatched)
+    assert (again, len(made)) == (path, 1 if odd == "sound" else 2)
+    assert contract.read(again.read_bytes())[0] == load(model).card
 
 
 def test_a_file_is_served_without_torch() -> None:

@@ -6,6 +6,7 @@ Needs Node with npm, the extra `browser` and a Chromium: `playwright install chr
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -105,6 +106,31 @@ def test_what_is_missing_is_told(
     with pytest.raises(ExportError, match=said):
         web.runtime(unwatched)
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be published, and run by whoever opens the page."""
+    good = dict.fromkeys(web.RUNTIME, b"good")
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+    monkeypatch.setattr(web, "RUNTIME", {name: hashlib.sha256(raw).hexdigest() for name, raw in good.items()})
+    monkeypatch.setattr(web.shutil, "which", lambda name: name)
+    dist, fetched = tmp_path / "dist", list[Path]()
+    dist.mkdir()
+    for name, raw in good.items():
+        (dist / name).write_bytes(raw)
+    monkeypatch.setattr(web, "_fetch", lambda folder: (fetched.append(folder), web._keep(dist, folder)))
+    folder = web.runtime(unwatched)
+    assert (web.runtime(unwatched), len(fetched)) == (folder, 1)
+    first = folder / next(iter(good))
+    first.write_bytes(b"evil")
+    assert (web.runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 2, b"good")
+    shutil.rmtree(folder)
+    folder.write_bytes(b"no folder")
+    assert (web.runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 3, b"good")
+    (dist / first.name).write_bytes(b"other")
+    first.unlink()
+    with pytest.raises(ExportError, match=rf"{first.name} is not the file of onnxruntime-web"):
+        web.runtime(unwatched)
 
 
 def test_the_lock_file_pins_the_package_and_names_no_address() -> None:

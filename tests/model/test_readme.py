@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
+import markdown_it
 import numpy as np
 
 from graft.model.evaluation import judge
 from graft.model.multilabel import judge_labels
 from graft.model.readme import text
 from graft_runtime.card import Card
+from graft_runtime.terminal import on_one_line
 
 CLASSES = ("ant", "b|e")
 
@@ -42,3 +46,46 @@ def test_several_labels_are_any_number_and_their_mean_average_precision_is_told(
 def test_a_classifier_that_was_not_scored_says_so() -> None:
     for task in ("multiclass", "multilabel"):
         assert "**not evaluated**" in text(card(task=task), {"evaluation": None})
+
+
+EVIL = (
+    "<img src=x onerror=alert(1)>",
+    "[click](javascript:alert(1))",
+    "![x](https://example.org/x.png)",
+    "a & <b>b</b>",
+    "two\n# lines",
+    "`code` *strong* _soft_ golden_retriever",
+    "\x1b[31mred\u202e",
+    "back\\<slash",
+)
+
+
+TAGS = {"h1", "h2", "p", "strong", "ul", "li", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_names_are_words_and_neither_html_nor_markdown() -> None:
+    chances = np.eye(len(EVIL)) * 0.9 + 0.01
+    score = judge(chances, np.arange(len(EVIL)), EVIL)
+    backbone = {"name": "net", "origin": f"file {EVIL[0]}", "licence": EVIL[1]}
+    for report in ({}, {"evaluation": score.as_dict()}):
+        found = text(card(classes=EVIL, backbone=backbone, strategy=EVIL[3]), report)
+        assert "<" not in found
+        assert not re.search(r"(?<!\\)[\[\]`*]", re.sub(r"\*\*|```\w*|\[\d.*", "", found.partition("## Use")[0]))
+        assert "\x1b" not in found
+        assert "\u202e" not in found
+        assert found.count("\n# ") == 0  # but for the title, which begins the file
+        assert "golden_retriever" in found
+        for kind in ("commonmark", "gfm-like"):
+            shown = markdown_it.MarkdownIt(kind, {"html": True, "linkify": False}).render(found)
+            tags = set(re.findall(r"<(\w+)", shown))
+            assert tags <= TAGS
+            assert shown.count("<strong>") == len(re.findall(r"\*\*.*?\*\*", found))
+            assert shown.count("<code") == 1  # the example
+            for name in EVIL:
+                assert html.escape(on_one_line(name)) in shown
+
+
+def test_a_card_of_an_earlier_version_lacks_some_of_it() -> None:
+    found = text(card(backbone={"name": "net"}, head={}, data={}, provenance={}), {})
+    assert "- backbone: net, weights not stated, licence not stated\n- strategy: probe; head: -" in found
+    assert "- trained on - pictures, tested on -; seed -" in found

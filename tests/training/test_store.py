@@ -241,3 +241,41 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=rf"{tmp_path}/file/cache cannot be made \(Not a directory\).*GRAFT_CACHE"):
         Store(tmp_path / "file" / "cache", (WIDTH,))
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def sealed(path: Path) -> None:
+    path.touch()  # root reads it all the same
+    path.chmod(0)
+
+
+ODD = {
+    "folder": Path.mkdir,
+    "pipe": pipe,
+    "sealed": sealed,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "nothing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("index", ODD)
+@pytest.mark.parametrize("numbers", ODD)
+def test_entries_that_cannot_be_read_are_passed_over(tmp_path: Path, index: str, numbers: str) -> None:
+    filled(tmp_path)
+    ODD[index](tmp_path / "other.index")
+    ODD[numbers](tmp_path / "other.rows")
+    with Store(tmp_path, (WIDTH,)) as store:
+        assert len(store) == 4
+        assert all(key in store for key in keys(4))
+        store.add(keys(2, first=10), rows(2, seed=1))
+    assert np.array_equal(Store(tmp_path, (WIDTH,)).read(keys(2, first=10)), rows(2, seed=1))
+
+
+def test_an_index_without_its_numbers_says_nothing(tmp_path: Path) -> None:
+    numbers, _ = filled(tmp_path)
+    numbers.unlink()
+    assert len(Store(tmp_path, (WIDTH,))) == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from graft_runtime import plain
 
 SCHEMA = 2
 MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each picture; any number of labels
@@ -14,6 +16,17 @@ MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for e
 LONGEST = 4  # times the short side: beyond it a strip of 1 x 5000 pixels would be blown up to 256 x 1,280,000
 OF_CLASSES = ("thresholds", "scales", "shifts")  # entries with a number for each class, or none
 COVERAGES = (*(percent / 100 for percent in range(50, 100)), 0.995, 0.999)  # of which prediction sets are known
+MOST = 2048  # pixels on a side that a network may take; the largest of the catalogue takes half of it
+SHOWN = 80  # characters of a value in an error
+RANGES = {
+    "temperature": (1e-6, 1e6),
+    "thresholds": (0, 1),
+    "scales": (1e-9, 1e6),
+    "shifts": (-1e6, 1e6),
+    "sets": (0, 1),
+}
+
+Legal = tuple[Callable[[Any], bool], str]  # whether a value can be, and in words what can
 
 
 class CardError(ValueError):
@@ -65,19 +78,21 @@ class Card:
 
 def dump(card: Card) -> str:
     """The card as JSON that a person can read."""
-    return json.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False) + "\n"
+    return plain.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False) + "\n"
 
 
 def parse(text: str) -> Card:
     """The card that `dump` wrote; raises CardError and says what is wrong with any other text."""
     try:
-        entries = json.loads(text)
+        entries = plain.loads(text)
     except ValueError as error:
         raise CardError(f"it is not JSON ({error})") from error
-    if not isinstance(entries, dict) or not isinstance(entries.get("schema"), int):
+    if not isinstance(entries, dict) or type(entries.get("schema")) is not int:
         raise CardError("it has no schema number, so it was not written by graft")
     if entries["schema"] > SCHEMA:
-        raise CardError(f"it has schema {entries['schema']}, this version reads up to {SCHEMA}: please update graft")
+        raise CardError(
+            f"it has schema {_shown(entries['schema'])}, this version reads up to {SCHEMA}: please update graft"
+        )
     known = {f.name: f for f in dataclasses.fields(Card)}
     required = {name for name, f in known.items() if _is_required(f)}
     if missing := sorted(required - entries.keys()):
@@ -87,44 +102,126 @@ def parse(text: str) -> Card:
         values[name] = _names(name, values.get(name, []))
     for name in (*OF_CLASSES, "sets"):
         values[name] = _numbers(name, values.get(name, []))
-    if wrong := sorted(name for name, value in values.items() if not isinstance(value, _KINDS[known[name].type])):
-        raise CardError(f"its entry {wrong[0]!r} cannot be {values[wrong[0]]!r}")
-    if not values["temperature"] > 0:
-        raise CardError(f"its temperature must be above 0, and is {values['temperature']}")
-    if len(set(values["classes"])) < len(values["classes"]):
+    if wrong := sorted(name for name, value in values.items() if not _KINDS[known[name].type](value)):
+        raise CardError(f"its entry {wrong[0]!r} cannot be {_shown(values[wrong[0]])}")
+    return _checked(Card(**values))
+
+
+def _checked(card: Card) -> Card:
+    """The card, if each of its numbers is in its range and its entries belong together."""
+    low, high = RANGES["temperature"]
+    if not card.temperature > 0:
+        raise CardError(f"its temperature must be above 0, and is {_shown(card.temperature)}")
+    if not low <= card.temperature <= high:
+        raise CardError(f"its temperature lies from {low:g} to {high:g}, and is {_shown(card.temperature)}")
+    for name, (low, high) in RANGES.items():
+        for value in getattr(card, name) if name != "temperature" else ():
+            if not low <= value <= high:
+                raise CardError(f"its {name} lie from {low:g} to {high:g}, and one is {value:g}")
+    if len(set(card.classes)) < len(card.classes):
         raise CardError("two of its classes have the same name")
-    card = Card(**values)
     if card.task not in TASKS:
-        raise CardError(f"its task is {card.task!r}, this version knows {', '.join(TASKS)}")
+        raise CardError(f"its task is {_shown(card.task)}, this version knows {', '.join(TASKS)}")
     for name in OF_CLASSES:
         if len(getattr(card, name)) not in (0, len(card.classes)):
             raise CardError(f"it has {len(getattr(card, name))} {name} for {len(card.classes)} classes")
     if len(card.scales) != len(card.shifts) or len(card.sets) not in (0, len(COVERAGES)):
         raise CardError("its scales, shifts and sets do not belong together")
+    for name, legal in _INSIDE.items():
+        _check_inside(name, getattr(card, name), legal)
+    if card.preprocess.get("resize", MOST) < card.preprocess.get("size", 1):
+        raise CardError("its preprocessing cuts out more than it resizes to: 'resize' is less than 'size'")
     return card
 
 
+def _check_inside(name: str, entries: Mapping[str, Any], legal: Mapping[str, Legal]) -> None:
+    for own, (fits, words) in legal.items():
+        if own in entries and not fits(entries[own]):
+            raise CardError(f"its entry '{name}.{own}' is {words}, and is {_shown(entries[own])}")
+
+
+def _shown(value: Any) -> str:
+    """A value in an error, which may be megabytes of it."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more than some thousand digits
+        return "a number without end"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def _names(name: str, entries: Any) -> tuple[str, ...]:
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+    if not isinstance(entries, list) or not all(_is_text(entry) for entry in entries):
         raise CardError(f"its entry {name!r} is no list of names")
     return tuple(entries)
 
 
 def _numbers(name: str, entries: Any) -> tuple[float, ...]:
-    if not isinstance(entries, list) or not all(isinstance(entry, int | float) for entry in entries):
+    if not isinstance(entries, list) or not all(_is_number(entry) for entry in entries):
         raise CardError(f"its entry {name!r} is no list of numbers")
     return tuple(map(float, entries))
 
 
-_KINDS: dict[Any, Any] = {  # the annotations above, as text, and what JSON makes of them
-    "str": str,
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "tuple[str, ...]": tuple,
-    "tuple[float, ...]": tuple,
-    "dict[str, Any]": dict,
-    "dict[str, str]": dict,
+def _is_text(value: Any) -> bool:
+    """JSON can write half a character, which no file and no terminal takes."""
+    return isinstance(value, str) and not any("\ud800" <= mark <= "\udfff" for mark in value)
+
+
+def _is_number(value: Any) -> bool:
+    """A whole number of hundreds of digits is no float."""
+    return type(value) in (int, float) and -1e300 <= value <= 1e300
+
+
+def _within(low: float, high: float) -> Legal:
+    return lambda value: _is_number(value) and low <= value <= high, f"a number from {low:g} to {high:g}"
+
+
+def _whole(low: int, high: int) -> Legal:
+    return lambda value: type(value) is int and low <= value <= high, f"a whole number from {low:,} to {high:,}"
+
+
+def _three(low: float, high: float) -> Legal:
+    fits, _ = _within(low, high)
+    return (
+        lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(fits, value)),
+        f"three numbers from {low:g} to {high:g}",
+    )
+
+
+def _word(*words: str) -> Legal:
+    return lambda value: value in words, " or ".join(map(repr, words))
+
+
+_TEXT: Legal = _is_text, "a text"
+_COUNT = _whole(0, 2**53)
+_INSIDE: dict[str, dict[str, Legal]] = {
+    "preprocess": {
+        "size": _whole(1, MOST),
+        "resize": _whole(1, 2 * MOST),
+        "interpolation": _word("bicubic", "bilinear"),
+        "crop": _word("center", "squash"),
+        "mean": _three(-1000, 1000),
+        "std": _three(1e-6, 1000),
+    },
+    "backbone": dict.fromkeys(("name", "library", "origin", "where", "sha256", "licence"), _TEXT),
+    "unknown": {
+        "layer": (lambda value: value is None or _is_text(value), "a text"),
+        "layers": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names"),
+        "rate": _within(0, 1),
+        "limit": (lambda value: value is None or _is_number(value), "a number"),
+    },
+    "choices": dict.fromkeys(("strategy", "head", "recipe", "backbone", "weights", "task"), _TEXT)
+    | {"seed": _whole(0, 2**64 - 1)},
+    "data": dict.fromkeys(("train", "test"), _COUNT) | {"seed": _whole(0, 2**64 - 1), "root": _TEXT},
+}
+_KINDS: dict[Any, Callable[[Any], bool]] = {  # the annotations above, as text, and what JSON makes of them
+    "str": _is_text,
+    "int": lambda value: type(value) is int,
+    "float": _is_number,
+    "bool": lambda value: type(value) is bool,
+    "tuple[str, ...]": lambda value: isinstance(value, tuple),
+    "tuple[float, ...]": lambda value: isinstance(value, tuple),
+    "dict[str, Any]": lambda value: isinstance(value, dict),
+    "dict[str, str]": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
 }
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from graft_runtime import contract, table
+from graft_runtime import contract, plain, table
 from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
+from graft_runtime.terminal import on_one_line, say
 
 PATIENCE, REMIND = 2.0, 10.0  # seconds before the first word about progress, and between two where nobody watches
 
@@ -43,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="graft-runtime", description="Run a classifier that `graft export` wrote.")
+    parser = _Parser(prog="graft-runtime", description="Run a classifier that `graft export` wrote.")
     parser.add_argument("--version", action=_Version, nargs=0, help="say which it is")
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="say what pictures show")
@@ -91,10 +92,10 @@ def _predict(given: argparse.Namespace) -> int:
         return _written(model, list(map(str, paths)), given)
     told = _Counted(model.stream(paths, coverage=given.coverage, unknown=given.unknown))
     if given.json:
-        print(json.dumps([each.as_dict() for each in told], indent=2))
+        say(plain.dumps([each.as_dict() for each in told], indent=2))
     else:
         for each in told:
-            print(_line(each))
+            say(on_one_line(_line(each)))
     return 0 if told.good else 3
 
 
@@ -109,7 +110,7 @@ def _serve(given: argparse.Namespace) -> int:
         port=given.port,
         token=given.token,
         corrections=given.corrections,
-        started=lambda address: print(server.welcome(given.model, address, given.corrections), flush=True),
+        started=lambda address: say(server.welcome(given.model, address, given.corrections), flush=True),
     )
     return 0
 
@@ -118,9 +119,9 @@ def _written(model: table.Judge, paths: Sequence[str], given: argparse.Namespace
     asked, again = table.Asked(given.coverage, given.unknown, given.top), {"resume": given.resume, "force": given.force}
     found = table.write(model, paths, given.output, asked, _counted, table.CSV, **again)
     for picture, fault in found.examples:
-        print(f"  {picture}: {fault}", file=sys.stderr)
+        say(on_one_line(f"  {picture}: {fault}"), file=sys.stderr)
     faults = f", {found.faults:,} of them faults (why is in the table)," if found.faults else ""
-    print(f"{found.answers:,} answers{faults} written to {found.output}", file=sys.stderr)
+    say(f"{found.answers:,} answers{faults} written to {found.output}", file=sys.stderr)
     return 0 if found.faults < found.answers else 3
 
 
@@ -134,9 +135,9 @@ def _counted(things: Iterator[Prediction], before: int, count: int) -> Iterator[
         if now >= due:
             due, rate = now + (PATIENCE if live else REMIND), done / (now - began)
             line = f"{before + done:,} of {count:,} pictures, {rate:.1f}/s, {(count - before - done) / rate:.0f} s left"
-            print(f"\r{line}   " if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+            say(line, end="   \r" if live else "\n", file=sys.stderr, flush=True)
     if live and time.monotonic() >= began + PATIENCE:
-        print(file=sys.stderr)
+        say("", file=sys.stderr)
 
 
 def _info(given: argparse.Namespace) -> int:
@@ -149,15 +150,22 @@ def _info(given: argparse.Namespace) -> int:
         raise contract.ModelError(f"{given.model} cannot be read: {error.strerror}.") from error
     about = {"classes": card.classes, "task": card.task, "precision": export.precision, "parity": export.parity}
     about |= {"evidence": len(contract.evidence(model, export))}
-    print(json.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
+    say(plain.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
     return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Repeats what it was given, in a message of what is wrong with that, as a terminal may have it."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        say(message, end="", file=file or sys.stderr)
 
 
 class _Version(argparse.Action):
     def __call__(self, *_: object) -> None:
         from importlib import metadata  # a tenth of a second, which no other call needs
 
-        print(f"graft-runtime {metadata.version('graft-runtime')}")
+        say(f"graft-runtime {metadata.version('graft-runtime')}")
         sys.exit(0)
 
 
@@ -183,5 +191,5 @@ def _line(each: Prediction) -> str:
 
 
 def _fail(code: int, message: str) -> None:
-    print(f"graft-runtime: {message}", file=sys.stderr)
+    say(f"graft-runtime: {message}", file=sys.stderr)
     sys.exit(code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
 UNSURE = 0.5  # the threshold of a label that has none of its own
 RATE = 0.05  # of pictures of known classes that may be called unknown
 UNKNOWN = "unknown"  # the answer
+NO_NUMBER = "the network gave no number"  # the fault of an image whose logits or probabilities are not finite
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,23 @@ def probabilities(
 
     They are divided by the temperature and then, where a class has a scale and a shift of its own, multiplied and
     moved by these. They sum to 1 where a picture has one label; each stands for itself where it may have several.
+    Of an image one of whose logits is not finite all are nan: `answers` has none for it.
     """
     scaled = np.asarray(logits, np.float64) / temperature
     if len(scales):
         scaled = scaled * np.asarray(scales) + np.asarray(shifts)
+    good = finite(scaled)[:, None]
+    scaled = np.where(good, scaled, 0)
     if task == MULTILABEL:
-        return np.exp(-np.logaddexp(0, -scaled))
+        return np.where(good, np.exp(-np.logaddexp(0, -scaled)), np.nan)
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return np.where(good, powers / powers.sum(axis=1, keepdims=True), np.nan)
+
+
+def finite(*parts: NDArray[Any]) -> NDArray[np.bool_]:
+    """Of which images [n] every number in all these arrays [n, ...] is one: neither nan nor infinite."""
+    rows = (np.isfinite(part.reshape(len(part), math.prod(part.shape[1:]))).all(axis=1) for part in parts)
+    return np.logical_and.reduce(list(rows))
 
 
 def rank(count: int, share: float) -> int:
@@ -86,15 +97,18 @@ def answers(
     thresholds: Sequence[float] = (),
     least: float | None = None,
     unknown: NDArray[np.bool_] | None = None,
-) -> Iterator[Answer]:
-    """One Answer for each row of probabilities [n, classes].
+) -> Iterator[Answer | None]:
+    """One Answer for each row of probabilities [n, classes]; None where one of them is no number: see NO_NUMBER.
 
     `thresholds` [classes] are for several labels; `least` is the probability from which on a class is in the set;
     `unknown` [n] marks the pictures that are unlike all that was trained on.
     """
     limits = np.asarray(thresholds or [UNSURE] * len(classes))
     strange = np.zeros(len(chances), bool) if unknown is None else unknown
-    for row, odd in zip(chances, strange.tolist(), strict=True):
+    for row, odd, good in zip(chances, strange.tolist(), finite(chances).tolist(), strict=True):
+        if not good:
+            yield None
+            continue
         order = np.argsort(-row, kind="stable")
         said = order[row[order] >= limits[order]] if task == MULTILABEL else order[:1]
         best = int(order[0])

@@ -19,7 +19,7 @@ from PIL import Image
 
 from graft_runtime import contract
 from graft_runtime.contract import IMAGE, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN, ModelError
-from graft_runtime.decide import RATE, answers, least_of, limit
+from graft_runtime.decide import NO_NUMBER, RATE, answers, finite, least_of, limit
 from graft_runtime.image import ImageError, colour, decode, read, upright
 from graft_runtime.prediction import Neighbour, Prediction
 
@@ -134,13 +134,13 @@ class Predictor:
 
         Raises ValueError as `predict` does.
         """
-        chances, strange, card = found[PROBABILITIES], found[UNKNOWN] > self._limit(unknown), self.card
-        least = self._least(coverage)
-        said = answers(chances.astype(np.float64), card.classes, card.task, card.thresholds, least, strange)
+        scores, card, least = found[UNKNOWN], self.card, self._least(coverage)
+        chances = np.where(finite(scores)[:, None], found[PROBABILITIES].astype(np.float64), np.nan)
+        said = answers(chances, card.classes, card.task, card.thresholds, least, scores > self._limit(unknown))
         near = [found[name].tolist() for name in (NEAREST, SIMILARITY) if self.evidence]
         nearest = map(self._neighbours, *near) if near else repeat(())
         for name, answer, own in zip(names, said, nearest, strict=False):
-            yield Prediction(name, answer, nearest=own)
+            yield Prediction(name, answer, nearest=own) if answer else Prediction(name, None, NO_NUMBER)
 
     def _neighbours(self, which: list[int], cosines: list[float]) -> tuple[Neighbour, ...]:
         """The training pictures in these rows, nearest first."""

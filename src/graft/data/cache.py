@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from pathlib import Path
 
 
@@ -10,3 +12,15 @@ def cache_folder() -> Path:
     """GRAFT_CACHE, else `graft` in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GRAFT_CACHE") or Path(home) / "graft")
+
+
+def freed(path: Path) -> Path:
+    """A place of the cache, without what lay there and is of no use; where that cannot be taken away, one beside it."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError:  # another user's
+        return path.parent / secrets.token_hex(8) / path.name
+    return path

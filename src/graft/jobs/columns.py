@@ -55,7 +55,11 @@ def _made(part: Path, place: Path, columns: Columns) -> None:
         left.unlink()
     fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
-        with part.open(newline="", encoding="utf-8") as file, arrow.parquet.ParquetWriter(fresh, schema) as writer:
+        with (
+            part.open(newline="", encoding="utf-8") as file,
+            fresh.open("xb") as out,
+            arrow.parquet.ParquetWriter(out, schema) as writer,
+        ):
             csv.field_size_limit(2**31 - 1)  # a set of thousands of classes is longer than csv expects
             rows = csv.reader(file)
             next(rows)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,12 +89,12 @@ def check(path: Path, *, force: bool) -> None:
 
 def write(table: Table, path: Path) -> None:
     """Save as .npz (features, labels, names, classes), or as .parquet; see `_parquet`. Whole or not at all."""
-    fresh = path.with_name(f".{path.name}.part")
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        if path.suffix.lower() == parquet.SUFFIX:
-            _parquet(table, fresh)
-        else:
-            with fresh.open("wb") as file:
+        with fresh.open("xb") as file:
+            if path.suffix.lower() == parquet.SUFFIX:
+                _parquet(table, file)
+            else:
                 np.savez(
                     file,
                     features=table.features,
@@ -107,7 +108,7 @@ def write(table: Table, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _parquet(table: Table, path: Path) -> None:
+def _parquet(table: Table, file: BinaryIO) -> None:
     """Columns COLUMNS: text, digest in hexadecimal, label (several: a list; unknown: null), a list of float32."""
     arrow = parquet.pyarrow()
     said, width = described(table), table.features.shape[1]
@@ -115,7 +116,7 @@ def _parquet(table: Table, path: Path) -> None:
     kinds = [arrow.string(), arrow.string(), arrow.list_(arrow.string()) if several else arrow.string()]
     schema = arrow.schema(list(zip(COLUMNS, [*kinds, arrow.list_(arrow.float32(), width)], strict=True)))
     step = max(1, parquet.CELLS // width)
-    with arrow.parquet.ParquetWriter(path, schema) as writer:
+    with arrow.parquet.ParquetWriter(file, schema) as writer:
         for start in range(0, max(len(table.names), 1), step):
             rows = slice(start, start + step)
             features = arrow.array(table.features[rows].ravel(), arrow.float32())

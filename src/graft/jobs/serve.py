@@ -9,13 +9,15 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from graft.data.cache import cache_folder
+from graft.data.cache import cache_folder, freed
 from graft.errors import ModelError, OutputError, UsageError
 from graft.model import whole
 from graft.progress import Watch, unwatched
-from graft_runtime import card, contract
+from graft_runtime import card, contract, regular
 from graft_runtime.serve import server
 from graft_runtime.serve.model import Model
+
+LARGEST = 1 << 34  # bytes of an export
 
 
 def serve(
@@ -67,10 +69,20 @@ def exported(model: str | Path, evidence: str | None, watch: Watch) -> Path:
     known = "".join([card.dump(classifier.card), *made_by, photos])
     folder = cache_folder() / "served" / hashlib.sha256(known.encode()).hexdigest()[:24]
     path = folder / f"{Path(model).absolute().name}.onnx"  # by its name clients know the model
-    if not path.exists():
+    if not _is_sound(path):
+        path = freed(path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{folder} cannot be made: {whole.reason(error)}.") from error
+            raise OutputError(f"{path.parent} cannot be made: {whole.reason(error)}.") from error
         export(classifier, path, evidence=evidence, watch=watch)
     return path
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether an export can be used; one that is damaged, or cannot be read, is made anew."""
+    try:
+        contract.read(regular.read(path, LARGEST))
+    except (OSError, contract.ModelError):
+        return False
+    return True

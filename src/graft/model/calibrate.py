@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 
-from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
+from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL, RANGES
 from graft_runtime.decide import UNSURE, probabilities, rank
 
 FEW = 10  # pictures of a class below which its threshold is drawn towards that of all classes together
@@ -103,6 +103,8 @@ def _by_class(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Cali
         return float(whole - (wanted * moved).sum() + (prior**2).sum() / 2), slope
 
     found = minimize(loss, neutral, jac=True, method="L-BFGS-B").x
+    if found[:classes].min() < RANGES["scales"][0]:  # it would turn a class's logits round: that is noise
+        return Calibration(heat)
     return Calibration(heat, tuple(found[:classes].tolist()), tuple(found[classes:].tolist()))
 
 

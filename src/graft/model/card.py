@@ -11,7 +11,10 @@ from typing import Any
 
 from graft.errors import ModelError
 from graft.networks.network import Backbone, Network
+from graft_runtime import regular
 from graft_runtime.card import Card, CardError, parse
+
+MOST = 1 << 28  # bytes of a card
 
 
 def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], strategy: str, temperature: float) -> Card:
@@ -42,8 +45,10 @@ def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], str
 def choices(path: Path) -> dict[str, Any]:
     """What was chosen for the classifier with this card (model.json). Raises ModelError."""
     try:
-        return parse((path / "model.json" if path.is_dir() else path).read_text(encoding="utf-8")).choices
-    except (OSError, UnicodeDecodeError, CardError) as error:
+        return parse(regular.read(path / "model.json" if path.is_dir() else path, MOST).decode()).choices
+    except OSError as error:
+        raise ModelError(f"{path} cannot be used as a card: {error.strerror}.") from error
+    except (UnicodeDecodeError, CardError) as error:
         raise ModelError(f"{path} cannot be used as a card: {error}.") from error
 
 

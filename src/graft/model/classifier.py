@@ -24,7 +24,7 @@ from graft.model.unknown import Near, compared_by
 from graft.networks.network import Network
 from graft.progress import Watch, unwatched
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
-from graft_runtime.decide import RATE, Answer, answers, least_of
+from graft_runtime.decide import NO_NUMBER, RATE, Answer, answers, finite, least_of
 from graft_runtime.prediction import Neighbour, Prediction
 
 
@@ -80,11 +80,10 @@ class Classifier:
         for glance in forward.glances(self.network, self.compared, rest, unwatched, faults, len(data)):
             end = int(glance.rows[-1]) + 1
             said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
+            names = enumerate(map(data.name, range(start + at, start + end)), at)
             yield [
-                Prediction(name, said[row][0], "", said[row][1])
-                if row in said
-                else Prediction(name, None, faults.pop(row))
-                for row, name in enumerate(map(data.name, range(start + at, start + end)), at)
+                _prediction(name, *said[row]) if row in said else Prediction(name, None, faults.pop(row))
+                for row, name in names
             ]
             at = end
         if at < len(rest):
@@ -92,12 +91,14 @@ class Classifier:
 
     def _told(
         self, glance: Glance, least: float | None, limit: float
-    ) -> Iterator[tuple[Answer, tuple[Neighbour, ...]]]:
-        """(answer, nearest training pictures) of each picture of a batch."""
+    ) -> Iterator[tuple[Answer | None, tuple[Neighbour, ...]]]:
+        """(answer, nearest training pictures) of each picture of a batch; None without a number."""
         card, known = self.card, self.memory.known if self.memory else None
         near = known.near(glance.reference, glance.logits, card.task == MULTILABEL) if known else None
-        strange = near.scores > limit if near else None
-        told = answers(self.calibrated(glance.logits), card.classes, card.task, card.thresholds, least, strange)
+        strange, chances = near.scores > limit if near else None, self.calibrated(glance.logits)
+        if near:
+            chances[~finite(near.scores)] = np.nan
+        told = answers(chances, card.classes, card.task, card.thresholds, least, strange)
         return zip(told, self._neighbours(near) if near else repeat(()), strict=False)
 
     def look(self, data: Dataset, *, watch: Watch = unwatched) -> Look:
@@ -162,7 +163,7 @@ class Classifier:
             data = data.take(data.part(TEST))
         look = self.look(data, watch=watch)
         if not len(look.rows):
-            raise DataError(f"None of the {len(data)} pictures can be read, the first because: {look.faults[0]}.")
+            raise DataError(f"None of the {len(data)} pictures can be used, the first because: {look.faults[0]}.")
         score = self.scored(look, data)
         return replace(score, trust=replace(score.trust, unlabelled=data.ignored.get(NO_LABEL, 0)))
 
@@ -177,6 +178,10 @@ class Classifier:
         Raises OutputError if it is already there.
         """
         return storage.save(self.network, self.card, self.report, Path(folder), self.memory, page, force=force)
+
+
+def _prediction(name: str, answer: Answer | None, nearest: tuple[Neighbour, ...]) -> Prediction:
+    return Prediction(name, answer, nearest=nearest) if answer else Prediction(name, None, NO_NUMBER)
 
 
 def load(folder: str | Path) -> Classifier:

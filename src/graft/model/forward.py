@@ -19,6 +19,7 @@ from graft.networks.network import Network
 from graft.networks.preprocess import Preprocess
 from graft.networks.reference import WithReference
 from graft.progress import Watch
+from graft_runtime.decide import NO_NUMBER, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +54,13 @@ def look(
     rows, digests = [np.empty(0, np.intp)], [np.empty((0, table.DIGEST), np.uint8)]
     logits, near = [np.empty((0, network.head.spec["classes"]), np.float32)], list[Near]()
     for glance in glances(network, layers, data, watch, faults):
-        rows.append(glance.rows)
-        digests.append(glance.digests)
-        logits.append(glance.logits)
-        if known:
-            near.append(known.near(glance.reference, glance.logits, several))
+        own = known.near(glance.reference, glance.logits, several) if known else None
+        good = finite(glance.logits, own.scores) if own else finite(glance.logits)
+        faults |= dict.fromkeys(glance.rows[~good].tolist(), NO_NUMBER)
+        rows.append(glance.rows[good])
+        digests.append(glance.digests[good])
+        logits.append(glance.logits[good])
+        near += [own.take(good)] if own else []
     together = joined(near) if known else None
     return Look(np.concatenate(rows), np.concatenate(digests), np.concatenate(logits), together, faults)
 

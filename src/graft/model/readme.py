@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
 from graft_runtime.card import MULTILABEL, Card
+from graft_runtime.terminal import on_one_line
+
+NAMED = 20  # classes in the first paragraph
+MARKS = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore inside a word is one anyway
 
 
 def text(card: Card, report: dict[str, Any]) -> str:
@@ -13,14 +19,15 @@ def text(card: Card, report: dict[str, Any]) -> str:
 
 
 def _what(card: Card) -> list[str]:
-    names = ", ".join(card.classes[:20]) + (f" and {len(card.classes) - 20} more" if len(card.classes) > 20 else "")
+    more = len(card.classes) - NAMED
+    names = ", ".join(map(_escaped, card.classes[:NAMED])) + (f" and {more} more" if more > 0 else "")
     if card.task == MULTILABEL:
         said = f"Gives a picture any number of {len(card.classes)} labels, or none: {names}."
     else:
         said = f"Tells {len(card.classes)} classes apart: {names}."
         if not card.unknown:
             said += " It always answers one of them, whatever the picture shows."
-    if card.unknown:
+    if "rate" in card.unknown:
         said += (
             f" Pictures unlike all of its training pictures are called unknown, and {card.unknown['rate']:.0%} or less"
         )
@@ -38,7 +45,7 @@ def _score(report: dict[str, Any]) -> list[str]:
 def _of_several(score: dict[str, Any]) -> list[str]:
     low, high = map(_percent, score["interval"] or (None, None))
     rows = [
-        f"| {_escaped(each['name'])} | {_percent(each['average_precision'])} | {_percent(each['precision'])} "
+        f"| {_cell(each['name'])} | {_percent(each['average_precision'])} | {_percent(each['precision'])} "
         f"| {_percent(each['recall'])} | {each['threshold']:.2f} | {each['count']} |"
         for each in sorted(score["classes"], key=lambda each: each["f1"] or 0.0)
     ]
@@ -63,7 +70,7 @@ def _percent(share: float | None) -> str:
 def _of_one(score: dict[str, Any]) -> list[str]:
     low, high = score["interval"]
     rows = [
-        f"| {_escaped(each['name'])} | {_percent(each['precision'])} | {_percent(each['recall'])} | {each['count']} |"
+        f"| {_cell(each['name'])} | {_percent(each['precision'])} | {_percent(each['recall'])} | {each['count']} |"
         for each in sorted(score["classes"], key=lambda each: each["f1"] or 0.0)
     ]
     return [
@@ -79,28 +86,39 @@ def _of_one(score: dict[str, Any]) -> list[str]:
 
 
 def _origin(card: Card) -> list[str]:
-    layers = [*card.layers, *(["last"] if card.top else [])]
-    return [
-        "## Where it comes from",
-        "",
-        f"- backbone: {card.backbone['name']}, {_weights(card)}",
-        f"- strategy: {card.strategy}; head: {card.head['solver']}; layers: {', '.join(layers)}",
-        f"- trained on {card.data['train']:,} pictures, tested on {card.data['test']:,}; seed {card.data['seed']}",
-        f"- written by graft {card.provenance['graft']} on {card.provenance['created']}",
-        "",
+    layers, made = [*card.layers, *(["last"] if card.top else [])], card.provenance
+    train, test, seed = (_count(card, name) for name in ("train", "test", "seed"))
+    lines = [
+        f"backbone: {card.backbone['name']}, {_weights(card)}",
+        f"strategy: {card.strategy}; head: {card.head.get('solver', '-')}; layers: {', '.join(layers)}",
+        f"trained on {train} pictures, tested on {test}; seed {seed}",
+        f"written by graft {made.get('graft', '-')} on {made.get('created', '-')}",
     ]
+    return ["## Where it comes from", "", *[f"- {_escaped(line)}" for line in lines], ""]
+
+
+def _count(card: Card, name: str) -> str:
+    own = card.data.get(name, "-")
+    return str(own) if name == "seed" or own == "-" else f"{own:,}"
 
 
 def _weights(card: Card) -> str:
     """What the network began with."""
+    origin = card.backbone.get("origin", "not stated")
     if card.backbone.get("where") == "random":
-        return f"random weights, {card.backbone['origin']}: pretrained on nothing"
-    return f"weights {card.backbone['origin']}, licence {card.backbone['licence']}"
+        return f"random weights, {origin}: pretrained on nothing"
+    return f"weights {origin}, licence {card.backbone.get('licence', 'not stated')}"
 
 
 def _use() -> list[str]:
     return ["## Use", "", "```python", "import graft", "", 'graft.load("this folder").predict("photo.jpg")', "```"]
 
 
-def _escaped(name: str) -> str:
-    return name.replace("|", "\\|").replace("<", "&lt;")
+def _escaped(text: str) -> str:
+    """Any text as the words that it is: not Markdown, no HTML, and on one line."""
+    return html.escape(MARKS.sub(r"\\\1", on_one_line(text)), quote=False)
+
+
+def _cell(text: str) -> str:
+    """The same inside a table."""
+    return _escaped(text).replace("|", "\\|")

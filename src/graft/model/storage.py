@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
+from torch import Tensor, nn
 
 from graft.errors import GraftError, ModelError, OutputError
 from graft.model import history, readme, whole
@@ -37,15 +37,21 @@ from graft.networks import catalog
 from graft.networks.head import Head
 from graft.networks.network import Features, Network
 from graft.networks.preprocess import Preprocess
+from graft.networks.reference import WithReference
 from graft.networks.shorter import shorten, unread
-from graft_runtime.card import Card, CardError, dump, parse
+from graft.networks.tensors import check
+from graft_runtime import plain, regular
+from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
 
 TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
-PREFIX = "features.backbone."  # of the names of the backbone's tensors
+PREFIX, HEAD = "features.backbone.", "head."  # of the names of the backbone's tensors, and of the head's
 HISTORY = "history.csv"
 PAGE = "report.html"
 MEMORY = "memory.safetensors"
 FILES = (*ALWAYS, HISTORY, MEMORY, PAGE)
+TEXT, REMEMBERED = 1 << 28, 1 << 30  # bytes of a text and of the memory, at most: a million pictures take a tenth
+LARGEST = 1 << 34  # bytes of weights: twice the largest of the catalogue
+ABOUT = 1 << 12  # bytes that the head of the file may take to describe a tensor
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers wherever somebody looks
 
 
@@ -69,7 +75,7 @@ def save(
     tensors = {name: each.contiguous() for name, each in network.state_dict().items() if not name.startswith(gone)}
     raw = {TENSORS: safetensors.save(tensors)} | ({MEMORY: remembered.dump(memory)} if memory else {})
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
-    texts = {CARD: dump(card), REPORT: json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
+    texts = {CARD: dump(card), REPORT: plain.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
     if page:
         texts[PAGE] = page
     if epochs := report.get("training", {}).get("history"):
@@ -90,22 +96,69 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
     Raises ModelError that says which file is wrong, and how.
     """
     card = read_card(folder)
-    tensors = _tensors(folder, card)
+    with _together(folder, TENSORS):
+        backbone = _backbone(card)
+        tensors = _tensors(folder, card, _room(backbone, card))
+        network = _network(card, backbone, tensors)
+    memory = read_memory(folder, card)
+    if memory and memory.known and len(memory.known.features):
+        with _together(folder, MEMORY):
+            width, own = (
+                memory.known.features.shape[1],
+                WithReference(network.features, compared_by(card.unknown)).width,
+            )
+            if width != own:
+                raise ValueError(f"images are compared by {own} features, and those remembered have {width}")
+    return network.eval().requires_grad_(False), card, _report(folder), memory
+
+
+@contextmanager
+def _together(folder: Path, name: str) -> Iterator[None]:
+    """Whatever goes wrong inside is told of this file and the card."""
     try:
-        entry = catalog.find(card.backbone["name"])
-        backbone = catalog.headless(entry, catalog.build(entry))
-        if not card.top:
-            shorten(backbone, [name.removeprefix(PREFIX) for name in tensors if name.startswith(PREFIX)])
-        features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers, card.top, card.pool)
-        network = Network(features, Head(card.head))
-        network.load_state_dict(tensors)
-        if features.width != card.head["width"]:
-            raise ValueError(f"the layers give {features.width} features, the head takes {card.head['width']}")
-        if card.head["classes"] != len(card.classes):
-            raise ValueError(f"the head has {card.head['classes']} outputs, the card {len(card.classes)} classes")
-    except (GraftError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder / TENSORS} and {folder / CARD} do not belong together: {error}") from error
-    return network.eval().requires_grad_(False), card, _report(folder), read_memory(folder, card)
+        yield
+    except ModelError:
+        raise
+    except (GraftError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder / name} and {folder / CARD} do not belong together: {error}") from error
+
+
+def _backbone(card: Card) -> nn.Module:
+    """The network that the card names, with random weights, and nothing of it before the card is known to fit."""
+    if not card.classes:
+        raise ValueError("the card has no classes")
+    if card.head.get("classes") != len(card.classes):
+        raise ValueError(f"the head has {card.head.get('classes')} outputs, the card {len(card.classes)} classes")
+    entry = catalog.find(card.backbone["name"])
+    return catalog.headless(entry, catalog.build(entry))
+
+
+def _room(backbone: nn.Module, card: Card) -> int:
+    """How many bytes the tensors take at most. Of the head, whose size a card says, none is made for it."""
+    with torch.device("meta"):
+        head = Head(card.head)
+    tensors = [*backbone.state_dict().values(), *head.state_dict().values()]
+    return min(LARGEST, sum(each.numel() * each.element_size() + ABOUT for each in tensors) + ABOUT)
+
+
+def _network(card: Card, backbone: nn.Module, tensors: dict[str, Tensor]) -> Network:
+    """The network with these tensors: all that it has, of its shapes, and every number of them one."""
+    if not card.top:
+        shorten(backbone, [name.removeprefix(PREFIX) for name in tensors if name.startswith(PREFIX)])
+    with torch.device("meta"):  # as large as the card says; the file has to be as large
+        head = Head(card.head)
+    own = {f"{HEAD}{name}": each for name, each in head.state_dict().items()}
+    check(own, {name: each for name, each in tensors.items() if name.startswith(HEAD)})
+    features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers, card.top, card.pool)
+    network = Network(features, Head(card.head))
+    check(network.state_dict(), tensors)
+    network.load_state_dict(tensors)
+    network.head.check()
+    if features.width != card.head["width"]:
+        raise ValueError(f"the layers give {features.width} features, the head takes {card.head['width']}")
+    for name in compared_by(card.unknown):
+        features.backbone.get_submodule(name)
+    return network
 
 
 @contextmanager
@@ -130,12 +183,9 @@ def claimed(folder: Path, *, force: bool) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Clear up after a run that was killed while it wrote; a classifier that it had moved aside comes back."""
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?")
-    for left in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name) and path.is_dir()]:
-        names = {path.name for path in left.iterdir()}
-        if left.suffix == ".old" and not folder.exists() and set(ALWAYS) <= names <= set(FILES):
-            left.rename(folder)
-        elif names <= set(FILES):
+    whole.bring_back(folder, ALWAYS, FILES)
+    for left in whole.left_of(folder):
+        if {path.name for path in left.iterdir()} <= set(FILES):
             shutil.rmtree(left)
 
 
@@ -173,21 +223,23 @@ def _unwritable(folder: Path, error: OSError, size: int) -> OutputError:
 def read_card(folder: Path) -> Card:
     path = folder / CARD
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(regular.read(path, TEXT).decode())
     except (FileNotFoundError, NotADirectoryError) as error:
         there = "it is a file" if folder.exists() else "there is no such folder"
         what = f"it has no {path.name}" if folder.is_dir() else there
         hint = "Name the folder that `graft fit --output` wrote."
         raise ModelError(f"{folder} is no saved classifier: {what}. {hint}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     except CardError as error:
         raise ModelError(f"{path} cannot be used: {error}.") from error
 
 
-def _tensors(folder: Path, card: Card) -> dict[str, Any]:
+def _tensors(folder: Path, card: Card, most: int) -> dict[str, Tensor]:
     try:
-        return safetensors.load(_sound(folder, TENSORS, card))
+        return safetensors.load(_sound(folder, TENSORS, card, most))
     except SafetensorError as error:
         raise ModelError(f"{folder / TENSORS} is not a safetensors file: {error}.") from error
 
@@ -197,16 +249,18 @@ def read_memory(folder: Path, card: Card) -> Memory | None:
     if MEMORY not in card.weights:
         return None
     try:
-        return remembered.parse(_sound(folder, MEMORY, card))
+        memory = remembered.parse(_sound(folder, MEMORY, card, REMEMBERED))
+        remembered.check(memory, len(card.classes), several=card.task == MULTILABEL)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / MEMORY} is not what graft wrote: {error}.") from error
+    return memory
 
 
-def _sound(folder: Path, name: str, card: Card) -> bytes:
+def _sound(folder: Path, name: str, card: Card, most: int) -> bytes:
     """A file's content, just as it was saved."""
     path = folder / name
     try:
-        content = path.read_bytes()
+        content = regular.read(path, most)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if hashlib.sha256(content).hexdigest() != card.weights.get(name):
@@ -217,9 +271,14 @@ def _sound(folder: Path, name: str, card: Card) -> bytes:
 def _report(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        report = plain.loads(regular.read(path, TEXT))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(report, dict):
+        raise ModelError(f"{path} is not what graft wrote: a table by name, and this one is {type(report).__name__}.")
+    return report
 
 
 def _tuples(entries: dict[str, Any]) -> dict[str, Any]:

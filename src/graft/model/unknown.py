@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft_runtime.decide import limit
+from graft_runtime.decide import finite, limit
 
 NEIGHBOURS = 5
 ROOM = 32 << 20  # bytes of training features that a classifier may carry
@@ -28,6 +28,10 @@ class Near:
     scores: NDArray[np.float32]
     which: NDArray[np.intp]
     cosines: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.bool_]) -> Near:
+        """Some of the pictures."""
+        return Near(self.scores[rows], self.which[rows], self.cosines[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +66,9 @@ def compared_by(described: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def unit(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows of length 1, [n, d]."""
-    return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    """Rows of length 1, [n, d]; nan where a feature is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def nearest(
@@ -90,10 +95,11 @@ def _first(values: NDArray[np.floating], few: int) -> NDArray[np.intp]:
 
 
 def energy(logits: NDArray[np.floating], several: bool) -> NDArray[np.float32]:
-    """Higher for stranger pictures; of several labels the sum over them (Wang et al. 2021)."""
-    wide = np.asarray(logits, np.float64)
+    """Higher for stranger pictures; of several labels the sum over them (Wang et al. 2021). nan without a number."""
+    good = finite(logits)
+    wide = np.where(good[:, None], np.asarray(logits, np.float64), 0)
     free = np.logaddexp(0, wide).sum(axis=1) if several else np.logaddexp.reduce(wide, axis=1)
-    return (-free).astype(np.float32)
+    return np.where(good, -free, np.nan).astype(np.float32)
 
 
 def room(width: int) -> int:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what a killed writer leaves behind, with the name it was going to have
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, and RENAME_EXCHANGE, which is RENAME_SWAP on macOS
 
 
 class Summed:
@@ -68,29 +72,92 @@ def file(path: Path) -> Iterator[Summed]:
 
 @contextmanager
 def folder(place: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes its place; nothing is left of one that was not filled. Raises OSError."""
+    """A folder to fill, which then takes its place; nothing is left of one that was not filled. Raises OSError.
+
+    What stands there already changes names with the new one in a single step, where the system has such a step:
+    whenever a run is killed, there is the old or the new.
+    """
     fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         fresh.mkdir(parents=True)
         yield fresh
+        for path in fresh.iterdir():
+            _sync(path)
         _replace(fresh, place)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _remove(fresh)  # half a folder, or the one that stood there
 
 
-def _replace(fresh: Path, folder: Path) -> None:
-    """Put a fresh folder in its place; the one that was there goes only when the new one stands. Raises OSError."""
+def _replace(fresh: Path, place: Path) -> None:
+    """Put a fresh folder in its place, and what was there in the place of the fresh one. Raises OSError."""
+    if not os.path.lexists(place):
+        fresh.rename(place)
+    elif not _exchanged(fresh, place):
+        _in_two_steps(fresh, place)
+    _sync(place.parent)
+
+
+def _in_two_steps(fresh: Path, place: Path) -> None:
+    """The same where no system call exchanges names: killed between the two, the old one lies beside its place.
+
+    Its name ends in .old; the next run into the same place brings it back (`storage.claimed`).
+    """
     old = fresh.with_name(f"{fresh.name}.old")
-    if folder.exists():
-        folder.rename(old)
+    place.rename(old)
     try:
-        fresh.rename(folder)
+        fresh.rename(place)
     except BaseException:  # Ctrl-C as well
-        if old.exists() and not folder.exists():
-            old.rename(folder)
+        if not os.path.lexists(place):
+            old.rename(place)
         raise
-    shutil.rmtree(old, ignore_errors=True)
-    _sync(folder.parent)
+    _remove(old)
+
+
+def left_of(place: Path) -> list[Path]:
+    """Folders that killed runs left beside a place."""
+    ours = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}(\.old)?")
+    return [path for path in place.parent.iterdir() if ours.fullmatch(path.name) and path.is_dir()]
+
+
+def bring_back(place: Path, always: Collection[str], known: Collection[str]) -> None:
+    """Put what a killed run had moved aside back in its place: a folder with all these files, and no unknown one."""
+    for left in left_of(place):
+        names = {path.name for path in left.iterdir()}
+        if left.suffix == ".old" and not os.path.lexists(place) and set(always) <= names <= set(known):
+            left.rename(place)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two names of one folder change places at once; False where the system, or its file system, cannot."""
+    if call := _exchange():
+        if not call(os.fsencode(one), os.fsencode(other)):
+            return True
+        error = ctypes.get_errno()
+        if error not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM):  # EPERM: forbidden in some containers
+            raise OSError(error, os.strerror(error), os.fspath(one), None, os.fspath(other))
+    return False
+
+
+@cache
+def _exchange() -> Callable[[bytes, bytes], int] | None:
+    """The system call: renameat2 of Linux, renamex_np of macOS; None elsewhere, as on Windows."""
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if call := getattr(library, "renameat2", None):
+        call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+        return lambda one, other: call(_HERE, one, _HERE, other, _EXCHANGE)
+    if call := getattr(library, "renamex_np", None):
+        call.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint]
+        return lambda one, other: call(one, other, _EXCHANGE)
+    return None
+
+
+def _remove(path: Path) -> None:
+    """Take away a folder, or whatever else stands there; what cannot be taken away does no harm."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def reason(error: OSError) -> str:
@@ -99,10 +166,10 @@ def reason(error: OSError) -> str:
     return "the disk is full" if full else error.strerror or str(error)
 
 
-def _sync(folder: Path) -> None:
-    """Hand the new name to the disk as well; Windows cannot sync a folder."""
+def _sync(path: Path) -> None:
+    """Hand a file, or the names in a folder, to the disk; Windows cannot sync a folder."""
     if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graft.errors import UsageError
 from graft.networks.alone import seeded
-from graft.networks.forest import Forest
+from graft.networks.forest import Forest, check_places
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 
@@ -60,6 +60,7 @@ INITIALISERS = {
 PADDINGS = {"same": 1, "valid": 0}  # rows of zeros around a map before its 3 x 3 convolution
 KERNEL = 3
 STREAM = 0x9E3779B97F4A7C15  # odd: layers of one seed and one shape must not begin with the same numbers
+DEEPEST = 1000  # hidden layers of a head, and steps from the root of a tree to a leaf
 BEFORE = {"activation": "relu", "dropout": 0.0, "padding": "same"}  # what the specs of heads once left unsaid
 
 
@@ -185,6 +186,7 @@ class Head(nn.Module):
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
+        _check_spec(spec)
         self.spec = spec
         self.map = tuple(spec["shape"]) if spec["kind"] == "conv" else ()
         if self.map and math.prod(self.map) != spec["width"]:
@@ -202,6 +204,13 @@ class Head(nn.Module):
         laid_out = features.unflatten(1, self.map) if self.map else features
         standardised = self.dropout((laid_out - self.mean) * self.scale)
         return self.judge(standardised @ self.axes.T if self.reduced else standardised)
+
+    def check(self) -> None:
+        """Raises ValueError where stored numbers say places that are not there; a head from a file may say anything."""
+        if isinstance(self.judge, Forest):
+            self.judge.check(self.axes.shape[0] if self.reduced else self.spec["width"])
+        if isinstance(self.judge, NearestNeighbours):
+            check_places("head.judge.labels", self.judge.labels, self.judge.classes)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
@@ -229,6 +238,52 @@ class Head(nn.Module):
         return True
 
 
+def _check_spec(spec: dict[str, Any]) -> None:
+    """Raises ValueError that names an entry which cannot be, before anything is made as large as it says."""
+    if spec.get("kind") not in _ENTRIES:
+        raise ValueError(f"there is no head of kind {spec.get('kind')!r}; there are linear, mlp, conv, knn and forest")
+    wanted = {"width", "classes", *_ENTRIES[spec["kind"]]}
+    for name, value in (BEFORE | spec).items():
+        if name in _LEGAL and not _LEGAL[name][0](value):
+            raise ValueError(f"the head's {name!r} is {_LEGAL[name][1]}, and is {str(value)[:80]}")
+    if missing := sorted(wanted - (BEFORE | spec).keys()):
+        raise ValueError(f"the head has no {missing[0]!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1
+
+
+def _are_counts(value: Any, most: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) <= most and all(map(_is_count, value))
+
+
+_COUNT: tuple[Callable[[Any], bool], str] = _is_count, "a whole number from 1 to 2^31 - 1"
+_SHARE: tuple[Callable[[Any], bool], str] = _is_share, "a number from 0 to below 1"
+_ENTRIES = {  # what each kind has beside width and classes
+    "linear": (),
+    "mlp": ("hidden", "activation", "dropout"),
+    "conv": ("shape", "filters", "padding", "spatial_dropout", "hidden", "activation", "dropout"),
+    "knn": ("stored", "neighbours"),
+    "forest": ("trees", "nodes", "leaves", "depth", "several"),
+}
+_LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("width", "classes", "pca", "stored", "neighbours", "trees", "nodes", "leaves", "filters"), _COUNT),
+    "depth": (lambda value: type(value) is int and 0 <= value <= DEEPEST, f"a whole number from 0 to {DEEPEST}"),
+    "shape": (lambda value: _are_counts(value, 3) and len(value) == 3, "three whole numbers"),
+    "hidden": (lambda value: _are_counts(value, DEEPEST), f"a list of at most {DEEPEST} whole numbers from 1 on"),
+    "dropout": _SHARE,
+    "spatial_dropout": _SHARE,
+    "activation": (lambda value: value in list(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}"),
+    "padding": (lambda value: value in list(PADDINGS), f"one of {', '.join(PADDINGS)}"),
+    "several": (lambda value: type(value) is bool, "true or false"),
+}
+
+
 def _judge(spec: dict[str, Any]) -> nn.Module:
     """The spec's `kind` decides: linear, mlp (`hidden`), conv (`shape`, `filters`), knn (`stored`, `neighbours`) or
     forest (`trees`, `nodes`, `leaves`, `depth`, `several`).
@@ -242,9 +297,7 @@ def _judge(spec: dict[str, Any]) -> nn.Module:
         return _convolved(spec)
     if spec["kind"] == "knn":
         return NearestNeighbours(spec["stored"], width, classes, spec["neighbours"])
-    if spec["kind"] == "forest":
-        return Forest(spec["trees"], spec["nodes"], spec["leaves"], spec["depth"], classes, spec["several"])
-    raise ValueError(f"There is no head of kind {spec['kind']!r}; there are linear, mlp, conv, knn and forest.")
+    return Forest(spec["trees"], spec["nodes"], spec["leaves"], spec["depth"], classes, spec["several"])
 
 
 def _dense(widths: Sequence[int], spec: dict[str, Any]) -> nn.Sequential:

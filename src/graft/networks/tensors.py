@@ -92,15 +92,29 @@ def _other_classes(own: dict[str, Tensor], tensors: dict[str, Tensor], classifie
     return ours != theirs and all(ours[name][1:] == theirs[name][1:] for name in ours.keys() & theirs.keys())
 
 
+def check(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Raises ValueError unless these are all tensors of a network, of its shapes and kinds, and numbers all of them."""
+    if faults := list(_faults(own, tensors)):
+        raise ValueError("; ".join(faults))
+
+
 def _faults(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> Iterator[str]:
     yield from _few("missing", [name for name in own if name not in tensors and not _is_counter(name)])
     yield from _few("unexpected", [name for name in tensors if name not in own])
     odd = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     # Quantised weights have the right names and shapes, and would be silently cast into nonsense.
     both = [name for name in own if name in tensors and not _is_counter(name)]
-    whole = [name for name in both if own[name].is_floating_point() and not tensors[name].is_floating_point()]
+    whole = [name for name in both if own[name].is_floating_point() != tensors[name].is_floating_point()]
     yield from _few("wrong type", [f"{name} {tensors[name].dtype} for {own[name].dtype}" for name in whole])
     yield from _few("wrong shape", [f"{n} {list(tensors[n].shape)} for {list(own[n].shape)}" for n in odd])
+    yield from _few("not a number in", [name for name in both if name not in odd and _lost(own[name], tensors[name])])
+
+
+def _lost(own: Tensor, given: Tensor) -> bool:
+    """Whether there is nan or infinity where a fresh network has a number; on the meta device it has none yet."""
+    if not given.is_floating_point() or bool(given.isfinite().all()):
+        return False
+    return not own.is_meta and not bool((given.isfinite() | ~own.isfinite()).all())
 
 
 def _few(fault: str, names: list[str]) -> Iterator[str]:

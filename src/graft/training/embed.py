@@ -25,6 +25,7 @@ from graft.networks.network import Features
 from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
 from graft.training.store import Key, Store
+from graft_runtime.decide import NO_NUMBER, finite
 
 ENOUGH = SIDE  # pixels of the short side for a look without a network: what is hashed
 NOTED = 256  # looks that wait to be written
@@ -155,6 +156,8 @@ def embed(
                 network.take(picture.made.missing)
         network.finish()
         notes.finish()
+    if network.lost:
+        faults |= {row: NO_NUMBER for row in range(len(data)) if digests[row].tobytes() in network.lost}
     good = np.setdiff1d(np.arange(len(data)), list(faults))
     seen = _read(looks, digests[good])
     return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start, seen)
@@ -248,6 +251,7 @@ class _Network:
         self.frozen, self.store, self.expected = frozen, store, expected
         self.waiting: list[tuple[Key, NDArray[np.uint8]]] = []
         self.computed = 0
+        self.lost = set[bytes]()  # digests of images whose features are not finite
 
     @cached_property
     def run(self) -> engine.Run:
@@ -266,7 +270,11 @@ class _Network:
     def _compute(self, count: int) -> None:
         keys, views = zip(*self.waiting[:count], strict=True)
         del self.waiting[:count]
-        self.store.add(keys, self.run(np.stack(views)))
+        rows = self.run(np.stack(views))
+        good = finite(rows)
+        self.lost |= {key[0] for key, sound in zip(keys, good.tolist(), strict=True) if not sound}
+        if good.any():
+            self.store.add([key for key, sound in zip(keys, good.tolist(), strict=True) if sound], rows[good])
         self.computed += count
 
 

@@ -13,6 +13,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from graft.errors import OutputError
 from graft.training.index import ENTRY, Index, Key
+from graft_runtime import regular
 
 _ENTRY = np.dtype([("digest", "S16"), ("view", "<u4"), ("checksum", "<u4")])  # ENTRY with the digest in one piece
 _PART = 40  # bits of a place that number a row; those above number its part
@@ -44,8 +46,11 @@ class Store:
         self._written = 0
         _make(folder)
         entries = [np.empty(0, ENTRY)]
-        for index in sorted(folder.glob("*.index"), key=_age):  # a row computed anew replaces the damaged one
-            entries.append(self._entries(index))
+        for index in _by_age(folder):  # a row computed anew replaces the damaged one
+            try:
+                entries.append(self._entries(index))
+            except (OSError, ValueError):  # another user's, or no file at all: what it may hold is computed again
+                continue
         places = [(part << _PART) + np.arange(len(each)) for part, each in enumerate(entries[1:])]
         self._index.load(np.concatenate(entries), np.concatenate([np.empty(0, np.int64), *places]))
 
@@ -111,11 +116,12 @@ class Store:
         self._files = None
 
     def _entries(self, index: Path) -> NDArray[Any]:
-        """The whole entries of a part, which becomes one of ours."""
-        raw = index.read_bytes()
+        """The whole entries of a part, which becomes one of ours. Raises OSError for one that cannot be read."""
         numbers = self._mapped(index.with_suffix(".rows"))
+        with regular.opened(index) as file:
+            raw = file.read(len(numbers) * ENTRY.itemsize)
         self._parts.append(numbers)
-        return np.frombuffer(raw, ENTRY, count=min(len(raw) // ENTRY.itemsize, len(numbers)))
+        return np.frombuffer(raw, ENTRY, count=len(raw) // ENTRY.itemsize)
 
     def _open(self) -> tuple[BinaryIO, BinaryIO]:
         rows, index = (self.folder / f"{self._name}{end}" for end in (".rows", ".index"))
@@ -135,9 +141,10 @@ class Store:
 
     def _mapped(self, path: Path) -> NDArray[np.floating]:
         size = np.dtype(self.kind).itemsize * self.width
-        rows = path.stat().st_size // size if path.exists() else 0
-        shape = (rows, self.width)
-        return np.memmap(path, self.kind, "r", shape=shape) if rows else np.empty((0, self.width), self.kind)
+        with regular.opened(path) as file:
+            rows = os.fstat(file.fileno()).st_size // size
+            shape = (rows, self.width)
+            return np.memmap(file, self.kind, "r", shape=shape) if rows else np.empty((0, self.width), self.kind)
 
     def _full(self, error: OSError) -> OutputError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -148,8 +155,13 @@ class Store:
         )
 
 
-def _age(path: Path) -> tuple[int, str]:
-    return path.stat().st_mtime_ns, path.name
+def _by_age(folder: Path) -> list[Path]:
+    """The indexes in a folder, the oldest first; links that lead nowhere are none."""
+    ages = dict[Path, tuple[int, str]]()
+    for path in folder.glob("*.index"):
+        with suppress(OSError):
+            ages[path] = path.stat().st_mtime_ns, path.name
+    return sorted(ages, key=lambda path: ages[path])
 
 
 def _make(folder: Path) -> None:

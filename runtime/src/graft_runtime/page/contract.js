@@ -2,6 +2,7 @@
 
 const RATE = 0.05; // of pictures of known classes that may be called unknown
 const UNSURE = 0.5; // the threshold of a label that has none of its own
+const NO_NUMBER = "the network gave no number"; // as graft_runtime.decide
 const LONGEST = 4; // times the short side; what is beyond is not looked at
 
 const CUT = "it is no ONNX file, or not all of it is there";
@@ -87,6 +88,7 @@ export function decided({ card, limit, evidence }, said) {
   const chances = Array.from(said.probabilities.data, Number), { classes, thresholds = [] } = card;
   if (chances.length !== classes.length)
     throw new Error(`the file names ${classes.length} classes, and its network has ${chances.length}`);
+  if (![...chances, said.unknown.data[0]].every(Number.isFinite)) return { fault: NO_NUMBER, best: 0 };
   const order = chances.map((_, at) => at).sort((one, other) => chances[other] - chances[one]);
   const unknown = said.unknown.data[0] > limit;
   const several = card.task === "multilabel";

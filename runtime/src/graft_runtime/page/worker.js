@@ -95,7 +95,7 @@ async function judge(file) {
   const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
   const said = await session.run({ image }, outputs);
   const { best, ...answer } = decided(about, said);
-  return { ...EMPTY, ...answer, heat: said.heat ? heat(said.heat, best, height, width) : null };
+  return { ...EMPTY, ...answer, heat: said.heat && !answer.fault ? heat(said.heat, best, height, width) : null };
 }
 
 const EMPTY = { picture: "", label: "", probability: 0, labels: [], unknown: false, among: null, probabilities: {}, nearest: [], fault: "", heat: null };

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft_runtime.decide import NO_NUMBER, finite
 from graft_runtime.image import ImageError
 from graft_runtime.serve.asked import Asked
 from graft_runtime.serve.bounds import Bounds
@@ -83,4 +84,6 @@ class Work:
     async def _pixels(self, served: Served, name: str, pixels: NDArray[np.uint8], outputs: tuple[str, ...]) -> Judged:
         with self.metrics.timed("network"):
             found = await self.line.judged(served.predictor, pixels, outputs)
+        if not finite(*(part[None] for part in found.values())).all():
+            return Judged(name, fault=NO_NUMBER)
         return Judged(name, found, *pixels.shape[:2])

@@ -21,7 +21,7 @@ from graft.data.read.labels import is_missing, known, named, plain, texts
 from graft.data.read.place import Place
 from graft.data.read.table import tabled
 from graft.errors import DataError, UsageError
-from graft_runtime.image import ImageError
+from graft_runtime.image import ImageError, read
 from graft_runtime.walk import is_image
 
 HELP = (
@@ -83,7 +83,7 @@ class _Rows:
             return value["bytes"]
         if value.get("path") is None:
             raise ImageError("no image")
-        return Path(value["path"]).read_bytes()
+        return read(value["path"])
 
 
 def _is_hugging_face(source: Any) -> bool:
@@ -189,7 +189,7 @@ def _raw(picture: Any) -> Raw:
     if is_missing(picture):
         raise ImageError("no image")
     if isinstance(picture, str | Path):
-        return Path(picture).read_bytes()
+        return read(picture)
     try:
         return picture if isinstance(picture, bytes) else as_rgb(picture)
     except DataError as error:

@@ -7,12 +7,13 @@ import io
 import re
 from collections.abc import Sequence
 
-from graft.data.read.layout import PARTS, is_picture
+from graft.data.read.layout import PARTS
 from graft.errors import DataError
-from graft_runtime.image import SUFFIXES
+from graft_runtime.kinds import IMAGES
+from graft_runtime.walk import is_image
 
 SEPARATORS = ",;\t"
-_ENDINGS = "|".join(map(re.escape, SUFFIXES))
+_ENDINGS = "|".join(map(re.escape, IMAGES))
 _PATH_FIRST = re.compile(rf"(.*?(?:{_ENDINGS}))(?:\s+(.*))?", re.IGNORECASE)
 _PATH_LAST = re.compile(rf"(.*?)\s+(\S+(?:{_ENDINGS}))", re.IGNORECASE)
 
@@ -30,7 +31,7 @@ def table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
     if lines and (said := re.fullmatch(r'"?sep=(.)"?[,;\t ]*', lines[0], re.IGNORECASE)):
         separator = said[1]
         del lines[0]
-    while lines and lines[0].startswith("#") and not any(map(is_picture, _split(lines[0], separator))):
+    while lines and lines[0].startswith("#") and not any(map(is_image, _split(lines[0], separator))):
         del lines[0]
     if not any(map(str.strip, lines)):
         raise DataError(f"{where} is not a table: it is empty.")
@@ -83,7 +84,7 @@ def _around(line: str) -> tuple[str, str, bool]:
 
 
 def _names_image(cell: str) -> bool:
-    return is_picture(cell) and "://" not in cell
+    return is_image(cell) and "://" not in cell
 
 
 def _named(rows: Sequence[Sequence[str]]) -> list[str]:

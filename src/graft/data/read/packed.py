@@ -6,9 +6,9 @@ import bz2
 import gzip
 import hashlib
 import lzma
-import os
+import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from graft.data.cache import cache_folder
 from graft.errors import DataError, OutputError
+from graft_runtime import regular
 
 OPENERS = {
     (".tar.gz", ".tgz"): gzip.open,
@@ -28,8 +29,9 @@ SLACK, RATIO = 256 << 20, 20  # pictures hardly pack; a tar of tiny ones is half
 
 
 def plain_tar(path: Path) -> Path:
-    """The tar itself, or its unpacked copy in the cache, made at the first call: named by content, so made once.
+    """The tar itself, or its unpacked copy in the cache, made at the first call, and anew where it is damaged.
 
+    A copy is named by the content of the archive and by its own, so that it says itself whether it is whole.
     Random access into a gzip of 100 MB takes 0.3 s a picture, unpacking it 0.5 s once (measured on two cores).
     Raises DataError for a damaged file, or one that unpacks to far more than pictures do; OutputError for a full disk.
     """
@@ -37,28 +39,56 @@ def plain_tar(path: Path) -> Path:
     if opener is None:
         return path
     try:
-        with path.open("rb") as file:
-            name = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        name = _sum(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    copy = cache_folder() / "archives" / f"{name}.tar"
-    if not copy.is_file():
-        fresh = copy.with_name(f".{name}.{os.getpid()}.part")
-        try:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("rb") as file, opener(file, "rb") as packed, fresh.open("wb") as plain:
-                for block in _blocks(path, file, packed):
-                    plain.write(block)
-            fresh.replace(copy)
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be unpacked into the cache, {copy.parent}: {error.strerror}. "
-                f"Free some space, set GRAFT_CACHE to a folder on another disk, or unpack it yourself."
-            ) from error
-        finally:
-            with suppress(OSError):  # it is the first error that counts
-                fresh.unlink(missing_ok=True)
+    folder = cache_folder() / "archives"
+    return next(filter(_is_sound, sorted(folder.glob(f"{name}-*.tar"))), None) or _unpacked(path, opener, folder, name)
+
+
+def _unpacked(path: Path, opener: Callable[..., BufferedIOBase], folder: Path, name: str) -> Path:
+    fresh, total = folder / f".{secrets.token_hex(16)}.part", hashlib.blake2b(digest_size=16)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Of a random name and not there yet: nobody can have laid a link in its place.
+        with path.open("rb") as file, opener(file, "rb") as packed, fresh.open("xb") as plain:
+            for block in _blocks(path, file, packed):
+                plain.write(block)
+                total.update(block)
+        copy = folder / f"{name}-{total.hexdigest()}.tar"
+        if copy.is_dir() or not _replaced(fresh, copy):  # what cannot be replaced is passed over
+            copy = folder / f"{copy.stem}.{secrets.token_hex(8)}.tar"
+            fresh.rename(copy)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be unpacked into the cache, {folder}: {error.strerror}. "
+            f"Free some space, set GRAFT_CACHE to a folder on another disk, or unpack it yourself."
+        ) from error
+    finally:
+        with suppress(OSError):  # it is the first error that counts
+            fresh.unlink(missing_ok=True)
     return copy
+
+
+def _replaced(fresh: Path, copy: Path) -> bool:
+    try:
+        fresh.replace(copy)
+    except PermissionError:  # another user's, in a cache that several share
+        return False
+    return True
+
+
+def _sum(path: Path) -> str:
+    with regular.opened(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _is_sound(copy: Path) -> bool:
+    """Whether a copy is just what was unpacked; no file, or one that cannot be read, is not."""
+    try:
+        return _sum(copy) == copy.name.partition("-")[2].partition(".")[0]
+    except OSError:
+        return False
 
 
 def _blocks(path: Path, file: BinaryIO, packed: BufferedIOBase) -> Iterator[bytes]:

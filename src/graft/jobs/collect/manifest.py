@@ -6,15 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
 
 from graft.errors import OutputError
 from graft.model import whole
+from graft_runtime import regular
 
 MANIFEST = "manifest.csv"
 JOURNAL = "journal.jsonl"
+MOST = 1 << 32  # bytes of either: ten million lines
 
 FETCHED = "fetched"  # of an outcome; a line of the manifest says which of the next three that means
 DONE, DUPLICATE, CONFLICT = "done", "duplicate", "conflict"
@@ -78,11 +81,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        raw = path.read_bytes() if path.exists() else b""
+        raw = regular.read(path, MOST) if path.exists() else b""
         kept = raw[: raw.rfind(b"\n") + 1]
         for line in kept.splitlines():
-            outcome = Outcome(**json.loads(line))
-            self.outcomes[outcome.url] = outcome
+            with suppress(ValueError, TypeError):  # a damaged line: its URL is asked for again
+                outcome = Outcome(**json.loads(line))
+                self.outcomes[outcome.url] = outcome
         self._file: BinaryIO = path.open("r+b" if path.exists() else "xb")
         self._file.truncate(len(kept))
         self._file.seek(len(kept))
@@ -102,8 +106,8 @@ def read(folder: Path) -> list[Line]:
     if not path.exists():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        text = regular.read(path, MOST).decode()
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
         if header != COLUMNS:
             raise ValueError("its columns are others")
         return [_line(row) for row in rows]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from graft.jobs.collect.manifest import CONFLICT, DONE, DUPLICATE, FETCHED, REFUSED, SETTLED, WAITING, Line, Outcome
 from graft.jobs.collect.rows import Row
+from graft_runtime import regular
 
 
 def settle(
@@ -63,9 +64,14 @@ def _put(fresh: Path, place: Path, sha256: str) -> str:
     if not place.exists():
         place.parent.mkdir(exist_ok=True)
         fresh.rename(place)
-    elif hashlib.sha256(place.read_bytes()).hexdigest() != sha256:
+    elif _sum(place) != sha256:
         return f"another file is called so: {place.name}"
     return ""
+
+
+def _sum(place: Path) -> str:
+    with regular.opened(place) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _line(row: Row, outcome: Outcome) -> Line:

@@ -21,7 +21,7 @@ from graft.networks import engine
 from graft.progress import Watch
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import PROBABILITIES, UNKNOWN, Export
-from graft_runtime.decide import RATE, UNSURE, answers, limit
+from graft_runtime.decide import NO_NUMBER, RATE, UNSURE, answers, limit
 from graft_runtime.prediction import Prediction
 
 TOLERANCE = 1e-3  # of a probability, in float32
@@ -96,7 +96,8 @@ def compared(
     want = classifier.calibrated(look.logits)
     good = given.data.take(look.rows)
     said = list(watch(answering(good.read(row) for row in range(len(good))), "pictures again", len(good)))
-    got = np.array([list(each.probabilities.values()) for each in said]).reshape(want.shape)
+    none = [np.nan] * want.shape[1]  # of an image that the export has no number for
+    got = np.array([list(each.probabilities.values()) or none for each in said]).reshape(want.shape)
     odd, margin = _odd(classifier, look.near.scores if look.near else None, len(good))
     own, others = _labels(classifier, want), _labels(classifier, got)
     differs = (own != others).any(axis=1)
@@ -135,7 +136,7 @@ def told(run: Run, card: Card, export: Export) -> Answering:
                     raise ExportError(f"The file that was made does not run: {error}.") from error
                 chances, strange = found[PROBABILITIES].astype(np.float64), found[UNKNOWN] > border
                 for answer in answers(chances, card.classes, card.task, card.thresholds, None, strange):
-                    yield Prediction("", answer)
+                    yield Prediction("", answer, "" if answer else NO_NUMBER)
 
     return answering
 

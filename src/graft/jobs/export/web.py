@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -26,7 +27,7 @@ from graft.jobs.export.evidence import Evidence
 from graft.model import storage, whole
 from graft.model.classifier import Classifier
 from graft.progress import Watch
-from graft_runtime import contract
+from graft_runtime import contract, regular
 from graft_runtime.card import Card
 from graft_runtime.decide import Answer
 from graft_runtime.prediction import Prediction
@@ -35,10 +36,10 @@ HERE = Path(__file__).parent
 PAGE = Path(contract.__file__).with_name("page")
 PACKAGE = "onnxruntime-web"
 VERSION = json.loads((HERE / "npm/package.json").read_text(encoding="utf-8"))["dependencies"][PACKAGE]
-RUNTIME = (
-    "ort.wasm.bundle.min.mjs",
-    "ort-wasm-simd-threaded.wasm",
-)  # no GPU: 14 MB instead of 28, and it runs anywhere
+RUNTIME = {  # no GPU: 14 MB instead of 28, and it runs anywhere; each with its SHA-256 in this version
+    "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
 MODEL, README, LICENCES = "model.onnx", "README.txt", "LICENCES.txt"
 MOST = 100  # pictures that are judged in Node; ONNX Runtime has judged all
 
@@ -53,28 +54,43 @@ MARK = "This folder was written by graft export --to web."
 def refuse(folder: Path, force: bool) -> None:
     """Raises OutputError for a place that may not be written to: one that is taken or, with `force`, not by graft."""
     outputs.check_around(folder)
+    files = {*_page(), *RUNTIME, MODEL, README, LICENCES}
+    whole.bring_back(folder, files, files)
     if not folder.exists():
         return
     names = {entry.name for entry in folder.iterdir()} - set(storage.LITTER) if folder.is_dir() else {folder.name}
     ours = folder.is_dir() and (not names or _marked(folder / README))
-    if foreign := names - ({*_page(), *RUNTIME, MODEL, README, LICENCES} if ours else set()):
+    if foreign := names - (files if ours else set()):
         raise OutputError(f"{folder} holds {min(foreign)!r}, which graft did not write. Choose another name.")
     if names and not force:
         raise OutputError(f"{folder} is there already. Use --force to replace it, or choose another name.")
 
 
 def runtime(watch: Watch) -> Path:
-    """The folder with onnxruntime-web's files, in the cache: fetched by npm where they are not. Raises ExportError."""
+    """The folder with onnxruntime-web's files, in the cache: fetched by npm where they are not, or are damaged.
+
+    Raises ExportError.
+    """
     folder = cache_folder() / f"{PACKAGE}-{VERSION}"
     if not shutil.which("node"):
         raise ExportError(
             "An export to web is checked in Node before it is written, and there is none. Install Node.js 18 or newer, "
             "which brings npm as well."
         )
-    if not all((folder / name).is_file() for name in RUNTIME):
+    if not all(_is_sound(folder, name) for name in RUNTIME):
         for _ in watch([None], f"fetch {PACKAGE} {VERSION}", 1):
             _fetch(folder)
+        if odd := [name for name in RUNTIME if not _is_sound(folder, name)]:
+            raise ExportError(f"{folder / odd[0]} is not the file of {PACKAGE} {VERSION}: its SHA-256 is another.")
     return folder
+
+
+def _is_sound(folder: Path, name: str) -> bool:
+    try:
+        with regular.opened(folder / name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == RUNTIME[name]
+    except OSError:
+        return False
 
 
 def _fetch(folder: Path) -> None:
@@ -157,7 +173,9 @@ def _node(folder: Path) -> Iterator[Callable[[NDArray[np.uint8]], Prediction]]:
                 if not line:
                     said.seek(0)
                     raise ExportError(f"{PACKAGE} cannot run the export in Node: {_last(said.read().decode())}")
-                return Prediction("", _answer(json.loads(line)))
+                said_of = json.loads(line)
+                fault = said_of.get("fault", "")
+                return Prediction("", None if fault else _answer(said_of), fault)
 
             try:
                 yield judged

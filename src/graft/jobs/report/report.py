@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from graft.data.dataset import Dataset, digest
 from graft.data.read.source import read_source
-from graft.errors import DataError
+from graft.errors import DataError, ModelError
 from graft.jobs import outputs
 from graft.jobs.report import figures
 from graft.jobs.report.answers import Answers
@@ -46,8 +46,8 @@ def report(
     `photos` is where its test pictures lie, to show them: they are found again by their content. `graft fit` writes the
     same into the classifier's folder.
 
-    Raises DataError for a classifier that remembers no test pictures, or photos with none of them, and OutputError
-    rather than overwrite a file, or, with `force`, one that graft did not write.
+    Raises ModelError for a damaged classifier, DataError for one that remembers no test pictures, or photos with none
+    of them, and OutputError rather than overwrite a file, or, with `force`, one that graft did not write.
 
     >>> import graft
     >>> graft.report("model/", "report.html", "photos/")  # doctest: +SKIP
@@ -56,7 +56,12 @@ def report(
     judge, place = classifier if isinstance(classifier, Classifier) else load(classifier), Path(output)
     outputs.check(place, outputs.beginning(BEGINNING), force=force)
     source = None if photos is None else read_source(photos, columns=columns, watch=watch)
-    outputs.write(place, page(judge, source, watch).encode())
+    try:
+        text = page(judge, source, watch)
+    except (UndefinedError, AttributeError, KeyError, TypeError) as error:
+        which = "this classifier" if isinstance(classifier, Classifier) else classifier
+        raise ModelError(f"The report.json of {which} is not what graft wrote: {error}. Train it again.") from error
+    outputs.write(place, text.encode())
     return place
 
 
@@ -148,7 +153,7 @@ def _facts(answers: Answers, seen: Shown) -> str:
         "chances": (answers.chances * 255).round().astype(int).T.tolist() if slides else [],
         "truth": [np.flatnonzero(column).tolist() for column in answers.truth.T] if slides else [],
     }
-    return json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(facts, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 @cache
