@@ -182,7 +182,7 @@ def test_newer_pictures_come_first_and_the_list_can_be_cleared(visit: Visit) -> 
 
 def test_an_unknown_picture_is_told_with_the_nearest_training_pictures(visit: Visit) -> None:
     card = visit.give({"u.png": BRIGHT}).first
-    assert card.locator("h3").inner_text() == "Unknown"
+    assert card.locator("h3").inner_text() == "(unknown)"
     assert "unlike all that the model was trained on. The nearest class would be blue." in card.inner_text()
     assert card.locator(".nearest img").evaluate_all("all => all.map((each) => each.naturalWidth)") == [60]
     assert card.locator(".nearest li").nth(1).inner_text().split("\n") == ["blue/<i>2</i>.jpg", "blue", "40% similar"]

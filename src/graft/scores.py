@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from graft_runtime.screen import listed
+
 
 def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw") -> None:
     """The few figures that matter, in plain words, and what makes them doubtful."""
@@ -84,22 +86,12 @@ def compared(found: Mapping[str, Any], first: str, second: str) -> None:
         print(f"  careful      {found['other']:,} shared pictures have other labels in one than in the other: left out")
 
 
-def answer(prediction: Mapping[str, Any]) -> str:
-    """What is said of one picture: how likely, and what; or why it was not judged."""
-    if prediction["fault"]:
-        return f"    -    not judged, {prediction['fault']}"
-    if prediction["unknown"]:
-        return "    -    unknown"
-    said = prediction["labels"] if prediction["among"] is None else prediction["among"]
-    return f"{prediction['probability']:7.1%}  {', '.join(said) or 'none of the labels'}"
-
-
 def evidence(prediction: Mapping[str, Any]) -> str:
     """Beside the name of an unknown picture: the training picture that comes nearest."""
     if not prediction["unknown"] or not prediction["nearest"]:
         return ""
     nearest = prediction["nearest"][0]
-    return f"  (nearest is {nearest['picture']}: {', '.join(nearest['labels'])})"
+    return f"  (nearest is {nearest['picture']}: {listed(nearest['labels'])})"
 
 
 def percent(share: float | None) -> str:

@@ -13,6 +13,7 @@ from graft import scores
 from graft.model import history
 from graft.model.history import Epoch
 from graft.model.spans import span
+from graft_runtime.screen import answer as answer_of
 
 SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
 PAGE = "report.html"  # graft.model.storage.PAGE, which costs an import of torch; a test compares
@@ -124,7 +125,7 @@ def written(found: Mapping[str, Any]) -> None:
 
 def predicted(predictions: Sequence[Mapping[str, Any]]) -> None:
     """One line for each picture."""
-    answers = [scores.answer(each) for each in predictions]
+    answers = [answer_of(each) for each in predictions]
     width = max(
         (len(answer) for answer, each in zip(answers, predictions, strict=True) if not each["fault"]), default=0
     )

@@ -13,7 +13,6 @@ from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
 
 UNSURE = 0.5  # the threshold of a label that has none of its own
 RATE = 0.05  # of pictures of known classes that may be called unknown
-UNKNOWN = "unknown"  # the answer
 
 
 @dataclass(frozen=True)

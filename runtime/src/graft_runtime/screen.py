@@ -1,0 +1,25 @@
+"""An answer as a person reads it on a terminal.
+
+Behind a percentage stand names of classes alone; what the program itself has to say stands behind a dash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def answer(prediction: Mapping[str, Any]) -> str:
+    """What is said of one image, `Prediction.as_dict`: how likely, and what; or why there is no class to be named."""
+    if prediction["fault"]:
+        return f"    -    not judged, {prediction['fault']}"
+    if prediction["unknown"]:
+        return "    -    (unknown)"
+    said = prediction["labels"] if prediction["among"] is None else prediction["among"]
+    return f"{prediction['probability']:7.1%}  {listed(said)}" if said else "    -    (none of the labels)"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas between; one that has a comma of its own stands in quotes."""
+    return ", ".join(json.dumps(name, ensure_ascii=False) if "," in name or '"' in name else name for name in names)
