@@ -24,7 +24,7 @@ import typer
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from graft import cli, show
+from graft import cli, early, show
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -133,6 +133,31 @@ finally:
     assert "--strategy" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        ("--epochs 3", "--recipe epochs=3?"),
+        ("--epochs=3", "--recipe epochs=3?"),
+        ("--epoch 3", "--recipe epochs=3?"),
+        ("--layer-decay 0.9", "--recipe layer_decay=0.9?"),
+        ("--cut 0.5", "--strategy tail:cut=0.5?"),
+        ("-s lora --cut 0.5", "--strategy lora:cut=0.5?"),
+        ("--rank 4", "--strategy lora:rank=4?"),
+        ("--hidden 64", "--head mlp:hidden=64?"),
+        ("--head conv --dropout 0.5", "--head conv:dropout=0.5?"),
+        ("--stategy tail", "--strategy?"),
+        ("--recepi epochs=3", "--recipe?"),
+        ("--epochs", "--recipe epochs=...?"),
+        ("--zzzz 1", "lists all."),
+    ],
+)
+def test_an_option_that_is_a_word_inside_another_is_told_where_it_belongs(words: str, want: str) -> None:
+    done = graft("fit", "photos", "-o", "model", *words.split())
+    assert done.exit_code == 2
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert want in said
+
+
 def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert CliRunner().invoke(cli.app, ["--version"]).output == f"graft {metadata.version('graft-vision')}\n"
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -214,6 +239,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         heard.update({"source": source, "output": output} | options)
         return Fitted()
 
+    for name in ("source", "folder", "choices"):  # of photos and files that are not there
+        monkeypatch.setattr(early, name, lambda *_, **__: None)
     monkeypatch.setattr("graft.jobs.fit.fit", job)
     return heard
 

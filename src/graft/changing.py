@@ -48,6 +48,15 @@ def update(
     In this order: correct, rename, merge, remove, add.
     """
     with told_of("update"):
+        from graft import early
+
+        early.model(model, named=False)
+        early.folder(output, force=force)
+        for each in (*(add or ()), correct, photos):
+            early.source(each)
+        for option, form, texts in (("rename", "old=new", rename), ("merge", "a+b=c", merge)):
+            for text in texts or ():
+                _places(text, option, form)
         with loading():
             from graft.jobs.update.update import update as job
         from graft.model import storage
@@ -77,12 +86,18 @@ def update(
 
 def _pair(text: str, classes: Sequence[str], option: str, form: str) -> tuple[str, str]:
     """Both sides of the '=' before which there are classes: these may have one in their names."""
-    places = [at for at, letter in enumerate(text) if letter == "="]
-    if not places:
-        raise UsageError(f"--{option} has the form {form}. Got {text!r}.")
+    places = _places(text, option, form)
     known = [at for at in places if text[:at] in classes or _known(text[:at], classes)]
     at = (known or places)[0]
     return text[:at], text[at + 1 :]
+
+
+def _places(text: str, option: str, form: str) -> list[int]:
+    """Where a '=' stands; UsageError where none does."""
+    places = [at for at, letter in enumerate(text) if letter == "="]
+    if not places:
+        raise UsageError(f"--{option} has the form {form}. Got {text!r}.")
+    return places
 
 
 def _once(option: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

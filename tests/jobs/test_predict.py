@@ -152,8 +152,8 @@ def test_of_many_classes_the_likeliest_are_enough(tmp_path: Path) -> None:
     written(SAID, tuple(CHANCES), tmp_path / "a.csv", top=2)
     first, *_, last = rows(tmp_path / "a.csv")
     assert list(first)[5:] == ["class 1", "probability 1", "class 2", "probability 2"]
-    assert list(first.values())[4:] == ["a", "0.9", "b", "0.6"]
-    assert list(last.values())[3:] == ["not an image", "", "", "", ""]
+    assert list(first.values())[5:] == ["a", "0.9", "b", "0.6"]
+    assert list(last.values())[3:] == ["not an image", "", "", "", "", ""]
     written(SAID, tuple(CHANCES), tmp_path / "b.csv", top=9)
     assert len(rows(tmp_path / "b.csv")[0]) == 5 + 2 * 3
 

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.errors import DataError, UsageError
+from graft.errors import DataError
 from graft.training.heads import logistic, ridge
+from graft.training.heads.names import check
 from graft.training.heads.pca import reduced, whole
 from graft.training.heads.problem import Problem, Solution
 
-NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp", "forest")
-ONE_LABEL = ("knn",)  # heads that count votes for one class of each picture
-LAYERS = ("auto", "last", "all")
 REFINED = 1e8  # 'auto' tries logistic regression too up to so many products per step: about 10 s on two cores
 
 
@@ -84,17 +82,6 @@ def _solve(name: str, problem: Problem) -> Solution:
 def _cost(problem: Problem) -> int:
     """Products of one look at all features by a linear head."""
     return len(problem) * min(len(problem), problem.width) * problem.classes
-
-
-def check(head: str, layers: str, several: bool = False) -> None:
-    """Raises UsageError for a head or a choice of layers that there is not, or not for several labels a picture."""
-    if head not in NAMES:
-        raise UsageError(f"There is no head {head!r}. There are {', '.join(NAMES)}.")
-    if several and head in ONE_LABEL:
-        able = ", ".join(name for name in NAMES if name not in ONE_LABEL)
-        raise UsageError(f"The head {head!r} takes one label for each picture. Several labels are taken by {able}.")
-    if layers not in LAYERS:
-        raise UsageError(f"Layers are {', '.join(LAYERS)}. Got {layers!r}.")
 
 
 def _line(layers: str, solution: Solution, problem: Problem) -> dict[str, Any]:
