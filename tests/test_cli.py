@@ -310,7 +310,7 @@ def test_a_full_disk_behind_standard_output_is_told(monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(show, "listed", full)
+    monkeypatch.setattr(show, "networks", full)
     done = graft("backbones", "-f", "alexnet")
     assert done.exit_code == 6
     assert "No space left on device" in done.stderr
@@ -420,8 +420,11 @@ def test_what_is_kept_is_said_in_words(
     assert capsys.readouterr().out.splitlines() == [
         f"  kept         {says}",
         "  cost         12.3 forward passes for each picture",
-        "  careful      The loss has exploded.",
     ]
+    data = {"leaks": 0, "alike_names": [], "conflicts": []}
+    assert show.careful({"training": training, "data": data}) == [
+        "The loss has exploded."
+    ]  # at the head of the summary
 
 
 def test_stages_are_listed_and_their_names_make_cuts() -> None:

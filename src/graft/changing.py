@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -81,7 +80,7 @@ def update(
             watch=watching(quiet),
         )
         made = classifier.report | {"model": str(output) if output else None}
-        printed(made, as_json, lambda: updated(made, output))
+        printed(made, as_json, lambda: updated(made, output, photos))
 
 
 def _pair(text: str, classes: Sequence[str], option: str, form: str) -> tuple[str, str]:
@@ -120,7 +119,7 @@ def _known(text: str, classes: Sequence[str]) -> list[str]:
     return next(([name, *rest] for name in heads if (rest := _known(text[len(name) + 1 :], classes))), [])
 
 
-def updated(report: Mapping[str, Any], output: Path | None) -> None:
+def updated(report: Mapping[str, Any], output: Path | None, photos: Path | None = None) -> None:
     """The closing summary of `graft update`."""
     told = report["update"]
     for old, new in told["rename"].items():
@@ -128,7 +127,7 @@ def updated(report: Mapping[str, Any], output: Path | None) -> None:
     if "effect" in told:
         _changed(told)
         _effect(told["effect"])
-        scores.score(report["evaluation"])
+        scores.score(report["evaluation"], also=show.careful(report))
         spent = ", ".join(f"{what} {seconds:.1f}" for what, seconds in report["seconds"].items() if seconds >= 0.05)
         print(f"  trained on   {report['data']['train']:,} pictures of {len(report['classes'])} classes")
         print(f"  head         {report['head']['name']}, solved anew on all of them")
@@ -142,7 +141,7 @@ def updated(report: Mapping[str, Any], output: Path | None) -> None:
     print(f"  saved in     {output}")
     if (output / show.PAGE).is_file():
         print(f"  report       {output / show.PAGE}")
-    print(f"\nNext:  graft predict {quote(str(output))} photo.jpg")
+    print(f"\nNext:  {show.used(output, photos, report.get('example', ''))}")
 
 
 def _changed(told: Mapping[str, Any]) -> None:

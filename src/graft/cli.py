@@ -270,7 +270,7 @@ def backbones(
             from graft.jobs.backbones import backbones as job
 
         found = job(filter, offline=offline)
-        printed(found, as_json, lambda: show.listed(found))
+        printed(found, as_json, lambda: show.networks(found))
 
 
 for command in (gathering.collect, gathering.check):  # what comes before training has a file of its own

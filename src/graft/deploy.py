@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +14,10 @@ from graft.scores import percent
 from graft.terminal import AsJson, Force, Model, Quiet, installed, loading, printed, told_of, watching
 
 NEXT = {
-    "onnx": "graft-runtime predict {} photo.jpg",
-    "openvino": 'in Python, openvino.compile_model("{}"); docs/client.md shows how',
-    "web": "python -m http.server -d {}    and open http://localhost:8000",
-    "torch": 'in Python, torch.export.load("{}"); docs/client.md shows how',
+    "onnx": "graft-runtime predict {} {photo}",
+    "openvino": "in Python, openvino.compile_model({python}); docs/client.md shows how",
+    "web": "python -m http.server -d {}\n       and open http://localhost:8000",
+    "torch": "in Python, torch.export.load({python}); docs/client.md shows how",
 }
 ALLOWED_LOSS = 0.01  # graft.jobs.export.export.LOSS, which costs an import of torch; a test compares
 
@@ -76,7 +77,7 @@ def export(
             force=force,
             watch=watching(quiet),
         )
-        printed(report, as_json, lambda: exported(report))
+        printed(report, as_json, lambda: exported(report, check))
 
 
 def serve(
@@ -120,7 +121,7 @@ def serve(
         )
 
 
-def exported(report: Mapping[str, Any]) -> None:
+def exported(report: Mapping[str, Any], check: Path | None = None) -> None:
     """What was written, and how it compares."""
     found = report["parity"]
     print(f"\n{report['output']}: {found['size'] / 1e6:.1f} MB, {report['classes']:,} classes, {report['precision']}\n")
@@ -138,7 +139,9 @@ def exported(report: Mapping[str, Any]) -> None:
         missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""
         print(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
         print(f"which whoever gets the file can see{missing}")
-    print(f"\nNext:  {NEXT[report['format']].format(report['output'])}")
+    photo = quote(str(check)) if check and check.is_dir() else "photo.jpg"
+    file = report["output"]
+    print(f"\nNext:  {NEXT[report['format']].format(quote(file), photo=photo, python=repr(file))}")
 
 
 def _checked(found: Mapping[str, Any]) -> str:

@@ -123,4 +123,6 @@ def check(
             report["page"] = str(output)
         if fix:
             report["list"] = {"file": str(fix), "pictures": cleaned.write(found, fix, force=force)}
-        printed(report, as_json, lambda: show.checked(report, photos, against))
+        options = [*(["--against", against] if against else []), *(["--columns", columns] if columns else [])]
+        options += ["--boxes"] * boxes
+        printed(report, as_json, lambda: show.checked(report, photos, options))

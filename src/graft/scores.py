@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft_runtime.screen import listed
 
 
-def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw") -> None:
-    """The few figures that matter, in plain words, and what makes them doubtful."""
+def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw", also: Sequence[str] = ()) -> None:
+    """The few figures that matter, in plain words, and what makes them doubtful, with `also`, in one place."""
     if not found:
         print("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
+        _careful(also)
         return
     several = found["task"] == "multilabel"
     figure = found["mean_average_precision" if several else "accuracy"]
     print(f"\n{percent(figure)} {'mean average precision' if several else 'right'} on {found['count']:,} {on} ", end="")
     print(f"(95 % confidence: {_span(found['interval'])})\n")
-    for sentence in found["careful"]:
-        print(f"  careful      {sentence}")
+    _careful([*found["careful"], *also])
     worst = sorted((each for each in found["classes"] if each["count"]), key=lambda each: each["f1"] or 0.0)[:3]
     if worst:
         named = ", ".join(f"{each['name']} (F1 {percent(each['f1'])})" for each in worst)
@@ -26,6 +26,11 @@ def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw
     (_labels if several else _mistakes)(found)
     print(f"  probability  off by {found['calibration_error']:.1%} on average; log-loss {found['log_loss']:.3f}")
     _trust(found["trust"])
+
+
+def _careful(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(f"  careful      {sentence}")
 
 
 def _labels(found: Mapping[str, Any]) -> None:

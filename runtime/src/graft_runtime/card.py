@@ -57,6 +57,9 @@ class Card:
     licences: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    def __repr__(self) -> str:
+        return f"<Card of {len(self.classes):,} classes: {self.backbone.get('name')}, {self.strategy}>"
+
     @property
     def enough(self) -> int:
         """The short side in pixels from which on a larger decoded picture cannot be told from a smaller one."""

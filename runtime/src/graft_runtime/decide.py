@@ -31,6 +31,10 @@ class Answer:
     among: tuple[str, ...] | None = None
     unknown: bool = False
 
+    def __repr__(self) -> str:
+        odd = ", unknown" if self.unknown else ""
+        return f"<Answer {self.probability:.1%} {self.label} of {len(self.probabilities):,} classes{odd}>"
+
 
 def probabilities(
     logits: NDArray[np.floating],

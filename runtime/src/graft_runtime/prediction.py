@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graft_runtime.decide import Answer
+from graft_runtime.screen import answer as said
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Prediction:
     answer: Answer | None
     fault: str = ""
     nearest: tuple[Neighbour, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Prediction {said(self.as_dict()).strip()}  {self.picture}>"
 
     @property
     def label(self) -> str:

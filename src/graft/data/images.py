@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from graft_runtime.given import FOLDER
 from graft_runtime.image import TOO_COSTLY, ImageError, decode
 from graft_runtime.limits import MAX_BYTES
 
@@ -65,6 +66,8 @@ class Files:
     def read(self, row: int) -> bytes:
         path = Path(self.root) / str(self.names[row])
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(FOLDER)
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
             raise ImageError("not a file")
         if status.st_size > MAX_BYTES:
@@ -90,6 +93,29 @@ class InMemory:
 
     def read(self, row: int) -> Raw:
         return self.pictures[row]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Some images in memory, the others files: what a person gives in one list. `rows` [n] number them as given."""
+
+    given: Sequence[Raw | str]
+    rows: NDArray[np.intp]
+    root: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: NDArray[np.integer]) -> Mixed:
+        return replace(self, rows=self.rows[rows])
+
+    def name(self, row: int) -> str:
+        own = self.given[self.rows[row]]
+        return own if isinstance(own, str) else f"picture {self.rows[row]}"
+
+    def read(self, row: int) -> Raw:
+        own = self.given[self.rows[row]]
+        return Files.of([own]).read(0) if isinstance(own, str) else own
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import UsageError
 from graft.jobs import direct, finish, logs, outputs
+from graft.jobs.report import commands
 from graft.jobs.report.report import page
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
@@ -80,9 +81,11 @@ def fit(
     choices = Choices.of(card.choices(Path(like)) if like else {}, **asked, weights=begun)
     _check(choices, output, resume, log)
     place, times = None if output is None else outputs.place_of(output), dict[str, float]()
-    with storage.claimed(place, force=force) if place else nullcontext():
-        with timed(times, "read pictures"):
-            data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
+    with _claimed(place, force):
+        pass  # told at once; while images are read the lock would lie among them
+    with timed(times, "read pictures"):
+        data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
+    with _claimed(place, force):
         choices = replace(choices, task=data.task)
         choices.check_data(data)
         if isinstance(choices.plan, Direct):
@@ -105,10 +108,16 @@ def fit(
                 trained.record["weights"] = weights_of(pretrained)
             classifier = finish.recorded(classifier, trained, score, times, now.troubles)
             with timed(times, "report"):
-                html = page(classifier, material.data.take(material.test), watch) if place and report and score else ""
+                tested = material.data.take(material.test)
+                words = commands.words(source, columns=columns, against=against, boxes=boxes)
+                html = page(classifier, tested, watch, words, place) if place and report and score else ""
             classifier = _saved(classifier, place, force, html)
             now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
     return classifier
+
+
+def _claimed(place: Path | None, force: bool) -> AbstractContextManager[None]:
+    return storage.claimed(place, force=force) if place else nullcontext()
 
 
 def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) -> None:
@@ -146,7 +155,7 @@ def _looked_at(
     with timed(times, "embed pictures"):
         embedded = embed(probed(looking(pretrained, offline)), data, seed=choices.seed, watch=watch)
     with timed(times, "split"):
-        return prepare(data, embedded, choices.seed)
+        return prepare(data, embedded, choices.seed, watch=watch)
 
 
 def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dict[str, Any]:

@@ -46,6 +46,7 @@ HISTORY = "history.csv"
 PAGE = "report.html"
 MEMORY = "memory.safetensors"
 FILES = (*ALWAYS, HISTORY, MEMORY, PAGE)
+LOCK = re.compile(r"\..+\.lock")  # our own, of a run that was killed while it wrote a classifier into this folder
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers wherever somebody looks
 
 
@@ -143,7 +144,7 @@ def _refuse(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
     entries = folder.iterdir() if folder.is_dir() else [folder]
-    names = sorted(entry.name for entry in entries if entry.name not in LITTER)
+    names = sorted(entry.name for entry in entries if entry.name not in LITTER and not LOCK.fullmatch(entry.name))
     foreign = [name for name in names if name not in FILES or CARD not in names]  # a lone README.md is the user's
     if foreign:
         raise OutputError(f"{folder} holds {foreign[0]!r}, which graft did not write. Choose another folder.")

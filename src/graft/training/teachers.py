@@ -13,6 +13,7 @@ from graft.data.dataset import Dataset
 from graft.errors import DataError, UsageError
 from graft.model.classifier import Classifier, load
 from graft.training.recipe import Recipe, teachers
+from graft_runtime.screen import MANY, listed
 
 
 def check(recipe: Recipe, data: Dataset) -> None:
@@ -43,6 +44,6 @@ def _probabilities(name: str, data: Dataset) -> NDArray[np.floating]:
 def _check_classes(name: str, teacher: Classifier, classes: Sequence[str]) -> None:
     if set(teacher.classes) != set(classes):
         raise UsageError(
-            f"The teacher {name} knows other classes: {', '.join(teacher.classes)}. "
-            f"The images have {', '.join(classes)}."
+            f"The teacher {name} knows other classes: {listed(teacher.classes, MANY)}. "
+            f"The images have {listed(classes, MANY)}."
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,3 +89,18 @@ def test_layers_are_made_comparable_whatever_their_scale_and_width() -> None:
 
 def test_the_names_are_those_of_all_solvers() -> None:
     assert ("auto", "ridge", "logistic", *classical.NAMES) == names.NAMES
+
+
+@pytest.mark.parametrize("head", [name for name in names.NAMES if name != "auto"])
+def test_solving_tells_how_far_it_is(head: str) -> None:
+    steps: dict[str, list[int]] = {}
+
+    def watch(things: Any, what: Any, count: int) -> Iterator[Any]:
+        for at, thing in enumerate(things, 1):
+            steps[what] = [at, count]
+            yield thing
+
+    choose.choose(head, "last", problems(1), watch=watch)
+    ((what, (done, count)),) = steps.items()
+    assert what == f"{head} head"
+    assert count / 8 <= done <= count > 4  # a path of penalties may be given up before its end
