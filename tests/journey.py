@@ -14,8 +14,8 @@ from itertools import combinations, product
 from graft.jobs.export.export import FORMATS, INT8, ONNX
 from graft.networks.head import HEADS
 from graft.networks.small import SMALL
-from graft.training.heads.choose import NAMES as SOLVERS
-from graft.training.heads.choose import ONE_LABEL
+from graft.training.heads.names import NAMES as SOLVERS
+from graft.training.heads.names import ONE_LABEL
 from graft.training.strategies import STRATEGIES
 from graft_runtime.card import MULTICLASS, MULTILABEL
 

@@ -35,6 +35,8 @@ ROOMS = [
             "deploy",
             "scores",
             "terminal",
+            "early",
+            "hints",
             "gathering",
             "judging",
             "changing",

@@ -24,7 +24,7 @@ import typer
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from graft import cli, show
+from graft import cli, early, show
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -133,6 +133,31 @@ finally:
     assert "--strategy" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        ("--epochs 3", "--recipe epochs=3?"),
+        ("--epochs=3", "--recipe epochs=3?"),
+        ("--epoch 3", "--recipe epochs=3?"),
+        ("--layer-decay 0.9", "--recipe layer_decay=0.9?"),
+        ("--cut 0.5", "--strategy tail:cut=0.5?"),
+        ("-s lora --cut 0.5", "--strategy lora:cut=0.5?"),
+        ("--rank 4", "--strategy lora:rank=4?"),
+        ("--hidden 64", "--head mlp:hidden=64?"),
+        ("--head conv --dropout 0.5", "--head conv:dropout=0.5?"),
+        ("--stategy tail", "--strategy?"),
+        ("--recepi epochs=3", "--recipe?"),
+        ("--epochs", "--recipe epochs=...?"),
+        ("--zzzz 1", "lists all."),
+    ],
+)
+def test_an_option_that_is_a_word_inside_another_is_told_where_it_belongs(words: str, want: str) -> None:
+    done = graft("fit", "photos", "-o", "model", *words.split())
+    assert done.exit_code == 2
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert want in said
+
+
 def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert CliRunner().invoke(cli.app, ["--version"]).output == f"graft {metadata.version('graft-vision')}\n"
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -214,6 +239,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         heard.update({"source": source, "output": output} | options)
         return Fitted()
 
+    for name in ("source", "folder", "choices"):  # of photos and files that are not there
+        monkeypatch.setattr(early, name, lambda *_, **__: None)
     monkeypatch.setattr("graft.jobs.fit.fit", job)
     return heard
 
@@ -283,7 +310,7 @@ def test_a_full_disk_behind_standard_output_is_told(monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(show, "listed", full)
+    monkeypatch.setattr(show, "networks", full)
     done = graft("backbones", "-f", "alexnet")
     assert done.exit_code == 6
     assert "No space left on device" in done.stderr
@@ -393,8 +420,11 @@ def test_what_is_kept_is_said_in_words(
     assert capsys.readouterr().out.splitlines() == [
         f"  kept         {says}",
         "  cost         12.3 forward passes for each picture",
-        "  careful      The loss has exploded.",
     ]
+    data = {"leaks": 0, "alike_names": [], "conflicts": []}
+    assert show.careful({"training": training, "data": data}) == [
+        "The loss has exploded."
+    ]  # at the head of the summary
 
 
 def test_stages_are_listed_and_their_names_make_cuts() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from graft import progress
-from graft.progress import Work, unwatched, watched
+from graft.progress import Work, steps, unwatched, watched
 
 
 class Clock:
@@ -121,3 +121,21 @@ def test_a_watch_that_knows_only_texts_can_show_work() -> None:
 
     watch: progress.Watch = plain
     assert list(watch(range(3), Work("steps", lambda: "loss"), 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("calls", [0, 2, 3, 9])
+def test_steps_of_work_that_is_no_loop_are_counted(calls: int) -> None:
+    seen: list[int] = []
+
+    def watch(things: Iterable[Any], what: str | Work, count: int) -> Iterator[Any]:
+        assert (what, count) == ("head", 3)
+        for thing in things:
+            seen.append(thing)
+            yield thing
+        seen.append(-1)
+
+    for how in (watch, unwatched):
+        with steps(how, "head", 3) as step:
+            for _ in range(calls):
+                step()
+    assert seen == [0, 1, 2, -1][: calls + 1]

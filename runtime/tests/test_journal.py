@@ -329,7 +329,7 @@ def test_a_file_that_vanishes_gets_its_fault_in_its_row(folder: Path) -> None:
     found = table.write(load(folder / "model.onnx"), paths, folder / "a.csv", Asked(), lambda things, *_: things, CSV)
     assert (found.answers, found.faults) == (40, 5)
     line = (folder / "a.csv").read_text(encoding="utf-8").splitlines()[4]
-    assert line == f"{paths[3]},,0.0,cannot be read: No such file or directory,,,"
+    assert line == f"{paths[3]},,0.0,cannot be read: No such file or directory,,,,"
 
 
 def test_progress_on_standard_error_and_parquet_is_for_graft(

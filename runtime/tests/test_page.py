@@ -182,7 +182,7 @@ def test_newer_pictures_come_first_and_the_list_can_be_cleared(visit: Visit) -> 
 
 def test_an_unknown_picture_is_told_with_the_nearest_training_pictures(visit: Visit) -> None:
     card = visit.give({"u.png": BRIGHT}).first
-    assert card.locator("h3").inner_text() == "Unknown"
+    assert card.locator("h3").inner_text() == "(unknown)"
     assert "unlike all that the model was trained on. The nearest class would be blue." in card.inner_text()
     assert card.locator(".nearest img").evaluate_all("all => all.map((each) => each.naturalWidth)") == [60]
     assert card.locator(".nearest li").nth(1).inner_text().split("\n") == ["blue/<i>2</i>.jpg", "blue", "40% similar"]
@@ -269,10 +269,11 @@ def test_the_downloaded_table_is_that_of_the_runtime(visit: Visit) -> None:
     rows = [heading, *(table.row(each, predictor.classes, table.Asked()) for each in named)]
     want = [[str(table.harmless(cell)) for cell in row] for row in rows]
     got = list(csv.reader(io.StringIO(text)))
-    assert [row[:2] + row[3:4] for row in got] == [row[:2] + row[3:4] for row in want]
+    assert [row[:2] + row[3:5] for row in got] == [row[:2] + row[3:5] for row in want]
+    assert [row[4] for row in got] == ["unknown", "false", "false", "true", ""]
     assert got[1][0] == "'=cmd.png"
     for own, other in zip(got[1:], want[1:], strict=True):
-        pairs = zip(own[2:3] + own[4:], other[2:3] + other[4:], strict=True)
+        pairs = zip(own[2:3] + own[5:], other[2:3] + other[5:], strict=True)
         assert all((a == b == "") or float(a) == float(b) for a, b in pairs)
 
 

@@ -115,10 +115,10 @@ def test_a_stream_takes_no_more_than_it_needs(predictor: Predictor) -> None:
 
 def test_unknown_by_the_share_that_is_allowed(predictor: Predictor) -> None:
     bright = np.full((4, 4, 3), 255, np.uint8)
-    assert predictor.predict(bright)[0].label == "unknown"
+    assert (predictor.predict(bright)[0].label, predictor.predict(bright)[0].unknown) == ("", True)
     assert predictor.predict(bright, unknown=0)[0].label == "red"
     assert predictor.predict(pixels("red"))[0].label == "red"
-    assert predictor.predict(pixels("red"), unknown=0.5)[0].label == "unknown"
+    assert predictor.predict(pixels("red"), unknown=0.5)[0].unknown
     assert load(exported.file(Export())).predict(bright)[0].label == "red", "without strays nothing is unknown"
     with pytest.raises(ValueError, match="from 0 to 1"):
         predictor.predict(bright, unknown=1)
@@ -173,7 +173,7 @@ def test_the_program_prints_what_python_says(file: Path, folder: Path, capsys: p
     assert ran("predict", file, folder) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[:3]] == ["red", "green", "blue"]
-    assert lines[3].endswith("3.jpg: not an image")
+    assert lines[3].startswith("    -    not judged, not an image  ")
 
 
 def test_answers_as_a_table_that_replaces_no_file_of_the_users(

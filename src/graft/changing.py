@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +48,15 @@ def update(
     In this order: correct, rename, merge, remove, add.
     """
     with told_of("update"):
+        from graft import early
+
+        early.model(model, named=False)
+        early.folder(output, force=force)
+        for each in (*(add or ()), correct, photos):
+            early.source(each)
+        for option, form, texts in (("rename", "old=new", rename), ("merge", "a+b=c", merge)):
+            for text in texts or ():
+                _places(text, option, form)
         with loading():
             from graft.jobs.update.update import update as job
         from graft.model import storage
@@ -73,17 +81,23 @@ def update(
             watch=watching(quiet),
         )
         made = classifier.report | {"model": str(output) if output else None}
-        printed(made, as_json, lambda made: updated(made, output))
+        printed(made, as_json, lambda made: updated(made, output, photos))
 
 
 def _pair(text: str, classes: Sequence[str], option: str, form: str) -> tuple[str, str]:
     """Both sides of the '=' before which there are classes: these may have one in their names."""
-    places = [at for at, letter in enumerate(text) if letter == "="]
-    if not places:
-        raise UsageError(f"--{option} has the form {form}. Got {text!r}.")
+    places = _places(text, option, form)
     known = [at for at in places if text[:at] in classes or _known(text[:at], classes)]
     at = (known or places)[0]
     return text[:at], text[at + 1 :]
+
+
+def _places(text: str, option: str, form: str) -> list[int]:
+    """Where a '=' stands; UsageError where none does."""
+    places = [at for at, letter in enumerate(text) if letter == "="]
+    if not places:
+        raise UsageError(f"--{option} has the form {form}. Got {text!r}.")
+    return places
 
 
 def _once(option: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def _known(text: str, classes: Sequence[str]) -> list[str]:
     return next(([name, *rest] for name in heads if (rest := _known(text[len(name) + 1 :], classes))), [])
 
 
-def updated(report: Mapping[str, Any], output: Path | None) -> None:
+def updated(report: Mapping[str, Any], output: Path | None, photos: Path | None = None) -> None:
     """The closing summary of `graft update`."""
     told = report["update"]
     for old, new in told["rename"].items():
@@ -114,7 +128,7 @@ def updated(report: Mapping[str, Any], output: Path | None) -> None:
     if "effect" in told:
         _changed(told)
         _effect(told["effect"])
-        scores.score(report["evaluation"])
+        scores.score(report["evaluation"], also=show.careful(report))
         spent = ", ".join(f"{what} {seconds:.1f}" for what, seconds in report["seconds"].items() if seconds >= 0.05)
         say(f"  trained on   {report['data']['train']:,} pictures of {len(report['classes'])} classes")
         say(f"  head         {report['head']['name']}, solved anew on all of them")
@@ -128,7 +142,7 @@ def updated(report: Mapping[str, Any], output: Path | None) -> None:
     say(f"  saved in     {output}")
     if (output / show.PAGE).is_file():
         say(f"  report       {output / show.PAGE}")
-    say(f"\nNext:  graft predict {quote(str(output))} photo.jpg")
+    say(f"\nNext:  {show.used(output, photos, report.get('example', ''))}")
 
 
 def _changed(told: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from graft import changing, deploy, gathering, judging, show
 from graft.errors import UsageError
+from graft.hints import Hinted
 from graft.terminal import (
     DEFAULT,
     Against,
@@ -62,7 +63,7 @@ def program(
     """Turn labelled photos and a pretrained network into a classifier."""
 
 
-@app.command()
+@app.command(cls=Hinted)
 def fit(
     photos: Photos,
     output: Annotated[
@@ -99,6 +100,13 @@ def fit(
 ) -> None:
     """Train a classifier on labelled photos, score it on photos kept aside, and save it."""
     with told_of("fit"):
+        from graft import early
+
+        early.source(photos, columns)
+        early.source(against)
+        early.folder(output, force=force)
+        asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
+        early.choices(output, like, resume, log, weights, **asked)
         with loading():
             from graft.jobs.fit import fit as job
 
@@ -149,14 +157,18 @@ def predict(
 ) -> None:
     """Say what pictures show."""
     with told_of("predict to a file" if output else "predict"):
-        with loading():
-            from graft.jobs import predict as job
+        from graft import early
+        from graft.jobs import predict as job
 
         if (resume or top) and not output:
-            raise job.UsageError("--resume and --top belong to a file of answers: name one with --output.")
+            raise UsageError("--resume and --top belong to a file of answers: name one with --output.")
         rate, watch = 0.0 if no_unknown else unknown, watching(quiet)
+        early.shares(coverage, rate)
         if output:
             job.check(output, resume=resume, force=force)
+        early.model(model)
+        early.images(images)
+        if output:
             asked = job.Asked(coverage, rate, top)
             written = asdict(job.write(str(model), images, output, asked, resume=resume, force=force, watch=watch))
             printed(written, as_json, show.written)
@@ -190,13 +202,19 @@ def embed(
 ) -> None:
     """Save the features of each photo, the numbers that a pretrained network sees in it, for your own use."""
     with told_of("embed"):
+        from graft import early
+
+        if maps is not None and (all_layers or boxes):
+            raise UsageError("--maps names the stages of whole images: leave --all-layers and --boxes out.")
+        early.file(output, force=force)
+        early.source(photos, columns)
+        early.backbone(backbone)
+        early.weights(weights)
         with loading():
             from graft.jobs import embed as job
             from graft.jobs import maps as spatial
 
         if maps is not None:
-            if all_layers or boxes:
-                raise UsageError("--maps names the stages of whole images: leave --all-layers and --boxes out.")
             written = spatial.maps(
                 photos,
                 output,
@@ -231,6 +249,9 @@ def stages(
 ) -> None:
     """List the stages of a network, for --strategy tail:cut=NAME."""
     with told_of("stages"):
+        from graft import early
+
+        early.backbone(backbone)
         with loading():
             from graft.jobs.stages import stages as job
 
@@ -250,7 +271,7 @@ def backbones(
             from graft.jobs.backbones import backbones as job
 
         found = job(filter, offline=offline)
-        printed(found, as_json, show.listed)
+        printed(found, as_json, show.networks)
 
 
 for command in (gathering.collect, gathering.check):  # what comes before training has a file of its own

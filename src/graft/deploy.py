@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +15,10 @@ from graft.terminal import AsJson, Force, Model, Quiet, installed, loading, prin
 from graft_runtime.terminal import say
 
 NEXT = {
-    "onnx": "graft-runtime predict {} photo.jpg",
-    "openvino": 'in Python, openvino.compile_model("{}"); docs/client.md shows how',
-    "web": "python -m http.server -d {}    and open http://localhost:8000",
-    "torch": 'in Python, torch.export.load("{}"); docs/client.md shows how',
+    "onnx": "graft-runtime predict {} {photo}",
+    "openvino": "in Python, openvino.compile_model({python}); docs/client.md shows how",
+    "web": "python -m http.server -d {}\n       and open http://localhost:8000",
+    "torch": "in Python, torch.export.load({python}); docs/client.md shows how",
 }
 ALLOWED_LOSS = 0.01  # graft.jobs.export.export.LOSS, which costs an import of torch; a test compares
 
@@ -56,6 +57,12 @@ def export(
 ) -> None:
     """Write a classifier as one file, or a page for browsers, that runs without graft, checked against it."""
     with told_of("export"), installed("openvino") if to == "openvino" else nullcontext():
+        from graft import early
+
+        early.export(to, output, int8=int8, blind=check is None and calibrate is None, force=force)
+        early.model(model)
+        for each in (check, calibrate, evidence):
+            early.source(each)
         with loading():
             from graft.jobs.export.export import export as job
 
@@ -71,7 +78,7 @@ def export(
             force=force,
             watch=watching(quiet),
         )
-        printed(report, as_json, exported)
+        printed(report, as_json, lambda report: exported(report, check))
 
 
 def serve(
@@ -95,6 +102,10 @@ def serve(
 ) -> None:
     """Answer over HTTP, with a web page: drop pictures there, or ask from a program."""
     with told_of("serve"):
+        from graft import early
+
+        early.model(model)
+        early.source(evidence)
         with loading():
             from graft.jobs.serve import serve as job
         from graft_runtime.serve.server import welcome
@@ -111,7 +122,7 @@ def serve(
         )
 
 
-def exported(report: Mapping[str, Any]) -> None:
+def exported(report: Mapping[str, Any], check: Path | None = None) -> None:
     """What was written, and how it compares."""
     found = report["parity"]
     say(f"\n{report['output']}: {found['size'] / 1e6:.1f} MB, {report['classes']:,} classes, {report['precision']}\n")
@@ -129,7 +140,9 @@ def exported(report: Mapping[str, Any]) -> None:
         missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""
         say(f"  evidence     {held['bytes'] / 1e6:.1f} MB: {held['pictures']:,} training pictures, ", end="")
         say(f"which whoever gets the file can see{missing}")
-    say(f"\nNext:  {NEXT[report['format']].format(report['output'])}")
+    photo = quote(str(check)) if check and check.is_dir() else "photo.jpg"
+    file = report["output"]
+    say(f"\nNext:  {NEXT[report['format']].format(quote(file), photo=photo, python=repr(file))}")
 
 
 def _checked(found: Mapping[str, Any]) -> str:

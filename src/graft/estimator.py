@@ -19,6 +19,7 @@ from graft.data.dataset import TRAIN, Dataset
 from graft.errors import DataError
 from graft.jobs.fit import fit as job
 from graft.networks import catalog
+from graft_runtime.screen import MANY, listed
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
@@ -71,7 +72,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         )
         left = self.classifier_.classes  # without the classes that lost every picture to a fault
         if lost := [str(label) for name, label in zip(names, self.classes_, strict=True) if name not in left]:
-            raise DataError(f"Not one picture of {', '.join(lost)} can be read; every class needs one.")
+            raise DataError(f"Not one picture of {listed(lost, MANY)} can be read; every class needs one.")
         return self
 
     def _seed(self) -> int:

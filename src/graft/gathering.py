@@ -88,12 +88,20 @@ def check(
 ) -> None:
     """Look for what is wrong with labelled photos: bad files, duplicates, leaks, labels, shortcuts."""
     with told_of("check"):
+        from graft import early
+
+        if output and fix and output.absolute() == fix.absolute():
+            raise UsageError(f"--output and --fix cannot be the same file. Got {output}.")
+        early.file(output, force=force)
+        early.file(fix, force=force)
+        early.source(photos, columns)
+        early.source(against)
+        early.backbone(backbone)
+        early.weights(weights)
         with loading():
             from graft.jobs import check as job
             from graft.jobs import cleaned, gallery
 
-        if output and fix and output.absolute() == fix.absolute():
-            raise UsageError(f"--output and --fix cannot be the same file. Got {output}.")
         if output:
             gallery.check(output, force=force)
         if fix:
@@ -115,4 +123,6 @@ def check(
             report["page"] = str(output)
         if fix:
             report["list"] = {"file": str(fix), "pictures": cleaned.write(found, fix, force=force)}
-        printed(report, as_json, lambda report: show.checked(report, photos, against))
+        options = [*(["--against", against] if against else []), *(["--columns", columns] if columns else [])]
+        options += ["--boxes"] * boxes
+        printed(report, as_json, lambda report: show.checked(report, photos, options))

@@ -36,6 +36,11 @@ def evaluate(
 ) -> None:
     """Score a classifier on other labelled photos."""
     with told_of("evaluate"):
+        from graft import early
+
+        early.model(model)
+        early.source(photos, columns)
+        early.source(against)
         with loading():
             from graft.jobs.evaluate import evaluate as job
 
@@ -52,6 +57,10 @@ def compare_runs(
 ) -> None:
     """Say whether one classifier is better than another, by the test pictures that both answered."""
     with told_of("compare-runs"):
+        from graft import early
+
+        for each in (first, second):
+            early.model(each, named=False)
         with loading():
             from graft.jobs.compare import compare_runs as job
 
@@ -69,6 +78,11 @@ def report(
 ) -> None:
     """Write the report of a classifier: one HTML file that needs nothing but a browser."""
     with told_of("report"):
+        from graft import early
+
+        early.model(model, named=False)
+        early.file(output, force=force)
+        early.source(photos, columns)
         with loading():
             from graft.jobs.report.report import report as job
 
@@ -87,6 +101,11 @@ def explain(
 ) -> None:
     """Draw what in each picture speaks for its answer."""
     with told_of("explain"):
+        from graft import early
+
+        early.model(model)
+        early.images(images)
+        early.drawings(output)
         with loading():
             from graft.jobs.explain import explain as job
 

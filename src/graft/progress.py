@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,18 @@ Watch = Callable[[Iterable[Any], str | Work, int], Iterable[Any]]
 def unwatched(things: Iterable[Any], _what: str | Work, _count: int) -> Iterable[Any]:
     """No progress shown."""
     return things
+
+
+@contextmanager
+def steps(watch: Watch, what: str, count: int) -> Iterator[Callable[[], None]]:
+    """Progress of work that is no loop over things: call what is given when one of so many steps is over."""
+    going = iter(watch(range(count), what, count))
+    next(going, None)  # the first step is under way
+    try:
+        yield lambda: next(going, None)
+    finally:
+        if close := getattr(going, "close", None):
+            close()
 
 
 def watched(things: Iterable[Any], what: str | Work, count: int) -> Iterator[Any]:

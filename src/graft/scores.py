@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graft_runtime.screen import listed
 from graft_runtime.terminal import say
 
 
-def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw") -> None:
-    """The few figures that matter, in plain words, and what makes them doubtful."""
+def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw", also: Sequence[str] = ()) -> None:
+    """The few figures that matter, in plain words, and what makes them doubtful, with `also`, in one place."""
     if not found:
         say("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
+        _careful(also)
         return
     several = found["task"] == "multilabel"
     figure = found["mean_average_precision" if several else "accuracy"]
     say(f"\n{percent(figure)} {'mean average precision' if several else 'right'} on {found['count']:,} {on} ", end="")
     say(f"(95 % confidence: {_span(found['interval'])})\n")
-    for sentence in found["careful"]:
-        say(f"  careful      {sentence}")
+    _careful([*found["careful"], *also])
     worst = sorted((each for each in found["classes"] if each["count"]), key=lambda each: each["f1"] or 0.0)[:3]
     if worst:
         named = ", ".join(f"{each['name']} (F1 {percent(each['f1'])})" for each in worst)
@@ -26,6 +27,11 @@ def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw
     (_labels if several else _mistakes)(found)
     say(f"  probability  off by {found['calibration_error']:.1%} on average; log-loss {found['log_loss']:.3f}")
     _trust(found["trust"])
+
+
+def _careful(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(f"  careful      {sentence}")
 
 
 def _labels(found: Mapping[str, Any]) -> None:
@@ -84,22 +90,12 @@ def compared(found: Mapping[str, Any], first: str, second: str) -> None:
         say(f"  careful      {found['other']:,} shared pictures have other labels in one than in the other: left out")
 
 
-def answer(prediction: Mapping[str, Any]) -> str:
-    """What is said of one picture: how likely, and what; or why it was not judged."""
-    if prediction["fault"]:
-        return f"    -    not judged, {prediction['fault']}"
-    if prediction["unknown"]:
-        return "    -    unknown"
-    said = prediction["labels"] if prediction["among"] is None else prediction["among"]
-    return f"{prediction['probability']:7.1%}  {', '.join(said) or 'none of the labels'}"
-
-
 def evidence(prediction: Mapping[str, Any]) -> str:
     """Beside the name of an unknown picture: the training picture that comes nearest."""
     if not prediction["unknown"] or not prediction["nearest"]:
         return ""
     nearest = prediction["nearest"][0]
-    return f"  (nearest is {nearest['picture']}: {', '.join(nearest['labels'])})"
+    return f"  (nearest is {nearest['picture']}: {listed(nearest['labels'])})"
 
 
 def percent(share: float | None) -> str:

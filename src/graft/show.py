@@ -6,13 +6,15 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 from graft import scores
 from graft.model import history
 from graft.model.history import Epoch
 from graft.model.spans import span
+from graft_runtime.screen import answer as answer_of
+from graft_runtime.screen import listed
 from graft_runtime.terminal import say
 
 SMALL = ("mlp", "cnn", "rnn")  # no pretrained weights
@@ -28,7 +30,7 @@ FIXED = ("leak", "conflict", "copy", "unreadable")  # what a cleaned list leaves
 def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     """The closing summary of `graft fit`."""
     data = report["data"]
-    scores.score(report["evaluation"])
+    scores.score(report["evaluation"], also=careful(report))
     if "solved_again" in report:
         say(f"  trained on   {report['solved_again']:,} pictures of {len(report['classes'])} classes")
     elif "valid" in report:
@@ -46,18 +48,20 @@ def fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     if "seconds" in report:
         say(f"  time         {_time(report['seconds'])}")
     findings(data)
-    for trouble in report.get("troubles", ()):
-        say(f"  careful      {trouble}")
     say(f"  saved in     {output}")
     if (output / PAGE).is_file():
         say(f"  report       {output / PAGE}")
-    say(f"\nNext:  graft predict {quote(str(output))} {quote(str(_found(photos, report['example'])))}")
+    say(f"\nNext:  {used(output, photos, report['example'])}")
 
 
-def _found(source: Path, example: str) -> Path:
-    """Where a picture lies; of one that is no file by itself (a member, a box, a row) any other may stand for it."""
-    folders = (source, *source.parents, source / "images", source.parent / "images")
-    return next((folder / example for folder in folders if (folder / example).is_file()), Path("photo.jpg"))
+def used(model: Path, source: Path | None, example: str) -> str:
+    """What to do with a classifier: ask it about an image of the source or, where none is a file by itself (a member, a
+    box, a row), write it as a file."""
+    folders = (source, *source.parents, source / "images", source.parent / "images") if source else ()
+    for folder in folders:
+        if example and (folder / example).is_file():
+            return f"graft predict {quote(str(model))} {quote(str(folder / example))}"
+    return f"graft export {quote(str(model))} -o {quote(f'{model.absolute().name}.onnx')}"
 
 
 def epoch(epoch: Epoch) -> None:
@@ -104,8 +108,6 @@ def _training(report: Mapping[str, Any]) -> None:
         refit = f"; then trained in the same way on all {report['refit']:,}" if "refit" in report else ""
         say(f"  kept         {kept}{refit}")
         say(f"  cost         {report['forward_equivalents']:.1f} forward passes for each picture")
-        if training["trouble"]:
-            say(f"  careful      {training['trouble']}")
 
 
 def evaluated(evaluation: Mapping[str, Any]) -> None:
@@ -126,7 +128,7 @@ def written(found: Mapping[str, Any]) -> None:
 
 def predicted(predictions: Sequence[Mapping[str, Any]]) -> None:
     """One line for each picture."""
-    answers = [scores.answer(each) for each in predictions]
+    answers = [answer_of(each) for each in predictions]
     width = max(
         (len(answer) for answer, each in zip(answers, predictions, strict=True) if not each["fault"]), default=0
     )
@@ -181,8 +183,8 @@ def collected(report: Mapping[str, Any]) -> None:
         say(f"\nNext:  graft check {folder}\n       graft fit {folder} -o model/")
 
 
-def checked(report: Mapping[str, Any], photos: Path, against: str | None = None) -> None:
-    """The closing summary of `graft check`."""
+def checked(report: Mapping[str, Any], photos: Path, options: Sequence[str] = ()) -> None:
+    """The closing summary of `graft check`; `options` say how the photos are read."""
     usable = f"{report['usable']:,} of " if report["usable"] < report["pictures"] else ""
     say(f"{usable}{report['pictures']:,} pictures of {len(report['classes'])} classes in {photos}\n")
     for finding in report["findings"]:
@@ -202,16 +204,16 @@ def checked(report: Mapping[str, Any], photos: Path, against: str | None = None)
         say(f"  shown in     {report['page']}")
     if "list" in report:
         say(f"  cleaned list {report['list']['file']}, {report['list']['pictures']:,} pictures; nothing was moved")
-    say(f"\nNext:  {_next(report, photos, against)}")
+    say(f"\nNext:  {_next(report, photos, options)}")
 
 
-def _next(report: Mapping[str, Any], photos: Path, against: str | None) -> str:
+def _next(report: Mapping[str, Any], photos: Path, options: Sequence[str]) -> str:
     """What to do after a check: look, then leave out, then train."""
-    folder = quote(str(photos)) + (f" --against {quote(against)}" if against else "")
+    folder = join([str(photos), *options])
     if "list" in report:
         return f"graft fit {quote(report['list']['file'])} -o model/"
     if "page" not in report and any(finding["cases"] for finding in report["findings"]):
-        return f"graft check {folder} -o check.html, and look at it in a browser"
+        return f"graft check {folder} -o check.html\n       and look at check.html in a browser"
     if any(finding["kind"] in FIXED for finding in report["findings"]):
         return f"graft check {folder} --fix clean.csv"
     return f"graft fit {folder} -o model/"
@@ -222,17 +224,17 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(shown) + (f" and {len(counts) - MANY:,} more" if len(counts) > MANY else "")
 
 
-def listed(networks: Sequence[Mapping[str, Any]]) -> None:
+def networks(found: Sequence[Mapping[str, Any]]) -> None:
     """The table of `graft backbones`."""
     say(f"{'name':<48} {'params':>8} {'GMAC':>7} {'px':>5}  {'weights':<9} licence of the weights")
-    for each in networks:
+    for each in found:
         million = f"{each['parameters'] / 1e6:.1f} M" if each["parameters"] else "-"
         cost = (f"{each['gmac']:.2f}" if each["gmac"] >= 0.01 else f"{each['gmac']:.1g}") if each["gmac"] else "-"
         place = f"{each['weights']:<9} {each['licence']}"
         say(f"{each['name']:<48} {million:>8} {cost:>7} {each['size']:>5}  {place}")
-    if any(each["weights"] == "offline" for each in networks):
+    if any(each["weights"] == "offline" for each in found):
         say("'offline': the weights are published but not on this machine, and downloads are off.")
-    say(f"{len(networks):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
+    say(f"{len(found):,} found; '-' is not measured. Next:  graft fit photos/ -o model/ --backbone NAME")
 
 
 def failed(error: Exception) -> None:
@@ -251,23 +253,28 @@ def stopped(job: str) -> None:
 _CACHING = ("fit", "embed", "collect", "check", "update")
 
 
-def findings(data: Mapping[str, Any]) -> None:
-    """What was noticed about the pictures."""
+def careful(report: Mapping[str, Any]) -> list[str]:
+    """Whatever else makes a classifier or its score doubtful; leaks first, as the score's own end with them."""
+    data, said = report["data"], list[str]()
     if data["leaks"]:
-        twins = f"{data['leaks']} test pictures have a near-duplicate among the training pictures"
-        say(f"  careful      {twins}: the score flatters")
-    elif data["alike"]:
+        said.append(
+            f"{data['leaks']:,} test pictures have a near-duplicate among the training pictures: the score flatters"
+        )
+    said += [*data.get("placeholders", ())[:SOME], *data["alike_names"], *data["conflicts"][:SOME]]
+    return [*said, *filter(None, [report.get("training", {}).get("trouble")]), *report.get("troubles", ())]
+
+
+def findings(data: Mapping[str, Any]) -> None:
+    """What was noticed about the pictures, but for what `careful` says."""
+    if data["alike"] and not data["leaks"]:
         say(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
-    for names in (*data["alike_names"], *data["conflicts"][:SOME]):
-        say(f"  careful      {names}")
-    _lost(data)
     _doubts(data)
     if data["columns"]:
         say(f"  columns      {data['columns']}")
     if data["missing"]:
-        say(f"  no picture   classes without one usable picture, left out: {', '.join(data['missing'])}")
+        say(f"  no picture   classes without one usable picture, left out: {listed(data['missing'], MANY)}")
     if data["untested"]:
-        say(f"  not tested   too few pictures of: {', '.join(data['untested'])}")
+        say(f"  not tested   too few pictures of: {listed(data['untested'], MANY)}")
     if data["ignored"]:
         say(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in data['ignored'].items())}")
     _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
@@ -291,8 +298,7 @@ def _doubts(data: Mapping[str, Any]) -> None:
         "have a label that is in doubt": len(data["suspects"]),
     }
     if data["few"]:
-        more = f" and {len(data['few']) - MANY:,} more" if len(data["few"]) > MANY else ""
-        say(f"  few          fewer than 10 pictures each: {', '.join(data['few'][:MANY])}{more}")
+        say(f"  few          fewer than 10 pictures each: {listed(data['few'], MANY)}")
     for what, count in found.items():
         if count:
             say(f"  look at      {count:,} pictures {what}: graft check shows them")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from graft.errors import UsageError
@@ -26,8 +27,18 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str = "strategy") -> 
     """
     name, _, options = text.partition(":")
     if name not in kinds:
-        raise UsageError(f"There is no {what} {name!r}. Choose one of: {', '.join(kinds)}.")
+        raise UsageError(f"There is no {what} {name!r}.{meant(name, kinds)} Choose one of: {', '.join(kinds)}.")
     return kinds[name](**_options(options, kinds[name], repr(name)))
+
+
+def meant(word: str, words: Iterable[str]) -> str:
+    """' Did you mean ...?' with the words that look like this one, or nothing: goes between two sentences.
+
+    >>> meant("tial", ["probe", "tail"])
+    " Did you mean 'tail'?"
+    """
+    near = difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def change(value: Kind, options: str, what: str) -> Kind:
@@ -57,7 +68,7 @@ def _options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
         key = key.strip()
         if key not in fields:
             listed = ", ".join(field.name for field in dataclasses.fields(kind)) or "none"
-            raise UsageError(f"{owner} has no option {key!r}. It has {listed}.")
+            raise UsageError(f"{owner} has no option {key!r}.{meant(key, sorted(fields))} It has {listed}.")
         values[key] = _value(key, value, hints[key])
     return values
 
@@ -78,7 +89,8 @@ def _value(key: str, text: str, hint: Any) -> Any:
             except ValueError:
                 continue
     legal = " or ".join(_NAMES.get(kind) or "/".join(typing.get_args(kind)) for kind in kinds)
-    raise UsageError(f"{key!r} must be {legal}. Got {text!r}.")
+    words = [word for kind in kinds for word in typing.get_args(kind)]
+    raise UsageError(f"{key!r} must be {legal}. Got {text!r}.{meant(text, words)}")
 
 
 def _text(value: Any) -> str:

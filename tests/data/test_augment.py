@@ -63,7 +63,10 @@ def test_presets_are_lists() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("blurr", r"no augmentation 'blurr'\. Choose none, light, strong, or a list of crop, flip, .*, rand joined by"),
+        (
+            "blurr",
+            r"no augmentation 'blurr'\. Did you mean 'blur'\? Choose none, light, strong, or a list of crop, .*, rand",
+        ),
         ("", "no augmentation ''"),
         ("crop+", "no augmentation ''"),
         ("Light", "no augmentation 'Light'"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, Dataset, from_arrays
 from graft.data.hashes import mirrored
-from graft.data.twins import NOBODY, Twins, find_twins, found, pairs_of
+from graft.data.twins import NOBODY, Twins, find_twins, found, pairs_of, repeated
 
 COUNT = 40
 
@@ -137,3 +137,9 @@ def test_what_is_told_of_them() -> None:
     }
     assert findings["conflict"].notes == ["same content"]
     assert [findings[kind].severity for kind in ("leak", "conflict", "near conflict")] == ["error", "error", "warning"]
+
+
+def test_a_content_that_stands_there_three_times_is_a_likely_placeholder() -> None:
+    first = np.array([0, 1, 1, 0, 4, 0, 1, 7, 0, 7])
+    assert repeated(first) == {0: 4, 1: 3}
+    assert repeated(first[:5]) == {}

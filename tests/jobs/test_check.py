@@ -304,3 +304,28 @@ def test_fit_notices_the_same(spoiled: Path, tmp_path: Path) -> None:
     assert (data["disputed"], data["misnamed"], data["leaks"]) == (2, 1, 1)
     assert "careful      train/disc/02.png (disc) and train/frame/disputed.png (frame)" in done.stdout
     assert "look at      1 pictures are of another format" in done.stdout
+
+
+def test_what_is_doubtful_stands_together_and_placeholders_are_pointed_out(photos: Path, tmp_path: Path) -> None:
+    for part, first in (("train", 0), ("test", 8)):
+        for name in ("disc", "frame", "stripes"):
+            (tmp_path / "p" / part / name).mkdir(parents=True)
+            for file in sorted((photos / name).iterdir())[first : first + 8]:
+                shutil.copy(file, tmp_path / "p" / part / name)
+    missing = Image.effect_noise((60, 60), 90).convert("RGB")
+    for at in range(3):
+        missing.save(tmp_path / "p" / "train" / "disc" / f"missing{at}.png")
+    shutil.copy(tmp_path / "p" / "train" / "disc" / "00.png", tmp_path / "p" / "test" / "disc" / "seen.png")
+    Image.new("RGB", (50, 50), "white").save(tmp_path / "p" / "train" / "frame" / "white.png")
+    done = graft("fit", tmp_path / "p", "-o", tmp_path / "m", "-s", "probe:head=ridge,layers=last", "-q")
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stdout.splitlines() if line.startswith("  ")]
+    doubts = [at for at, line in enumerate(lines) if line.startswith("  careful")]
+    assert doubts == list(range(len(doubts))), "all at the head, side by side"
+    flattered = [at for at in doubts if "the score flatters" in lines[at]]
+    assert len(flattered) == 2
+    assert flattered[1] == flattered[0] + 1
+    assert "1 image of a single colour, such as train/frame/white.png: placeholders for missing ones?" in done.stdout
+    assert "3 images are the very same, such as train/disc/missing0.png: a placeholder" in done.stdout
+    told = {each["kind"]: each["severity"] for each in check(tmp_path / "p", quick=True).as_dict()["findings"]}
+    assert (told["placeholder"], told["blank"]) == ("warning", "warning")

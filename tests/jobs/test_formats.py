@@ -27,7 +27,7 @@ def test_boxes_of_voc_are_trained_on_and_scored(photos: Path, tmp_path: Path) ->
     voc, model = formats.voc(tmp_path / "VOC2012", photos), tmp_path / "model"
     done = graft("fit", tmp_path, "-o", model, "--boxes", "--strategy", QUICK, "--offline", "-q")
     assert done.exit_code == 0, done.output
-    assert done.stdout.endswith(f"Next:  graft predict {model} photo.jpg\n")  # a box is no file
+    assert done.stdout.endswith(f"Next:  graft export {model} -o model.onnx\n")  # a box is no file
     objects = read_source(voc, boxes=True)
     classifier = fit(voc, strategy=QUICK, boxes=True)
     assert classifier.classes == ("disc", "frame", "stripes")

@@ -68,6 +68,24 @@ def test_a_page_opens_for_everybody(browser: Any, pages: dict[str, Path], name: 
     context.close()
 
 
+def test_what_is_wider_than_a_phone_scrolls_in_its_own_box_and_says_so(browser: Any, pages: dict[str, Path]) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(pages["report"].as_uri())
+    page.evaluate("document.querySelectorAll('.scroll table').forEach((each) => (each.style.minWidth = '700px'))")
+    page.evaluate("dispatchEvent(new Event('resize'))")
+    for box, word in zip(page.locator(".scroll").all(), page.locator(".more").all(), strict=True):
+        assert word.is_visible()
+        assert word.inner_text() == "more to the right →"
+        box.evaluate("(box) => { box.scrollLeft = 60; box.dispatchEvent(new Event('scroll')); }")
+        assert word.inner_text() == "← more to the left and right →"
+        box.evaluate("(box) => { box.scrollLeft = 9999; box.dispatchEvent(new Event('scroll')); }")
+        assert word.inner_text() == "← more to the left"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.set_viewport_size({"width": 1200, "height": 900})
+    assert not any(word.is_visible() for word in page.locator(".more").all())
+    page.close()
+
+
 def test_a_number_of_the_matrix_shows_its_pictures_and_the_sliders_count(browser: Any, pages: dict[str, Path]) -> None:
     page = browser.new_page()
     page.goto(pages["report"].as_uri())  # with its own policy in force

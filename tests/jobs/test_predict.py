@@ -26,7 +26,7 @@ from graft.jobs.export.export import export
 from graft.jobs.predict import predict, write
 from graft.model.classifier import Prediction, load
 from graft_runtime.decide import Answer
-from graft_runtime.table import Asked
+from graft_runtime.table import COLUMNS, Asked, joined
 
 
 def graft(*words: object) -> Result:
@@ -92,12 +92,12 @@ def test_the_csv_says_what_the_json_says(model: Path, photos: Path, tmp_path: Pa
     assert "bad.jpg: empty file" in done.stdout
     want = predict(model, [odd])[0]
     good, bad = rows(tmp_path / "answers.csv")
-    assert list(good) == ["picture", "label", "probability", "fault", "disc", "frame", "stripes"]
+    assert list(good) == [*COLUMNS, *(f"probability of {name}" for name in ("disc", "frame", "stripes"))]
     assert good["picture"] == str(odd)
     assert good["label"] == "frame"
     assert float(good["probability"]) == pytest.approx(want.probability, abs=1e-6)
-    assert sum(float(good[name]) for name in ("disc", "frame", "stripes")) == pytest.approx(1)
-    assert (bad["label"], bad["fault"], bad["disc"]) == ("", "empty file", "")
+    assert sum(float(good[f"probability of {name}"]) for name in ("disc", "frame", "stripes")) == pytest.approx(1)
+    assert (bad["label"], bad["fault"], bad["unknown"], bad["probability of disc"]) == ("", "empty file", "", "")
 
 
 class Sage:
@@ -114,12 +114,14 @@ class Sage:
         return (self.said[at : at + 3] for at in range(start, len(images), 3))
 
 
-def written(said: list[Prediction], classes: tuple[str, ...], path: Path, force: bool = False, top: int = 0) -> None:
+def written(
+    said: list[Prediction], classes: tuple[str, ...], path: Path, force: bool = False, top: int = 0, **asked: float
+) -> None:
     """The table of these answers."""
     pictures = [path.parent / f"{number}.png" for number in range(len(said))]
     for picture in pictures:
         picture.touch()
-    write(Sage(said, classes), pictures, path, Asked(top=top), force=force)
+    write(Sage(said, classes), pictures, path, Asked(top=top, **asked), force=force)
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
@@ -130,7 +132,7 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert [cell for cell in cells if cell.startswith(start)] == []
-    assert cells.count(f"'{name}") == 2
+    assert cells.count("'" + joined([name])) == 1
     assert f"'{start}1.png" in cells
 
 
@@ -149,11 +151,11 @@ def test_several_labels_are_joined_in_the_csv(tmp_path: Path) -> None:
 def test_of_many_classes_the_likeliest_are_enough(tmp_path: Path) -> None:
     written(SAID, tuple(CHANCES), tmp_path / "a.csv", top=2)
     first, *_, last = rows(tmp_path / "a.csv")
-    assert list(first)[4:] == ["class 1", "probability 1", "class 2", "probability 2"]
-    assert list(first.values())[4:] == ["a", "0.9", "b", "0.6"]
-    assert list(last.values())[3:] == ["not an image", "", "", "", ""]
+    assert list(first)[5:] == ["class 1", "probability 1", "class 2", "probability 2"]
+    assert list(first.values())[5:] == ["a", "0.9", "b", "0.6"]
+    assert list(last.values())[3:] == ["not an image", "", "", "", "", ""]
     written(SAID, tuple(CHANCES), tmp_path / "b.csv", top=9)
-    assert len(rows(tmp_path / "b.csv")[0]) == 4 + 2 * 3
+    assert len(rows(tmp_path / "b.csv")[0]) == 5 + 2 * 3
 
 
 @pytest.mark.parametrize("top", [0, 2])
@@ -161,8 +163,14 @@ def test_parquet_holds_what_the_csv_holds_with_types(tmp_path: Path, top: int) -
     for name in ("a.csv", "a.parquet"):
         written(SAID, tuple(CHANCES), tmp_path / name, top=top)
     table = parquet.read_table(tmp_path / "a.parquet")
-    assert {str(kind) for kind in table.schema.types} == {"string", "double"}
-    plain = [{name: "" if cell is None else str(cell) for name, cell in row.items()} for row in table.to_pylist()]
+    assert {str(kind) for kind in table.schema.types} == {"string", "double", "bool"}
+    plain = [
+        {
+            name: "" if cell is None else str(cell).lower() if name == "unknown" else str(cell)
+            for name, cell in row.items()
+        }
+        for row in table.to_pylist()
+    ]
     want = rows(tmp_path / "a.csv")
     want[-1]["picture"] = want[-1]["picture"][1:]  # a formula is harmless in Parquet
     assert plain == want
@@ -172,24 +180,40 @@ def test_parquet_holds_what_the_csv_holds_with_types(tmp_path: Path, top: int) -
 
 def test_parquet_is_written_in_groups_that_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "CELLS", 15)
-    chances = CHANCES | {"label": 0.2}
+    chances = CHANCES | {"d": 0.2}
     said = [Prediction(f"{number}.png", Answer("a", 0.9, chances, ("a",))) for number in range(12)]
     written(said, tuple(chances), tmp_path / "a.parquet")
     found = parquet.ParquetFile(tmp_path / "a.parquet")
     assert found.metadata.num_row_groups == 12
     assert found.read()["picture"].to_pylist() == [each.picture for each in said]
-    assert found.schema_arrow.names[-1] == "class label", "a class called like another column is told from it"
 
 
 def test_parquet_holds_sets_of_thousands_of_classes_and_no_name_twice(tmp_path: Path) -> None:
-    names = ("class label", "label", *(f"{number:05} of a species with a long name" for number in range(5000)))
+    names = ("probability of label", "label", *(f"{number:05} of a species with a long name" for number in range(5000)))
     said = [Prediction("0.png", Answer("label", 1.0, dict.fromkeys(names, 0.5), ("label",), names))]
     (tmp_path / "0.png").touch()
     write(Sage(said, names), [tmp_path / "0.png"], tmp_path / "a.parquet", Asked(coverage=0.9))
     found = parquet.read_table(tmp_path / "a.parquet")
     assert found["set"].to_pylist() == ["|".join(names)]
-    assert found.column_names[5:7] == ["class label", "class class label"]
-    assert len(set(found.column_names)) == 5 + len(names)
+    assert found.column_names[6:8] == ["probability of probability of label", "probability of label"]
+    assert len(set(found.column_names)) == 6 + len(names)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize("top", [0, 2])
+def test_no_class_can_be_called_like_a_word_of_the_programs_own(tmp_path: Path, name: str, top: int) -> None:
+    names = (*COLUMNS, "set", "class 1", "probability 1", "a|b", "a", "b", "=1", "'=1")
+    each = dict.fromkeys(names, 1 / len(names))
+    said = [Prediction(f"{at}.png", Answer(own, 0.5, each, (own,), (own,))) for at, own in enumerate(names)]
+    said += [Prediction("u.png", Answer("unknown", 0.5, each, (), ("a", "b"), unknown=True))]
+    written(said, names, tmp_path / name, top=top, coverage=0.9)
+    table = parquet.read_table(tmp_path / name).to_pylist() if name == "a.parquet" else rows(tmp_path / name)
+    assert len(table[0]) == len(COLUMNS) + 1 + (2 * top or len(names)), "each column has a name of its own"
+    labels = [row["label"] for row in table]
+    assert len(set(labels)) == len(labels)
+    assert (labels[-1], str(table[-1]["unknown"]).lower()) == ("", "true")
+    assert {str(row["unknown"]).lower() for row in table[:-1]} == {"false"}
+    assert table[-1]["set"] == "a|b" != table[names.index("a|b")]["set"]
 
 
 def test_half_a_parquet_file_of_a_run_that_was_killed_goes(tmp_path: Path) -> None:
@@ -300,21 +324,22 @@ def test_sets_and_unknown_pictures_are_shown_in_each_form(model: Path, photos: P
     done = graft("predict", model, *given, "--coverage", "0.95", "-q")
     known, odd = done.stdout.splitlines()
     assert ", ".join(want[0].among or ()) in known
-    assert "unknown" in odd
+    assert odd.startswith("    -    (unknown)")
     assert f"(nearest is {want[1].nearest[0].picture}: {want[1].nearest[0].labels[0]})" in odd
     read = json.loads(graft("predict", model, *given, "--coverage", "0.95", "--json", "-q").stdout)
     assert read == [each.as_dict() for each in want]
-    assert (read[1]["label"], read[1]["labels"], read[1]["unknown"]) == ("unknown", [], True)
+    assert (read[1]["label"], read[1]["labels"], read[1]["unknown"]) == ("", [], True)
     graft("predict", model, *given, "--coverage", "0.95", "--csv", tmp_path / "a.csv", "-q")
     first, second = rows(tmp_path / "a.csv")
-    assert list(first) == ["picture", "label", "probability", "fault", "set", "disc", "frame", "stripes"]
-    assert (first["set"], second["label"]) == ("|".join(want[0].among or ()), "unknown")
+    assert list(first) == [*COLUMNS, "set", *(f"probability of {name}" for name in ("disc", "frame", "stripes"))]
+    assert (first["set"], first["unknown"]) == ("|".join(want[0].among or ()), "false")
+    assert (second["label"], second["unknown"]) == ("", "true")
 
 
 def test_nothing_is_unknown_to_who_asks_for_none(model: Path, photos: Path, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "odd.png")
     for words in (["--no-unknown"], ["--unknown", "0"]):
-        assert "-    unknown" not in graft("predict", model, tmp_path / "odd.png", "-q", *words).stdout
+        assert "-    (unknown)" not in graft("predict", model, tmp_path / "odd.png", "-q", *words).stdout
     done = graft("predict", model, tmp_path / "odd.png", "--unknown", "1.5")
     assert done.exit_code == 2
     assert "lies from 0 to 1" in done.stderr

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import html
 import json
 import re
+import shlex
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,13 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from typer.testing import CliRunner, Result
 
 from graft import cli, show
+from graft.data.dataset import Dataset
 from graft.errors import DataError, OutputError
 from graft.jobs.fit import fit
-from graft.jobs.report import figures
-from graft.jobs.report.report import report
+from graft.jobs.report import commands, figures
+from graft.jobs.report.report import page, report
 from graft.model import storage
-from graft.model.classifier import load
+from graft.model.classifier import Classifier, load
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 
@@ -221,3 +226,50 @@ def test_axes_have_round_numbers() -> None:
     assert figures._ticks(0.13, 0.47) == pytest.approx([0.2, 0.3, 0.4])
     assert figures._ticks(0, 57) == pytest.approx([0, 20, 40])
     assert figures._ticks(1, 12) == pytest.approx([5, 10])
+
+
+def test_the_commands_of_a_report_work_from_any_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, other = tmp_path / "with blanks & more", tmp_path / "other"
+    for folder in (home, other):
+        folder.mkdir()
+    shutil.copytree(photos, home / "my photos")
+    for name in ("frame", "stripes"):  # a conflict, so that there is something to be checked
+        shutil.copy(home / "my photos" / "disc" / "00.png", home / "my photos" / name / "copy.png")
+    rows = [(str(path), path.parent.name) for path in sorted((home / "my photos").glob("*/*"))]
+    with (home / "a table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("where", "what"), *rows])
+    monkeypatch.chdir(home)
+    sources: list[tuple[str, list[str]]] = [("my photos", []), ("a table.csv", ["--columns", "file=where,label=what"])]
+    for source, options in sources:
+        words = ["fit", source, *options, "-o", "a model", "-s", "probe:head=ridge,layers=last", "--force", "-q"]
+        assert CliRunner().invoke(cli.app, words).exit_code == 0
+        found = re.findall(r"<code>(graft [^<]*)</code>", (home / "a model" / "report.html").read_text())
+        told = [shlex.split(html.unescape(each)) for each in found if " check " in each or " fit " in each]
+        assert [each[1] for each in told] == ["check", "fit"]
+        for at, command in enumerate(told):
+            place = other / f"{source}{at}"
+            place.mkdir()
+            monkeypatch.chdir(place)
+            quick = ["--quick"] if command[1] == "check" else ["-q"]
+            done = CliRunner().invoke(cli.app, [*command[1:], *quick])
+            assert done.exit_code == 0, (command, done.output)
+        assert (other / f"{source}1" / "again" / "model.json").exists()
+        monkeypatch.chdir(home)
+
+
+def test_what_has_no_place_of_its_own_has_no_command() -> None:
+    assert commands.words(Dataset) == commands.words([1], columns="x") == commands.words("a", against=[1]) == ""
+    assert commands.again("", "model") == commands.again("photos", None) == ""
+    here = Path.cwd()
+    assert commands.words("a b", against="c", boxes=True) == f"'{here / 'a b'}' --against {here / 'c'} --boxes"
+
+
+def test_many_names_are_not_on_one_line(photos: Path) -> None:
+    classifier: Classifier = fit(photos, strategy="probe:head=ridge,layers=last")
+    many = [f"species {number}" for number in range(173)]
+    data = classifier.report["data"] | {"untested": many, "few": many, "missing": many[:2]}
+    text = page(replace(classifier, report=classifier.report | {"data": data}))
+    assert text.count("173 classes <details><summary>which</summary>") == 2
+    assert "species 0, species 1</dd>" in text

@@ -97,7 +97,7 @@ def test_an_archive_has_no_next_picture_to_predict(photos: Path, tmp_path: Path)
     path = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
     done = CliRunner().invoke(app, ["fit", path, "-s", STRATEGY, "--offline", "-q", "-o", str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
-    assert done.output.endswith(f"Next:  graft predict {tmp_path / 'model'} photo.jpg\n")
+    assert done.output.endswith(f"Next:  graft export {tmp_path / 'model'} -o model.onnx\n")
     assert {each.name for each in tmp_path.iterdir()} == {"photos.zip", "model"}
 
 

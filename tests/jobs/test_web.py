@@ -378,7 +378,7 @@ def test_a_person_sees_answer_and_heat_map_and_that_nothing_leaves(page: Any, fo
     page.set_input_files("#files", [str(path)])
     card = page.locator("#list > li[data-state=done]")
     card.wait_for()
-    assert card.locator("h3").inner_text().startswith("Unknown" if own.unknown else own.label)
+    assert card.locator("h3").inner_text().startswith("(unknown)" if own.unknown else own.label)
     page.check("#heat")
     assert card.locator("canvas").is_visible()
     assert page.get_by_text("Correct this answer").count() == 0

@@ -58,7 +58,7 @@ def test_a_higher_coverage_gives_larger_sets_and_one_too_high_for_so_few_picture
 
 def test_what_is_like_nothing_is_unknown_with_the_nearest_as_evidence(classifier: Classifier, photos: Path) -> None:
     odd = classifier.predict(noise(4))
-    assert all(each.unknown and each.label == "unknown" and each.labels == () for each in odd)
+    assert all(each.unknown and each.label == "" and each.labels == () for each in odd)
     assert all(len(each.nearest) == 5 for each in odd)
     for each in odd:
         cosines = [one.similarity for one in each.nearest]

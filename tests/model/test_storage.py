@@ -390,3 +390,17 @@ def test_a_disk_that_is_full_while_caching_is_told_with_the_folder(
     assert not (tmp_path / "model").exists()
     fit(photos, tmp_path / "model", strategy=QUICK)  # with space again, what was half written does no harm
     assert load(tmp_path / "model").report["evaluation"]["count"] == 6
+
+
+def test_the_lock_of_a_run_that_was_killed_is_our_own(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / ".flowers.lock").touch()  # of `fit -o models/flowers`
+    (tmp_path / "models" / ".flowers.run.lock").touch()
+    with storage.claimed(tmp_path / "models", force=False):
+        pass
+    (tmp_path / "models" / "mine.lock").touch()
+    with (
+        pytest.raises(OutputError, match=r"holds 'mine\.lock', which graft did not write"),
+        storage.claimed(tmp_path / "models", force=True),
+    ):
+        pass

@@ -55,7 +55,10 @@ def test_a_text_of_another_kind_is_refused(name: str, text: str, legal: str) -> 
 
 
 def test_an_unknown_field_is_answered_with_all_fields() -> None:
-    with pytest.raises(UsageError, match=r"The recipe has no option 'epoch'\. It has epochs, batch, .*, refit\."):
+    with pytest.raises(
+        UsageError,
+        match=r"The recipe has no option 'epoch'\. Did you mean 'epochs'\? It has epochs, batch, .*, refit\.",
+    ):
         spec.change(Recipe(), "epoch=3", "The recipe")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from graft import spec
 from graft.errors import UsageError
-from graft.training.heads.choose import LAYERS, NAMES
+from graft.training.heads.names import LAYERS, NAMES
 from graft.training.strategies import (
     STRATEGIES,
     Direct,
@@ -97,7 +97,7 @@ def test_the_name_alone_is_the_strategy_with_its_defaults(name: str) -> None:
         ("gradual:steps=1", "'steps' must be at least 2: the head, and everything. Got 1."),
         ("lora:rank=0", "'rank' must be at least 1. Got 0."),
         ("full:cut=0", "'full' has no option 'cut'. It has none."),
-        ("tails", "There is no strategy 'tails'. Choose one of: direct, probe,"),
+        ("tails", "There is no strategy 'tails'. Did you mean 'tail'? Choose one of: direct, probe,"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(text: str, says: str) -> None:

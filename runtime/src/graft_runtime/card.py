@@ -70,6 +70,9 @@ class Card:
     licences: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    def __repr__(self) -> str:
+        return f"<Card of {len(self.classes):,} classes: {self.backbone.get('name')}, {self.strategy}>"
+
     @property
     def enough(self) -> int:
         """The short side in pixels from which on a larger decoded picture cannot be told from a smaller one."""
@@ -137,7 +140,7 @@ def _checked(card: Card) -> Card:
 def _check_inside(name: str, entries: Mapping[str, Any], legal: Mapping[str, Legal]) -> None:
     for own, (fits, words) in legal.items():
         if own in entries and not fits(entries[own]):
-            raise CardError(f"its entry '{name}.{own}' is {words}, and is {_shown(entries[own])}")
+            raise CardError(f"its entry '{name}.{own}' must be {words}, and is {_shown(entries[own])}")
 
 
 def _shown(value: Any) -> str:

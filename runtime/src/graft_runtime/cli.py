@@ -17,6 +17,7 @@ from typing import Any
 from graft_runtime import contract, plain, table
 from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
+from graft_runtime.screen import answer
 from graft_runtime.terminal import on_one_line, say
 
 PATIENCE, REMIND = 2.0, 10.0  # seconds before the first word about progress, and between two where nobody watches
@@ -183,11 +184,7 @@ class _Counted:
 
 
 def _line(each: Prediction) -> str:
-    if each.fault:
-        return f"  {each.picture}: {each.fault}"
-    said = each.label if len(each.labels) < 2 else ", ".join(each.labels)
-    among = f"  among {', '.join(each.among)}" if each.among else ""
-    return f"{each.probability:7.1%}  {said}  {each.picture}{among}"
+    return f"{answer(each.as_dict())}  {each.picture}"
 
 
 def _fail(code: int, message: str) -> None:

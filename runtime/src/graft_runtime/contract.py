@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graft_runtime import protobuf
-from graft_runtime.card import OF_CLASSES, Card, CardError, dump, parse
+from graft_runtime.card import Card, CardError, dump, parse
 
 CONTRACT = 1  # of inputs, outputs and properties; docs/client.md
 CARD, EXPORT, DIGEST, EVIDENCE = "graft.card", "graft.export", "graft.sha256", "graft.evidence"
@@ -31,7 +31,6 @@ PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, NEAREST, SIMILARITY = OUTPUTS
 BASE64 = re.compile("[A-Za-z0-9+/]+={0,2}")
 
 MOST = 2**31  # bytes of a file: protobuf's limit
-LARGEST = 2**14  # pixels of a side that a network may ask for
 
 
 class ModelError(ValueError):
@@ -176,23 +175,12 @@ def _witness(picture: Any, labels: Any, thumbnail: Any) -> Witness:
 
 
 def _sound(card: Card) -> None:
-    """Raises CardError for numbers and names that no answer can be made of."""
+    """Raises CardError where what no answer can do without is not there, or does not belong together."""
     classes = len(card.classes)
     if not classes or card.head.get("classes", classes) != classes:
         raise CardError(f"it names {classes} classes, and its head is for {card.head.get('classes', 'more')}")
-    for name in (*OF_CLASSES, "sets"):
-        if not all(map(math.isfinite, getattr(card, name))):
-            raise CardError(f"among its {name} are numbers that are none")
-    if not math.isfinite(card.temperature):
-        raise CardError(f"its temperature is {card.temperature}")
-    for name in ("size", "resize"):
-        side = card.preprocess.get(name)
-        if type(side) is not int or not 0 < side <= LARGEST:
-            raise CardError(f"its preprocess has {name} {side!r}, and needs a whole number from 1 to {LARGEST}")
-    try:
-        "".join(card.classes).encode()
-    except UnicodeEncodeError as error:  # halves of characters, which JSON may hold
-        raise CardError("a name of its classes is no text") from error
+    if missing := [name for name in ("size", "resize") if name not in card.preprocess]:
+        raise CardError(f"its preprocessing lacks {missing[0]!r}")
 
 
 def _is_number(value: object) -> bool:

@@ -14,7 +14,6 @@ from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
 
 UNSURE = 0.5  # the threshold of a label that has none of its own
 RATE = 0.05  # of pictures of known classes that may be called unknown
-UNKNOWN = "unknown"  # the answer
 NO_NUMBER = "the network gave no number"  # the fault of an image whose logits or probabilities are not finite
 
 
@@ -33,6 +32,10 @@ class Answer:
     labels: tuple[str, ...]
     among: tuple[str, ...] | None = None
     unknown: bool = False
+
+    def __repr__(self) -> str:
+        odd = ", unknown" if self.unknown else ""
+        return f"<Answer {self.probability:.1%} {self.label} of {len(self.probabilities):,} classes{odd}>"
 
 
 def probabilities(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from graft_runtime.decide import UNKNOWN, Answer
+from graft_runtime.decide import Answer
+from graft_runtime.screen import answer as said
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,16 @@ class Prediction:
     fault: str = ""
     nearest: tuple[Neighbour, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Prediction {said(self.as_dict()).strip()}  {self.picture}>"
+
     @property
     def label(self) -> str:
-        """The likeliest class, or 'unknown'; empty for a picture that could not be judged."""
-        return (UNKNOWN if self.unknown else self.answer.label) if self.answer else ""
+        """The likeliest class; empty for an unknown picture, and for one that could not be judged.
+
+        Never a word of the program's own: a class may be called 'unknown'.
+        """
+        return self.answer.label if self.answer and not self.answer.unknown else ""
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -17,11 +17,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from graft_runtime import contract
+from graft_runtime import contract, given
 from graft_runtime.contract import IMAGE, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN, ModelError
 from graft_runtime.decide import NO_NUMBER, RATE, answers, finite, least_of, limit
 from graft_runtime.image import ImageError, colour, decode, read, upright
 from graft_runtime.prediction import Neighbour, Prediction
+from graft_runtime.screen import FEW, listed
 
 BATCH = 8  # pictures of one size that go through the network together
 ROOM = 4_000_000  # their pixels, at most: the resize holds them as float32
@@ -71,6 +72,10 @@ class Predictor:
             raise ModelError(f"it does not run: {type(error).__name__}: {error}") from error
         contract.fit(self.card, {name: output.shape for name, output in zip(names, found, strict=True)})
 
+    def __repr__(self) -> str:
+        named = f"{len(self.classes):,} classes ({listed(self.classes, FEW)})"
+        return f"<Predictor of {named}: {self.card.backbone.get('name')}, {self.export.precision}>"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of every row of probabilities."""
@@ -78,16 +83,14 @@ class Predictor:
 
     def predict(self, images: Any, *, coverage: float | None = None, unknown: float = RATE) -> list[Prediction]:
         """Answers, in order, for paths, bytes of files, arrays uint8 [height, width, 3] or [height, width], PIL
-        pictures, or a single one of these.
+        pictures, or a single one of these; in a list, or whatever else can be gone through.
 
         With `coverage`, 0.9 perhaps, each has a set of classes that holds the true one for this share of pictures.
         `unknown` is the share of pictures of the known classes that may be called unknown; 0 for none at all.
         A picture that cannot be read gets a Prediction with its fault; it never stops the others. Raises ValueError
         for a share that cannot be, or an array that is no picture.
         """
-        if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_one_array(images):
-            images = [images]
-        return list(self.stream(images, coverage=coverage, unknown=unknown))
+        return list(self.stream(given.many(images), coverage=coverage, unknown=unknown))
 
     def stream(
         self, images: Iterable[Any], *, coverage: float | None = None, unknown: float = RATE
@@ -192,8 +195,11 @@ def load(file: str | os.PathLike[str] | bytes, *, threads: int | None = None) ->
 
 def _pixels(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]:
     name = str(image) if isinstance(image, str | os.PathLike) else f"picture {row}"
+    image = given.one(image, row)
     try:
         if isinstance(image, str | os.PathLike):
+            if os.path.isdir(image):
+                return name, None, given.FOLDER
             image = read(image)
         if isinstance(image, bytes):
             return name, decode(image, enough=enough), ""
@@ -227,11 +233,6 @@ def _grouped(
         shape = own
     if group:
         yield group
-
-
-def _is_one_array(images: Any) -> bool:
-    """A single picture, as against a stack of them."""
-    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4))
 
 
 def _cores() -> int:

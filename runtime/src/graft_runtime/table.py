@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from graft_runtime import walk
-from graft_runtime.decide import RATE, UNKNOWN
+from graft_runtime.decide import RATE
 from graft_runtime.journal import Journal, left
 from graft_runtime.prediction import Prediction
 
-COLUMNS = ("picture", "label", "probability", "fault")
+COLUMNS = ("picture", "label", "probability", "fault", "unknown")
+OURS = COLUMNS[:4]  # begin every table of answers, those of before `unknown` had a column as well
 SET = "set"  # one more column, where prediction sets are asked for
+OF_CLASS = "probability of "  # begins the column of a class: no class can be called like another column
+FORM = 2  # of the columns: answers that were begun in another one are not gone on with
+KINDS = {"probability": float, "unknown": bool}  # of the columns that are no text
 EXAMPLES = 5  # faults that are told one by one
 
 Row = list[str | float]
-Columns = list[tuple[str, type]]  # the name of each, and whether it is text (str) or numbers (float)
+Columns = list[tuple[str, type]]  # the name of each, and whether it is text (str), numbers (float) or yes and no (bool)
 
 
 @runtime_checkable
@@ -111,6 +115,7 @@ def _about(judge: Judge, paths: Sequence[str], asked: Asked) -> dict[str, Any]:
     for path in paths:
         names.update(os.fsencode(path) + b"\0")
     return {
+        "the form of the table": FORM,
         "the model": judge.identity,
         **{f"--{name}": value for name, value in asdict(asked).items()},
         "the number of pictures": len(paths),
@@ -158,30 +163,31 @@ def files(paths: Iterable[str | Path]) -> Iterator[Path]:
 
 def is_ours(path: Path) -> bool:
     """Whether a file begins as a table of answers in CSV does."""
-    begin = ",".join(COLUMNS).encode()
+    begin = ",".join(OURS).encode()
     with path.open("rb") as file:
         return file.read(len(begin)) == begin
 
 
 def columns(classes: Sequence[str], asked: Asked) -> Columns:
-    """What there is of each picture: path, answer, probability, fault, set where asked for, and one for each class.
+    """What there is of each picture: path, answer, probability, fault, whether it is unknown, set where asked for, and
+    one for each class, 'probability of ' and its name.
 
     With `top` two for each of the likeliest classes, its name and its probability, in place of those of all classes.
     """
     some = range(1, min(asked.top, len(classes)) + 1)
     few: Columns = [pair for number in some for pair in ((f"class {number}", str), (f"probability {number}", float))]
-    every: Columns = [(name, float) for name in classes]
-    always: Columns = [(name, float if name == "probability" else str) for name in COLUMNS]
+    every: Columns = [(f"{OF_CLASS}{name}", float) for name in classes]
+    always: Columns = [(name, KINDS.get(name, str)) for name in COLUMNS]
     return [*always, *[(SET, str)] * (asked.coverage is not None), *(few if asked.top else every)]
 
 
 def row(each: Prediction, classes: Sequence[str], asked: Asked) -> Row:
     """The answer of one picture in these columns.
 
-    The answer is the label, or several joined by '|', or 'unknown'; the probability is that of the likeliest class.
-    Prediction sets are joined in the same way. What a picture with a fault does not have is empty.
+    The answer is the label, or several joined by '|', and empty where `unknown` is true; the probability is that of the
+    likeliest class. Prediction sets are joined in the same way. What a picture with a fault does not have is empty.
     """
-    answer = UNKNOWN if each.unknown else "|".join(each.labels)
+    unknown = "" if each.answer is None else str(each.unknown).lower()
     chances = list(each.probabilities.values())
     if not asked.top:
         last: Row = [*chances] if chances else [""] * len(classes)
@@ -189,13 +195,18 @@ def row(each: Prediction, classes: Sequence[str], asked: Asked) -> Row:
         few = min(asked.top, len(classes))
         best = sorted(range(len(chances)), key=lambda at: -chances[at])[:few]
         last = [cell for at in best for cell in (classes[at], chances[at])] or [""] * (2 * few)
-    among = ["|".join(each.among or ())] * (asked.coverage is not None)
-    return [each.picture, answer, each.probability, each.fault, *among, *last]
+    among = [joined(each.among or ())] * (asked.coverage is not None)
+    return [each.picture, joined(each.labels), each.probability, each.fault, unknown, *among, *last]
+
+
+def joined(names: Sequence[str]) -> str:
+    """Class names in one cell, joined by '|'; one inside a name has a backslash before it, as has a backslash."""
+    return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in names)
 
 
 def harmless(cell: str | float) -> str | float:
-    """Spreadsheets run what begins like a formula."""
-    dangerous = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    """Spreadsheets run what begins like a formula. Quotes before one count, so that no two cells become the same."""
+    dangerous = isinstance(cell, str) and cell.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{cell}" if dangerous else cell
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,9 @@ _HIDDEN: Final = frozenset(
         *("network trash folder", "temporary items", "thevolumesettingsfolder"),
     )
 )
+
+
+LOCK: Final = re.compile(r"\..+\.lock")  # graft's own, while it writes a folder of that name: nobody has to hear of it
 
 
 def is_hidden(name: str) -> bool:

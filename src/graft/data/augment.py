@@ -18,8 +18,8 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 
 from graft.data import views
+from graft.data.strengths import STRENGTHS, Step, Strength, steps
 from graft.data.views import Crop
-from graft.errors import UsageError
 
 Change = Callable[[Tensor], Tensor]  # uint8 [3, s, s] to the same
 
@@ -28,34 +28,26 @@ FILLED = {"interpolation": InterpolationMode.BILINEAR, "fill": list(FILL)}
 
 
 @dataclass(frozen=True)
-class Operation:
+class Operation(Strength):
     """What a name stands for: how to make the change of some strength, the usual strength and the legal ones."""
 
-    make: Callable[[float], Change] | None  # None: a part of the box
-    usual: float | None = None  # None: it has no strength
-    least: float = 0
-    most: float = 1
-    whole: bool = False
+    make: Callable[[float], Change] | None = None  # None: a part of the box
 
 
-OPERATIONS = {
-    "crop": Operation(None, views.SCALE[0], 0.05),  # the smallest share of the area
-    "flip": Operation(lambda _: v2.RandomHorizontalFlip()),  # a part of the box where there is a crop
-    "vflip": Operation(lambda _: v2.RandomVerticalFlip()),
-    "rotate": Operation(lambda degrees: v2.RandomRotation((-degrees, degrees), **FILLED), 15, most=180),
-    "perspective": Operation(lambda far: v2.RandomPerspective(far, p=1, **FILLED), 0.3),
-    "distort": Operation(lambda k: functools.partial(_distorted, k), 0.2, most=0.3),
-    "blur": Operation(lambda sigma: v2.GaussianBlur(2 * math.ceil(2 * sigma) + 1, (0.1, sigma)), 1.5, 0.1, 5),
-    "colour": Operation(lambda s: v2.ColorJitter(s, s, s, s / 4), 0.3),  # hue a quarter of the rest, as in SimCLR
-    "grey": Operation(lambda p: v2.RandomGrayscale(p), 0.2),
-    "erase": Operation(lambda p: v2.RandomErasing(p, value=FILL), 0.25),  # pyright: ignore[reportArgumentType]
-    "trivial": Operation(lambda _: v2.TrivialAugmentWide(**FILLED)),
-    "rand": Operation(lambda bin: v2.RandAugment(2, round(bin), **FILLED), 9, most=30, whole=True),
+MAKERS: dict[str, Callable[[float], Change]] = {
+    "flip": lambda _: v2.RandomHorizontalFlip(),  # a part of the box where there is a crop
+    "vflip": lambda _: v2.RandomVerticalFlip(),
+    "rotate": lambda degrees: v2.RandomRotation((-degrees, degrees), **FILLED),
+    "perspective": lambda far: v2.RandomPerspective(far, p=1, **FILLED),
+    "distort": lambda k: functools.partial(_distorted, k),
+    "blur": lambda sigma: v2.GaussianBlur(2 * math.ceil(2 * sigma) + 1, (0.1, sigma)),
+    "colour": lambda s: v2.ColorJitter(s, s, s, s / 4),  # hue a quarter of the rest, as in SimCLR
+    "grey": lambda p: v2.RandomGrayscale(p),
+    "erase": lambda p: v2.RandomErasing(p, value=FILL),  # pyright: ignore[reportArgumentType]
+    "trivial": lambda _: v2.TrivialAugmentWide(**FILLED),
+    "rand": lambda bin: v2.RandAugment(2, round(bin), **FILLED),
 }
-
-PRESETS = {"none": (), "light": ("crop", "flip"), "strong": ("crop", "flip", "trivial", "erase")}
-
-Step = tuple[str, float | None]  # name and strength
+OPERATIONS = {name: Operation(**vars(strength), make=MAKERS.get(name)) for name, strength in STRENGTHS.items()}
 
 
 @dataclass(frozen=True)
@@ -72,13 +64,7 @@ class Augment:
     @classmethod
     def parse(cls, text: str) -> Augment:
         """A list joined by '+', of which a preset may be a part; UsageError says what is legal."""
-        words = [part for word in text.split("+") for part in PRESETS.get(word, (word,))]
-        steps = tuple(_step(word) for word in words)
-        names = [name for name, _ in steps]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice:
-            raise UsageError(f"Augmentation {text!r} has {twice!r} twice; each change may stand there once.")
-        return cls(text, steps)
+        return cls(text, steps(text))
 
     def __str__(self) -> str:
         return self.text
@@ -142,26 +128,3 @@ def _changes(steps: tuple[Step, ...]) -> tuple[Change, ...]:
         if make and not (name == "flip" and "crop" in names):
             made.append(make(strength or 0.0))
     return tuple(made)
-
-
-def _step(word: str) -> Step:
-    name, equals, text = word.partition("=")
-    if name not in OPERATIONS and name not in PRESETS:
-        legal = f"{', '.join(PRESETS)}, or a list of {', '.join(OPERATIONS)} joined by '+'"
-        raise UsageError(f"There is no augmentation {name!r}. Choose {legal}.")
-    operation = OPERATIONS.get(name)
-    if operation is None or (equals and operation.usual is None):
-        raise UsageError(f"Augmentation {name!r} has no strength. Got {word!r}.")
-    return name, _strength(name, operation, text) if equals else operation.usual
-
-
-def _strength(name: str, operation: Operation, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not operation.least <= value <= operation.most or (operation.whole and value % 1):
-        kind = "a whole number" if operation.whole else "a number"
-        legal = f"{kind} from {operation.least:g} to {operation.most:g}"
-        raise UsageError(f"The strength of augmentation {name!r} must be {legal}. Got {text!r}.")
-    return value

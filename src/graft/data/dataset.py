@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from graft.data.images import Content, Files, Images, InMemory, Raw
+from graft.data.images import Content, Files, Images, InMemory, Mixed, Raw
 from graft.errors import DataError
 from graft_runtime import image
 from graft_runtime.card import MULTICLASS, MULTILABEL
+from graft_runtime.screen import FEW, listed
 
 SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not decided yet'
 UNSPLIT, TRAIN, VALID, TEST = range(4)
@@ -48,6 +50,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        where = f" in {self.root}" if self.root else ""
+        return f"<Dataset of {len(self):,} images{where}: {len(self.classes):,} classes ({listed(self.classes, FEW)})>"
 
     @property
     def root(self) -> str:
@@ -122,6 +128,21 @@ def from_pictures(pictures: Sequence[Any], labels: ArrayLike | None = None, clas
     """A table over paths, if all are paths, else over pictures in memory."""
     paths = all(isinstance(picture, str | Path) for picture in pictures)
     return (from_paths if paths else from_arrays)(pictures, labels, classes)
+
+
+def of_any(given: Sequence[Any]) -> Dataset:
+    """A table over paths, the bytes of files and images in memory, in any mixture."""
+    if all(isinstance(each, str | PathLike) for each in given):
+        return from_paths([fspath(each) for each in given])
+    kept = [_kept(each) for each in given]
+    return _table(Mixed(kept, np.arange(len(kept))), None, ())
+
+
+def _kept(each: Any) -> Raw | str:
+    """The name of a file, its bytes, or pixels."""
+    if isinstance(each, PathLike):
+        return str(fspath(each))
+    return each if isinstance(each, str | bytes) else as_rgb(each)
 
 
 def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:

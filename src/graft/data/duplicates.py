@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from graft.data.hashes import BITS, differing
+from graft.progress import Watch, unwatched
 
 ALIKE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
 LOOSE, EACH = 0.5, 0.03  # where the hashes agree, a cosine of LOOSE does, and EACH more for a bit that differs
@@ -32,13 +33,19 @@ Pairs = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.floating]]  # one, 
 
 
 def near_duplicates(
-    features: Rows, digests: NDArray[np.uint8], hashes: NDArray[np.uint64] | None = None
+    features: Rows, digests: NDArray[np.uint8], hashes: NDArray[np.uint64] | None = None, watch: Watch = unwatched
 ) -> NDArray[np.int64]:
     """A group number [n] for each picture; pictures alike in content, or by the rule of `alike`, share one."""
     groups = copies(digests)
-    for one, two, _ in alike(features, hashes):
+    for one, two, _ in watch(alike(features, hashes), "near-duplicates", pieces(len(features))):
         groups = merged(groups, one, two)
     return numbered(groups)
+
+
+def pieces(count: int) -> int:
+    """How many times `alike` gives pairs, of so many images."""
+    each = -(-count // BLOCK)
+    return each * (each + 1) // 2
 
 
 def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[Pairs]:

@@ -85,6 +85,29 @@ class InMemory:
 
 
 @dataclass(frozen=True, eq=False)
+class Mixed:
+    """Some images in memory, the others files: what a person gives in one list. `rows` [n] number them as given."""
+
+    given: Sequence[Raw | str]
+    rows: NDArray[np.intp]
+    root: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: NDArray[np.integer]) -> Mixed:
+        return replace(self, rows=self.rows[rows])
+
+    def name(self, row: int) -> str:
+        own = self.given[self.rows[row]]
+        return own if isinstance(own, str) else f"picture {self.rows[row]}"
+
+    def read(self, row: int) -> Raw:
+        own = self.given[self.rows[row]]
+        return Files.of([own]).read(0) if isinstance(own, str) else own
+
+
+@dataclass(frozen=True, eq=False)
 class Pixels:
     """Pictures of one size that lie in one array, as data sets of small pictures are published.
 

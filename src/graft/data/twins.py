@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, Labels
-from graft.data.duplicates import Pairs, Rows, alike, alike_in_hash, copies, merged, numbered
-from graft.data.finding import Finding, counted
+from graft.data.duplicates import Pairs, Rows, alike, alike_in_hash, copies, merged, numbered, pieces
+from graft.data.finding import Finding, column, counted
 from graft.data.hashes import mirrored
+from graft.progress import Watch, unwatched
 
 NOBODY = -1
+OFTEN = 3  # times the same content: two may be an accident of collecting
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ def find_twins(
     hashes: NDArray[np.uint64] | None,
     labels: Labels,
     parts: NDArray[np.int8],
+    watch: Watch = unwatched,
 ) -> Twins:
     """Compare all pairs, by hashes alone if there are no features; memory grows with the pictures, not the pairs."""
     first = copies(digests)
     groups = first
     nearest, disputed, crossing = (_Nearest(len(first)) for _ in range(3))
-    for one, two, cosine in _alike(features, hashes):
+    for one, two, cosine in watch(_alike(features, hashes), "near-duplicates", pieces(len(first))):
         groups = merged(groups, one, two)
         pairs = (one, two, cosine)
         nearest.take(pairs, first[one] != first[two])
@@ -86,6 +89,13 @@ def pairs_of(partner: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.unique(np.sort(np.column_stack([rows, partner[rows]]), axis=1), axis=0)
 
 
+def repeated(first: NDArray[np.int64]) -> dict[int, int]:
+    """Contents that stand there OFTEN or more, the most frequent first: (their first row, how often)."""
+    counts = np.bincount(first, minlength=len(first))
+    order = np.argsort(-counts, kind="stable")
+    return {int(row): int(counts[row]) for row in order[: int((counts >= OFTEN).sum())]}
+
+
 def found(twins: Twins, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[Finding]:
     """What near-duplicates do to a data set; row i of the columns is picture i of `data`."""
     first, notes = twins.first, partial(_notes, twins.first, hashes)
@@ -109,12 +119,20 @@ def found(twins: Twins, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[F
     if len(pairs):
         says = f"{counted(len(pairs), 'picture')} of the same content as another one"
         yield Finding("copy", "warning", says, "One of each is enough; --fix keeps it.", pairs)
+    if often := repeated(first):
+        says = f"{sum(often.values()):,} pictures of {counted(len(often), 'content')} found {OFTEN} times or more"
+        advice = "Is it a placeholder for missing images, or an error page? Then delete them: it is learnt as a class."
+        yield Finding("placeholder", "warning", says, advice, column(np.array(list(often))), _times(often))
     near = pairs_of(twins.nearest)
     near = near[~(_among(near, disputed) | _among(near, crossing))]
     if len(near):
         says = f"{counted(len(near), 'pair')} of near-duplicates"
         advice = "graft fit keeps them on one side of its split. Whole series of them teach no more than a few."
         yield Finding("near-duplicate", "note", says, advice, near, notes(near))
+
+
+def _times(often: Mapping[int, int]) -> list[str]:
+    return [f"{count:,} times" for count in often.values()]
 
 
 def _among(pairs: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -52,6 +52,9 @@ class Report:
     shortcuts: list[Shortcut]
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"<Report on {self.data!r}: {counted(len(self.findings), 'finding')}>"
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         names, good = self.data.names(), self.data.take(self.usable)
@@ -109,9 +112,9 @@ def check(
     seen = embed(frozen, data, seed=seed, watch=watch) if frozen else look_at(data, watch=watch)
     features = seen if isinstance(seen, Embedded) else None
     good = data.take(seen.rows)
-    twins = find_twins(features, seen.digests, seen.hashes, good.labels, good.split) if len(good) else None
+    twins = find_twins(features, seen.digests, seen.hashes, good.labels, good.split, watch) if len(good) else None
     groups = joined(twins.groups, good.groups) if twins else np.zeros(0, np.int64)
-    judged = doubted(good, features, groups, frozen.widths, seed) if frozen and features else None
+    judged = doubted(good, features, groups, frozen.widths, seed, watch) if frozen and features else None
     doubts = judged.named(good) if judged else {}
     clues = _shortcuts(good, seen, groups, seed)
     inside = [*_in_pictures(good, seen, twins), *_doubted(good, doubts), *_outliers(features)]
@@ -140,14 +143,19 @@ def _outliers(embedded: Embedded | None) -> Iterator[Finding]:
 
 
 def doubted(
-    good: Dataset, embedded: Embedded, groups: NDArray[np.int64], widths: Sequence[int], seed: int
+    good: Dataset,
+    embedded: Embedded,
+    groups: NDArray[np.int64],
+    widths: Sequence[int],
+    seed: int,
+    watch: Watch = unwatched,
 ) -> Suspects | None:
     """Labels in doubt by a ridge head that never saw the picture nor its near-duplicates; of test pictures too."""
     unknown = good.task == MULTICLASS and (good.labels < 0).any()
     if len(np.unique(groups)) < 2 or np.count_nonzero(good.counts()) < 2 or unknown:
         return None
     problems = Material(good, embedded, groups, Findings({}, {}), seed).problems(widths, 1, np.arange(len(good)))
-    logits = choose("ridge", "auto", problems).solution.logits
+    logits = choose("ridge", "auto", problems, watch=watch).solution.logits
     chances = probabilities(logits, temperature(logits, good.labels)[0], good.task)
     return suspects(chances, good.labels)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import secrets
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from graft.errors import UsageError
 from graft.model import whole
-from graft_runtime.table import COLUMNS, Columns, Form
+from graft_runtime.table import OURS, Columns, Form
 
 SUFFIX = ".parquet"
 CELLS = 1_000_000  # of a row group, which is held in memory
@@ -37,7 +36,7 @@ def _is_ours(path: Path) -> bool:
     """Whether a file is a table of answers in Parquet."""
     arrow = pyarrow()
     try:
-        return tuple(arrow.parquet.read_schema(path).names[: len(COLUMNS)]) == COLUMNS
+        return tuple(arrow.parquet.read_schema(path).names[: len(OURS)]) == OURS
     except arrow.ArrowInvalid:
         return False
 
@@ -49,8 +48,9 @@ def _plain(cell: str | float) -> str | float:
 def _made(part: Path, place: Path, columns: Columns) -> None:
     """The file, whole or not at all, from a part in CSV; raises OSError."""
     arrow = pyarrow()
-    types = [arrow.string() if kind is str else arrow.float64() for _, kind in columns]
-    schema = arrow.schema(list(zip(_distinct(columns), types, strict=True)))
+    kinds = {str: arrow.string(), float: arrow.float64(), bool: arrow.bool_()}
+    types = [kinds[kind] for _, kind in columns]
+    schema = arrow.schema([(name, kinds[kind]) for name, kind in columns])
     for left in [path for path in place.parent.iterdir() if _is_left(path, place)]:
         left.unlink()
     fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
@@ -79,19 +79,11 @@ def _is_left(path: Path, place: Path) -> bool:
     return name is not None and name[1] == place.name and path.is_file()
 
 
-def _values(cells: tuple[str, ...], kind: type) -> list[str] | list[float | None]:
-    """Texts as they are; numbers, of which a picture with a fault has none."""
+def _values(cells: tuple[str, ...], kind: type) -> list[str] | list[float | None] | list[bool | None]:
+    """Texts as they are; numbers, and yes or no, of which a picture with a fault has none."""
+    if kind is bool:
+        return [cell == "true" if cell else None for cell in cells]
     return list(cells) if kind is str else [float(cell) if cell else None for cell in cells]
-
-
-def _distinct(columns: Columns) -> Iterator[str]:
-    """Their names; a class called like another column gets a word more, as Parquet finds columns by name."""
-    seen = set[str]()
-    for name, _ in columns:
-        while name in seen:
-            name = f"class {name}"
-        seen.add(name)
-        yield name
 
 
 PARQUET = Form(_is_ours, _plain, _made)

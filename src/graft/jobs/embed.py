@@ -41,6 +41,10 @@ class Table:
     computed: int
     digests: NDArray[np.uint8]
 
+    def __repr__(self) -> str:
+        rows, width = self.features.shape
+        return f"<Table of {rows:,} x {width:,} features: {len(self.classes):,} classes, {len(self.faults):,} faults>"
+
     def summary(self) -> dict[str, Any]:
         """What was made, without the numbers themselves."""
         return {"shape": self.features.shape, "computed": self.computed, "faults": self.faults}

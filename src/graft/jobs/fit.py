@@ -14,6 +14,7 @@ from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
 from graft.errors import UsageError
 from graft.jobs import direct, finish, logs, outputs
+from graft.jobs.report import commands
 from graft.jobs.report.report import page
 from graft.jobs.running import Told, running, unheard
 from graft.model import card, storage
@@ -108,7 +109,9 @@ def fit(
                 trained.record["weights"] = weights_of(pretrained)
             classifier = finish.recorded(classifier, trained, score, times, now.troubles)
             with timed(times, "report"):
-                html = page(classifier, material.data.take(material.test), watch) if place and report and score else ""
+                tested = material.data.take(material.test)
+                words = commands.words(source, columns=columns, against=against, boxes=boxes)
+                html = page(classifier, tested, watch, words, place) if place and report and score else ""
             classifier = _saved(classifier, place, force, html)
             now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
     return classifier
@@ -150,7 +153,7 @@ def _looked_at(
     with timed(times, "embed pictures"):
         embedded = embed(probed(looking(pretrained, offline)), data, seed=choices.seed, watch=watch)
     with timed(times, "split"):
-        return prepare(data, embedded, choices.seed)
+        return prepare(data, embedded, choices.seed, watch=watch)
 
 
 def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dict[str, Any]:

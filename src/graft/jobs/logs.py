@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from graft import spec
 from graft.errors import OutputError, UsageError
 from graft.model.history import Epoch
-from graft.training.checkpoint import MLFLOW
 
+MLFLOW = "mlflow.txt"  # graft.training.checkpoint.MLFLOW, which costs an import of torch; a test compares
 BATCH = 1000  # the most metrics that MLflow takes in one request
 
 
@@ -39,7 +40,7 @@ def check(names: str) -> list[str]:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in LOGS:
-            raise UsageError(f"There is no log {name!r}. Choose from: {', '.join(LOGS)}.")
+            raise UsageError(f"There is no log {name!r}.{spec.meant(name, LOGS)} Choose from: {', '.join(LOGS)}.")
         if not find_spec(name):
             raise UsageError(f"--log {name} needs its package: pip install 'graft-vision[{name}]'")
     return list(dict.fromkeys(chosen))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,11 @@ from graft.model.multilabel import Score
 from graft.model.unknown import Near, compared_by
 from graft.networks.network import Network
 from graft.progress import Watch, unwatched
+from graft_runtime import given
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
 from graft_runtime.decide import NO_NUMBER, RATE, Answer, answers, finite, least_of
 from graft_runtime.prediction import Neighbour, Prediction
+from graft_runtime.screen import FEW, listed
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Classifier:
     card: Card
     report: dict[str, Any] = field(default_factory=dict)
     memory: Memory | None = None
+
+    def __repr__(self) -> str:
+        card = self.card
+        named = f"{len(card.classes):,} classes ({listed(card.classes, FEW)})"
+        return f"<Classifier of {named}: {card.backbone.get('name')}, {card.strategy}>"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,7 +62,8 @@ class Classifier:
     def predict(
         self, images: Any, *, coverage: float | None = None, unknown: float = RATE, watch: Watch = unwatched
     ) -> list[Prediction]:
-        """Answers, in order, for paths, arrays uint8 [height, width, 3], PIL pictures, or a single one of these.
+        """Answers, in order, for paths, bytes of files, arrays uint8 [height, width, 3] or [height, width], PIL
+        pictures, or a single one of these; in a list, or whatever else can be gone through.
 
         With `coverage`, 0.9 perhaps, each has a set of classes that holds the true one for this share of pictures.
         `unknown` is the share of pictures of the known classes that may be called unknown; 0 for none at all.
@@ -193,13 +201,12 @@ def load(folder: str | Path) -> Classifier:
 
 
 def as_dataset(images: Any) -> Dataset:
-    """Pictures, or a single one, as a table: paths, arrays, PIL pictures."""
+    """Images as `Classifier.predict` takes them, as a table. Raises DataError for what is none."""
     if isinstance(images, Dataset):
         return images
-    alone = isinstance(images, str | Path) or not isinstance(images, Sequence | np.ndarray) or _is_one_array(images)
-    return table.from_pictures([images] if alone else list(cast(Sequence[Any], images)))
-
-
-def _is_one_array(images: Any) -> bool:
-    """A single picture [height, width] or [height, width, channels], as against a stack of them."""
-    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4))
+    try:
+        return table.of_any([given.one(each, row) for row, each in enumerate(given.many(images))])
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(str(error)) from error

@@ -68,6 +68,13 @@ class Evaluation:
     faults: dict[str, str] = field(default_factory=dict)  # pictures that could not be judged, and why
     trust: Trust = field(default_factory=Trust)
 
+    def __repr__(self) -> str:
+        low, high = self.interval
+        span = f"95% confidence: {low:.1%} to {high:.1%}"
+        return (
+            f"<Evaluation: {self.accuracy:.1%} right on {self.count:,} images ({span}), {len(self.classes):,} classes>"
+        )
+
     def judged(self) -> list[OfClass]:
         """The classes that had pictures to be judged by."""
         return [each for each in self.classes if each.count]

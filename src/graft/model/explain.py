@@ -18,6 +18,7 @@ from graft.model.classifier import Classifier, Prediction, as_dataset
 from graft.networks.heat import heat
 from graft.progress import Watch, unwatched
 from graft_runtime.card import MULTILABEL
+from graft_runtime.screen import MANY, listed
 
 DIM = 0.35  # of its brightness a place keeps that does not speak for the answer
 BRIGHT = 99  # percentile of the heat from which on a place is shown as it is
@@ -35,6 +36,9 @@ class Explanation:
     label: str
     seen: NDArray[np.uint8]
     heat: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {self.label} for {self.prediction.picture}>"
 
     def drawn(self) -> NDArray[np.uint8]:
         """The picture with its colours where it speaks for the label, dark and grey elsewhere: [size, size, 3]."""
@@ -59,7 +63,7 @@ def explain(
     Raises UsageError for a label that the classifier does not know, and for a network that keeps no map of places.
     """
     if label is not None and label not in classifier.classes:
-        raise UsageError(f"The classifier does not know {label!r}. It knows {', '.join(classifier.classes)}.")
+        raise UsageError(f"The classifier does not know {label!r}. It knows {listed(classifier.classes, MANY)}.")
     data = as_dataset(images)
     predictions = classifier.predict(data)
     prepare = partial(pictures.prepared, classifier.network.preprocess)

@@ -71,6 +71,10 @@ class Memory:
     known: Known | None = None
     pictures: Pictures | None = None
 
+    def __repr__(self) -> str:
+        tested = len(self.tested) if self.tested else 0
+        return f"<Memory of {len(self.trained):,} training and {tested:,} test images>"
+
     def seen(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which of these contents [n, 16] were trained on."""
         return np.isin(_numbers(digests), _numbers(self.trained))

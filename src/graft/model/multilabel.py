@@ -60,6 +60,13 @@ class MultilabelEvaluation:
     faults: dict[str, str] = field(default_factory=dict)  # pictures that could not be judged, and why
     trust: Trust = field(default_factory=Trust)
 
+    def __repr__(self) -> str:
+        figure = "no" if self.mean_average_precision is None else f"{self.mean_average_precision:.1%}"
+        return (
+            f"<MultilabelEvaluation: {figure} mean average precision on {self.count:,} images, "
+            f"{len(self.classes):,} labels>"
+        )
+
     def judged(self) -> list[OfLabel]:
         """The labels that had pictures to be judged by."""
         return [each for each in self.classes if each.count]

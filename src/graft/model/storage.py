@@ -42,6 +42,7 @@ from graft.networks.shorter import shorten, unread
 from graft.networks.tensors import check
 from graft_runtime import plain, regular
 from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
+from graft_runtime.walk import LOCK
 
 TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
 PREFIX, HEAD = "features.backbone.", "head."  # of the names of the backbone's tensors, and of the head's
@@ -193,7 +194,7 @@ def _refuse(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
     entries = folder.iterdir() if folder.is_dir() else [folder]
-    names = sorted(entry.name for entry in entries if entry.name not in LITTER)
+    names = sorted(entry.name for entry in entries if entry.name not in LITTER and not LOCK.fullmatch(entry.name))
     foreign = [name for name in names if name not in FILES or CARD not in names]  # a lone README.md is the user's
     if foreign:
         raise OutputError(f"{folder} holds {foreign[0]!r}, which graft did not write. Choose another folder.")

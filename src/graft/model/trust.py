@@ -112,16 +112,16 @@ def careful(count: int, of_classes: Mapping[str, int], trust: Trust) -> tuple[st
         said.append(f"no test picture of {listed(none)}: nothing is known about how well these are told")
     if few:
         said.append(f"fewer than {FEW_OF_CLASS} test pictures of {listed(few)}: the figures of these say little")
-    if trust.seen:
-        said.append(f"{trust.seen:,} of these pictures were trained on: the score flatters. Use pictures of their own")
-    if trust.unlabelled:
-        said.append(f"{trust.unlabelled:,} images without a label are not counted")
     if trust.strangers:
         own, total = trust.strangers, sum(trust.strangers.classes.values())
         said.append(
             f"{total:,} more pictures show what the classifier does not know ({listed(list(own.classes))}): with these "
             f"counted as wrong {own.accuracy:.1%} are right"
         )
+    if trust.unlabelled:
+        said.append(f"{trust.unlabelled:,} images without a label are not counted")
+    if trust.seen:  # last, beside what else `graft fit` says of leaks
+        said.append(f"{trust.seen:,} of these pictures were trained on: the score flatters. Use pictures of their own")
     return tuple(said)
 
 

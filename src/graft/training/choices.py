@@ -8,18 +8,16 @@ from functools import cached_property
 from typing import Any, Self
 
 from graft import spec
-from graft.data.augment import Augment
+from graft.data import strengths
 from graft.data.dataset import Dataset
 from graft.errors import UsageError
-from graft.networks import catalog
-from graft.networks.fresh import RANDOM
-from graft.networks.head import HEADS, Design
-from graft.training import metrics, teachers
-from graft.training.heads.choose import check
-from graft.training.losses import loss_of
-from graft.training.recipe import Recipe
+from graft.training.heads.names import check, check_trained
+from graft.training.recipe import Recipe, check_teachers
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
+
+# Of graft.networks.catalog and .fresh, which cost an import of torch; a test compares. What cannot be is told before.
+BACKBONE, RANDOM = "tf_efficientnet_lite0", "random"
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Choices:
     strategy: str = "probe"
     head: str = ""
     recipe: str = ""
-    backbone: str = catalog.DEFAULT
+    backbone: str = BACKBONE
     seed: int = 0
     weights: str = ""
     task: str = MULTICLASS
@@ -61,13 +59,19 @@ class Choices:
         return spec.parse(self.strategy, STRATEGIES)
 
     @cached_property
-    def design(self) -> Design | None:
-        """The head to train, if one was named."""
-        return spec.parse(self.head, HEADS, "head") if self.head else None
+    def design(self) -> Any:
+        """The head to train, a graft.networks.head.Design; None if none was named."""
+        if not self.head:
+            return None
+        from graft.networks.head import HEADS  # here and below: torch, which the checks of what was typed need not
+
+        return spec.parse(self.head, HEADS, "head")
 
     def check(self) -> None:
         """Raises UsageError for what cannot be, or does not go together: now, and not after minutes of embedding."""
-        if self.design and not isinstance(self.plan, Training):
+        if self.head:
+            check_trained(self.head)
+        if self.head and not isinstance(self.plan, Training):
             raise UsageError(f"--head is for strategies that train. {self.strategy!r} takes its own, see its options.")
         if self.weights and isinstance(self.plan, Direct):
             raise UsageError(
@@ -82,6 +86,7 @@ class Choices:
             self._check_early(self.plan)
         if self.settings:
             self._check_recipe(self.settings)
+        _ = self.design  # the numbers of its options; last, as it needs torch
 
     def _check_early(self, plan: EarlyFeatures) -> None:
         if not self.head and plan.cut != "head":
@@ -92,7 +97,7 @@ class Choices:
             raise UsageError("'pca' of early-features is for a head that is solved: leave --head out.")
 
     def _check_recipe(self, settings: Recipe) -> None:
-        Augment.parse(settings.augment)
+        strengths.steps(settings.augment)
         stored = [bool(phase.views) for phase in self.plan.phases(["a stage"] * 8)]
         if all(stored) and "augment=" in self.recipe:
             raise UsageError(
@@ -101,7 +106,7 @@ class Choices:
             )
         if any(stored) and settings.cutmix:
             raise UsageError(f"'cutmix' needs pictures, and {self.strategy!r} trains on stored outputs. Use mixup.")
-        teachers.check_named(settings)
+        check_teachers(settings)
         if settings.patience and settings.refit is True:
             raise UsageError("'refit' repeats a whole schedule, and 'patience' ends one early: choose one of them.")
 
@@ -110,6 +115,8 @@ class Choices:
         self.check_task(data.task)
         self.check_count(len(data))
         if self.settings:
+            from graft.training import teachers
+
             teachers.check(self.settings, data)
 
     def check_task(self, task: str) -> None:
@@ -125,6 +132,9 @@ class Choices:
         if isinstance(self.plan, EarlyFeatures) and not self.trains:
             check(self.plan.solver, "auto", several)
         if self.settings:
+            from graft.training import metrics
+            from graft.training.losses import loss_of
+
             loss_of(self.settings, "multilabel" if several else "multiclass")
             metrics.check(self.settings.metric, task)
 
@@ -153,7 +163,7 @@ class Choices:
     @property
     def start(self) -> Start:
         """Where a training starts; behind a head that was named there is nothing solved to start from."""
-        return "fresh" if self.plan.start == "solved" and self.design else self.plan.start
+        return "fresh" if self.plan.start == "solved" and self.head else self.plan.start
 
     @cached_property
     def settings(self) -> Recipe | None:

@@ -16,13 +16,16 @@ from graft.data.classes import few
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, VALID, Dataset
 from graft.data.duplicates import joined, near_duplicates
 from graft.data.faults import misnamed
+from graft.data.finding import counted
 from graft.data.lookalikes import lookalikes
 from graft.data.split import folds, lasting, stratified
-from graft.data.twins import NOBODY, Twins, find_twins, pairs_of
+from graft.data.twins import NOBODY, Twins, find_twins, pairs_of, repeated
 from graft.errors import DataError
+from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded
 from graft.training.heads.problem import Problem, standardised
 from graft_runtime.card import MULTICLASS, MULTILABEL
+from graft_runtime.screen import MANY, listed
 
 TEST_SHARE = 0.2
 VALID_SHARE = 0.15  # of the training part, where tuning needs pictures to choose by
@@ -38,6 +41,7 @@ class Findings:
     are what those of a table were taken for; `alike_names` are sentences about classes that may be one. `conflicts`
     are sentences about pictures of the same content with different labels, `disputed` pictures have a near-duplicate
     with another label; `few` are classes of a handful, `misnamed` pictures of another format than their ending says.
+    `placeholders` are sentences about images that likely stand where others are missing.
     `suspects` are sentences about labels that are likely wrong, the most doubtful first. `graft check` shows them all.
     """
 
@@ -53,6 +57,7 @@ class Findings:
     disputed: int = 0
     few: tuple[str, ...] = ()
     misnamed: int = 0
+    placeholders: tuple[str, ...] = ()
     suspects: tuple[str, ...] = ()
 
 
@@ -124,7 +129,9 @@ class Material:
         return {"last": replace(whole, features=whole.features.only(sum(widths[:-1]))), "all": whole}
 
 
-def prepare(data: Dataset, embedded: Embedded, seed: int, given: bool | None = None) -> Material:
+def prepare(
+    data: Dataset, embedded: Embedded, seed: int, given: bool | None = None, watch: Watch = unwatched
+) -> Material:
     """Leave out the faults and what cannot be learned, find near-duplicates, and split.
 
     `given` is for a table that grew: the parts that pictures have stand, and it says whether a person made them.
@@ -138,7 +145,7 @@ def prepare(data: Dataset, embedded: Embedded, seed: int, given: bool | None = N
     good = data.take(embedded.rows)
     missing = tuple(name for name, count in zip(data.classes, good.counts(), strict=True) if not count)
     good = _renumbered(good, missing, faults)
-    twins = find_twins(embedded, embedded.digests, embedded.hashes, good.labels, good.split)
+    twins = find_twins(embedded, embedded.digests, embedded.hashes, good.labels, good.split, watch)
     groups = joined(twins.groups, good.groups)
     parted = replace(good, split=(_parts if given is None else _grown)(good, groups, embedded.digests, seed))
     given = bool((good.split != UNSPLIT).any()) if given is None else given
@@ -155,12 +162,13 @@ def prepare(data: Dataset, embedded: Embedded, seed: int, given: bool | None = N
         conflicts=tuple(_conflicts(parted, twins)),
         disputed=int((twins.disputed != NOBODY).sum()),
         few=few(parted),
+        placeholders=tuple(_placeholders(parted, twins, embedded)),
         misnamed=int(misnamed(embedded.looks, parted.names()).sum()) if len(embedded.looks) else 0,
     )
     if len(np.unique(groups[parted.part(TRAIN, VALID)])) < 2:
         raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")
     if given:
-        groups = _without_tests(groups, good, parted.part(TRAIN, VALID), embedded)
+        groups = _without_tests(groups, good, parted.part(TRAIN, VALID), embedded, watch)
     return Material(parted, embedded, groups, findings, seed, given)
 
 
@@ -191,17 +199,17 @@ def _by_content(embedded: Embedded, labels: NDArray[np.integer]) -> Embedded:
 
 
 def _without_tests(
-    groups: NDArray[np.int64], good: Dataset, train: NDArray[np.intp], embedded: Embedded
+    groups: NDArray[np.int64], good: Dataset, train: NDArray[np.intp], embedded: Embedded, watch: Watch
 ) -> NDArray[np.int64]:
     """The groups with the training part's found among itself, so that no test picture decides on its folds."""
     apart = groups + len(groups)
     own = None if good.groups is None else good.groups[train]
-    apart[train] = joined(_alike(embedded.take(train)), own)
+    apart[train] = joined(_alike(embedded.take(train), watch), own)
     return apart
 
 
-def _alike(embedded: Embedded) -> NDArray[np.int64]:
-    return near_duplicates(embedded, embedded.digests, embedded.hashes)
+def _alike(embedded: Embedded, watch: Watch) -> NDArray[np.int64]:
+    return near_duplicates(embedded, embedded.digests, embedded.hashes, watch)
 
 
 def _conflicts(data: Dataset, twins: Twins) -> Iterator[str]:
@@ -210,6 +218,17 @@ def _conflicts(data: Dataset, twins: Twins) -> Iterator[str]:
     for one, two in pairs_of(twins.disputed).tolist():
         if twins.first[one] == twins.first[two]:
             yield f"{data.name(one)} ({said[one]}) and {data.name(two)} ({said[two]}) are the same picture"
+
+
+def _placeholders(data: Dataset, twins: Twins, embedded: Embedded) -> Iterator[str]:
+    """Images that likely stand where others are missing, in words."""
+    blank = embedded.looks.blank if len(embedded.looks) else np.zeros(len(data), bool)
+    if blank.any():
+        some = f"{counted(int(blank.sum()), 'image')} of a single colour, such as {data.name(int(blank.argmax()))}"
+        yield f"{some}: placeholders for missing ones?"
+    for row, count in repeated(twins.first).items():
+        if not blank[row]:
+            yield f"{count:,} images are the very same, such as {data.name(row)}: a placeholder for missing ones?"
 
 
 def _renumbered(good: Dataset, missing: Sequence[str], faults: dict[str, str]) -> Dataset:
@@ -260,7 +279,7 @@ def _check_known(data: Dataset) -> None:
     trained = table.tally(data.labels[data.part(TRAIN, VALID)], len(data.classes))
     if unknown := [name for name, count in zip(data.classes, trained, strict=True) if not count]:
         raise DataError(
-            f"The training part has no usable picture of {', '.join(unknown)}, the test part has. "
+            f"The training part has no usable picture of {listed(unknown, MANY)}, the test part has. "
             f"Add training pictures of these classes, or take them out of the test part."
         )
 

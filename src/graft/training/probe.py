@@ -58,7 +58,7 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
         plan = plan if isinstance(plan, Probe) else Probe()
         head, read = plan.head, plan.layers
     material = embedded_by(frozen, material, plan.views, choices.seed, watch)
-    chosen = choose(head, read, material.problems(frozen.widths, plan.views), plan.pca)
+    chosen = choose(head, read, material.problems(frozen.widths, plan.views), plan.pca, watch)
     return Trained(
         network=Network(read_by(frozen, chosen), chosen.solution.head).eval(),
         material=material,

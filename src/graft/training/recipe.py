@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
+from graft import spec
 from graft.errors import UsageError
 
 Auto = Literal["auto"]
@@ -21,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 SHARES = ("warmup", "smoothing", "ema")  # from 0 to below 1
 POSITIVE = ("epochs", "accumulate")
+JOIN = "+"  # of teachers
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,31 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, legal in CHOICES.items():
             if getattr(self, name) not in legal:
-                raise UsageError(f"{name!r} must be one of {', '.join(legal)}. Got {getattr(self, name)!r}.")
+                given = getattr(self, name)
+                raise UsageError(
+                    f"{name!r} must be one of {', '.join(legal)}. Got {given!r}.{spec.meant(given, legal)}"
+                )
         for field in fields(self):
             _check(field.name, getattr(self, field.name))
         if (self.loss == "kl") != bool(self.teacher):
             raise UsageError("'loss=kl' and 'teacher' belong together: the teacher's probabilities are its targets.")
+
+
+def teachers(recipe: Recipe) -> tuple[str, ...]:
+    """The folders of the teachers: 'a+b' are two, unless there is a folder of that very name."""
+    if not recipe.teacher or Path(recipe.teacher).exists():
+        return (recipe.teacher,) if recipe.teacher else ()
+    return tuple(name.strip() for name in recipe.teacher.split(JOIN))
+
+
+def check_teachers(recipe: Recipe) -> None:
+    """Raises UsageError for a teacher that is not there, or is named twice."""
+    names = teachers(recipe)
+    for name in names:
+        if not name or not Path(name).exists():
+            raise UsageError(f"There is no teacher {name!r}: it must be the folder of a saved classifier.")
+        if names.count(name) > 1:
+            raise UsageError(f"The teacher {name} is named twice; each has the same say in the mean.")
 
 
 def _check(name: str, value: Any) -> None:

@@ -108,7 +108,7 @@ def solved(
     """The network of a probe, its head solved on the inner rows and scaled to the probabilities that these call for."""
     frozen = Features(backbone.module, backbone.preprocess, layers(chain))
     material = embedded_by(frozen, material, 1, seed, watch)
-    chosen = choose("auto", "auto", material.problems(frozen.widths, 1, inner))
+    chosen = choose("auto", "auto", material.problems(frozen.widths, 1, inner), watch=watch)
     heat = temperature(chosen.solution.logits, material.data.labels[inner])[0]
     head = chosen.solution.head
     with torch.no_grad():

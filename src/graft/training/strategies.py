@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from graft.errors import UsageError
-from graft.training.heads import pca
-from graft.training.heads.choose import check
+from graft.training.heads.names import check, check_pca
 from graft.training.recipe import Recipe
 
 Start = Literal["solved", "fresh", "random"]  # the head is solved on features; it is new; the whole network is new
@@ -72,7 +71,7 @@ class Probe:
 
     def __post_init__(self) -> None:
         _check_views(self.views, 1)
-        pca.check(self.pca)
+        check_pca(self.pca)
         check(self.head, self.layers)  # now, and not after minutes of embedding
 
 
@@ -95,7 +94,7 @@ class EarlyFeatures:
 
     def __post_init__(self) -> None:
         _check_views(self.views, 1)
-        pca.check(self.pca)
+        check_pca(self.pca)
         check(self.solver, "auto")
 
     def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:

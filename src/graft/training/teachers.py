@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,37 +12,19 @@ from torch import Tensor
 from graft.data.dataset import Dataset
 from graft.errors import DataError, UsageError
 from graft.model.classifier import Classifier, load
-from graft.training.recipe import Recipe
-
-JOIN = "+"
-
-
-def named(recipe: Recipe) -> tuple[str, ...]:
-    """The folders of the teachers: 'a+b' are two, unless there is a folder of that very name."""
-    if not recipe.teacher or Path(recipe.teacher).exists():
-        return (recipe.teacher,) if recipe.teacher else ()
-    return tuple(name.strip() for name in recipe.teacher.split(JOIN))
-
-
-def check_named(recipe: Recipe) -> None:
-    """Raises UsageError for a teacher that is not there, or is named twice."""
-    names = named(recipe)
-    for name in names:
-        if not name or not Path(name).exists():
-            raise UsageError(f"There is no teacher {name!r}: it must be the folder of a saved classifier.")
-        if names.count(name) > 1:
-            raise UsageError(f"The teacher {name} is named twice; each has the same say in the mean.")
+from graft.training.recipe import Recipe, teachers
+from graft_runtime.screen import MANY, listed
 
 
 def check(recipe: Recipe, data: Dataset) -> None:
     """Load each teacher, before anything heavy; raises ModelError, or UsageError for one of other classes."""
-    for name in named(recipe):
+    for name in teachers(recipe):
         _check_classes(name, load(name), data.classes)
 
 
 def soft(recipe: Recipe, data: Dataset) -> Tensor:
     """Targets [n, classes]: the mean of the teachers' probabilities, one teacher in memory at a time."""
-    names = named(recipe)
+    names = teachers(recipe)
     total = np.zeros((len(data), len(data.classes)))
     for name in names:
         total += _probabilities(name, data)
@@ -63,6 +44,6 @@ def _probabilities(name: str, data: Dataset) -> NDArray[np.floating]:
 def _check_classes(name: str, teacher: Classifier, classes: Sequence[str]) -> None:
     if set(teacher.classes) != set(classes):
         raise UsageError(
-            f"The teacher {name} knows other classes: {', '.join(teacher.classes)}. "
-            f"The images have {', '.join(classes)}."
+            f"The teacher {name} knows other classes: {listed(teacher.classes, MANY)}. "
+            f"The images have {listed(classes, MANY)}."
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from graft.data.duplicates import moments
 from graft.errors import DataError, UsageError
-from graft.training.heads import choose, classical, logistic, problem, ridge
+from graft.training.heads import choose, classical, logistic, names, problem, ridge
 from graft.training.heads.problem import Problem, standardised
 
 WIDTHS = (6, 8)
@@ -50,7 +52,7 @@ def test_auto_is_the_lowest_loss_of_what_was_tried(where: int) -> None:
     assert chosen.layers == layers
 
 
-@pytest.mark.parametrize("head", [name for name in choose.NAMES if name != "auto"])
+@pytest.mark.parametrize("head", [name for name in names.NAMES if name != "auto"])
 def test_a_named_head_on_named_layers_is_that_and_nothing_else(head: str) -> None:
     chosen = choose.choose(head, "last", problems(0, apart=9))
     assert [(line["head"], line["layers"]) for line in chosen.tried] == [(head, "last")]
@@ -86,4 +88,19 @@ def test_layers_are_made_comparable_whatever_their_scale_and_width() -> None:
 
 
 def test_the_names_are_those_of_all_solvers() -> None:
-    assert ("auto", "ridge", "logistic", *classical.NAMES) == choose.NAMES
+    assert ("auto", "ridge", "logistic", *classical.NAMES) == names.NAMES
+
+
+@pytest.mark.parametrize("head", [name for name in names.NAMES if name != "auto"])
+def test_solving_tells_how_far_it_is(head: str) -> None:
+    steps: dict[str, list[int]] = {}
+
+    def watch(things: Any, what: Any, count: int) -> Iterator[Any]:
+        for at, thing in enumerate(things, 1):
+            steps[what] = [at, count]
+            yield thing
+
+    choose.choose(head, "last", problems(1), watch=watch)
+    ((what, (done, count)),) = steps.items()
+    assert what == f"{head} head"
+    assert count / 8 <= done <= count > 4  # a path of penalties may be given up before its end

@@ -62,10 +62,13 @@ function judged(item, acts) {
 function headline(prediction) {
   if (prediction.unknown) return say("unknown");
   if (!prediction.labels.length) return say("none");
-  if (prediction.labels.length > 1) return say("several", { labels: prediction.labels.join(", ") });
+  if (prediction.labels.length > 1) return say("several", { labels: listed(prediction.labels) });
   const [label] = prediction.labels;
   return say("sure", { label, chance: percent(prediction.probabilities[label]) });
 }
+
+/** Names with commas between; one that has a comma of its own stands in quotes. */
+const listed = (names) => names.map((name) => (/[",]/.test(name) ? JSON.stringify(name) : name)).join(", ");
 
 function bars(prediction, about) {
   const several = about.task === "multilabel";
@@ -96,7 +99,7 @@ function bars(prediction, about) {
 function nearest(prediction) {
   const list = make("ul", { className: "nearest" });
   for (const { picture, labels, similarity, thumbnail } of prediction.nearest) {
-    const name = labels.join(", ");
+    const name = listed(labels);
     // Only pictures that lie in the answer itself: nothing is fetched from elsewhere.
     const inside = thumbnail?.startsWith("data:image/");
     list.append(

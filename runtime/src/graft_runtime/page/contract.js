@@ -94,7 +94,7 @@ export function decided({ card, limit, evidence }, said) {
   const several = card.task === "multilabel";
   const given = several ? order.filter((at) => chances[at] >= (thresholds[at] ?? UNSURE)) : order.slice(0, 1);
   return {
-    label: unknown ? "unknown" : classes[order[0]],
+    label: unknown ? "" : classes[order[0]],
     probability: chances[order[0]],
     probabilities: Object.fromEntries(classes.map((name, at) => [name, chances[at]])),
     labels: unknown ? [] : given.map((at) => classes[at]),

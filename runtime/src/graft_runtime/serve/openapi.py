@@ -73,7 +73,7 @@ HEAT = _object(
 PREDICTION = _object(
     ("heat",),
     picture=TEXT,
-    label=TEXT | {"description": "the likeliest class, or 'unknown'"},
+    label=TEXT | {"description": "the likeliest class; empty for an unknown image, and for one with a fault"},
     probability=NUMBER,
     labels=TEXTS | {"description": "what the picture shows: one class, or any number of several labels"},
     unknown=YES,

@@ -14,7 +14,7 @@ from graft.data.read import foreign
 from graft.data.read.layout import TABLE, Entry, arranged
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
-from graft_runtime.walk import Visits, is_folder, is_hidden, is_image
+from graft_runtime.walk import LOCK, Visits, is_folder, is_hidden, is_image
 
 
 def read_folder(
@@ -91,6 +91,8 @@ class Disk:
             self.ignored["folders seen before (links)"] += 1
             return
         for entry in entries:
+            if LOCK.fullmatch(entry.name):
+                continue
             if is_hidden(entry.name):
                 self.ignored["hidden files"] += 1
             elif not ((inside := is_folder(entry)) and self.apart and os.path.samefile(entry.path, self.apart)):

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from graft.data.dataset import Dataset
-from graft.errors import DataError, ExportError, UsageError
+from graft.errors import DataError, ExportError
 from graft.jobs import outputs
 from graft.jobs.direct import opened
 from graft.jobs.export import openvino, parity, program, quantise, web
 from graft.jobs.export.evidence import MADE, Evidence, gathered
+from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, chosen
 from graft.jobs.export.parity import Described
 from graft.jobs.export.witnesses import witnesses
 from graft.model import pictures
@@ -32,10 +33,7 @@ from graft_runtime import contract
 from graft_runtime.contract import Export, ModelError
 from graft_runtime.predictor import Predictor
 
-ONNX, OPENVINO, TORCH, WEB = "onnx", "openvino", "torch", "web"
-ENDINGS = {ONNX: ".onnx", OPENVINO: ".onnx", TORCH: program.SUFFIX}
 WRITTEN = {ONNX: "ONNX", OPENVINO: "ONNX", TORCH: "a program of torch.export", WEB: "ONNX"}
-FLOAT32, INT8 = "float32", "int8"
 LOSS = 0.01  # of right answers that int8 may lose, unless told otherwise
 MOST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the description
 
@@ -73,7 +71,7 @@ def export(
     0
     """
     began, path = time.monotonic(), outputs.place_of(output)
-    kind = _chosen(to, path, int8, blind=check is None and calibrate is None)
+    kind = chosen(to, path, int8, blind=check is None and calibrate is None)
     _refuse(kind, path, force)
     browser = web.runtime(watch) if kind == WEB else None
     judge = opened(classifier)
@@ -106,24 +104,6 @@ def export(
         },
         "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def _chosen(to: str | None, path: Path, int8: bool, *, blind: bool) -> str:
-    """The format that is asked for, or follows from the name of the file. Raises UsageError for what cannot be."""
-    kind = to or (TORCH if path.suffix == program.SUFFIX else ONNX)
-    if kind not in FORMATS:
-        raise UsageError(f"An export is to {', '.join(FORMATS)}. Got {kind!r}.")
-    if kind == WEB and path.suffix in ENDINGS.values():
-        raise UsageError(f"An export to web is a folder. Got {path.name}, which is the name of a file.")
-    if kind != WEB and path.suffix != ENDINGS[kind]:
-        raise UsageError(f"A file for {kind} ends in {ENDINGS[kind]}. Got {path.name}.")
-    if int8 and kind == WEB:
-        raise UsageError("In browsers 8-bit numbers are slower than float32 and answer otherwise. Leave --int8 out.")
-    if int8 and kind != ONNX:
-        raise UsageError(f"int8 is for onnx. Got {kind}. Leave --int8 out, or write a file .onnx.")
-    if int8 and blind:
-        raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
-    return kind
 
 
 def _refuse(kind: str, path: Path, force: bool) -> None:

@@ -12,8 +12,9 @@ from graft.model.classifier import Classifier
 from graft.model.memory import Exam
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import UNSURE
+from graft_runtime.screen import listed
 
-NOTHING = "none"  # what a picture without a label shows
+NOTHING = "(none)"  # what a picture without a label shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,14 @@ class Answers:
             return self.classes[self.exam.labels[row]], self.classes[self.said[row]]
         return self._listed(self.exam.labels[row]), self._listed(self.said[row])
 
+    @cached_property
+    def nothing(self) -> str:
+        """What stands for no label: no class is called so."""
+        said = NOTHING
+        while said in self.classes:
+            said = f"({said})"
+        return said
+
     def surest(self, most: int) -> list[int]:
         """The mistakes, surest first."""
         wrong = np.flatnonzero(~self.right)
@@ -89,4 +98,4 @@ class Answers:
         return int(np.where(self.said[row] != self.truth[row], off, -1).argmax())
 
     def _listed(self, row: NDArray[np.generic]) -> str:
-        return ", ".join(self.classes[at] for at in np.flatnonzero(row)) or NOTHING
+        return listed([self.classes[at] for at in np.flatnonzero(row)]) or self.nothing

@@ -22,6 +22,19 @@ function showPictures(button) {
 }
 document.querySelectorAll("button[data-truth]").forEach((each) => each.addEventListener("click", () => showPictures(each)));
 
+for (const box of document.querySelectorAll(".scroll")) {
+  const more = box.parentNode.insertBefore(make("p"), box);
+  more.className = "more";
+  const tell = () => {
+    const left = box.scrollLeft > 1, right = box.scrollLeft + box.clientWidth < box.scrollWidth - 1;
+    more.textContent = `${left ? "← " : ""}more to the ${left && right ? "left and right" : left ? "left" : "right"}${right ? " →" : ""}`;
+    more.hidden = !left && !right;
+  };
+  box.addEventListener("scroll", tell, { passive: true });
+  addEventListener("resize", tell);
+  tell();
+}
+
 const least = document.getElementById("least");
 least?.addEventListener("input", () => {
   const limit = least.value / 100;

@@ -18,7 +18,7 @@ from graft.data.dataset import Dataset, digest
 from graft.data.read.source import read_source
 from graft.errors import DataError, ModelError
 from graft.jobs import outputs
-from graft.jobs.report import figures
+from graft.jobs.report import commands, figures
 from graft.jobs.report.answers import Answers
 from graft.jobs.report.shown import SUREST, Shown, shown
 from graft.model import pictures
@@ -56,8 +56,10 @@ def report(
     judge, place = classifier if isinstance(classifier, Classifier) else load(classifier), Path(output)
     outputs.check(place, outputs.beginning(BEGINNING), force=force)
     source = None if photos is None else read_source(photos, columns=columns, watch=watch)
+    home = None if isinstance(classifier, Classifier) else classifier
+    told = commands.words(photos, columns=columns)
     try:
-        text = page(judge, source, watch)
+        text = page(judge, source, watch, told, home)
     except (UndefinedError, AttributeError, KeyError, TypeError) as error:
         which = "this classifier" if isinstance(classifier, Classifier) else classifier
         raise ModelError(f"The report.json of {which} is not what graft wrote: {error}. Train it again.") from error
@@ -65,8 +67,18 @@ def report(
     return place
 
 
-def page(classifier: Classifier, source: Dataset | None = None, watch: Watch = unwatched) -> str:
-    """The report as HTML, with the pictures that `source` holds of those that the classifier was tested on."""
+def page(
+    classifier: Classifier,
+    source: Dataset | None = None,
+    watch: Watch = unwatched,
+    told: str = "",
+    home: str | Path | None = None,
+) -> str:
+    """The report as HTML, with the pictures that `source` holds of those that the classifier was tested on.
+
+    `told` is the source as the command line takes it, `home` the folder of the classifier: for the commands to go on
+    with, which are left out where these are not known.
+    """
     exam = classifier.memory.tested if classifier.memory else None
     if exam is None or not classifier.report.get("evaluation"):
         raise DataError("This classifier remembers no test pictures, so there is nothing to report. Train it anew.")
@@ -86,6 +98,8 @@ def page(classifier: Classifier, source: Dataset | None = None, watch: Watch = u
         mistakes=answers.surest(SUREST),
         limit=_limit(classifier),
         figures=figures,
+        told=told,
+        again=commands.again(told, home),
         beginning=Markup(BEGINNING),
         style=Markup(_part("style.css")),
         script=Markup(_part("page.js")),

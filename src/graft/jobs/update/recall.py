@@ -26,7 +26,7 @@ from graft.networks.weights import Source
 from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.embed import Embedded, embed
-from graft.training.heads.choose import NAMES
+from graft.training.heads.names import NAMES
 from graft.training.strategies import EarlyFeatures, Probe
 
 SHOWN = 5  # names in an error

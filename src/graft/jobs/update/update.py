@@ -14,6 +14,7 @@ from graft.data.dataset import TEST, Dataset
 from graft.errors import DataError, UpdateError, UsageError
 from graft.jobs import finish, outputs
 from graft.jobs.fit import looking, timed, weights_of
+from graft.jobs.report import commands
 from graft.jobs.report.report import page
 from graft.jobs.update import added, recall
 from graft.jobs.update.changes import Changes, answered, kept, numbers, relabelled
@@ -70,18 +71,21 @@ def update(
     if changes.nothing:
         raise UsageError("Nothing to do: --add, --rename, --merge, --remove or --correct says what to change.")
     check_gradients()
+    words = commands.words(photos)
     place, times = None if output is None else outputs.place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():
         old = model if isinstance(model, Classifier) else load(model)
         if changes.only_names:
             after = renamed(old, changes.names(old.classes))
-            html = page(after, None, watch) if place and report and after.report.get("evaluation") else ""
+            html = page(after, None, watch, words, place) if place and report and after.report.get("evaluation") else ""
         else:
             after, material = _anew(old, changes, photos, times, watch)
             _refuse_worse(after.report["update"]["effect"], allow_worse)
             tested = material.data.take(material.test)
             with timed(times, "report"):
-                html = page(after, tested, watch) if place and report and after.report["evaluation"] else ""
+                html = (
+                    page(after, tested, watch, words, place) if place and report and after.report["evaluation"] else ""
+                )
         if place:
             after.save(place, page=html, force=force)
     return after
@@ -130,7 +134,7 @@ def _anew(
         _check_added(changes, start, embedded, repeated)
     with timed(times, "split"):
         held = recall.remembered(old)
-        material = prepare(start.data, embedded, chosen.seed, held.given)
+        material = prepare(start.data, embedded, chosen.seed, held.given, watch)
         _check_left(old, material, start)
     with timed(times, "solve head"):
         trained = solve(pinned, network, material, watch)

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.errors import DataError, UsageError
+from graft.errors import DataError
+from graft.progress import Watch, unwatched
 from graft.training.heads import logistic, ridge
+from graft.training.heads.names import check
 from graft.training.heads.pca import reduced, whole
 from graft.training.heads.problem import Problem, Solution
 
-NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp", "forest")
-ONE_LABEL = ("knn",)  # heads that count votes for one class of each picture
-LAYERS = ("auto", "last", "all")
 REFINED = 1e8  # 'auto' tries logistic regression too up to so many products per step: about 10 s on two cores
 
 
@@ -45,7 +44,7 @@ class Chosen:
         return self.solution.figures(self.problem.labels)
 
 
-def choose(head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0) -> Chosen:
+def choose(head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0, watch: Watch = unwatched) -> Chosen:
     """Solve the asked head on the asked layers; with 'auto', let the lowest out-of-fold log-loss decide.
 
     Ridge decides between the layers, as it takes the shortest; on these, logistic regression may then do better. With
@@ -60,10 +59,10 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0
         hint = "Use head=ridge, or keep fewer features with pca=64, for instance."
         raise DataError(f"The head {head!r} needs all features in memory, and there are too many. {hint}")
     first = "ridge" if head == "auto" else head
-    found = [(name, _solve(first, small)) for name, (small, _) in smaller.items()]
+    found = [(name, _solve(first, small, watch)) for name, (small, _) in smaller.items()]
     name, best = min(found, key=lambda entry: entry[1].loss)
     if head == "auto" and _cost(smaller[name][0]) <= REFINED:
-        found.append((name, _solve("logistic", smaller[name][0])))
+        found.append((name, _solve("logistic", smaller[name][0], watch)))
         name, best = min(found, key=lambda entry: entry[1].loss)
     tried = [_line(layer, solution, problems[layer]) for layer, solution in found]
     axes = smaller[name][1]
@@ -72,29 +71,18 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0
     return Chosen(best, name, problems[name], tried)
 
 
-def _solve(name: str, problem: Problem) -> Solution:
+def _solve(name: str, problem: Problem, watch: Watch) -> Solution:
     own = {"ridge": ridge.solve, "logistic": logistic.solve}
     if name in own:
-        return own[name](problem)
+        return own[name](problem, watch)
     from graft.training.heads import classical  # here, because scikit-learn takes over a second to import
 
-    return classical.solve(name, problem)
+    return classical.solve(name, problem, watch)
 
 
 def _cost(problem: Problem) -> int:
     """Products of one look at all features by a linear head."""
     return len(problem) * min(len(problem), problem.width) * problem.classes
-
-
-def check(head: str, layers: str, several: bool = False) -> None:
-    """Raises UsageError for a head or a choice of layers that there is not, or not for several labels a picture."""
-    if head not in NAMES:
-        raise UsageError(f"There is no head {head!r}. There are {', '.join(NAMES)}.")
-    if several and head in ONE_LABEL:
-        able = ", ".join(name for name in NAMES if name not in ONE_LABEL)
-        raise UsageError(f"The head {head!r} takes one label for each picture. Several labels are taken by {able}.")
-    if layers not in LAYERS:
-        raise UsageError(f"Layers are {', '.join(LAYERS)}. Got {layers!r}.")
 
 
 def _line(layers: str, solution: Solution, problem: Problem) -> dict[str, Any]:

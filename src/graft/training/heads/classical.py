@@ -28,6 +28,7 @@ from graft.model.calibrate import temperature
 from graft.networks.engine import cores
 from graft.networks.forest import FAR
 from graft.networks.head import Head
+from graft.progress import Watch, steps, unwatched
 from graft.training.heads.compact import compact, expand
 from graft.training.heads.problem import Problem, Solution
 from graft.training.heads.ridge import linear_head, standardising
@@ -222,13 +223,14 @@ def _against_the_rest(
     return weight[1] - weight[0], float(bias[1] - bias[0])
 
 
-def solve(name: str, problem: Problem) -> Solution:
+def solve(name: str, problem: Problem, watch: Watch = unwatched) -> Solution:
     """The head of this name with the strength that its out-of-fold answers speak for."""
     small, axes = (problem, None) if name in UNTURNED else compact(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a path's rough start need not converge to be of use
-        strength, logits, loss = _path(name, small)
-        fitted = _fitted(name, small, np.ones(len(small), bool), strength)
+        with steps(watch, f"{name} head", len(_METHODS[name].strengths) * len(np.unique(small.folds)) + 1) as step:
+            strength, logits, loss = _path(name, small, step)
+            fitted = _fitted(name, small, np.ones(len(small), bool), strength)
     head = _head(name, small, fitted)
     return Solution(name, float(strength), head if axes is None else expand(head, axes, problem), logits, loss)
 
@@ -237,13 +239,13 @@ def _head(name: str, problem: Problem, fitted: Fitted) -> Head:
     return (_linear if isinstance(fitted, _EachAgainstTheRest) else _METHODS[name].head)(problem, fitted)
 
 
-def _path(name: str, problem: Problem) -> tuple[float, Logits, float]:
+def _path(name: str, problem: Problem, step: Callable[[], None]) -> tuple[float, Logits, float]:
     """(strength, out-of-fold logits, log-loss) of the best strength."""
     strengths = _METHODS[name].strengths
     best = (strengths[0], np.zeros((len(problem), problem.classes)), np.inf)
     worse = 0
     for strength in strengths:
-        logits = _out_of_fold(name, problem, strength)
+        logits = _out_of_fold(name, problem, strength, step)
         loss = temperature(logits, problem.labels)[1]
         worse = 0 if loss < best[2] else worse + 1
         best = min(best, (strength, logits, loss), key=lambda entry: entry[2])
@@ -252,14 +254,14 @@ def _path(name: str, problem: Problem) -> tuple[float, Logits, float]:
     return best
 
 
-def _out_of_fold(name: str, problem: Problem, strength: float) -> Logits:
+def _out_of_fold(name: str, problem: Problem, strength: float, step: Callable[[], None]) -> Logits:
     logits = np.zeros((len(problem), problem.classes))
     for fold in np.unique(problem.folds):
         inside, outside = problem.folds != fold, problem.folds == fold
         labels = problem.labels[inside]
-        if (labels == labels[0]).all():  # nothing to tell apart: these pictures get no opinion
-            continue
-        logits[outside] = _logits(name, problem, _fitted(name, problem, inside, strength), outside)
+        if not (labels == labels[0]).all():  # else there is nothing to tell apart: these pictures get no opinion
+            logits[outside] = _logits(name, problem, _fitted(name, problem, inside, strength), outside)
+        step()
     return logits
 
 

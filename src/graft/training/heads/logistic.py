@@ -8,6 +8,8 @@ the features once more for each fold and penalty.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.model.calibrate import temperature
+from graft.progress import Watch, steps, unwatched
 from graft.training.heads.compact import compact, expand
 from graft.training.heads.problem import Problem, Solution
 from graft.training.heads.ridge import linear_head
@@ -25,17 +28,35 @@ STEPS = 100  # of L-BFGS for each penalty
 LOOSE_BIAS = 0.01  # the bias' share of the penalty: without any, a class that a fold lacks would run to infinity
 
 
-def solve(problem: Problem) -> Solution:
+def solve(problem: Problem, watch: Watch = unwatched) -> Solution:
     """The logistic head whose penalty gives the lowest calibrated out-of-fold log-loss."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # L-BFGS is ten thousand small sums: on a busy machine threads wait for each other
     try:
-        return _along_the_path(problem)
+        with steps(watch, "logistic head", STEPS * len(STRENGTHS)) as step:
+            return _along_the_path(problem, _Ticks(step))
     finally:
         torch.set_num_threads(threads)
 
 
-def _along_the_path(problem: Problem) -> Solution:
+class _Ticks:
+    """STEPS for each penalty: those that were not needed, as its search had converged, are taken at its end."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step, self._taken = step, 0
+
+    def one(self) -> None:
+        if self._taken < STEPS:
+            self._taken += 1
+            self._step()
+
+    def rest(self) -> None:
+        while self._taken < STEPS:
+            self.one()
+        self._taken = 0
+
+
+def _along_the_path(problem: Problem, ticks: _Ticks) -> Solution:
     small, axes = compact(problem)
     features = functional.pad(torch.from_numpy(small.matrix), (0, 1), value=1.0)  # the bias is one more feature
     targets = torch.from_numpy(problem.targets if problem.several else problem.labels)
@@ -43,7 +64,7 @@ def _along_the_path(problem: Problem) -> Solution:
     weights = torch.zeros(shares.shape[1], problem.classes, features.shape[1])
     best, worse = None, 0
     for strength in STRENGTHS:
-        weights = _minimised(features, targets, shares, float(strength), weights)
+        weights = _minimised(features, targets, shares, float(strength), weights, ticks)
         logits = _out_of_fold(features, weights, shares)
         loss = temperature(logits, problem.labels)[1]
         worse = worse + 1 if best and loss >= best[0] else 0
@@ -62,7 +83,9 @@ def _shares(problem: Problem) -> Tensor:
     return torch.from_numpy((inside / np.maximum(inside.sum(axis=0), 1)).astype(np.float32))
 
 
-def _minimised(features: Tensor, targets: Tensor, shares: Tensor, strength: float, start: Tensor) -> Tensor:
+def _minimised(
+    features: Tensor, targets: Tensor, shares: Tensor, strength: float, start: Tensor, ticks: _Ticks
+) -> Tensor:
     """Weights [models, classes, features] of all models at this penalty."""
     weights = start.clone().requires_grad_()
     penalty = torch.full((features.shape[1],), strength / 2)
@@ -74,9 +97,11 @@ def _minimised(features: Tensor, targets: Tensor, shares: Tensor, strength: floa
         logits = (features @ weights.flatten(0, 1).T).unflatten(1, start.shape[:2])
         total = (_errors(logits, targets) * shares).sum() + (weights.square() * penalty).sum()
         total.backward()
+        ticks.one()
         return total
 
     search.step(loss)  # pyright: ignore[reportArgumentType]
+    ticks.rest()
     return weights.detach()
 
 

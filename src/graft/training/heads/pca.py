@@ -9,19 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from graft.data.duplicates import blocks
-from graft.errors import DataError, UsageError
+from graft.errors import DataError
 from graft.networks.head import Head
 from graft.training.heads.compact import expand
 from graft.training.heads.problem import Problem, Standardised
 from graft.training.heads.ridge import standardising
 
 FOLDED = ("linear", "mlp")  # heads that begin with a product, into which the one with the axes is multiplied
-
-
-def check(pca: int) -> None:
-    """Raises UsageError for a number of axes that cannot be; 0 is all features as they are."""
-    if pca < 0:
-        raise UsageError(f"'pca' must be 1 or more, how many axes to keep, or 0 to keep all features. Got {pca}.")
 
 
 def reduced(problem: Problem, count: int) -> tuple[Problem, NDArray[np.float32]]:

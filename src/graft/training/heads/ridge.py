@@ -8,7 +8,7 @@ Features are read in blocks, so the table may be larger than memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import nn
 from graft.data.duplicates import blocks
 from graft.model.calibrate import temperature
 from graft.networks.head import Head
+from graft.progress import Watch, steps, unwatched
 from graft.training.heads.problem import Problem, Solution
 
 STRENGTHS = np.logspace(-4, 2, 13)  # penalty per picture, on standardised features
@@ -34,14 +35,19 @@ class _Basis:
     towards: NDArray[np.float64]  # Z' Y [r, classes], Y centred
 
 
-def solve(problem: Problem) -> Solution:
+def solve(problem: Problem, watch: Watch = unwatched) -> Solution:
     """The ridge head whose penalty gives the lowest calibrated leave-one-unit-out log-loss."""
     targets = 2.0 * problem.targets.astype(np.float64) - 1
     middle = targets.mean(axis=0)
-    basis = _basis(problem, targets - middle)
-    penalties = STRENGTHS * len(problem)
-    left_out = _left_out(problem, basis, targets - middle, penalties) + middle
-    losses = [temperature(logits, problem.labels)[1] for logits in left_out]
+    penalties, groups = STRENGTHS * len(problem), list(_alike(problem.units))
+    with steps(watch, "ridge head", 1 + len(groups) + len(STRENGTHS)) as step:
+        basis = _basis(problem, targets - middle)
+        step()
+        left_out = _left_out(problem, basis, targets - middle, penalties, groups, step) + middle
+        losses = []
+        for logits in left_out:
+            losses.append(temperature(logits, problem.labels)[1])
+            step()
     best = int(np.argmin(losses))
     weight = basis.axes @ (basis.towards / (basis.power + penalties[best])[:, None])
     head = linear_head(problem, weight.T, middle)
@@ -74,11 +80,16 @@ def _basis(problem: Problem, centred: NDArray[np.float64]) -> _Basis:
 
 
 def _left_out(
-    problem: Problem, basis: _Basis, targets: NDArray[np.float64], penalties: NDArray[np.float64]
+    problem: Problem,
+    basis: _Basis,
+    targets: NDArray[np.float64],
+    penalties: NDArray[np.float64],
+    groups: Sequence[NDArray[np.intp]],
+    step: Callable[[], None],
 ) -> NDArray[np.float64]:
     """Answers [penalties, n, classes] for each unit by the model fitted without it."""
     answers = np.empty((len(penalties), *targets.shape))
-    for units in _alike(problem.units):
+    for units in groups:
         rows = problem.features[units.ravel()] @ basis.axes
         rotated = rows.reshape(*units.shape, -1).astype(np.float64)  # [units, rows in each, r]
         for at, penalty in enumerate(penalties):
@@ -87,6 +98,7 @@ def _left_out(
             residual = targets[units] - shrunk @ basis.towards
             kept = np.eye(units.shape[1]) - hat
             answers[at, units] = targets[units] - np.linalg.solve(kept, residual)
+        step()
     return answers
 
 
