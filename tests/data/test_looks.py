@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from graft.data.looks import WIDTH, Looks, glimpse, look
 from graft_runtime.image import decode
@@ -78,6 +78,21 @@ def test_a_thin_line_on_white_is_not_blank() -> None:
 def test_grey_is_grey_after_jpeg_too() -> None:
     assert looked(encoded(noisy(colours=1), "JPEG")).grey[0]
     assert not looked(encoded(noisy(), "JPEG")).grey[0]
+
+
+def test_traits_tell_what_was_done_to_a_picture() -> None:
+    def traits(picture: Image.Image) -> dict[str, float]:
+        return {name: float(column[0]) for name, column in looked(encoded(picture)).traits.items()}
+
+    plain = traits(noisy(600, 400))
+    assert traits(noisy(600, 400).convert("L").convert("RGB"))["colour"] == 0 < plain["colour"]
+    assert traits(noisy(600, 400).point(lambda value: value // 2))["brightness"] < 0.6 * plain["brightness"]
+    assert traits(noisy(600, 400).point(lambda value: 100 + value // 4))["contrast"] < 0.3 * plain["contrast"]
+    sharp = noisy(30, 20).resize((600, 400), Image.Resampling.NEAREST)
+    assert traits(sharp.filter(ImageFilter.GaussianBlur(20)))["detail"] < 0.8 * traits(sharp)["detail"]
+    page = Image.new("RGB", (200, 100), "white")
+    page.paste("black", (0, 0, 50, 100))
+    assert traits(page)["white"] == 0.75
 
 
 def test_the_border_has_a_colour_of_its_own() -> None:

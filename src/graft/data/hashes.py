@@ -13,14 +13,14 @@ from scipy.fft import dct
 SIDE = 32  # pixels of the thumbnail that is hashed
 BITS = 64
 _KEPT = 8  # frequencies each way, without the constant
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _WAVES = np.asarray(dct(np.eye(SIDE), axis=0, norm="ortho"), np.float32)[1 : _KEPT + 1]
 _ODD = np.packbits(np.tile(np.arange(1, _KEPT + 1) % 2, _KEPT).astype(bool)).view(np.uint64)[0]
 
 
 def perceptual(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """The hashes [n] of pictures that were shrunk to uint8 [n, SIDE, SIDE, 3]."""
-    red, green, blue = (thumbnails[..., at] * weight for at, weight in enumerate(_LUMA))
+    red, green, blue = (thumbnails[..., at] * weight for at, weight in enumerate(LUMA))
     waves = _WAVES @ (red + green + blue) @ _WAVES.T
     return np.packbits((waves > 0).reshape(-1, BITS), axis=1).view(np.uint64).ravel()
 

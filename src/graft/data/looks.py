@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from graft.data.hashes import SIDE, perceptual
+from graft.data.hashes import LUMA, SIDE, perceptual
 from graft.data.images import Raw
 from graft_runtime.image import MAX_EXIF, header
 from graft_runtime.kinds import ALIASES, FORMATS
 
-WIDTH = 16  # numbers kept of each picture; float32 holds them all exactly
-VERSION = 2  # of what they mean
+WIDTH = 20  # numbers kept of each picture; float32 holds them all exactly
+VERSION = 3  # of what they mean
 FLAT = 6  # of 255: a thumbnail that varies less may be blank
+TRAITS = ("brightness", "contrast", "colour", "detail", "white")
 BLANK = 3.0  # of 255: standard deviation below which a picture is
+FINE = 128  # pixels along the sides at which detail is measured
+WHITE = 240  # of 255: from here on a pixel is paper
 GREY = 6  # of 255: largest difference between the colours of a grey pixel, after JPEG
 
 
@@ -71,27 +74,39 @@ class Looks:
     @property
     def hashes(self) -> NDArray[np.uint64]:
         """Perceptual hashes [n]."""
-        return np.ascontiguousarray(self.table[:, 12:].astype(np.uint16)).view(np.uint64).ravel()
+        return np.ascontiguousarray(self.table[:, 12:16].astype(np.uint16)).view(np.uint64).ravel()
+
+    @property
+    def traits(self) -> dict[str, NDArray[np.float32]]:
+        """What can be told of the pixels in a word, [n] each: brightness, contrast and colour, 0 to 255; fine detail,
+        relative to the contrast; the share of white."""
+        bright = self.colours @ LUMA
+        return dict(zip(TRAITS, (bright, *self.table[:, 16:].T), strict=True))
 
 
 @dataclass(frozen=True)
 class Glimpse:
     """All that is worked out from a picture by itself; the rest takes as long for hundreds as for one.
 
-    `header` is width, height, index into FORMATS and EXIF orientation; `small` the thumbnail, uint8 [SIDE, SIDE, 3].
+    `header` is width, height, index into FORMATS and EXIF orientation; `small` the thumbnail, uint8 [SIDE, SIDE, 3];
+    `detail` how much neighbouring pixels differ, 0 to 255, where the picture has FINE x FINE of them.
     """
 
     header: tuple[int, int, int, int]
     small: NDArray[np.uint8]
     blank: bool
+    detail: float
 
 
 def glimpse(raw: Raw, pixels: NDArray[np.uint8]) -> Glimpse:
     """A first look at a picture as stored, and its upright pixels, which may be scaled down."""
     header = _header(raw) if isinstance(raw, bytes) else (raw.shape[1], raw.shape[0], -1, 1)
-    thumbnail = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
+    picture = Image.fromarray(pixels)
+    thumbnail = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+    fine = np.asarray(picture.convert("L").resize((FINE, FINE), Image.Resampling.BOX), np.int16)
+    detail = float(np.abs(np.diff(fine, axis=0)).mean() + np.abs(np.diff(fine, axis=1)).mean()) / 2
     flat = all(high - low <= FLAT for low, high in cast(tuple[tuple[int, int], ...], thumbnail.getextrema()))
-    return Glimpse(header, np.asarray(thumbnail), flat and bool(pixels.std(axis=(0, 1)).max() < BLANK))
+    return Glimpse(header, np.asarray(thumbnail), flat and bool(pixels.std(axis=(0, 1)).max() < BLANK), detail)
 
 
 def look(glimpses: Sequence[Glimpse]) -> NDArray[np.float32]:
@@ -101,6 +116,7 @@ def look(glimpses: Sequence[Glimpse]) -> NDArray[np.float32]:
     red, green, blue = np.moveaxis(small, 3, 0)
     brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     border = np.concatenate([small[:, 0], small[:, -1], small[:, 1:-1, 0], small[:, 1:-1, -1]], axis=1)
+    contrast = (small @ LUMA).std(axis=(1, 2))
     hashes = perceptual(small)
     hashes[blank] = [_scrambled(each) for each in small[blank]]
     columns = (
@@ -110,6 +126,10 @@ def look(glimpses: Sequence[Glimpse]) -> NDArray[np.float32]:
         small.mean(axis=(1, 2)),
         border.mean(axis=1),
         hashes[:, None].view(np.uint16),
+        contrast[:, None],
+        (brightest - darkest).mean(axis=(1, 2))[:, None],
+        (np.array([each.detail for each in glimpses]) / np.maximum(contrast, 1))[:, None],
+        (darkest >= WHITE).mean(axis=(1, 2))[:, None],
     )
     return np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")
 

@@ -133,13 +133,19 @@ def temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> tu
     is a question of its own, and the loss is the mean over all of them.
     """
     smooth = _smoothed(logits, labels)
-    judge = _loss if labels.ndim == 1 else _binary_loss
+    judge = _losses if labels.ndim == 1 else _binary_losses
 
     def loss(log_temperature: float) -> float:
-        return judge(logits, smooth, float(np.exp(log_temperature)))
+        return float(judge(logits, smooth, float(np.exp(log_temperature))).mean())
 
     best = minimize_scalar(loss, bounds=(_LOWEST, _HIGHEST), method="bounded")
     return float(np.exp(best.x)), float(best.fun)
+
+
+def tempered(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The log-loss [n] of each image at that temperature; their mean is the one that `temperature` leaves."""
+    judge = _losses if labels.ndim == 1 else _binary_losses
+    return judge(logits, _smoothed(logits, labels), temperature(logits, labels)[0])
 
 
 def _smoothed(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -154,14 +160,14 @@ def _single(logits: NDArray[np.floating], labels: NDArray[np.integer], doubt: fl
     return smooth
 
 
-def _loss(logits: NDArray[np.floating], smooth: NDArray[np.float64], heat: float) -> float:
+def _losses(logits: NDArray[np.floating], smooth: NDArray[np.float64], heat: float) -> NDArray[np.float64]:
     chances = probabilities(logits, heat)
-    return float(-(smooth * np.log(np.maximum(chances, 1e-30))).sum(axis=1).mean())
+    return -(smooth * np.log(np.maximum(chances, 1e-30))).sum(axis=1)
 
 
-def _binary_loss(logits: NDArray[np.floating], smooth: NDArray[np.float64], heat: float) -> float:
+def _binary_losses(logits: NDArray[np.floating], smooth: NDArray[np.float64], heat: float) -> NDArray[np.float64]:
     scaled = np.asarray(logits, np.float64) / heat
-    return float((np.logaddexp(0, scaled) - smooth * scaled).mean())
+    return (np.logaddexp(0, scaled) - smooth * scaled).mean(axis=1)
 
 
 def thresholds(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> tuple[float, ...]:

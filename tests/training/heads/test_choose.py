@@ -42,7 +42,8 @@ def test_auto_is_the_lowest_loss_of_what_was_tried(where: int) -> None:
     given = problems(where, apart=1.5)
     chosen = choose.choose("auto", "auto", given)
     losses = [ridge.solve(given["last"]).loss, ridge.solve(given["all"]).loss]
-    layers = ("last", "all")[int(np.argmin(losses))]
+    layers = ("all", "last")[where]
+    assert layers == ("last", "all")[int(np.argmin(losses))]
     losses.append(logistic.solve(given[layers]).loss)
     assert [(line["head"], line["layers"]) for line in chosen.tried] == [
         *(("ridge", "last"), ("ridge", "all"), ("logistic", layers))
@@ -50,6 +51,41 @@ def test_auto_is_the_lowest_loss_of_what_was_tried(where: int) -> None:
     assert [line["out_of_fold_loss"] for line in chosen.tried] == pytest.approx(losses)
     assert chosen.solution.loss == pytest.approx(min(losses))
     assert chosen.layers == layers
+
+
+def noise(better: float, seed: int = 0) -> dict[str, Problem]:
+    """Both choices of layers carry the label; the early layer adds so much to what the last one says."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(200) % 2
+    last = rng.standard_normal((200, 3)) + 0.8 * np.eye(2, 3)[labels]
+    early = rng.standard_normal((200, 2)) + better * np.eye(2)[labels]
+    features = np.concatenate([early, last], axis=1).astype(np.float32)
+    whole = Problem(
+        standardised(features, (2, 3)), labels, np.arange(200), (np.arange(200) // 2 % 4).astype(np.int8), 2
+    )
+    return {"last": replace(whole, features=whole.features.only(2)), "all": whole}
+
+
+def test_within_noise_the_last_layer_alone_is_read() -> None:
+    given = noise(0.4)
+    one, other = (ridge.solve(given[layers]) for layers in ("all", "last"))
+    assert one.loss < other.loss
+    assert 0 < choose.lead(one, other, given["all"]) < choose.LEAD
+    assert choose.choose("ridge", "auto", given).layers == "last"
+    clear = noise(1.5)
+    assert choose.lead(ridge.solve(clear["all"]), ridge.solve(clear["last"]), clear["all"]) > choose.LEAD
+    assert choose.choose("ridge", "auto", clear).layers == "all"
+
+
+def test_copies_of_an_image_are_no_evidence_of_their_own() -> None:
+    given = noise(0.5)
+    one, other = (ridge.solve(given[layers]) for layers in ("all", "last"))
+    alone = choose.lead(one, other, given["all"])
+    twice = replace(given["all"], units=np.arange(200) // 2)
+    assert 0 < choose.lead(one, other, twice) < alone * 1.3
+    doubled = [replace(each, logits=np.repeat(each.logits, 2, axis=0)) for each in (one, other)]
+    copied = replace(given["all"], labels=np.repeat(given["all"].labels, 2), units=np.repeat(np.arange(200), 2))
+    assert choose.lead(*doubled, copied) == pytest.approx(alone, rel=0.02)
 
 
 @pytest.mark.parametrize("head", [name for name in names.NAMES if name != "auto"])
