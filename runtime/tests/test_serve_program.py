@@ -83,7 +83,7 @@ def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Runn
         ([str(file), "--port", str(server.port)], 6, "Choose another --port"),
         ([str(file), "--token", "short"], 2, "at least 16 ASCII characters"),
         ([str(file), "--token", "ein-Schlüssel-mit-Umlaut"], 2, "at least 16 ASCII characters"),
-        ([str(tmp_path / "bare.onnx")], 5, "its preprocess has size None"),
+        ([str(tmp_path / "bare.onnx")], 5, "its preprocessing lacks 'size'"),
         ([str(tmp_path / "six.onnx")], 5, "it names 6 classes, and its output 'probabilities' has ['n', 3]"),
         ([str(tmp_path / "cut.onnx")], 5, "is no classifier that can be used"),
         ([str(tmp_path / "far.onnx")], 5, "lie in other files"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import join, quote
 from typing import Any
@@ -261,7 +261,12 @@ def careful(report: Mapping[str, Any]) -> list[str]:
             f"{data['leaks']:,} test pictures have a near-duplicate among the training pictures: the score flatters"
         )
     said += [*data.get("placeholders", ())[:SOME], *data["alike_names"], *data["conflicts"][:SOME]]
-    return [*said, *filter(None, [report.get("training", {}).get("trouble")]), *report.get("troubles", ())]
+    return [
+        *said,
+        *_lost(data),
+        *filter(None, [report.get("training", {}).get("trouble")]),
+        *report.get("troubles", ()),
+    ]
 
 
 def findings(data: Mapping[str, Any]) -> None:
@@ -280,13 +285,13 @@ def findings(data: Mapping[str, Any]) -> None:
     _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
 
 
-def _lost(data: Mapping[str, Any]) -> None:
-    """Said where so many images cannot be used that the score may be about another set than the user's."""
+def _lost(data: Mapping[str, Any]) -> Iterator[str]:
+    """Told where so many images cannot be used that the score may be about another set than the user's."""
     lost = len(data["faults"])
     count = data["train"] + data["test"] + lost
     if lost > LOST * count:
         reason, often = Counter(data["faults"].values()).most_common(1)[0]
-        say(f"  careful      {lost:,} of {count:,} images cannot be used, {often:,} of them because: {reason}")
+        yield f"{lost:,} of {count:,} images cannot be used, {often:,} of them because: {reason}"
 
 
 def _doubts(data: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 
 KINDS = "a path, the bytes of a file, a PIL image, or a uint8 array [height, width] or [height, width, 3]"
 NUMBERS = "biufc"  # numpy's kinds of numbers
-FOLDER = "a folder, which stands for no image: give the files in it"  # the fault of one
 
 
 def many(images: Any) -> Iterable[Any]:

@@ -47,6 +47,8 @@ def read(path: str | os.PathLike[str]) -> bytes:
     if advice := kinds.of_name(os.fspath(path)):
         raise ImageError(advice)
     status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("a folder, which stands for no image: give the files in it")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
         raise ImageError("not a file")
     if status.st_size > limits.MAX_BYTES:
