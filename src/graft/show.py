@@ -260,13 +260,8 @@ def careful(report: Mapping[str, Any]) -> list[str]:
         said.append(
             f"{data['leaks']:,} test pictures have a near-duplicate among the training pictures: the score flatters"
         )
-    said += [*data.get("placeholders", ())[:SOME], *data["alike_names"], *data["conflicts"][:SOME]]
-    return [
-        *said,
-        *_lost(data),
-        *filter(None, [report.get("training", {}).get("trouble")]),
-        *report.get("troubles", ()),
-    ]
+    said += [*data.get("placeholders", ())[:SOME], *data["alike_names"], *data["conflicts"][:SOME], *_lost(data)]
+    return [*said, *filter(None, [report.get("training", {}).get("trouble")]), *report.get("troubles", ())]
 
 
 def findings(data: Mapping[str, Any]) -> None:
