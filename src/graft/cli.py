@@ -174,7 +174,8 @@ def predict(
             printed(written, as_json, show.written)
             faulty = written["faults"] == written["answers"]
         else:
-            predictions = job.predict(str(model), images, coverage=coverage, unknown=rate, watch=watch)
+            predictions, care = job.predict_with_care(str(model), images, coverage=coverage, unknown=rate, watch=watch)
+            show.cautioned(care)
             plain = [prediction.as_dict() for prediction in predictions]
             printed(plain, as_json, show.predicted)
             faulty = all(prediction.fault for prediction in predictions)

@@ -15,7 +15,8 @@ def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw
         say("Not scored: no picture could be kept aside for a test. Add pictures, at least two of each class.")
         _careful(also)
         return
-    several = found["task"] == "multilabel"
+    several, shift = found["task"] == "multilabel", found["trust"].get("shift")
+    on += ", which are unlike the training images" * bool(shift and shift["unlike"])
     figure = found["mean_average_precision" if several else "accuracy"]
     say(f"\n{percent(figure)} {'mean average precision' if several else 'right'} on {found['count']:,} {on} ", end="")
     say(f"(95 % confidence: {_span(found['interval'])})\n")

@@ -116,8 +116,15 @@ def evaluated(evaluation: Mapping[str, Any]) -> None:
     _listed("left out", [f"{name}: {reason}" for name, reason in evaluation["faults"].items()])
 
 
+def cautioned(sentences: Sequence[str]) -> None:
+    """What to read before the answers; on standard error, as answers may go into a program."""
+    for sentence in sentences:
+        say(f"careful: {sentence}", file=sys.stderr)
+
+
 def written(found: Mapping[str, Any]) -> None:
     """What `graft predict` wrote where."""
+    cautioned(found["careful"])
     before = f", {found['before']:,} of them before it was stopped" if found["before"] else ""
     say(f"{found['answers']:,} answers written to {found['output']}{before}")
     if found["faults"]:

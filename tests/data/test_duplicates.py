@@ -152,3 +152,65 @@ def test_groups_of_the_owner_are_joined_with_what_was_found() -> None:
     assert joined(found, own).tolist() == [0, 0, 1, 0, 2]
     assert joined(found, None) is found
     assert joined(np.arange(3), np.full(3, -1)).tolist() == [0, 1, 2]
+
+
+# --- how alike the images of a set are by nature ----------------------------------------------------------------------
+
+
+def hashed(rows: int, seed: int = 0) -> NDArray[np.uint64]:
+    """Hashes that have nothing in common."""
+    return np.random.default_rng(seed).integers(0, 2**63, rows, np.uint64) * np.uint64(2)
+
+
+def uniform(rows: int) -> NDArray[np.float32]:
+    """Features of images alike by nature: a few directions hold nearly all of the difference between any two."""
+    rng = np.random.default_rng(2)
+    return (rng.normal(size=(rows, 4)) @ rng.normal(size=(4, 256)) + 0.65 * rng.normal(size=(rows, 256))).astype(
+        np.float32
+    )
+
+
+def test_images_alike_by_nature_are_no_near_duplicates() -> None:
+    features, hashes = uniform(400), hashed(400)
+    cosines = brute_force(features, different(400))
+    assert len(set(cosines.tolist())) < 300  # above ALIKE all the same
+    assert len(set(near_duplicates(features, different(400), hashes))) > 380
+
+
+def test_their_copies_are_found_by_their_hashes_and_by_a_nearness_beyond_nature() -> None:
+    features, hashes = uniform(400), hashed(400)
+    spread = features.std(axis=0)
+    noise = np.random.default_rng(3).normal(0, 0.1, features[:20].shape) * spread
+    features, hashes = np.concatenate([features, features[:20] + noise]).astype(np.float32), np.r_[hashes, hashes[:20]]
+    groups = near_duplicates(features, different(420), hashes)
+    assert (groups[400:] == groups[:20]).all()
+    hashes[400:] = hashed(20, seed=9)  # cropped, so that the hash is another
+    groups = near_duplicates(features, different(420), hashes)
+    assert (groups[400:] == groups[:20]).all()
+
+
+def test_hashes_that_agree_by_nature_are_no_evidence() -> None:
+    features = random_features(300, width=12)  # cosines of 0.5 by chance
+    layout = np.full(300, 0xF0F0F0F0F0F0F0F0, np.uint64)
+    flips = np.random.default_rng(4).integers(0, 64, (300, 5)).astype(np.uint64)
+    for column in flips.T:
+        layout ^= np.uint64(1) << column
+    by_layout = near_duplicates(features, different(300), layout)
+    nature = duplicates.natural(duplicates._unit(duplicates.sketch(features)), layout)
+    assert nature.bits < 10
+    assert nature.least(np.array([0, 30], np.uint8)).tolist() == [
+        0.5,
+        pytest.approx(0.95 if nature.twins else 0.85, abs=0.1),
+    ]
+    assert len(set(by_layout.tolist())) > len(set(near_duplicates(features, different(300), hashed(300) * 0).tolist()))
+
+
+def test_photos_keep_the_rule_for_photos() -> None:
+    nature = duplicates.natural(duplicates._unit(duplicates.sketch(random_features(300, 512))), hashed(300))
+    assert (nature.twins, nature.bits >= 20, nature.cosine < 0.3) == (False, True, True)
+    assert nature.least(np.array([0, 5, 20, 40], np.uint8)).tolist() == pytest.approx([0.5, 0.65, 0.85, 0.85], abs=0.02)
+
+
+def test_of_a_few_images_nature_cannot_be_told() -> None:
+    few = duplicates.natural(duplicates._unit(random_features(40)), np.zeros(40, np.uint64))
+    assert few == duplicates.Nature(duplicates.UNRELATED, 0.0, twins=False)

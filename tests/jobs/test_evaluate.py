@@ -114,5 +114,5 @@ def test_bad_pictures_are_named_and_not_counted(model: Path, photos: Path, tmp_p
     assert "disc/bad.jpg: empty file" in graft("evaluate", model, tmp_path / "p", "-q").stdout
     (tmp_path / "worst" / "disc").mkdir(parents=True)
     (tmp_path / "worst" / "disc" / "bad.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"None of the 1 pictures can be read.*empty file"):
+    with pytest.raises(DataError, match=r"None of the 1 pictures can be used.*empty file"):
         evaluate(model, tmp_path / "worst")

@@ -25,6 +25,7 @@ from graft.jobs import columns
 from graft.jobs.export.export import export
 from graft.jobs.predict import predict, write
 from graft.model.classifier import Prediction, load
+from graft_runtime.card import Card
 from graft_runtime.decide import Answer
 from graft_runtime.table import COLUMNS, Asked, joined
 
@@ -107,6 +108,7 @@ class Sage:
 
     def __init__(self, said: list[Prediction], classes: tuple[str, ...]) -> None:
         self.said, self.classes = said, classes
+        self.card = Card(classes, {}, {}, {}, "probe", 1.0)
 
     def blocks(
         self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = 0.05

@@ -174,6 +174,10 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -1e300 <= value <= 1e300
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
+
+
 def _within(low: float, high: float) -> Legal:
     return lambda value: _is_number(value) and low <= value <= high, f"a number from {low:g} to {high:g}"
 
@@ -196,6 +200,14 @@ def _word(*words: str) -> Legal:
 
 _TEXT: Legal = _is_text, "a text"
 _COUNT = _whole(0, 2**53)
+_PAIRS: Legal = (
+    lambda value: isinstance(value, dict) and all(map(_is_pair, value.values())),
+    "a table of mean and deviation",
+)
+_SHARES: Legal = (
+    lambda value: isinstance(value, list | tuple) and all(_is_number(each) and 0 <= each <= 1 for each in value),
+    "a list of numbers from 0 to 1",
+)
 _INSIDE: dict[str, dict[str, Legal]] = {
     "preprocess": {
         "size": _whole(1, MOST),
@@ -214,7 +226,8 @@ _INSIDE: dict[str, dict[str, Legal]] = {
     },
     "choices": dict.fromkeys(("strategy", "head", "recipe", "backbone", "weights", "task"), _TEXT)
     | {"seed": _whole(0, 2**64 - 1)},
-    "data": dict.fromkeys(("train", "test"), _COUNT) | {"seed": _whole(0, 2**64 - 1), "root": _TEXT},
+    "data": dict.fromkeys(("train", "test"), _COUNT)
+    | {"seed": _whole(0, 2**64 - 1), "root": _TEXT, "traits": _PAIRS, "shares": _SHARES},
 }
 _KINDS: dict[Any, Callable[[Any], bool]] = {  # the annotations above, as text, and what JSON makes of them
     "str": _is_text,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from graft_runtime import walk
+from graft_runtime.card import Card
 from graft_runtime.decide import RATE
 from graft_runtime.journal import Journal, left
 from graft_runtime.prediction import Prediction
@@ -36,6 +37,9 @@ class Judge(Protocol):
     @property
     def identity(self) -> str: ...
 
+    @property
+    def card(self) -> Card: ...
+
     def blocks(
         self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = RATE
     ) -> Iterator[list[Prediction]]: ...
@@ -61,13 +65,17 @@ class Form:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of it: all answers, how many of them an earlier run made, all faults, and some of this run's."""
+    """What came of it: all answers, how many of them an earlier run made, all faults, and some of this run's.
+
+    `careful` are sentences to read before the answers are believed.
+    """
 
     output: str
     answers: int
     before: int
     faults: int
     examples: tuple[tuple[str, str], ...]  # (picture, fault)
+    careful: tuple[str, ...] = ()
 
 
 def write(

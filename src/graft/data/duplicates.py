@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,10 @@ from graft.progress import Watch, unwatched
 ALIKE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
 LOOSE, EACH = 0.5, 0.03  # where the hashes agree, a cosine of LOOSE does, and EACH more for a bit that differs
 CERTAIN = 4  # bits that may differ where hashes alone decide
+SURE = 0.95  # the cosine asked for where hashes disagree, in a set whose images are alike by nature
+NEIGHBOURS, SAMPLE = 20, 512  # how alike a set's images are by nature: by the 20th nearest of so many of them
+UNRELATED = 22.0  # bits by which the hashes of photos and their 20th nearest differ: further is no evidence
+CHANCE = 0.02  # share of images with a partner above ALIKE of another hash from which on they are alike by nature
 BLOCK = 2048
 SKETCH = 512  # wider features are projected to so many dimensions: a cosine near ALIKE then errs by 0.012
 
@@ -52,21 +57,57 @@ def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[
     """All pairs of near-duplicates, some at a time: the cosine between their features is above ALIKE, or less where
     their perceptual hashes, of which one may be the mirror image's, are near.
 
-    Features are standardised first, so that the cosine compares what makes a picture special in this set. All pairs
-    are compared, block by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 pictures take 1.3
-    TFLOP, whatever they show.
+    Features are standardised first, so that the cosine compares what makes a picture special in this set. Where images
+    are alike by nature, as steel, cells or panels are, more is asked for: see `Nature`. All pairs are compared, block
+    by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 pictures take 1.3 TFLOP.
     """
     rows = _unit(sketch(features))
+    nature = None if hashes is None else natural(rows, hashes)
     for start in range(0, len(rows), BLOCK):
         for other in range(start, len(rows), BLOCK):
             cosines = rows[start : start + BLOCK] @ rows[other : other + BLOCK].T
             near = cosines > (ALIKE if hashes is None else LOOSE)
             one, two = np.nonzero(np.triu(near, 1) if other == start else near)
             cosine, one, two = cosines[one, two], one + start, two + other
-            if hashes is not None:
-                sure = cosine > np.minimum(ALIKE, LOOSE + EACH * differing(hashes[one], hashes[two]))
+            if nature and hashes is not None:
+                sure = cosine > nature.least(differing(hashes[one], hashes[two]))
                 one, two, cosine = one[sure], two[sure], cosine[sure]
             yield one, two, cosine
+
+
+@dataclass(frozen=True)
+class Nature:
+    """How alike the images of a set are without being near-duplicates.
+
+    `bits` by which hashes differ, and `cosine` of features, between an image and its 20th nearest, in the median; and
+    whether many have `twins`: a partner above ALIKE whose hash has nothing in common with theirs, which is no
+    near-duplicate's.
+    """
+
+    bits: float
+    cosine: float
+    twins: bool
+
+    def least(self, differing: NDArray[np.uint8]) -> NDArray[np.floating]:
+        """The cosine from which on pairs are near-duplicates, by how many bits their hashes differ."""
+        alike = min(max(ALIKE, (1 + self.cosine) / 2), SURE)  # half as far as the 20th nearest
+        near = np.minimum(alike, LOOSE + EACH * differing * (UNRELATED / min(self.bits, UNRELATED)))
+        return np.where(differing <= self.bits, near, SURE if self.twins else alike)
+
+
+def natural(rows: NDArray[np.floating], hashes: NDArray[np.uint64]) -> Nature:
+    """The nature of a set, by features [n, d] of length 1 and hashes [n]; of a small set that of photos."""
+    if len(rows) <= 2 * NEIGHBOURS:
+        return Nature(UNRELATED, 0.0, twins=False)
+    asked = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))
+    cosines = rows[asked] @ rows.T
+    bits = differing(hashes[asked, None], hashes[None]).astype(np.int16)
+    itself = (np.arange(len(asked)), asked)
+    cosines[itself], bits[itself] = -1, BITS
+    far = float(np.median(np.partition(bits, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]))
+    near = float(np.median(np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS]))
+    twins = ((cosines > ALIKE) & (bits > far)).any(axis=1).mean()
+    return Nature(max(far, 1.0), near, bool(twins > CHANCE))
 
 
 def alike_in_hash(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from graft.data.duplicates import blocks
 from graft.data.split import folds
 from graft.errors import DataError
-from graft.model import card, forward, memory, unknown
+from graft.model import card, forward, memory, shift, unknown
 from graft.model.calibrate import Calibration, calibrate, thresholds
 from graft.model.classifier import Classifier
 from graft.model.forward import Look
@@ -183,7 +183,9 @@ def recorded(
         "seed": material.seed,
         "root": Path(material.data.root).name,
         "fingerprint": material.fingerprint(),
-    }
+    } | shift.kept(
+        material.embedded.looks, material.train, material.data.labels[material.train], len(material.data.classes)
+    )
     plain = score.as_dict() if score else {}
     named = ("accuracy", "mean_average_precision", "interval", "macro_f1", "micro_f1", "log_loss")
     metrics = {

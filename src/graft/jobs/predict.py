@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from graft.data.dataset import from_paths
 from graft.errors import DataError, GraftError, ModelError, OutputError, UsageError
 from graft.jobs import columns
+from graft.model.shift import Answers
 from graft.progress import Watch, Work, unwatched
 from graft_runtime import contract, table
 from graft_runtime.decide import RATE
@@ -34,11 +37,25 @@ def predict(
 
     Raises DataError for a path that is not there; a picture that cannot be decoded gets its fault instead.
     """
+    return predict_with_care(classifier, images, coverage=coverage, unknown=unknown, watch=watch)[0]
+
+
+def predict_with_care(
+    classifier: str | Path | Judge,
+    images: Sequence[str | Path],
+    *,
+    coverage: float | None = None,
+    unknown: float = RATE,
+    watch: Watch = unwatched,
+) -> tuple[list[Prediction], tuple[str, ...]]:
+    """The same, and what to know before believing the answers: in what the images are unlike the training ones."""
     judge = opened(classifier, watch)
     _allowed(judge, coverage, unknown)
     paths = [str(path) for path in files(images)]
     blocks = judge.blocks(paths, coverage=coverage, unknown=unknown)
-    return list(watch(chain.from_iterable(blocks), "pictures", len(paths)))
+    answers = Answers(judge.card)
+    found = list(answers.noted(watch(chain.from_iterable(blocks), "pictures", len(paths))))
+    return found, answers.shift(unknown, from_paths(paths)).of_answers()
 
 
 def write(
@@ -61,13 +78,16 @@ def write(
     """
     place, judge = Path(output), opened(classifier, watch)
 
+    answers = Answers(judge.card)
+
     def watched(things: Iterator[Prediction], before: int, count: int) -> Iterable[Prediction]:
-        return watch(things, Work("pictures", before=before), count)
+        return answers.noted(watch(things, Work("pictures", before=before), count))
 
     _allowed(judge, asked.coverage, asked.unknown)
     with _told():
         paths = [str(path) for path in files(images)]
-        return table.write(judge, paths, place, asked, watched, _form(place), resume=resume, force=force)
+        written = table.write(judge, paths, place, asked, watched, _form(place), resume=resume, force=force)
+    return replace(written, careful=answers.shift(asked.unknown, from_paths(paths)).of_answers())
 
 
 def check(path: Path, *, resume: bool = False, force: bool = False) -> None:

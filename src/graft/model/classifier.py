@@ -173,7 +173,8 @@ class Classifier:
         if not len(look.rows):
             raise DataError(f"None of the {len(data)} pictures can be used, the first because: {look.faults[0]}.")
         score = self.scored(look, data)
-        return replace(score, trust=replace(score.trust, unlabelled=data.ignored.get(NO_LABEL, 0)))
+        told = scoring.shifted(self.card, self.memory, look, data)
+        return replace(score, trust=replace(score.trust, unlabelled=data.ignored.get(NO_LABEL, 0), shift=told))
 
     def scored(self, look: Look, data: Dataset) -> Score:
         """The score of what was said of the pictures of a table that `scoring.matched` made."""

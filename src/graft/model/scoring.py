@@ -16,6 +16,7 @@ from graft.model.evaluation import Evaluation, judge
 from graft.model.forward import Look
 from graft.model.memory import Memory
 from graft.model.multilabel import Score, judge_labels
+from graft.model.shift import Shift, shift
 from graft.model.trust import Rejection, Sets, Strangers
 from graft_runtime.card import MULTICLASS, MULTILABEL, Card
 from graft_runtime.decide import RATE, least_of, probabilities, size_of
@@ -73,6 +74,16 @@ def scored(
         seen=int(memory.seen(look.digests).sum()) if memory else 0,
     )
     return replace(score, trust=trust)
+
+
+def shifted(card: Card, memory: Memory | None, look: Look, data: Dataset) -> Shift:
+    """The shift of labelled images: of those that show a class which the classifier knows."""
+    labels, known = data.labels[look.rows], len(card.classes)
+    own = ~_strange(labels, known)
+    limit = memory.known.limit(RATE) if memory and memory.known else np.inf
+    strange = look.near.scores[own] > limit if look.near and np.isfinite(limit) else None
+    answers = look.logits[own].argmax(axis=1) if labels.ndim == 1 else np.empty(0, np.intp)
+    return shift(card, int(own.sum()), strange, RATE, answers, data.take(look.rows[own]))
 
 
 def _strange(labels: NDArray[np.integer], known: int) -> NDArray[np.bool_]:

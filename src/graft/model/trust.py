@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.model.bootstrap import Interval
+from graft.model.shift import Shift
 
 BINS = 15
 FEW, FEW_OF_CLASS = 100, 10  # test pictures below which a score, or that of a class, says little
@@ -69,7 +70,7 @@ class Strangers:
 class Trust:
     """`before` and `after` are the reliability without and with calibration; `seen` are test pictures trained on.
 
-    `unlabelled` images were left out, because their label is missing.
+    `unlabelled` images were left out, because their label is missing; `shift` says how the images differ from training.
     """
 
     before: tuple[Bin, ...] = ()
@@ -79,6 +80,7 @@ class Trust:
     strangers: Strangers | None = None
     seen: int = 0
     unlabelled: int = 0
+    shift: Shift | None = None
 
 
 def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = BINS) -> tuple[Bin, ...]:
@@ -105,7 +107,8 @@ def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]
 
 def careful(count: int, of_classes: Mapping[str, int], trust: Trust) -> tuple[str, ...]:
     """Sentences for whoever is about to believe a score of so many test pictures."""
-    said = [f"{count} test pictures are few: the true figure may be anywhere in that range"] * (count < FEW)
+    said = [*(trust.shift.of_score() if trust.shift else ())]
+    said += [f"{count} test pictures are few: the true figure may be anywhere in that range"] * (count < FEW)
     none = [name for name, own in of_classes.items() if not own]
     few = [name for name, own in of_classes.items() if 0 < own < FEW_OF_CLASS]
     if none:

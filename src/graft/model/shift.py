@@ -1,0 +1,184 @@
+"""Whether images are like those that a classifier was trained on: how many it knows, their pixels, its answers.
+
+A score and a probability are about images like the training ones. What a data set shift looks like is known (Rabanser
+et al. 2019, "Failing Loudly"); here it is told in words, from what a classifier keeps of its training images.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data import dataset as table
+from graft.data.dataset import Dataset, pixels
+from graft.data.looks import TRAITS, Looks, glimpse, look
+from graft.model.bootstrap import wilson
+from graft_runtime.card import Card
+from graft_runtime.image import ImageError
+from graft_runtime.prediction import Prediction
+
+FEWEST = 20  # images below which nothing is said
+ASKED = 200  # images that are looked at, at most
+TIMES = 2.0  # how often as many must be unknown as were allowed for, at the lower end of the interval
+FAR = 0.75  # standard deviations of the training images by which the mean of a trait must differ
+MANY, OTHER, SURE = 50, 0.25, 4.0  # answers, change of a class's share, and standard errors of it, that are told
+_WORDS = {
+    "brightness": ("darker", "brighter"),
+    "contrast": ("of less contrast", "of more contrast"),
+    "colour": ("less colourful", "more colourful"),
+    "detail": ("less sharp", "of more fine detail"),
+    "white": ("less white", "whiter"),
+}
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How images differ from the training ones.
+
+    `unknown` is the share of them called unknown, None where it cannot be told, and `rate` the share allowed for;
+    `unlike` whether that is far more. `looks` are words about their pixels; `classes` has the shares of answers and of
+    training images for those classes in which they differ most. `before` is the score on images like the training ones.
+    """
+
+    count: int
+    unknown: float | None
+    rate: float
+    unlike: bool
+    looks: tuple[str, ...] = ()
+    classes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    before: float | None = None
+
+    def of_score(self) -> tuple[str, ...]:
+        """What to know before believing a score of these images; nothing where nothing differs."""
+        was = "" if self.before is None else f"; on images like the training ones it was {self.before:.1%}"
+        return self._said(f". The score is about such images{was}")
+
+    def of_answers(self) -> tuple[str, ...]:
+        """What to know before believing the answers."""
+        return self._said(". Fewer answers are right than their probabilities say: label some, and ask graft evaluate")
+
+    def _said(self, meaning: str) -> tuple[str, ...]:
+        they = f"they are {_joined(self.looks)}" if self.looks else ""
+        said = list[str]()
+        if self.unlike:
+            share = f"{self.unknown:.1%} of them are called unknown, where {self.rate:.0%} were allowed for"
+            said.append(
+                "; ".join(filter(None, [f"these images are unlike the training images: {share}", they])) + meaning
+            )
+        elif they:
+            said.append(f"these images differ from the training images: {they}{meaning}")
+        if self.classes:
+            listed = ", ".join(
+                f"{now:.0%} {name}, {then:.0%} in training" for name, (now, then) in self.classes.items()
+            )
+            said.append(f"the answers are spread over the classes in another way than the training images: {listed}")
+        return tuple(said)
+
+
+def kept(looks: Looks, rows: NDArray[np.intp], labels: NDArray[np.integer], classes: int) -> dict[str, Any]:
+    """What a card keeps of training images, `rows` of the looks: each trait's mean and deviation, shares of classes."""
+    traits = {name: column[rows] for name, column in looks.traits.items()} if len(looks) else {}
+    shares = table.tally(labels, classes) / max(len(labels), 1)
+    return {
+        "traits": {name: [round(float(of(column)), 4) for of in (np.mean, np.std)] for name, column in traits.items()},
+        "shares": [round(float(share), 6) for share in shares],
+    }
+
+
+def looked(data: Dataset, enough: int) -> Looks:
+    """At most ASKED of these images, evenly spread, as they look decoded with `enough` pixels a side.
+
+    What cannot be read is passed over.
+    """
+    found = []
+    for row in np.unique(np.linspace(0, len(data) - 1, min(ASKED, len(data))).astype(int)).tolist():
+        try:
+            raw = data.read(row)
+            found.append(glimpse(raw, pixels(raw, enough)))
+        except (ImageError, OSError):
+            continue
+    return Looks(look(found) if found else np.zeros((0, 0), np.float32))
+
+
+class Answers:
+    """What is kept of answers as they come, a few bytes each: which class, whether unknown."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self._number = {name: at for at, name in enumerate(card.classes)}
+        self._labels, self._strange = array("i"), bytearray()
+
+    def add(self, each: Prediction) -> None:
+        """One more; what could not be judged does not count."""
+        if not each.fault:
+            self._strange.append(each.unknown)
+            self._labels.append(self._number[each.labels[0]] if len(each.labels) == 1 else -1)
+
+    def noted(self, told: Iterable[Prediction]) -> Iterator[Prediction]:
+        """The same answers, each kept as it goes by."""
+        for each in told:
+            self.add(each)
+            yield each
+
+    def shift(self, rate: float, data: Dataset) -> Shift:
+        """The shift of these images, where `rate` of those of known classes were allowed to be called unknown."""
+        labels = np.asarray(self._labels, np.intp)
+        told = bool(rate) and self.card.unknown.get("limit") is not None
+        strange = np.asarray(self._strange, bool) if told else None
+        return shift(self.card, len(labels), strange, rate, labels[labels >= 0], data)
+
+
+def shift(
+    card: Card,
+    count: int,
+    strange: NDArray[np.bool_] | None,
+    rate: float,
+    answers: NDArray[np.integer],
+    data: Dataset,
+) -> Shift:
+    """The shift of `count` images, some of them called unknown, with these answers (rows of the card's classes)."""
+    unknown = None if strange is None or not count else float(strange.mean())
+    before = card.metrics.get("accuracy", card.metrics.get("mean_average_precision"))
+    if count < FEWEST:
+        return Shift(count, unknown, rate, unlike=False, before=before)
+    unlike = strange is not None and wilson(int(strange.sum()), count)[0] > TIMES * rate
+    traits = card.data.get("traits", {})
+    looks = _differing(traits, looked(data, card.enough)) if traits else ()
+    spread = _spread(card.classes, card.data.get("shares", ()), answers)
+    return Shift(count, unknown, rate, unlike, looks, spread, before)
+
+
+def _differing(traits: Mapping[str, Sequence[float]], looks: Looks) -> tuple[str, ...]:
+    """Words for what differs, most first."""
+    if len(looks) < FEWEST:
+        return ()
+    now, told = looks.traits, list[tuple[float, str]]()
+    for name in (name for name in TRAITS if name in traits):
+        mean, deviation = traits[name]
+        far = (float(now[name].mean()) - mean) / max(deviation, 1e-6)
+        error = float(now[name].std()) / np.sqrt(len(looks)) / max(deviation, 1e-6)
+        if abs(far) > FAR + SURE * error:
+            told.append((-abs(far), _WORDS[name][int(far > 0)]))
+    return tuple(word for _, word in sorted(told))
+
+
+def _spread(
+    classes: Sequence[str], shares: Sequence[float], answers: NDArray[np.integer]
+) -> dict[str, tuple[float, float]]:
+    """The classes whose share among the answers is far from that among the training images: (now, then)."""
+    if len(shares) != len(classes) or len(answers) < MANY:
+        return {}
+    now, then = np.bincount(answers, minlength=len(classes)) / len(answers), np.asarray(shares)
+    error = np.sqrt(np.maximum(then * (1 - then), 1e-4) / len(answers))
+    far = np.flatnonzero(np.abs(now - then) > np.maximum(OTHER, SURE * error))
+    order = far[np.argsort(-(now - then)[far], kind="stable")][:3]  # what is said too often first
+    return {str(classes[at]): (float(now[at]), float(then[at])) for at in order.tolist()}
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
