@@ -29,7 +29,7 @@ CHANCES = {"red": 0.7, "green": 0.3}
 class Oracle:
     """Answers by the place in its block: whoever goes on elsewhere than at a block's beginning answers otherwise."""
 
-    classes, identity = tuple(CHANCES), "oracle"
+    classes, identity, card = tuple(CHANCES), "oracle", exported.card()
 
     def __init__(self, most: int = 10**9) -> None:
         self.most = most  # pictures, after which it is interrupted
@@ -393,3 +393,16 @@ def test_memory_does_not_grow_with_the_number_of_pictures(folder: Path) -> None:
         peaks.append(int(done.stdout.split()[-1]) / 1024)
         assert (folder / f"{count}.csv").read_bytes().count(b"\r\n") == count + 1
     assert peaks[1] - peaks[0] < 24, f"{peaks} MB: of 18,000 more pictures nothing but the names may be held"
+
+
+@pytest.mark.parametrize("name", ["a.csv.part", "a.csv.part.log"])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_link_that_somebody_left_at_the_name_of_the_part_is_not_followed(
+    tmp_path: Path, name: str, force: bool
+) -> None:
+    theirs = tmp_path / "precious"
+    theirs.write_bytes(b"precious")
+    (tmp_path / name).symlink_to(theirs)
+    with pytest.raises(OSError, match=r"a\.csv"):
+        journal.Journal(tmp_path / "a.csv", {}, resume=False, force=force)
+    assert theirs.read_bytes() == b"precious"

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 try:
     import fcntl
@@ -39,6 +39,15 @@ class Mark:
     sum: int = 0
 
 
+def _opened(path: Path, mode: str) -> BinaryIO:
+    """A file of this name, never one that a link there names: whoever may write beside us may have left it."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return cast(BinaryIO, open(path, mode, buffering=0, opener=opener))
+
+
 class Journal:
     """The rows of one file. `mark` is how far it is; a fresh one is at its beginning, with the heading to come.
 
@@ -53,10 +62,10 @@ class Journal:
         begun = resume and _begun(self._log_path)
         try:
             with ExitStack() as files:
-                self._log = files.enter_context(self._log_path.open("r+b" if begun else "a+b", buffering=0))
+                self._log = files.enter_context(_opened(self._log_path, "r+b" if begun else "a+b"))
                 _lock(self._log, place)
                 again = begun and self.part.exists()
-                self._rows = files.enter_context(self.part.open("r+b" if again else "wb", buffering=0))
+                self._rows = files.enter_context(_opened(self.part, "r+b" if again else "wb"))
                 if begun:
                     self._go_on(about)
                 else:
