@@ -16,7 +16,7 @@ from graft.progress import Watch, unwatched
 
 ALIKE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
 LOOSE, EACH = 0.5, 0.03  # where the hashes agree, a cosine of LOOSE does, and EACH more for a bit that differs
-CERTAIN = 4  # bits that may differ where hashes alone decide
+CERTAIN, HINT = 4, 0.1  # bits that may differ where hashes decide, alone or with features of so little in common
 SURE = 0.95  # the cosine asked for where hashes disagree, in a set whose images are alike by nature
 NEIGHBOURS, SAMPLE = 20, 512  # how alike a set's images are by nature: by the 20th nearest of so many of them
 UNRELATED = 22.0  # bits by which the hashes of photos and their 20th nearest differ: further is no evidence
@@ -62,15 +62,15 @@ def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[
     by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 pictures take 1.3 TFLOP.
     """
     rows = _unit(sketch(features))
-    nature = None if hashes is None else natural(rows, hashes)
+    limits = None if hashes is None else natural(rows, hashes).least(np.arange(BITS + 1)).astype(np.float32)
     for start in range(0, len(rows), BLOCK):
         for other in range(start, len(rows), BLOCK):
             cosines = rows[start : start + BLOCK] @ rows[other : other + BLOCK].T
-            near = cosines > (ALIKE if hashes is None else LOOSE)
+            near = cosines > (ALIKE if limits is None else HINT)
             one, two = np.nonzero(np.triu(near, 1) if other == start else near)
             cosine, one, two = cosines[one, two], one + start, two + other
-            if nature and hashes is not None:
-                sure = cosine > nature.least(differing(hashes[one], hashes[two]))
+            if limits is not None and hashes is not None:
+                sure = cosine > limits[differing(hashes[one], hashes[two])]
                 one, two, cosine = one[sure], two[sure], cosine[sure]
             yield one, two, cosine
 
@@ -88,24 +88,28 @@ class Nature:
     cosine: float
     twins: bool
 
-    def least(self, differing: NDArray[np.uint8]) -> NDArray[np.floating]:
+    def least(self, differing: NDArray[np.integer]) -> NDArray[np.floating]:
         """The cosine from which on pairs are near-duplicates, by how many bits their hashes differ."""
         alike = min(max(ALIKE, (1 + self.cosine) / 2), SURE)  # half as far as the 20th nearest
-        near = np.minimum(alike, LOOSE + EACH * differing * (UNRELATED / min(self.bits, UNRELATED)))
+        if self.bits <= 2 * CERTAIN:  # that hashes agree says nothing here
+            return np.full(len(differing), SURE if self.twins else alike)
+        bits = differing * (UNRELATED / min(self.bits, UNRELATED))  # as many as in a set of photos
+        near = np.where(bits <= CERTAIN, HINT, np.minimum(alike, LOOSE + EACH * bits))
         return np.where(differing <= self.bits, near, SURE if self.twins else alike)
 
 
 def natural(rows: NDArray[np.floating], hashes: NDArray[np.uint64]) -> Nature:
-    """The nature of a set, by features [n, d] of length 1 and hashes [n]; of a small set that of photos."""
-    if len(rows) <= 2 * NEIGHBOURS:
+    """The nature of a set, by features [n, d] of length 1 and hashes [n]; in a small set by its half."""
+    nth = min(NEIGHBOURS, len(rows) // 2)
+    if nth < 2:
         return Nature(UNRELATED, 0.0, twins=False)
     asked = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))
     cosines = rows[asked] @ rows.T
     bits = differing(hashes[asked, None], hashes[None]).astype(np.int16)
     itself = (np.arange(len(asked)), asked)
     cosines[itself], bits[itself] = -1, BITS
-    far = float(np.median(np.partition(bits, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]))
-    near = float(np.median(np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS]))
+    far = float(np.median(np.partition(bits, nth - 1, axis=1)[:, nth - 1]))
+    near = float(np.median(np.partition(cosines, -nth, axis=1)[:, -nth]))
     twins = ((cosines > ALIKE) & (bits > far)).any(axis=1).mean()
     return Nature(max(far, 1.0), near, bool(twins > CHANCE))
 
