@@ -31,7 +31,7 @@ def score(found: Mapping[str, Any] | None, on: str = "pictures that it never saw
 
 def _careful(sentences: Sequence[str]) -> None:
     for sentence in sentences:
-        print(f"  careful      {sentence}")
+        say(f"  careful      {sentence}")
 
 
 def _labels(found: Mapping[str, Any]) -> None:

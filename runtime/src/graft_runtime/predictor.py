@@ -198,8 +198,6 @@ def _pixels(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]
     image = given.one(image, row)
     try:
         if isinstance(image, str | os.PathLike):
-            if os.path.isdir(image):
-                return name, None, given.FOLDER
             image = read(image)
         if isinstance(image, bytes):
             return name, decode(image, enough=enough), ""
