@@ -25,3 +25,4 @@ def test_a_good_part_of_the_data_lost_is_said_with_care(
     line = f"  careful      {count} of {100 + count} images cannot be used, {count - 1} of them because: {HEIC}"
     assert (line in said.splitlines()) == told
     assert f"{count} pictures that cannot be used" in said
+    assert f"and {count - 5} more (HEIC is not read here)" in said  # what is wrong, not what helps

@@ -402,6 +402,13 @@ def test_two_columns_of_one_name_may_not_differ(tmp_path: Path) -> None:
     assert complaint(path).endswith("has two columns 'label' that say different things. Rename or drop one.")
 
 
+def test_a_cell_that_is_a_class_of_a_classifier_is_that_whatever_marks_it_has(tmp_path: Path) -> None:
+    path = lay(tmp_path, 'file,label\na.jpg,a|b\nb.jpg,"c, d"\nc.jpg,e\n')
+    data = read_table(path, ("a|b", "c, d", "e"))
+    assert (data.task, data.labels.tolist()) == ("multiclass", [0, 1, 2])
+    assert read_table(path, ("a", "b", "c, d", "e")).labels.tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
 def test_paths_and_labels_of_a_list_may_have_blanks_in_them(tmp_path: Path) -> None:
     (tmp_path / "my photos").mkdir()
     path = lay(tmp_path, "my photos/a 1.JPG golden retriever\nb.jpg cat\n", "my photos/a 1.JPG")

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -83,6 +83,7 @@ class Cells:
     marks: str = MARKS
     whole: frozenset[str] = frozenset()
     encoding: str = ""  # where it is none of Unicode's
+    known: tuple[str, ...] = ()  # classes of a trained classifier: a cell that is one is that, whatever marks it has
 
     def __post_init__(self) -> None:
         for role, name in asdict(self.named).items():
@@ -144,8 +145,9 @@ class Cells:
         marks = NO_MARK if whole else self.marks
         if not whole and any(said) and all(not cell or _LIST.fullmatch(cell) for cell in said):
             marks, said = NO_MARK, texts([_items(cell) for cell in said])
-        mark = next((mark for mark in marks if any(mark in cell for cell in said)), marks[0])
-        rows = [{label.strip() for label in cell.split(mark)} - {""} for cell in said]
+        joined = [cell for cell in said if cell not in self.known]
+        mark = next((mark for mark in marks if any(mark in cell for cell in joined)), marks[0])
+        rows = [{cell} if cell in self.known else {label.strip() for label in cell.split(mark)} - {""} for cell in said]
         if not whole and all(_WHOLE.fullmatch(label) for row in rows for label in row):
             rows = [{label.partition(".")[0] for label in row} for row in rows]
         return [tuple(sorted(row)) for row in rows]
@@ -210,6 +212,7 @@ def labelled(
 
     Raises DataError: no label at all, all the same, or none that a trained classifier's `classes` have.
     """
+    cells = replace(cells, known=classes or ())
     said = cells.labels
     found = tuple(sorted({label for row in said for label in row}, key=natural))
     _check(cells, found, classes)

@@ -63,6 +63,7 @@ def content(path: Path) -> bytes:
 
 def tabled(cells: Cells, place: Place, classes: tuple[str, ...] | None, *, strict: bool) -> Dataset:
     """The data set of a table whose cells name files."""
+    cells = replace(cells, known=classes or ())
     files = _files(cells)
     first, unnamed = _once(cells, files), files.count("")
     if not first:
