@@ -147,6 +147,10 @@ finally:
         ("--head conv --dropout 0.5", "--head conv:dropout=0.5?"),
         ("--stategy tail", "--strategy?"),
         ("--recepi epochs=3", "--recipe?"),
+        ("--lr 0.1", "--recipe rate=0.1?"),
+        ("--learning-rate 0.1", "--recipe rate=0.1?"),
+        ("--wd 0.1", "--recipe weight_decay=0.1?"),
+        ("--model resnet18", "--backbone?"),
         ("--epochs", "--recipe epochs=...?"),
         ("--zzzz 1", "lists all."),
     ],
@@ -156,6 +160,12 @@ def test_an_option_that_is_a_word_inside_another_is_told_where_it_belongs(words:
     assert done.exit_code == 2
     said = " ".join(done.stderr.replace("│", " ").split())
     assert want in said
+
+
+def test_an_option_that_is_there_and_lacks_its_value_is_not_called_unknown() -> None:
+    done = graft("fit", "photos", "--output")
+    assert done.exit_code == 2
+    assert "Option '--output' requires an argument." in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,7 +431,7 @@ def test_what_is_kept_is_said_in_words(
         f"  kept         {says}",
         "  cost         12.3 forward passes for each picture",
     ]
-    data = {"leaks": 0, "alike_names": [], "conflicts": []}
+    data = {"leaks": 0, "alike_names": [], "conflicts": [], "faults": {}, "train": 4, "test": 1}
     assert show.careful({"training": training, "data": data}) == [
         "The loss has exploded."
     ]  # at the head of the summary

@@ -78,6 +78,7 @@ def test_every_strategy_is_written_as_its_name(name: str) -> None:
         ("probe:view=4", ["'probe'", "'view'", "head, views, strength"]),
         ("full:views=4", ["'full'", "'views'", "epochs"]),
         ("probe:views=four", ["'views'", "a whole number", "'four'"]),
+        ("probe:views=4,views=5", ["'probe'", "'views' twice"]),
         ("probe:views=4.5", ["'views'", "a whole number", "'4.5'"]),
         ("probe:views", ["'views'", "a whole number", "''"]),
         ("probe:strength=much", ["'strength'", "a number", "'much'"]),

@@ -153,6 +153,7 @@ DEEP: dict[str, tuple[Any, Any]] = {  # values of every type, and the grey level
     "int8": ((LEVELS - 128).astype(np.int8), LEVELS),
     "int8 of an unsigned range": ((LEVELS // 2).astype(np.int8), LEVELS // 2),
     "uint16": ((LEVELS * 257).astype(np.uint16), LEVELS),
+    "uint16 of 8 bits": (LEVELS.astype(np.uint16), LEVELS),
     "int16": (((LEVELS - 128) * 256).astype(np.int16), LEVELS),
     "int16 without negatives": ((LEVELS * 128.498).astype(np.int16), LEVELS),
     "int16 of 8 bits": (LEVELS.astype(np.int16), LEVELS),
@@ -211,6 +212,7 @@ def test_a_pillow_image_of_each_grey_mode_keeps_its_range() -> None:
         Image.fromarray((LEVELS * 257).astype(np.int32)),
         Image.fromarray(((LEVELS - 100) * 9).astype(np.int32)),
         Image.fromarray((LEVELS * 257).astype(np.uint16)),
+        Image.fromarray(LEVELS.astype(np.uint16)),
         Image.fromarray((LEVELS / 255).astype(np.float32)),
     ):
         assert np.array_equal(upright(made)[..., 0], LEVELS), made.mode
@@ -221,6 +223,26 @@ def test_an_array_is_uint8_or_refused() -> None:
     for odd in (bool, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float16, np.float32, object):
         with pytest.raises(ValueError, match=f"Got {np.dtype(odd)}"):
             colour(LEVELS.astype(odd))
+
+
+@pytest.mark.parametrize(
+    ("shape", "advice"),
+    [
+        ((3, 8, 9), r"\[3, 8, 9\]: put the channels last"),
+        ((8, 9, 4), r"\[8, 9, 4\]: lay the transparency on a background\.$"),
+        ((2, 8, 9, 3), r"\[2, 8, 9, 3\]: give the 2 images of it one by one\.$"),
+    ],
+)
+def test_an_array_of_another_shape_is_refused_with_what_to_do(shape: tuple[int, ...], advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
+        colour(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=r"scale it to 0\.\.255"):
+        colour(np.zeros(shape, np.float32))
+
+
+def test_an_image_without_pixels_is_a_fault() -> None:
+    with pytest.raises(ImageError, match="damaged: 0 x 5 pixels"):
+        upright(Image.new("RGB", (0, 5)))
 
 
 def test_one_bit_and_grey_become_three_equal_channels() -> None:

@@ -85,6 +85,7 @@ def test_heic_without_its_decoder_says_what_brings_it(shared: Path, monkeypatch:
         (b'<?xml version="1.0"?>\n<svg>', "a drawing"),
         (b"\x93NUMPY\1\0", "a NumPy array is not read: save each image as PNG, or give arrays in Python"),
         (bytes(128) + b"DICM", "DICOM is not read: choose a window of its values"),
+        (b"qoif", "this kind of image is not read: convert it to PNG"),
         (b"<html>", "not an image"),
     ],
 )

@@ -15,6 +15,7 @@ LITTER = (
     "__MACOSX/a.png",
     "@eaDir/a.png/THUMB.jpg",
     "#recycle/a.png",
+    "found.000/a.png",
     "Thumbs.db",
 )
 

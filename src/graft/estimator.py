@@ -107,5 +107,5 @@ def _table(X: Sequence[Any] | NDArray[Any], index: ArrayLike | None, names: tupl
     pictures = list(X)
     if index is not None and len(pictures) != len(np.asarray(index)):
         raise ValueError(f"X has {len(pictures)} pictures, y has {len(np.asarray(index))} labels.")
-    made = table.from_pictures(pictures, index, names)
+    made = table.of_any(pictures, index, names)
     return replace(made, split=np.full(len(made), TRAIN, np.int8))

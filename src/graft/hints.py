@@ -10,6 +10,13 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+SAME = {  # what other programs call them
+    **dict.fromkeys(("lr", "learning_rate", "lr0"), "rate"),
+    **dict.fromkeys(("bs", "batch_size"), "batch"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("model", "network", "arch", "architecture"), "backbone"),
+    **dict.fromkeys(("out", "out_dir", "output_dir", "save"), "output"),
+}
 Mistake: Any = typer.BadParameter.__bases__[0]  # click's UsageError, of whichever click typer stands on
 
 
@@ -21,8 +28,9 @@ class Hinted(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Mistake as error:
-            if option := getattr(error, "option_name", ""):  # there is no such option
-                own = [name for each in self.params for name in (*each.opts, *each.secondary_opts)]
+            option = getattr(error, "option_name", "")
+            own = [name for each in self.params for name in (*each.opts, *each.secondary_opts)]
+            if option and option not in own:  # else it lacks its value
                 error.message, error.possibilities = told(option, given, own), None
             raise
 
@@ -32,7 +40,8 @@ def told(option: str, given: Sequence[str], own: Sequence[str]) -> str:
     word = option.lstrip("-").replace("-", "_")
     inside = _inside(_after(given, "--strategy", "-s"), _after(given, "--head"))
     known = {name.lstrip("-").replace("-", "_"): name for name in own}
-    near = get_close_matches(word, [*known, *inside], n=1)
+    same = SAME.get(word, word)
+    near = [same] if same in known or same in inside else get_close_matches(word, [*known, *inside], n=1)
     if not near:
         return f"No such option: {option}. `graft fit --help` lists all."
     meant = near[0]

@@ -113,7 +113,7 @@ def _training(report: Mapping[str, Any]) -> None:
 def evaluated(evaluation: Mapping[str, Any]) -> None:
     """The score of `graft evaluate`."""
     scores.score(evaluation, "pictures")
-    _listed("left out", [f"{name}: {reason}" for name, reason in evaluation["faults"].items()])
+    _left_out(evaluation["faults"])
 
 
 def cautioned(sentences: Sequence[str]) -> None:
@@ -158,14 +158,14 @@ def embedded(table: Mapping[str, Any], output: Path) -> None:
     """What `graft embed` made."""
     rows, width = table["shape"]
     say(f"{rows:,} x {width:,} features written to {output} ({table['computed']:,} computed, the rest from the cache)")
-    _listed("left out", [f"{name}: {reason}" for name, reason in table["faults"].items()])
+    _left_out(table["faults"])
 
 
 def mapped(written: Mapping[str, Any], output: Path) -> None:
     """What `graft embed --maps` made."""
     shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in written["shapes"].items())
     say(f"{written['images']:,} images x {shapes} written to {output}")
-    _listed("left out", [f"{name}: {reason}" for name, reason in written["faults"].items()])
+    _left_out(written["faults"])
 
 
 def collected(report: Mapping[str, Any]) -> None:
@@ -284,7 +284,7 @@ def findings(data: Mapping[str, Any]) -> None:
         say(f"  not tested   too few pictures of: {listed(data['untested'], MANY)}")
     if data["ignored"]:
         say(f"  ignored      {', '.join(f'{what}: {count:,}' for what, count in data['ignored'].items())}")
-    _listed("left out", [f"{name}: {reason}" for name, reason in data["faults"].items()])
+    _left_out(data["faults"])
 
 
 def _lost(data: Mapping[str, Any]) -> Iterator[str]:
@@ -311,14 +311,15 @@ def _doubts(data: Mapping[str, Any]) -> None:
             say(f"  look at      {count:,} pictures {what}: graft check shows them")
 
 
-def _listed(what: str, lines: Sequence[str]) -> None:
-    if lines:
-        say(f"  {what:<12} {len(lines):,} pictures that cannot be used:")
-        for line in lines[:MOST]:
-            say(f"                 {line}")
-    if len(lines) > MOST:
-        reasons = Counter(line.rsplit(": ", 1)[-1] for line in lines[MOST:])
-        say(f"                 and {len(lines) - MOST:,} more ({', '.join(reasons)})")
+def _left_out(faults: Mapping[str, str]) -> None:
+    """Pictures that cannot be used, some with what is wrong with them, and the kinds of fault of the others."""
+    if faults:
+        say(f"  left out     {len(faults):,} pictures that cannot be used:")
+    for name, reason in list(faults.items())[:MOST]:
+        say(f"                 {name}: {reason}")
+    if len(faults) > MOST:
+        kinds = Counter(reason.partition(": ")[0] for reason in list(faults.values())[MOST:])
+        say(f"                 and {len(faults) - MOST:,} more ({', '.join(kinds)})")
 
 
 def _time(seconds: Mapping[str, float]) -> str:

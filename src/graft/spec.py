@@ -69,6 +69,8 @@ def _options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
         if key not in fields:
             listed = ", ".join(field.name for field in dataclasses.fields(kind)) or "none"
             raise UsageError(f"{owner} has no option {key!r}.{meant(key, sorted(fields))} It has {listed}.")
+        if key in values:
+            raise UsageError(f"{owner} is given {key!r} twice. Leave one of them out.")
         values[key] = _value(key, value, hints[key])
     return values
 

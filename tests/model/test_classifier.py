@@ -128,7 +128,7 @@ def test_whatever_holds_images_is_gone_through_as_the_runtime_does(
         *(lambda: iter(paths), lambda: (path for path in paths), lambda: map(str, paths), {*paths}, tuple(paths)),
         *(np.array([str(path) for path in paths]), dict.fromkeys(paths).keys(), [], iter(())),
         [paths[0], contents[1], Image.open(paths[2]), np.asarray(Image.open(paths[0])), tmp_path / "gone.jpg", b""],
-        *(tmp_path, [tmp_path, paths[0]]),
+        *(tmp_path, [tmp_path, paths[0]], "a\0b.jpg", torch.tensor(np.asarray(Image.open(paths[0])))),
     ]
     for way in ways:
         own, theirs = (judge.predict(way() if callable(way) else way) for judge in (classifier, client))
@@ -154,6 +154,12 @@ def test_whatever_holds_images_is_gone_through_as_the_runtime_does(
         ([{"a": 1}], "Got dict, as number 0"),
         ([["a.jpg"]], "Got list, as number 0"),
         (np.zeros((4, 4)), "must be uint8"),
+        (np.zeros((3, 8, 9), np.uint8), r"uint8 \[3, 8, 9\] may be one image with its channels first, or 3 grey ones"),
+        (torch.zeros(3, 8, 9, dtype=torch.uint8), r"\[3, 8, 9\] may be one image with its channels first"),
+        (torch.zeros(8, 9, 3, requires_grad=True), r"Got torch\.Tensor, which is no array: .*requires grad"),
+        ([torch.zeros(8, 9, dtype=torch.bfloat16)], r"Got torch\.Tensor, which is no array"),
+        ([[[1], [1, 2]]], "Got list, which is no array"),
+        (np.ma.masked_array(np.zeros((8, 9), np.uint8), np.eye(8, 9)), "mask would be lost"),
     ],
 )
 def test_what_is_no_image_is_told_in_one_sentence_in_both(

@@ -201,6 +201,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "preprocess.std ": ([1, 1], "'preprocess.std' must be three numbers"),
     "preprocess.interpolation": ("lanczos", "'preprocess.interpolation' must be 'bicubic' or 'bilinear'"),
     "preprocess.crop": ([], "'preprocess.crop' must be 'center' or 'squash'"),
+    "preprocess": ({}, "do not belong together: the card does not say 'size' of the preprocessing"),
     "preprocess.colour": ("blue", "do not belong together.*colour"),
     "backbone.name": (["x"], "'backbone.name' must be a text"),
     "backbone.name ": ("../../etc", "do not belong together.*no network"),

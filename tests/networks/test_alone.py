@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import torch
 import graft
 from graft.errors import UsageError
 from graft.networks import alone as alone_module
-from graft.networks import engine
+from graft.networks import engine, graph
 from graft.networks.alone import alone, check_gradients, seeded
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Features
@@ -81,6 +83,33 @@ def test_threads_that_share_a_network_hear_their_own_images_only() -> None:
         sys.setswitchinterval(before)
     assert len(off) == 4 * ROUNDS
     assert max(off) <= 1e-5
+
+
+def test_one_network_is_exported_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter keeps its state once for a process: a second one in another thread failed, or saw it."""
+    there, most = [0], [0]
+
+    def export(*_: object, **__: object) -> None:
+        there[0] += 1
+        most[0] = max(most[0], there[0])
+        time.sleep(0.05)
+        there[0] -= 1
+        raise RuntimeError("no export")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    example = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+
+    def compiled() -> None:
+        engine.compile(torch.nn.Identity(), 8, engine.WORTH_COMPILING)
+
+    def written() -> None:
+        with suppress(RuntimeError):
+            graph.traced(torch.nn.Identity(), example, ["features"])
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(each) for each in (compiled, written, written, compiled)]:
+            done.result()
+    assert most == [1]
 
 
 def test_heads_drawn_in_several_threads_are_those_drawn_alone() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 KINDS = "a path, the bytes of a file, a PIL image, or a uint8 array [height, width] or [height, width, 3]"
@@ -18,8 +19,10 @@ def many(images: Any) -> Iterable[Any]:
 
     Raises ValueError for anything else, so for None.
     """
-    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or _is_one_array(images):
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
         return [images]
+    if hasattr(images, "__array__") and getattr(images, "ndim", 1) > 1 and not hasattr(images, "columns"):
+        return _of_array(_array(images))
     table = type(images).__name__ == "DataFrame"  # of pandas, which is gone through by its columns
     strange = isinstance(images, Mapping) or table or hasattr(images, "read") or not isinstance(images, Iterable)
     if strange or (isinstance(images, np.ndarray) and not images.ndim):
@@ -36,15 +39,32 @@ def one(image: Any, row: int) -> Any:
         return bytes(image)
     if isinstance(image, str | os.PathLike | bytes | Image.Image):
         return image
-    array = np.asarray(image) if hasattr(image, "__array__") or isinstance(image, list | tuple) else None
+    array = _array(image) if hasattr(image, "__array__") or isinstance(image, list | tuple) else None
     if array is None or not array.ndim or array.dtype.kind not in NUMBERS:
         raise ValueError(f"An image is {KINDS}. Got {_called(image)}, as number {row} from 0.")
     return array
 
 
-def _is_one_array(images: Any) -> bool:
-    """A single image, as against a stack of them."""
-    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4))
+def _array(pixels: Any) -> NDArray[Any]:
+    """Numbers of any library as an array. Raises ValueError for what can be none, and for a mask that would be lost."""
+    if np.ma.is_masked(pixels):
+        raise ValueError("An array with a mask is no image, for its mask would be lost. Give image.filled(0), perhaps.")
+    try:
+        return np.asarray(pixels)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a gradient, sparse, of 16 bits
+        raise ValueError(f"An image is {KINDS}. Got {_called(pixels)}, which is no array: {error}") from error
+
+
+def _of_array(pixels: NDArray[Any]) -> Iterable[Any]:
+    """A single image as a list of one, a stack of them as it is."""
+    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] <= 4):
+        return [pixels]
+    if pixels.ndim == 3 and pixels.shape[0] in (3, 4):  # tensors of torch have their channels there
+        raise ValueError(
+            f"{pixels.dtype} {list(pixels.shape)} may be one image with its channels first, or {pixels.shape[0]} grey "
+            f"ones. Give numpy.moveaxis(image, 0, -1) for the one, list(images) for the others."
+        )
+    return pixels
 
 
 def _called(given: Any) -> str:

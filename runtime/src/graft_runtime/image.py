@@ -30,6 +30,7 @@ MAX_EXIF: Final = 2 * 2**20  # bytes; Pillow walks over its entries in Python
 _END: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}
 _FILLERS: Final = {"JPEG": (b"\x55" * 512, b"\xaa" * 512), "PNG": (b"", b"")}  # PNG has checksums, JPEG has not
 _RESTARTS: Final = b"\xff\xdd\0\4"  # the JPEG segment that announces restart markers
+_CHANNELS: Final = (1, 3, 4)
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
 
@@ -46,8 +47,12 @@ def read(path: str | os.PathLike[str]) -> bytes:
     known not to be decoded."""
     if advice := kinds.of_name(os.fspath(path)):
         raise ImageError(advice)
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a name with a null character
+        raise ImageError("not a file", str(error)) from error
     if stat.S_ISDIR(status.st_mode):
+        os.scandir(path).close()  # where it cannot be opened, that is what to tell
         raise ImageError("a folder, which stands for no image: give the files in it")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
         raise ImageError("not a file")
@@ -88,6 +93,8 @@ def decode(data: bytes, *, enough: int | None = None, most: int = MAX_PIXELS) ->
 
 def upright(picture: Image.Image) -> NDArray[np.uint8]:
     """A picture that Pillow has opened already, as `decode` gives it; the original stays as it is."""
+    if not picture.width * picture.height:
+        raise ImageError("damaged", f"{picture.width} x {picture.height} pixels")
     try:
         return _pixels(_upright(picture.copy()), _grey(picture))
     except OSError as error:  # Pillow decodes at the first copy
@@ -102,10 +109,22 @@ def colour(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     grey = pixels[..., None] if pixels.ndim == 2 else pixels
     if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or not grey.size:
         raise ValueError(
-            f"A picture in memory must be uint8 [height, width] or [height, width, 3]. "
-            f"Got {pixels.dtype} {list(pixels.shape)}: scale it to 0..255 and lay transparency on a background first."
+            f"An image in memory must be uint8 [height, width] or [height, width, 3]. "
+            f"Got {pixels.dtype} {list(pixels.shape)}: {_mended(pixels)}."
         )
     return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
+
+
+def _mended(pixels: NDArray[Any]) -> str:
+    """What to do with an array that is no image."""
+    shape = pixels.shape[1:] if pixels.ndim == 4 else pixels.shape
+    steps = [f"give the {pixels.shape[0]} images of it one by one"] if pixels.ndim == 4 else []
+    if len(shape) == 3 and shape[0] in _CHANNELS and shape[2] not in _CHANNELS:
+        steps.append("put the channels last, as numpy.moveaxis(image, 0, -1) does")
+    elif len(shape) == 3 and shape[2] in (2, 4):
+        steps.append("lay the transparency on a background")
+    steps += ["scale it to 0..255 and make it uint8"] * (pixels.dtype != np.uint8)
+    return ", ".join(steps) or "that is no image"
 
 
 def _loaded(data: bytes, enough: int | None, most: int) -> Image.Image:
@@ -224,7 +243,9 @@ def _grey(image: Image.Image) -> _Grey | None:
         return None
     inverted = image.mode != "L" and tags.get(_PHOTOMETRIC) == 0
     if image.mode.startswith("I;"):
-        return _Grey(0, 2 ** (bits if 8 < bits <= 16 else 16) - 1, "", inverted)  # scanners put 12 bits into 16
+        if 8 < bits < 16:  # scanners put 12 bits into 16
+            return _Grey(0, 2**bits - 1, "", inverted)
+        return _Grey(0, 2**8 - 1 if _ends(image, _Grey(0, 0))[1] < 2**8 else 2**16 - 1, "", inverted)
     if image.format == "PPM" and image.mode == "I":
         return _Grey(0, 2**16 - 1)  # whatever its levels were, Pillow has scaled them
     stored = "int8" if image.mode == "L" else "uint32" if image.mode == "I" and bits == 32 and not signed else ""

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Final, NamedTuple
 
 READ: Final = {  # Pillow's name of each kind, and how its files end; others start programs or rarely work
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".jps"),
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
     "BMP": (".bmp", ".dib"),
@@ -37,7 +37,10 @@ OTHERS: Final = (
     Other("HEIC", (), (), "pip install 'graft-vision[heic]', or 'graft-runtime[heic]' for a client"),
     Other(
         "a raw photograph",
-        (".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".3fr"),
+        (
+            *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".3fr"),
+            *(".crw", ".srf", ".rwl", ".iiq", ".x3f", ".erf", ".mrw", ".dcr", ".kdc", ".fff", ".mef", ".gpr"),
+        ),
         (b"FUJIFILMCCD-RAW", b"\0\0\0\x18ftypcrx ", b"IIRO", b"IIU\0"),
         _DEVELOPED,
     ),
@@ -68,15 +71,42 @@ OTHERS: Final = (
     ),
     Other(
         "a NumPy array",
-        (".npy",),
+        (".npy", ".npz"),
         (b"\x93NUMPY",),
         "save each image as PNG, or give arrays in Python: graft.fit((numpy.load('images.npy'), labels))",
+    ),
+    Other(
+        "a medical volume",
+        (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"),
+        (),
+        "save its slices as PNG, as nibabel or SimpleITK and Pillow do in a few lines",
+    ),
+    Other(
+        "a microscope's file",
+        (".svs", ".ndpi", ".mrxs", ".scn", ".vsi", ".czi", ".lif", ".nd2"),
+        (),
+        "save tiles or planes of it as PNG, as OpenSlide or Bio-Formats do",
     ),
     Other("OpenEXR", (".exr",), (b"\x76\x2f\x31\x01",), _CONVERTED.format("image.exr")),
     Other(
         "this kind of image",
-        (".tga", ".pcx", ".dds", ".xcf", ".sgi"),
-        (b"gimp xcf",),
+        (
+            ".tga",
+            ".pcx",
+            ".dds",
+            ".xcf",
+            ".sgi",
+            ".qoi",
+            ".hdr",
+            ".pfm",
+            ".jxr",
+            ".wdp",
+            ".hdp",
+            ".fits",
+            ".cur",
+            ".icns",
+        ),
+        (b"gimp xcf", b"qoif", b"#?RADIANCE", b"SIMPLE  =", b"II\xbc\x01", b"icns"),
         _CONVERTED.format("image.tga"),
     ),
 )

@@ -17,6 +17,7 @@ _HIDDEN: Final = frozenset(
         *("@eadir", "@tmp", "@synoeastream", "@__thumb", "@recently-snapshot", "@sharebin", "@transcode", "#snapshot"),
         *("~snapshot", "$recycle.bin", "recycler", "@recycle", "#recycle", "lost+found", "system volume information"),
         *("network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("found.000", "_vti_cnf"),
     )
 )
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from graft.data.images import Content, Files, Images, InMemory, Mixed, Raw
 from graft.errors import DataError
-from graft_runtime import image
+from graft_runtime import given, image
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.screen import FEW, listed
 
@@ -124,18 +124,20 @@ def grouped(first: Dataset, second: Dataset) -> NDArray[np.int64] | None:
     return np.concatenate([one, apart]).astype(np.int64)
 
 
-def from_pictures(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """A table over paths, if all are paths, else over pictures in memory."""
-    paths = all(isinstance(picture, str | Path) for picture in pictures)
-    return (from_paths if paths else from_arrays)(pictures, labels, classes)
+def of_any(images: Any, labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+    """A table over paths, the bytes of files and images in memory: a single one, or any mixture of them.
 
-
-def of_any(given: Sequence[Any]) -> Dataset:
-    """A table over paths, the bytes of files and images in memory, in any mixture."""
-    if all(isinstance(each, str | PathLike) for each in given):
-        return from_paths([fspath(each) for each in given])
-    kept = [_kept(each) for each in given]
-    return _table(Mixed(kept, np.arange(len(kept))), None, ())
+    Raises DataError for what is none of these.
+    """
+    try:
+        kept = [_kept(given.one(each, row)) for row, each in enumerate(given.many(images))]
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if all(isinstance(each, str) for each in kept):
+        return from_paths([str(each) for each in kept], labels, classes)
+    return _table(Mixed(kept, np.arange(len(kept))), labels, classes)
 
 
 def _kept(each: Any) -> Raw | str:

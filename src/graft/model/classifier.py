@@ -23,7 +23,6 @@ from graft.model.multilabel import Score
 from graft.model.unknown import Near, compared_by
 from graft.networks.network import Network
 from graft.progress import Watch, unwatched
-from graft_runtime import given
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
 from graft_runtime.decide import NO_NUMBER, RATE, Answer, answers, finite, least_of
 from graft_runtime.prediction import Neighbour, Prediction
@@ -203,11 +202,4 @@ def load(folder: str | Path) -> Classifier:
 
 def as_dataset(images: Any) -> Dataset:
     """Images as `Classifier.predict` takes them, as a table. Raises DataError for what is none."""
-    if isinstance(images, Dataset):
-        return images
-    try:
-        return table.of_any([given.one(each, row) for row, each in enumerate(given.many(images))])
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    return images if isinstance(images, Dataset) else table.of_any(images)

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,13 @@ def _room(backbone: nn.Module, card: Card) -> int:
     return min(LARGEST, sum(each.numel() * each.element_size() + ABOUT for each in tensors) + ABOUT)
 
 
+def _preprocess(card: Card) -> Preprocess:
+    """As the card says, all of it: what is missing would be another network's."""
+    if lacking := [each.name for each in fields(Preprocess) if each.name not in card.preprocess]:
+        raise ValueError(f"the card does not say {lacking[0]!r} of the preprocessing")
+    return Preprocess(**_tuples(card.preprocess))
+
+
 def _network(card: Card, backbone: nn.Module, tensors: dict[str, Tensor]) -> Network:
     """The network with these tensors: all that it has, of its shapes, and every number of them one."""
     if not card.top:
@@ -150,7 +157,7 @@ def _network(card: Card, backbone: nn.Module, tensors: dict[str, Tensor]) -> Net
         head = Head(card.head)
     own = {f"{HEAD}{name}": each for name, each in head.state_dict().items()}
     check(own, {name: each for name, each in tensors.items() if name.startswith(HEAD)})
-    features = Features(backbone, Preprocess(**_tuples(card.preprocess)), card.layers, card.top, card.pool)
+    features = Features(backbone, _preprocess(card), card.layers, card.top, card.pool)
     network = Network(features, Head(card.head))
     check(network.state_dict(), tensors)
     network.load_state_dict(tensors)

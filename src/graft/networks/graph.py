@@ -13,6 +13,7 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
+from graft.networks.alone import alone
 from graft.networks.pixels import OPSET, PREPARED
 
 LARGE = 10_000  # numbers
@@ -24,7 +25,7 @@ def traced(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> ModelP
     By the tracing exporter, as in `engine`. Networks with 'same' padding ask for the size of each map, which only the
     number of pictures keeps from being a constant; it is made one, and ONNX Runtime works out what follows from it.
     """
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with alone(), TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated
         path = Path(folder) / "traced.onnx"
         torch.onnx.export(

@@ -21,7 +21,7 @@ from graft.networks.head import Head
 from graft.networks.preprocess import Preprocess
 from graft.networks.weights import Source
 
-FORMAT = 1  # of cached features: raise it when decoding, resizing or pooling changes
+FORMAT = 2  # of cached features: raise it when decoding, resizing or pooling changes
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, from_paths
 from graft.data.read.labels import known, texts
 from graft.data.read.source import read_source
-from graft.errors import DataError
+from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError
 
 NAN = float("nan")
@@ -79,6 +80,10 @@ def test_rows_of_0_and_1_with_more_or_fewer_than_one_are_several_labels() -> Non
         ([np.nan, 0.0, 1.0], [UNLABELLED, 0, 1]),
         (np.array([np.nan, 3, 7]), [UNLABELLED, 0, 1]),
         (["", "a", "b"], [UNLABELLED, 0, 1]),
+        (np.array(["a", NAN, "b"]), [0, UNLABELLED, 1]),  # NumPy makes it the text 'nan'
+        (["<NA>", "a", "b"], [UNLABELLED, 0, 1]),
+        (np.array([[0], [NAN], [1]]), [0, UNLABELLED, 1]),
+        ([Decimal(1), Decimal("NaN"), Decimal(2)], [0, UNLABELLED, 1]),
         ([[], ["a"], ["b"]], [UNLABELLED, 0, 1]),
         ([None, [1, 0], [0, 1]], [UNLABELLED, 0, 1]),
         ([torch.tensor([NAN, NAN]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])], [UNLABELLED, 0, 1]),
@@ -98,6 +103,18 @@ def test_numbers_of_a_column_with_a_gap_are_whole_as_they_were() -> None:
     assert texts([0.5, None, 1.0]) == ["0.5", "", "1.0"]
 
 
+def test_labels_of_more_libraries_and_types_are_what_their_owner_calls_them() -> None:
+    arrow, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+    for labels in (arrow.array(["b", None, "a"]), arrow.chunked_array([["b"], [None, "a"]]), iter(["b", None, "a"])):
+        found, classes = known(labels)
+        assert (found.tolist(), classes) == ([1, UNLABELLED, 0], ("a", "b"))
+    found, classes = known(pandas.get_dummies(pandas.Series(["dog", "cat", "dog"])))
+    assert (found.tolist(), classes) == ([1, 0, 1], ("cat", "dog"))
+    assert known(pandas.DataFrame({"label": ["dog", "cat"]}))[1] == ("cat", "dog")
+    assert known([bytearray(b"dog"), b"cat"])[1] == ("cat", "dog")
+    assert known([True, 1, 0, False])[0].tolist() == [1, 1, 0, 0]  # two classes, not four
+
+
 def test_numbers_count_in_names_and_minus_one_is_missing_there() -> None:
     assert texts([1, -1, 0], ["cat", "dog"]) == ["dog", "", "cat"]
     assert texts([[1, 0], [0]], ["cat", "dog"]) == ["cat\0dog", "cat"]
@@ -109,6 +126,11 @@ def test_numbers_count_in_names_and_minus_one_is_missing_there() -> None:
     [
         (np.array([[0.2, 0.8], [0.7, 0.3]]), r"rows of 0 and 1, one column for each class. Got \[2, 2\]"),
         (torch.tensor([[3, 4], [5, 6]]), r"Got \[2, 2\] with other numbers"),
+        ([[0.2, 0.8], [0.7, 0.3]], r"Got 0\.2: give the number of the likeliest class"),
+        (np.array([[0.5], [1.5]]), r"Got 0\.5"),
+        ([0, 1, float("inf")], "Got inf"),
+        ([1j, 2j], "Got 1j"),
+        ([object(), object()], "Got <object .* give its name"),
         ([{"boxes": []}, {"boxes": []}], "Got {'boxes': "),
         ("cat", "one entry for each image. Got str"),
         (3, "one entry for each image. Got int"),
@@ -290,5 +312,40 @@ def test_subsets_and_joined_sets_of_torch_have_the_names_of_what_they_hold(files
     data = read_source(both)
     assert (data.classes, data.labels.tolist()) == (("cat", "cow", "dog"), [2, 0, 1, 1, 0, 0, 1])
     assert data.read(3) == files[1].read_bytes()
+
+    class Own(Subset):  # pyright: ignore[reportMissingTypeArgument]
+        def __getitem__(self, idx: Any) -> Any:
+            return super().__getitem__(idx)
+
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return [self[each] for each in indices]
+
+    own: Any = Own(one, [1, 2])  # pyright: ignore[reportArgumentType]
+    assert (read_source(own).classes, read_source(own).labels.tolist()) == (("cat", "dog"), [1, 0])
     nested: Any = Subset(both, [6, 0])
     assert (read_source(nested).classes, read_source(nested).labels.tolist()) == (("cow", "dog"), [0, 1])
+
+
+def test_names_come_from_class_to_idx_where_there_are_no_classes(files: list[Path]) -> None:
+    numbered = Items(files, [0, 1, 0, 1, 1], class_to_idx={"dog": 0, "cat": 1})
+    assert read_source(numbered).classes == ("cat", "dog")
+    assert read_source(numbered).labels.tolist() == [1, 0, 1, 0, 0]
+
+
+def test_a_list_of_pairs_is_a_source_and_a_list_of_two_lists_is_not(files: list[Path]) -> None:
+    pairs: Any = [(path, "ab"[row % 2]) for row, path in enumerate(files)]
+    data = read_source(pairs)
+    assert (data.classes, data.labels.tolist()[:3], data.read(1)) == (("a", "b"), [0, 1, 0], files[1].read_bytes())
+    with pytest.raises(UsageError, match="no pairs"):
+        read_source([files, ["a"] * len(files)])
+
+
+def test_images_of_a_pair_are_all_that_can_be_predicted(files: list[Path]) -> None:
+    raw = files[0].read_bytes()
+    mixed = [raw, bytearray(raw), files[0], str(files[0]), Image.open(files[0]), np.asarray(Image.open(files[0]))]
+    data = read_source((mixed, list("ababab")))
+    assert [data.read(row) for row in range(4)] == [raw] * 4
+    assert (np.asarray(data.read(4)) == np.asarray(data.read(5))).all()
+    assert read_source((iter(files), [row % 2 for row in range(len(files))])).classes == ("0", "1")
+    with pytest.raises(DataError, match="Got None, as number 1"):
+        read_source(([files[0], None], ["a", "b"]))

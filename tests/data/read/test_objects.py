@@ -98,7 +98,7 @@ def test_an_image_folder_with_a_transform_of_pictures_gives_what_that_makes(phot
     data = read_source(ImageFolder(str(photos), transform=lambda picture: picture.resize((8, 4))))
     assert data.read(0).shape == (4, 8, 3)  # type: ignore[union-attr]
     message = complaint(ImageFolder(str(photos), transform=lambda picture: np.asarray(picture, np.float32)))
-    assert message.startswith("A picture in memory must be uint8")
+    assert message.startswith("An image in memory must be uint8")
     assert message.endswith("A dataset of torch is given without its transform: graft has its own.")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNGROUPED
 from graft.data.read.parquet import HELD, read_parquet
+from graft.data.read.source import read_source
 from graft.errors import DataError, UsageError
 
 arrow = pytest.importorskip("pyarrow")
@@ -107,3 +108,22 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'graft-vision\[parquet\]'"):
         read_parquet(tmp_path / "d.parquet")
+
+
+def test_bytes_of_every_arrow_type_are_images_or_labels(tmp_path: Path) -> None:
+    labels = ["cat", None, "dog"]
+    for kind in (arrow.binary(), arrow.large_binary(), arrow.binary_view()):
+        coded = arrow.array([label and label.encode() for label in labels], kind)
+        columns = {"image": arrow.array(BYTES, kind), "label": coded}
+        parquet.write_table(arrow.table(columns), tmp_path / "a.parquet")
+        data = read_source(tmp_path / "a.parquet")
+        assert (data.classes, data.ignored) == (("cat", "dog"), {"images without a label": 1})
+        assert data.read(0) == b"A"
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [arrow.array(["a.jpg", "b.jpg"]), arrow.array(["x", "y"]), arrow.array(["x", "y"])]
+    table = arrow.Table.from_arrays(columns, names=["file", "label", "label"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"has two columns 'label'\. Rename or drop one of them"):
+        read_source(tmp_path / "a.parquet")

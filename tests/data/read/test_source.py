@@ -137,3 +137,14 @@ def test_the_search_for_files_can_be_watched(root: Path) -> None:
     folder = read_source(root, watch=watch)
     table = read_source(root / "table.csv", watch=watch)
     assert seen == [("files found", 0, len(folder)), ("files looked for", len(table), len(table))]
+
+
+def test_a_path_that_cannot_be_and_a_pattern_of_images_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a name has no null character"):
+        read_source("a\0b")
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(DataError, match=r"There is no folder .*\*\.jpg"):
+        read_source(tmp_path / "*.jpg")
+    (tmp_path / "x.npz").touch()
+    with pytest.raises(DataError, match=r"x\.npz: a NumPy array is not read: .*give arrays in Python"):
+        read_source(tmp_path / "x.npz")

@@ -332,6 +332,11 @@ def test_where_no_column_repeats_that_is_said(tmp_path: Path) -> None:
     assert read_table(path).classes == ("0", "1", "2")
 
 
+def test_a_class_may_be_the_beginning_of_another_one_with_a_number(tmp_path: Path) -> None:
+    path = lay(tmp_path, f"file,label\na.jpg,dog\nb.jpg,dog 2\nc.jpg,dog 10\nd.jpg,{'1' * 5000}\n", "d.jpg")
+    assert read_table(path).classes == ("1" * 5000, "dog", "dog 2", "dog 10")
+
+
 # --- lists as data sets are published with ----------------------------------------------------------------------------
 
 LIST = {"a.jpg": ["3"], "b.jpg": ["0"], "c.jpg": ["3"]}
@@ -352,11 +357,56 @@ LIST = {"a.jpg": ["3"], "b.jpg": ["0"], "c.jpg": ["3"]}
         "SEP=,\r\nfile,label\r\na.jpg,3\r\nb.jpg,0\r\nc.jpg,3\r\n",
         "file,label\ra.jpg,3\rb.jpg,0\rc.jpg,3",
         "\n \n,,\nfile,label\na.jpg,3\n\nb.jpg,0\nc.jpg,3\n\n",
+        "file|label\na.jpg|3\nb.jpg|0\nc.jpg|3\n",
+        "a.jpg|3\nb.jpg|0\nc.jpg|3\n",
+        "0,a.jpg,3\n1,b.jpg,0\n2,c.jpg,3\n",
+        "1\t3.000000\ta.jpg\n2\t0.000000\tb.jpg\n3\t3.000000\tc.jpg\n",
+        "file,label\r\na.jpg,3\r\nb.jpg,0\r\nc.jpg,3\r\n\x1a",
+        "file,label\na.jpg,3.0\nb.jpg,0\nc.jpg,3.0\n",
     ],
 )
 @pytest.mark.parametrize("name", ["t.csv", "train.txt", "val.lst"])
 def test_a_table_in_every_layout(tmp_path: Path, text: str, name: str) -> None:
     assert said(read_table(lay(tmp_path, text, name=name))) == LIST
+
+
+def test_several_labels_as_python_and_json_write_a_list(tmp_path: Path) -> None:
+    for one, two, none in (
+        ("['sea', 'big sand']", "['sea']", "[]"),
+        ('["sea", "big sand"]', '["sea"]', "[]"),
+        ("{'big sand', 'sea'}", "{'sea'}", ""),
+    ):
+        cells = [cell.replace('"', '""') for cell in (one, two, none)]
+        rows = "".join(f'{name}.jpg,"{cell}"\n' for name, cell in zip("abc", cells, strict=True))
+        found = said(read_table(lay(tmp_path, f"file,label\n{rows}")))
+        assert found == {"a.jpg": ["big sand", "sea"], "b.jpg": ["sea"], "c.jpg": []}
+    hot = read_table(lay(tmp_path, 'file,label\na.jpg,"[1, 0]"\nb.jpg,"[0, 1]"\nc.jpg,"[1, 0]"\n'))
+    assert (hot.classes, hot.labels.tolist()) == (("0", "1"), [0, 1, 0])
+
+
+def test_a_missing_value_is_one_in_every_column(tmp_path: Path) -> None:
+    path = lay(tmp_path, "file,label,split,group\na.jpg,x,train,nan\nb.jpg,y,nan,NaN\nc.jpg,x,test,g\n,y,,\nnan,x,,\n")
+    data = read_table(path)
+    assert (data.names(), data.split.tolist()) == (["a.jpg", "b.jpg", "c.jpg"], [TRAIN, UNSPLIT, TEST])
+    assert data.groups is not None
+    assert data.groups.tolist() == [UNGROUPED, UNGROUPED, 0]  # two rows without a group are no group
+    assert data.ignored == {"rows without a file": 2}
+    flags = read_table(lay(tmp_path, ",file,x,y\n0,a.jpg,1,0\n1,b.jpg,0,1\n2,c.jpg,nan,nan\n"))
+    assert (flags.classes, flags.labels.tolist()) == (("x", "y"), [0, 1, -1])
+    assert "not one row names a file" in complaint(lay(tmp_path, "file,label\n,x\nnan,y\n"))
+
+
+def test_two_columns_of_one_name_may_not_differ(tmp_path: Path) -> None:
+    assert said(read_table(lay(tmp_path, "file,label,label\na.jpg,3,3\nb.jpg,0,0\nc.jpg,3,3\n"))) == LIST
+    path = lay(tmp_path, "file,label,label\na.jpg,3,4\nb.jpg,0,1\nc.jpg,3,4\n")
+    assert complaint(path).endswith("has two columns 'label' that say different things. Rename or drop one.")
+
+
+def test_a_cell_that_is_a_class_of_a_classifier_is_that_whatever_marks_it_has(tmp_path: Path) -> None:
+    path = lay(tmp_path, 'file,label\na.jpg,a|b\nb.jpg,"c, d"\nc.jpg,e\n')
+    data = read_table(path, ("a|b", "c, d", "e"))
+    assert (data.task, data.labels.tolist()) == ("multiclass", [0, 1, 2])
+    assert read_table(path, ("a", "b", "c, d", "e")).labels.tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 def test_paths_and_labels_of_a_list_may_have_blanks_in_them(tmp_path: Path) -> None:
@@ -370,7 +420,7 @@ def test_paths_and_labels_of_a_list_may_have_blanks_in_them(tmp_path: Path) -> N
 def test_columns_of_a_list_are_found_or_called_by_their_number(tmp_path: Path) -> None:
     path = lay(tmp_path, "a.jpg train 3\nb.jpg test 0\nc.jpg train 3\n")
     assert (said(read_table(path)), read_table(path).split.tolist()) == (LIST, [TRAIN, TEST, TRAIN])
-    path = lay(tmp_path, "a.jpg 7 3\nb.jpg 8 0\nc.jpg 9 3\n")
+    path = lay(tmp_path, "a.jpg 7 3\nb.jpg 9 0\nc.jpg 8 3\n")
     assert "Its columns are 'file', '2', '3'. " in complaint(path)
     assert said(read_table(path, columns="label=3")) == LIST
 
@@ -383,6 +433,7 @@ def test_a_text_file_is_a_list_where_it_names_images(tmp_path: Path) -> None:
 
 # --- encodings --------------------------------------------------------------------------------------------------------
 
+LATER = ("koi8_r", "cp1256", "cp874")
 WORDS = {
     "gb18030": ("猫", "狗"),
     "big5": ("貓", "狗"),
@@ -391,6 +442,9 @@ WORDS = {
     "cp1251": ("кошка", "собака"),
     "cp1250": ("łoś", "źrebię"),
     "cp1252": ("Käfer", "Löwe"),
+    "koi8_r": ("кошка", "собака"),
+    "cp1256": ("قطة", "كلب"),
+    "cp874": ("แมว", "หมา"),
 }
 
 
@@ -413,7 +467,14 @@ def test_where_nothing_tells_the_encoding_nothing_is_guessed(tmp_path: Path, enc
     one, two = WORDS[encoding]
     path = lay(tmp_path, f"file,label\na.jpg,{one}\nb.jpg,{two}\nc.jpg,{two}\n".encode(encoding))
     assert "is not UTF-8, and nothing tells which encoding it is in. It says " in complaint(path)
-    assert one in complaint(path) or encoding in ("cp949", "cp1250", "cp1251")  # the first four readings are shown
+    assert one in complaint(path) or encoding in (
+        "cp949",
+        "cp1250",
+        "cp1251",
+        "koi8_r",
+        "cp1256",
+        "cp874",
+    )  # the first four readings are shown
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32", "utf-8-sig"])
@@ -423,6 +484,10 @@ def test_unicode_with_and_without_its_mark(tmp_path: Path, encoding: str) -> Non
         ("Käse", "猫"),
         "file=file,label=label (guessed: file, label)",
     )
+
+
+def test_a_file_of_another_kind_is_not_called_unicode(tmp_path: Path) -> None:
+    assert "is no text: it has bytes of 0, as files of other kinds have." in complaint(lay(tmp_path, bytes(range(256))))
 
 
 def test_an_encoding_that_was_chosen_is_said(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,30 @@ def test_a_folder_with_folders_is_no_folder_of_shards(tmp_path: Path) -> None:
 def test_a_label_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_source(shard(tmp_path / "a.tar", ("0.jpg", b"A"), ("0.cls", "3"), ("1.jpg", b"B"), (name, content)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([0.0, 1.0, float("nan")], [["0"], ["1"]]),  # numbers of a column with a gap
+        ([[1, 0], [0, 1], [1, 0]], [["0"], ["1"], ["0"]]),  # one-hot rows, not both labels for each
+        (["a", ["b"], [None]], [["a"], ["b"]]),
+        (["a", "b", ""], [["a"], ["b"]]),
+        (["a", "b", "nan"], [["a"], ["b"]]),
+        ([["a", "b"], [], ["b"]], [["a", "b"], [], ["b"]]),
+    ],
+)
+def test_labels_of_samples_are_as_those_of_any_source(tmp_path: Path, labels: list[Any], found: list[Any]) -> None:
+    pairs = [
+        ((f"{at}.jpg", b"%d" % at), (f"{at}.json", json.dumps({"label": label}))) for at, label in enumerate(labels)
+    ]
+    data = read_source(shard(tmp_path / "a.tar", *(file for pair in pairs for file in pair)))
+    assert list(said(data).values()) == found
+    assert data.ignored.get("samples without a label", 0) == len(labels) - len(found)
+
+
+def test_a_sample_of_a_kind_that_is_not_decoded_is_named_with_its_fault(tmp_path: Path) -> None:
+    files = [*TWO, ("2.CLS", "3"), ("2.jp2", b"C"), ("3.npy", b"D"), ("3.jpg", b"E"), ("3.cls", "10")]
+    data = read_source(shard(tmp_path / "a.tar", *files))
+    assert data.names() == ["0.jpg", "1.jpg", "2.jp2", "3.jpg"]
+    assert data.ignored == {}

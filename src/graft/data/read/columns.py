@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,23 +18,40 @@ from graft.data.dataset import UNGROUPED, UNSPLIT, Dataset
 from graft.data.images import Images
 from graft.data.lookalikes import matched
 from graft.data.read import foreign
-from graft.data.read.labels import NO_MARK, matrix
+from graft.data.read.labels import MISSING, NO_MARK, matrix, texts
 from graft.data.read.layout import PARTS as FOLDERS
 from graft.data.read.layout import decided, natural
+from graft.data.read.lines import FILES
 from graft.errors import DataError
 
 PARTS = {"": UNSPLIT} | FOLDERS
 IDS = ("group", "groups", "patient", "subject", "session", "video")
 GUESSED = {
-    "file": ("file", "image", "path", "filename", "picture", "file_name", "filepath", "image_path", "img"),
+    "file": FILES,
     "label": ("label", "labels", "class", "classes", "tags", "category"),
     "split": ("split", "part"),
     "group": IDS + tuple(f"{name}_id" for name in IDS),
 }
 MARKS = "|;,"  # what joins several labels: the first of these that any row has
 LIKE_LABELS = (*GUESSED["label"], "species", "type", "name", "kind", "target", "diagnosis", "breed", "genus", "family")
-MISSING = ("nan", "NaN", "<NA>", "#N/A")  # what programs write for a missing value; 'None' and 'NA' may be names
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+_UNNAMED = re.compile(r"|Unnamed: \d+")  # as pandas writes and reads the index of a table
+_LIST = re.compile(r"\[.*\]|\{'.*'\}|\('.*\)", re.DOTALL)  # as Python and JSON write a list
+_ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,\[\](){}'\"]+)")
+_WHOLE = re.compile(r"-?\d+(\.0+)?")  # a number that a gap in the column made a float
+
+
+def _stated(cell: str) -> str:
+    """A cell, empty where its value is missing."""
+    return "" if cell in MISSING else cell
+
+
+def _items(cell: str) -> list[str | int] | None:
+    """What a list in a cell holds."""
+    found = [quoted or double or bare for quoted, double, bare in _ITEM.findall(cell)]
+    return [int(each) if each.isdecimal() and len(each) < 10 else each for each in found] if cell else None
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Cells:
     marks: str = MARKS
     whole: frozenset[str] = frozenset()
     encoding: str = ""  # where it is none of Unicode's
+    known: tuple[str, ...] = ()  # classes of a trained classifier: a cell that is one is that, whatever marks it has
 
     def __post_init__(self) -> None:
         for role, name in asdict(self.named).items():
@@ -91,7 +110,12 @@ class Cells:
         """The cells of the column that plays this part; raises DataError where none does."""
         if role not in self.places:
             raise DataError(self.lacking(role))
-        return [row[self.places[role]] for row in self.rows]
+        at = self.places[role]
+        name, cells = self.header[at], [row[at] for row in self.rows]
+        twins = [place for place, other in enumerate(self.header) if other == name]
+        if any([row[place] for row in self.rows] != cells for place in twins):
+            raise DataError(f"{self.where} has two columns {name!r} that say different things. Rename or drop one.")
+        return cells if name in self.whole else [_stated(cell) for cell in cells]
 
     def lacking(self, role: str, more: str = "") -> str:
         """What to say when no column plays this part."""
@@ -117,34 +141,45 @@ class Cells:
         if "label" not in self.places:
             return self._from_flags()
         said = [unicodedata.normalize("NFC", cell) for cell in self.column("label")]
-        if self.header[self.places["label"]] in self.whole:
-            marks = NO_MARK
-        else:
-            marks, said = self.marks, ["" if cell in MISSING else cell for cell in said]
-        mark = next((mark for mark in marks if any(mark in cell for cell in said)), marks[0])
-        return [tuple(sorted({label.strip() for label in cell.split(mark)} - {""})) for cell in said]
+        whole = self.header[self.places["label"]] in self.whole
+        marks = NO_MARK if whole else self.marks
+        if not whole and any(said) and all(not cell or _LIST.fullmatch(cell) for cell in said):
+            marks, said = NO_MARK, texts([_items(cell) for cell in said])
+        joined = [cell for cell in said if cell not in self.known]
+        mark = next((mark for mark in marks if any(mark in cell for cell in joined)), marks[0])
+        rows = [{cell} if cell in self.known else {label.strip() for label in cell.split(mark)} - {""} for cell in said]
+        if not whole and all(_WHOLE.fullmatch(label) for row in rows for label in row):
+            rows = [{label.partition(".")[0] for label in row} for row in rows]
+        return [tuple(sorted(row)) for row in rows]
 
     def _from_flags(self) -> list[tuple[str, ...]]:
         """Labels from columns of 0 and 1."""
         flags = self._flags
-        said = {row[at] for row in self.rows if any(row[at] for at in flags) for at in flags}
+        said = {row[at] for row in self._flagged if any(row[at] for at in flags) for at in flags}
         odd = {cell for cell in said if cell.lower() not in FLAGS}
         if not flags or odd:
             raise DataError(self.lacking("label", f"Nor are they all 0 and 1: one holds {min(odd)!r}. " if odd else ""))
-        return [tuple(sorted(self.header[at] for at in flags if FLAGS.get(row[at].lower()))) for row in self.rows]
+        return [tuple(sorted(self.header[at] for at in flags if FLAGS.get(row[at].lower()))) for row in self._flagged]
 
-    @property
+    @cached_property
     def _flags(self) -> list[int]:
-        """The columns of 0 and 1, where there is none of labels."""
-        return (
-            [] if "label" in self.places else [at for at in range(len(self.header)) if at not in self.places.values()]
-        )
+        """The columns of 0 and 1, where there is none of labels. A column without a name is that of row numbers."""
+        if "label" in self.places:
+            return []
+        taken = self.places.values()
+        return [at for at, name in enumerate(self.header) if at not in taken and not _UNNAMED.fullmatch(name)]
+
+    @cached_property
+    def _flagged(self) -> list[list[str]]:
+        """The rows, with empty cells where a value is missing."""
+        return [[_stated(cell) for cell in row] for row in self.rows]
 
     @property
     def explicit(self) -> bool:
         """Whether an image without a label says so, by a 0 for each class."""
         flags = self._flags
-        return any(any(row[at] for at in flags) and not said for row, said in zip(self.rows, self.labels, strict=True))
+        rows = zip(self._flagged if flags else (), self.labels, strict=False)
+        return any(any(row[at] for at in flags) and not said for row, said in rows)
 
     def parts(self) -> list[int]:
         """The part of the split of each row."""
@@ -177,6 +212,7 @@ def labelled(
 
     Raises DataError: no label at all, all the same, or none that a trained classifier's `classes` have.
     """
+    cells = replace(cells, known=classes or ())
     said = cells.labels
     found = tuple(sorted({label for row in said for label in row}, key=natural))
     _check(cells, found, classes)

@@ -27,6 +27,12 @@ LEGACY = {  # what a table may be in that is not Unicode: as people call it, as 
     "Mac Roman": "mac_roman",
     "CP437": "cp437",
     "CP850": "cp850",
+    "Windows-1255": "cp1255",
+    "Windows-1256": "cp1256",
+    "Windows-1257": "cp1257",
+    "KOI8-R": "koi8_r",
+    "CP866": "cp866",
+    "Windows-874": "cp874",
 }
 _LETTERS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüÿŠŽšžŒœŸ"
 _SIGNS = "’–—°€©®«»·\xa0"
@@ -45,6 +51,8 @@ def decoded(where: str, raw: bytes, proof: Callable[[str], int] | None = None) -
         try:
             return raw.decode(kind), ""
         except UnicodeDecodeError as error:
+            if not raw.startswith(tuple(MARKS)):
+                raise DataError(f"{where} is no text: it has bytes of 0, as files of other kinds have.") from error
             raise DataError(f"{where} is not text in {kind.upper()}, as it begins: {error.reason}.") from error
     with suppress(UnicodeDecodeError):
         return raw.decode("utf-8"), ""

@@ -14,6 +14,7 @@ from graft.data.read import foreign
 from graft.data.read.layout import TABLE, Entry, arranged
 from graft.errors import DataError
 from graft.progress import Watch, unwatched
+from graft_runtime.kinds import of_name
 from graft_runtime.walk import LOCK, Visits, is_folder, is_hidden, is_image
 
 
@@ -62,6 +63,8 @@ def existing(root: Path) -> Path:
     if not root.is_dir():
         if said := foreign.advice([root.suffix.lower()]):
             raise DataError(f"{root} is no image nor a folder of images: {said}.")
+        if said := of_name(root.name):
+            raise DataError(f"{root}: {said}.")
         raise DataError(
             f"{root} is a file. graft reads a folder that holds one folder of pictures for each class, "
             f"a table (.csv, .tsv, .parquet) or an archive (.zip, .tar, .tar.gz)."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from graft.data.dataset import UNLABELLED, Labels
 from graft.data.read.layout import natural
 from graft.errors import DataError
 
+MISSING = ("nan", "NaN", "<NA>", "#N/A")  # what programs write for a missing value; 'None' and 'NA' may be names
 NO_MARK = "\0"  # joins labels where a label may have any letter in it
 _NOTHING = ("NAType", "NaTType")  # pandas' own words for a missing value, which cannot be compared
 
@@ -22,15 +24,11 @@ def known(labels: Any, names: Sequence[str] = ()) -> tuple[Labels, tuple[str, ..
     An entry is a name or a number, a row of 0 and 1 with one column for each class, or several labels in a list or set;
     None and NaN are a missing label. Numbers count in `names` where these are given. Raises DataError for any other.
     """
-    given = entries(labels)
-    if odd := next((each for each in _flat(given) if isinstance(each, Mapping)), None):
-        raise DataError(f"A label is a name, a number, a row of 0 and 1, or a list of labels. Got {odd!r}.")
+    if hasattr(labels, "columns") and hasattr(labels, "to_numpy"):  # a DataFrame, as pandas.get_dummies makes one
+        names = list(map(str, labels.columns)) if len(labels.columns) > 1 else names
+        labels = labels.to_numpy()
+    given = _checked(labels, names)
     flags = _is_table(given)
-    if not flags and np.ndim(labels if hasattr(labels, "ndim") else 0) > 1 and any(len(each) > 1 for each in given):
-        raise DataError(
-            f"Labels in {np.ndim(labels)} dimensions are rows of 0 and 1, one column for each class. "
-            f"Got {list(np.shape(labels))} with other numbers: give the number of the likeliest class, or thresholds."
-        )
     said = _said(given, names)
     found = tuple(sorted({label for row in said for label in row}, key=natural))
     explicit = flags and any(isinstance(row, list) and not any(row) for row in given)
@@ -60,13 +58,40 @@ def texts(column: Any, names: Sequence[str] = ()) -> list[str]:
 
 def named(labels: Any, names: Sequence[str]) -> list[list[str] | None]:
     """Numbers or rows of 0 and 1 as the names that they mean, None where the label is missing."""
-    given = entries(labels)
+    given = _checked(labels, names)
     return [None if each is None else list(row) for each, row in zip(given, _said(given, names), strict=True)]
+
+
+def _checked(labels: Any, names: Sequence[str]) -> list[Any]:
+    """The entries of labels, None for the words that NumPy writes for NaN. Raises DataError for what is no label."""
+    given = [
+        None if isinstance(each, str) and each in MISSING and each not in names else each for each in entries(labels)
+    ]
+    square = np.ndim(labels if hasattr(labels, "ndim") else 0) > 1
+    if square and not _is_table(given) and any(isinstance(each, list) and len(each) > 1 for each in given):
+        raise DataError(
+            f"Labels in {np.ndim(labels)} dimensions are rows of 0 and 1, one column for each class. "
+            f"Got {list(np.shape(labels))} with other numbers: give the number of the likeliest class, or thresholds."
+        )
+    if odd := next(filter(_is_odd, _flat(given)), None):
+        said = "the number of the likeliest class, or rows of 0 and 1" if isinstance(odd, float) else "its name"
+        raise DataError(
+            f"A label is a name, a whole number, a row of 0 and 1, or a list of labels. Got {odd!r}: give {said}."
+        )
+    return given
+
+
+def _is_odd(value: Any) -> bool:
+    """Neither a name nor a whole number, but a share, a mapping or an object that has no name of its own."""
+    unnamed = type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__
+    share = isinstance(value, float) and not value.is_integer() and not is_missing(value)
+    return share or unnamed or isinstance(value, Mapping | complex)
 
 
 def entries(labels: Any) -> list[Any]:
     """What was given for each image, in Python's own values; DataError for what has no length."""
-    whole = labels.tolist() if hasattr(labels, "tolist") else labels
+    own = next((name for name in ("tolist", "to_pylist") if hasattr(labels, name)), "")  # of NumPy, of Arrow
+    whole = getattr(labels, own)() if own else list(labels) if isinstance(labels, Iterator) else labels
     if isinstance(whole, str | bytes | Mapping) or not hasattr(whole, "__len__") or not hasattr(whole, "__iter__"):
         raise DataError(f"Labels are a list with one entry for each image. Got {type(labels).__name__}.")
     return [plain(each) for each in whole]
@@ -74,10 +99,12 @@ def entries(labels: Any) -> list[Any]:
 
 def plain(value: Any) -> Any:
     """The same without arrays, tensors, tuples and sets: numbers, texts and lists of them."""
-    if isinstance(value, str | bytes | Mapping):
+    if isinstance(value, str | bytes | bytearray | Mapping):
         return value
     if hasattr(value, "tolist"):  # numpy, torch, pandas: a list, or a single value
         value = value.tolist()
+    elif hasattr(value, "as_py"):  # Arrow
+        value = value.as_py()
     elif hasattr(value, "numpy"):  # TensorFlow
         value = value.numpy().tolist()
     if isinstance(value, set | frozenset):
@@ -94,7 +121,8 @@ def _whole(values: list[Any]) -> Any:
 
 def is_missing(value: Any) -> bool:
     """None, NaN, and what pandas has for them."""
-    return value is None or type(value).__name__ in _NOTHING or (isinstance(value, float) and value != value)
+    number = isinstance(value, float | Decimal)
+    return value is None or type(value).__name__ in _NOTHING or (number and value != value)
 
 
 def _is_table(given: list[Any]) -> bool:
@@ -123,7 +151,8 @@ def _spelling(values: list[Any], names: Sequence[str]) -> Callable[[Any], str]:
     if whole and names and all(-1 <= each < len(names) for each in values):
         number = [*names, ""]  # -1 is what Hugging Face writes for 'unknown'
         return lambda value: number[int(value)]
-    return lambda value: _text(int(value) if whole and isinstance(value, float) else value)
+    mixed = not all(isinstance(each, bool) for each in values)
+    return lambda value: _text(int(value) if whole and mixed else value)
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
@@ -132,6 +161,6 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | bytearray):
         value = value.decode("utf-8", "replace")
     return unicodedata.normalize("NFC", str(value)).strip()

@@ -200,10 +200,20 @@ def class_name(folder: str) -> str:
     return name
 
 
-def natural(name: str) -> list[str | int]:
-    """Sorts 'class 2' before 'class 10'."""
+def natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    """Sorts 'class 2' before 'class 10', and 'class' before both.
+
+    >>> sorted(["dog10", "dog", "Dog2"], key=natural)
+    ['dog', 'Dog2', 'dog10']
+    """
     pieces = re.split(r"([0-9]+)", name)
-    return [int(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)] + [name]
+    return [_number(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)], name
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """Sorts as the number does, of any length: Python reads 4,300 digits at most."""
+    bare = digits.lstrip("0")
+    return len(bare), bare
 
 
 def tree(names: Iterable[str]) -> dict[str, dict[str, bool]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Dataset, as_rgb, from_paths, from_pictures
+from graft.data.dataset import Dataset, as_rgb, from_paths, of_any
 from graft.data.images import Raw
 from graft.data.read.columns import MARKS, Cells, Columns, labelled
 from graft.data.read.labels import is_missing, known, named, plain, texts
@@ -50,9 +50,10 @@ def read_object(source: Any, classes: tuple[str, ...] | None = None, columns: st
 
 def _pair(pictures: Any, labels: Any) -> Dataset:
     given, names = known(labels)
-    if len(given) != len(pictures):
-        raise DataError(f"There are {len(pictures)} pictures and {len(given)} labels. Each picture needs one.")
-    return from_pictures(list(pictures), given, names)
+    images = of_any(pictures)
+    if len(given) != len(images):
+        raise DataError(f"There are {len(images)} pictures and {len(given)} labels. Each picture needs one.")
+    return replace(images, labels=given, classes=names)
 
 
 # --- Hugging Face datasets --------------------------------------------------------------------------------------------
@@ -212,7 +213,8 @@ def _check_first(source: Any) -> None:
         item = source[0]
     except (KeyError, IndexError, TypeError) as error:
         raise UsageError(f"A {type(source).__name__} is no source of pictures. {HELP}") from error
-    if not isinstance(item, tuple | list) or len(item) < 2:
+    lists = isinstance(source, list) and isinstance(item, list) and len(item) > 2  # [pictures, labels]
+    if not isinstance(item, tuple | list) or len(item) < 2 or lists:
         raise UsageError(f"The items of this {type(source).__name__} are no pairs (picture, label). {HELP}")
     if not isinstance(item[0], str | Path | bytes):
         try:
@@ -226,14 +228,26 @@ def _labels(source: Any, rows: Sequence[int]) -> list[Any]:
 
     Torch's Subset and ConcatDataset have none of their own, so those that they hold are asked.
     """
-    kind = type(source).__name__
-    if kind == "Subset" and hasattr(source, "dataset"):
+    own = getattr(type(source).__getitem__, "__module__", "") == "torch.utils.data.dataset"
+    if own and hasattr(source, "dataset") and hasattr(source, "indices"):
         return _labels(source.dataset, [int(source.indices[row]) for row in rows])
-    if kind == "ConcatDataset" and hasattr(source, "datasets"):
+    if own and hasattr(source, "datasets"):
         every = [label for each in source.datasets for label in _labels(each, range(len(each)))]
         return [every[row] for row in rows]
-    names = [str(name) for name in getattr(source, "classes", None) or ()]
+    names = _names(source)
     return named(_targets(source, rows), names) if names else _targets(source, rows)
+
+
+def _names(source: Any) -> list[str]:
+    """The names of a dataset's classes; of a Subset with items of its own, those of what it is a part of."""
+    if found := getattr(source, "classes", None):
+        return list(map(str, found))
+    order = getattr(source, "class_to_idx", None)
+    if isinstance(order, Mapping) and sorted(order.values()) == list(range(len(order))):
+        return [str(name) for name in sorted(order, key=order.__getitem__)]
+    inner = [getattr(source, "dataset", None)] if hasattr(source, "indices") else getattr(source, "datasets", ())
+    found = [_names(each) for each in inner if each is not None]
+    return found[0] if found and all(each == found[0] for each in found) else []
 
 
 def _targets(source: Any, rows: Sequence[int]) -> list[Any]:
@@ -246,6 +260,7 @@ def _targets(source: Any, rows: Sequence[int]) -> list[Any]:
 
 def _files(source: Any) -> list[str]:
     """The files of torchvision's ImageFolder, whose bytes need not go through its own decoder."""
-    plain = type(source).__getitem__.__module__ == "torchvision.datasets.folder" and not source.transform
+    home = getattr(type(source).__getitem__, "__module__", "")  # a list's method has none
+    plain = home == "torchvision.datasets.folder" and not source.transform
     files = [str(path) for path, _ in source.samples] if plain else []
     return files if all(map(is_image, files)) else []

@@ -12,7 +12,18 @@ from graft.errors import DataError
 from graft_runtime.kinds import IMAGES
 from graft_runtime.walk import is_image
 
-SEPARATORS = ",;\t"
+SEPARATORS, BAR = ",;\t", "|"
+FILES = (
+    "file",
+    "image",
+    "path",
+    "filename",
+    "picture",
+    "file_name",
+    "filepath",
+    "image_path",
+    "img",
+)  # a column's name
 _ENDINGS = "|".join(map(re.escape, IMAGES))
 _PATH_FIRST = re.compile(rf"(.*?(?:{_ENDINGS}))(?:\s+(.*))?", re.IGNORECASE)
 _PATH_LAST = re.compile(rf"(.*?)\s+(\S+(?:{_ENDINGS}))", re.IGNORECASE)
@@ -24,6 +35,7 @@ def table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
     Excel's first line 'sep=;' names the separator; else it is the one that the first line has most of, and blanks
     where it has none. A first line that names an image is no header: then columns are called file and label.
     """
+    text = text.rstrip("\x1a")  # the end of a file of DOS
     lines = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n").split("\n")
     separator = "\t" if where.lower().endswith(".tsv") else ""
     while lines and not lines[0].strip(SEPARATORS + " "):
@@ -42,9 +54,15 @@ def table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _separator(head: str) -> str:
-    """The separator that a first line has most of; blanks where it has none of them but a blank."""
+    """The separator that a first line has most of; a bar or blanks where it has none of them."""
     found = max(SEPARATORS, key=head.count)
+    if found not in head and any(map(_is_file, head.split(BAR)[: head.count(BAR)])):
+        return BAR  # which joins labels otherwise
     return " " if found not in head and " " in head.strip() else found
+
+
+def _is_file(cell: str) -> bool:
+    return _names_image(cell.strip()) or cell.strip().lower() in FILES
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -94,9 +112,17 @@ def _named(rows: Sequence[Sequence[str]]) -> list[str]:
     for at in range(len(rows[0])):
         if at != file and all(row[at].lower() in PARTS for row in rows if len(row) > at):
             names.setdefault(at, "split" if "split" not in names.values() else str(at + 1))
-    rest = [at for at in range(len(rows[0])) if at not in names]
+    rest = [at for at in range(len(rows[0])) if at not in names and not _counts(rows, at)]
+    rest = rest or [at for at in range(len(rows[0])) if at not in names]
+    names |= {at: str(at + 1) for at in range(len(rows[0])) if at not in names and at not in rest}
     names |= {at: "label" if len(rest) == 1 else str(at + 1) for at in rest}
     return [names[at] for at in range(len(rows[0]))]
+
+
+def _counts(rows: Sequence[Sequence[str]], at: int) -> bool:
+    """Whether a column numbers the rows, from 0 or 1 on."""
+    cells = [row[at] for row in rows if len(row) > at]
+    return len(cells) > 2 and any(cells == [str(first + row) for row in range(len(cells))] for first in (0, 1))
 
 
 def is_list(text: str) -> bool:

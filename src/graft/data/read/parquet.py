@@ -94,6 +94,8 @@ def read_parquet(
     path = Path(path)
     file, named = _opened(path), Columns.of(columns)
     names = list(file.schema_arrow.names)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"{path} has two columns {twice!r}. Rename or drop one of them.")
     at = Cells(str(path), names, [], named).places.get("file")
     cells = _cells(path, file, named)
     if at is None or not _holds_bytes(file.schema_arrow.field(at).type):
@@ -121,7 +123,9 @@ def _opened(path: Path) -> Any:
 def _holds_bytes(kind: Any) -> bool:
     from pyarrow import types
 
-    return types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+    views = getattr(types, "is_binary_view", types.is_binary)  # from pyarrow 16 on
+    plain = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return types.is_struct(kind) or plain or views(kind)
 
 
 def _names(file: Any, pictures: str) -> NDArray[Any]:
@@ -134,9 +138,11 @@ def _names(file: Any, pictures: str) -> NDArray[Any]:
 
 
 def _cells(path: Path, file: Any, named: Columns) -> Cells:
-    """All columns as texts, but those of bytes, which are left empty."""
+    """All columns as texts, but those of bytes, which are left empty unless they are the labels."""
     fields = {each.name: each.type for each in file.schema_arrow}
-    texts = [name for name, kind in fields.items() if not _holds_bytes(kind)]
+    label = Cells(str(path), list(fields), [], named).places.get("label")
+    plain = [each for at, each in enumerate(fields) if at == label and not fields[each].num_fields]
+    texts = [name for name, kind in fields.items() if name in plain or not _holds_bytes(kind)]
     count = file.metadata.num_rows
     if not count:
         raise DataError(f"{path} lists no pictures: it has no row.")

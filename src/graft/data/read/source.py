@@ -22,7 +22,7 @@ from graft.data.read.library import read_object
 from graft.data.read.members import index
 from graft.data.read.one_vs_rest import name_of, one_vs_rest
 from graft.data.read.voc import is_voc, read_voc
-from graft.errors import UsageError
+from graft.errors import DataError, UsageError
 from graft.progress import Watch, unwatched
 from graft_runtime.card import MULTICLASS
 
@@ -72,6 +72,8 @@ def read_source(
         return _matched(one_vs_rest(one, rest, name, watch), classes)
     if isinstance(source, str | PathLike):
         path = Path(source)
+        if "\0" in str(path):
+            raise DataError(f"There is no folder or file {str(path)!a}: a name has no null character.")
         data = _published(path, classes, boxes, watch) or _at(path, classes, columns, strict, watch)
     else:
         data = source if isinstance(source, Dataset) else read_object(source, classes, columns)

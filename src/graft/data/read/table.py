@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.data.dataset import Dataset
+from graft.data.dataset import UNSPLIT, Dataset
 from graft.data.read import lines
 from graft.data.read.columns import Cells, Columns, labelled
 from graft.data.read.encoding import decoded
@@ -63,12 +63,16 @@ def content(path: Path) -> bytes:
 
 def tabled(cells: Cells, place: Place, classes: tuple[str, ...] | None, *, strict: bool) -> Dataset:
     """The data set of a table whose cells name files."""
+    cells = replace(cells, known=classes or ())
     files = _files(cells)
-    first = _once(cells, files)
+    first, unnamed = _once(cells, files), files.count("")
+    if not first:
+        raise DataError(f"{cells.where} lists no pictures: not one row names a file.")
     where = _where(cells, place, [files[row] for row in first], strict=strict)
-    repeated = {"rows listed twice": len(files) - len(first)} if len(first) < len(files) else {}
+    counts = {"rows listed twice": len(files) - unnamed - len(first), "rows without a file": unnamed}
+    ignored = {what: count for what, count in counts.items() if count}
     rows = np.array(first, np.intp)
-    return labelled(lambda _: place.column(where), cells, rows, classes, _parts(cells, place, files), repeated)
+    return labelled(lambda _: place.column(where), cells, rows, classes, _parts(cells, place, files), ignored)
 
 
 def cells_of(where: str, raw: bytes, named: Columns | None = None, place: Place | None = None) -> Cells:
@@ -110,13 +114,13 @@ def is_list(path: Path) -> bool:
 
 
 def _files(cells: Cells) -> list[str]:
-    return [os.path.normpath(name.replace("\\", "/")) for name in cells.column("file")]
+    return [os.path.normpath(name.replace("\\", "/")) if name else "" for name in cells.column("file")]
 
 
 def _once(cells: Cells, files: list[str]) -> list[int]:
     """The first row of each file."""
     said, first = cells.labels, dict[str, int]()
-    for row, name in enumerate(files):
+    for row, name in ((row, name) for row, name in enumerate(files) if name):
         if said[first.setdefault(name, row)] != said[row]:
             raise DataError(
                 f"{cells.where} lists {name} twice, as {said[first[name]]} and as {said[row]}. "
@@ -151,6 +155,7 @@ def _parts(cells: Cells, place: Place, files: list[str]) -> list[int]:
     other.column("split")
     known = dict(zip(map(composed, _files(other)), other.parts(), strict=True))
     files = [composed(name) for name in files]
+    known[""] = UNSPLIT
     if lost := [name for name in files if name not in known]:
         table = os.path.basename(cells.where)
         raise DataError(f"{beside} has no row for {len(lost)} files of {table}, the first is {lost[0]}.")

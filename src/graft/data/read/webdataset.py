@@ -17,12 +17,12 @@ import numpy as np
 from graft.data.dataset import Dataset
 from graft.data.read import packed
 from graft.data.read.columns import Cells, labelled
-from graft.data.read.labels import NO_MARK
+from graft.data.read.labels import MISSING, is_missing, plain, texts
 from graft.data.read.layout import PARTS, natural
 from graft.data.read.members import Index, index, joined
 from graft.errors import DataError
 from graft_runtime.kinds import SUFFIXES
-from graft_runtime.walk import is_hidden
+from graft_runtime.walk import is_hidden, is_image
 
 TARS = (".tar", *packed.SUFFIXES)
 SAYING = ("cls", "json", "txt")  # what may say the label, the first that is there
@@ -40,7 +40,8 @@ def shards(path: str | Path) -> list[Path]:
         return [] if any(each.is_dir() for each in seen) else _sorted(each for each in seen if _is_tar(each))
     if Path(path).exists():
         return []
-    named = [name for each in _braces(str(path)) for name in (glob.glob(each) if glob.has_magic(each) else [each])]
+    found = [name for each in _braces(str(path)) for name in (glob.glob(each) if glob.has_magic(each) else [each])]
+    named = [name for name in found if not is_image(name) and not Path(name).is_dir()]
     return _sorted(map(Path, named)) if len(named) > 1 or glob.has_magic(str(path)) else []
 
 
@@ -65,7 +66,7 @@ def _braces(pattern: str) -> list[str]:
 
 def is_shard(found: Index) -> bool:
     """Whether an archive is a shard: it has a KEY.cls, or all pictures stand in one folder beside their words."""
-    if any(name.endswith(".cls") for name in found.row):
+    if any(name.lower().endswith(".cls") for name in found.row):
         return True
     keys = {_key(name) for name in found.row if name.lower().endswith(SUFFIXES)}
     beside = any(name.endswith((".json", ".txt")) and _key(name) in keys for name in found.row)
@@ -88,11 +89,9 @@ def of_indices(where: str, found: Sequence[Index], classes: tuple[str, ...] | No
         raise DataError(f"There is no shard {where}.")
     ignored: Counter[str] = sum((each.ignored for each in found), Counter())
     samples = [_samples(each, ignored) for each in found]
-    rows = [
-        [NO_MARK.join(labels), _part(each.path)]
-        for each, said in zip(found, samples, strict=True)
-        for labels in said.values()
-    ]
+    labels = texts([value for said in samples for value in said.values()])
+    parts = [_part(each.path) for each, said in zip(found, samples, strict=True) for _ in said]
+    rows = [list(row) for row in zip(labels, parts, strict=True)]
     left_out = {what: count for what, count in ignored.items() if count}
     if not rows:
         raise DataError(f"{where} has no sample of a picture and a label. Left out: {left_out}.")
@@ -102,15 +101,16 @@ def of_indices(where: str, found: Sequence[Index], classes: tuple[str, ...] | No
     return replace(data, columns="")  # nothing was guessed
 
 
-def _samples(found: Index, ignored: Counter[str]) -> dict[str, tuple[str, ...]]:
-    """The labels of each sample, by the name of its picture."""
+def _samples(found: Index, ignored: Counter[str]) -> dict[str, Any]:
+    """The label or labels of each sample, by the name of its picture: of a kind that is decoded, if it has one."""
     files: dict[str, dict[str, str]] = {}  # of each key: its files by their endings
     for name in found.row:
         key = _key(name)
         files.setdefault(key, {})[name[len(key) + 1 :].lower()] = name
-    samples: dict[str, tuple[str, ...]] = {}
+    samples: dict[str, Any] = {}
     for each in files.values():
-        pictures = [name for ending, name in each.items() if f".{ending}".endswith(SUFFIXES)]
+        images = [name for ending, name in each.items() if is_image(f".{ending}")]
+        pictures = [name for name in images if name.lower().endswith(SUFFIXES)] or images[:1]
         labels = _labels(found, each) if pictures else None
         if labels is None:
             ignored["samples without a label" if pictures else "samples without a picture"] += 1
@@ -125,7 +125,7 @@ def _key(name: str) -> str:
     return posixpath.join(posixpath.dirname(name), posixpath.basename(name).partition(".")[0])
 
 
-def _labels(found: Index, files: dict[str, str]) -> tuple[str, ...] | None:
+def _labels(found: Index, files: dict[str, str]) -> Any:
     for ending in SAYING:
         if ending in files and (labels := _said(files[ending], _text(found, files[ending]))) is not None:
             return labels
@@ -141,19 +141,18 @@ def _text(found: Index, name: str) -> str:
         raise DataError(f"{name} in {found.path} is not text in UTF-8.") from error
 
 
-def _said(name: str, text: str) -> tuple[str, ...] | None:
-    """The labels in a small file; None where it has none."""
+def _said(name: str, text: str) -> Any:
+    """The label or labels in a small file; None where it has none."""
     if not name.lower().endswith(".json"):
-        return (text,) if text else None
+        return None if text in ("", *MISSING) else text
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is not JSON: {error}.") from error
     if isinstance(value, dict):
         value = next((value[field] for field in FIELDS if field in value), None)
-    if isinstance(value, list):
-        return tuple(map(str, value))
-    return None if value is None or isinstance(value, dict) else (str(value),)
+    value = plain(value)
+    return None if is_missing(value) or isinstance(value, dict) or value in ("", *MISSING) else value
 
 
 def _part(shard: Path) -> str:

@@ -22,6 +22,7 @@ from graft.jobs.export.parity import Answering as Answers
 from graft.jobs.export.parity import Described, Run, told
 from graft.model.answering import Answering
 from graft.model.classifier import Classifier
+from graft.networks.alone import alone
 from graft_runtime import contract
 from graft_runtime.contract import CARD, EXPORT, Export, Witness
 
@@ -59,7 +60,7 @@ def made(classifier: Classifier) -> tuple[tuple[str, ...], Described]:
     module = copy.deepcopy(Program(classifier)).eval().cpu()
     free = dict.fromkeys(range(3), Dim.DYNAMIC)
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)
-    with warnings.catch_warnings():
+    with alone(), warnings.catch_warnings():
         # A GRU lays its weights out in a list of its own on the way; they are those of the program all the same.
         warnings.filterwarnings("ignore", r"The tensor attributes? self\.answering", UserWarning)
         program = torch.export.export(module, (example,), dynamic_shapes=(free,), strict=False)
