@@ -52,6 +52,7 @@ def misjudged(faults: dict[str, str], wanted: dict[str, str]) -> list[str]:
     return wrong
 
 
+@pytest.mark.fault(8)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on odd files, as a user would have them
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

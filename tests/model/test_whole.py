@@ -57,6 +57,7 @@ def replaced(place: Path, last: int, way: str) -> subprocess.CompletedProcess[st
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.skipif(whole._exchange() is None, reason="this system exchanges no names")
 def test_killed_before_any_step_there_is_the_old_folder_or_the_new(tmp_path: Path) -> None:
     found = list[str]()
