@@ -282,7 +282,7 @@ def test_a_graph_in_a_graph_a_thousand_times_is_no_trouble() -> None:
         ({"temperature": float("inf")}, "'temperature' cannot be"),
         ({"temperature": float("nan")}, "'temperature' cannot be"),
         ({"sets": (0.5,)}, "do not belong together"),
-        ({"preprocess": {"size": 32}}, "resize None"),
+        ({"preprocess": {"size": 32}}, "its preprocessing lacks 'resize'"),
         ({"preprocess": {"size": -1, "resize": 32}}, "'preprocess.size' must be a whole number"),
         ({"preprocess": {"size": 32, "resize": 10**9}}, "'preprocess.resize' must be a whole number"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from graft.errors import OutputError
+from graft.jobs import outputs
 from graft.jobs.direct import opened
 from graft.jobs.predict import files
 from graft.model.classifier import Classifier
@@ -66,5 +68,7 @@ def _places(paths: Sequence[Path], folder: Path) -> Iterator[Path]:
 def _drawn(each: Any, place: Path) -> Why:
     if not isinstance(each, Explanation):
         return each.as_dict() | {"explained": "", "drawing": ""}
-    Image.fromarray(np.concatenate([each.seen, each.drawn()], axis=1)).save(place)
+    drawing = io.BytesIO()
+    Image.fromarray(np.concatenate([each.seen, each.drawn()], axis=1)).save(drawing, "PNG")
+    outputs.write(place, drawing.getvalue())
     return each.prediction.as_dict() | {"explained": each.label, "drawing": str(place)}
