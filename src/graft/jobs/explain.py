@@ -14,6 +14,7 @@ from graft.errors import OutputError
 from graft.jobs import outputs
 from graft.jobs.direct import opened
 from graft.jobs.predict import files
+from graft.model import whole
 from graft.model.classifier import Classifier
 from graft.model.explain import Explanation
 from graft.model.explain import explain as explained
@@ -49,6 +50,7 @@ def explain(
         raise OutputError(f"{taken[0]} is there already. Use --force to replace it, or choose another folder.")
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
+        whole.sweep(Path(output), {place.name for place in places})
         made = explained(judge, [str(path) for path in paths], label, watch=watch)
         return [_drawn(each, place) for each, place in zip(made, places, strict=True)]
     except OSError as error:
