@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format docs bench constraints clean
+.PHONY: help setup demo test test-all faults check format docs bench constraints clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ test: .venv/.ready  ## run the quick tests
 
 test-all: .venv/.ready  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -m ""
+
+faults: .venv/.ready  ## try the faults that people meet, and print what came of each
+	PYTHONPATH=tests $(BIN)/python -m pytest -p faults -m fault -q
 
 check: .venv/.ready  ## lint, check the format, check the types
 	$(BIN)/ruff check .

@@ -316,6 +316,7 @@ def test_words_that_make_no_command_exit_with_2(words: list[str]) -> None:
     assert graft(*words).exit_code == 2
 
 
+@pytest.mark.fault(34)
 def test_a_full_disk_behind_standard_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -329,6 +330,7 @@ def test_a_full_disk_behind_standard_output_is_told(monkeypatch: pytest.MonkeyPa
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(36, 40)
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_computed_and_a_second_run_meanwhile_is_refused(
     photos: Path, tmp_path: Path, own_cache: Path
@@ -353,6 +355,7 @@ def test_ctrl_c_keeps_what_was_computed_and_a_second_run_meanwhile_is_refused(
     assert report["embedded"]["computed"] == 36 - kept
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize(
     "moment",
     [
@@ -494,6 +497,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: Path
     assert (run.returncode, told) == (0, "")
 
 
+@pytest.mark.fault(23, 30)
 @pytest.mark.slow
 def test_names_of_files_and_classes_give_the_terminal_no_orders(photos: Path, tmp_path: Path) -> None:
     """They colour, clear and rename it, and turn words round; so does nothing that graft prints or writes."""
@@ -540,6 +544,7 @@ def test_a_terminal_that_cannot_show_a_letter_shows_an_escape(
     assert shown.getvalue().endswith(b"\\u65e5\\u672c.png\n")
 
 
+@pytest.mark.fault(41, 42)
 def test_offline_in_a_plain_terminal_it_opens_no_socket_and_prints_json_and_nothing_else(
     photos: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_what_is_no_export_is_told() -> None:
         read(exported.model())
 
 
+@pytest.mark.fault(33)
 def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
     data = exported.file()
     for end in range(0, len(data), 7):
@@ -67,6 +68,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
             read(data[:end])
 
 
+@pytest.mark.fault(33)
 def test_any_bit_that_turned_is_found_in_the_description_as_in_the_graph() -> None:
     data = exported.file()
     for at in range(0, 8 * len(data), 5):
@@ -181,6 +183,7 @@ def test_evidence_that_graft_would_not_write_is_refused(wrong: str, monkeypatch:
         evidence(b"", about)
 
 
+@pytest.mark.fault(33)
 def test_newer_files_are_refused_with_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"contract 2, this version reads up to 1: please update"):
         read(exported.file(replace(Export(), contract=2)))
@@ -264,6 +267,7 @@ def test_a_graph_in_a_graph_a_thousand_times_is_no_trouble() -> None:
 # --- a description that the network does not fit ----------------------------------------------------------------------
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -278,7 +282,7 @@ def test_a_graph_in_a_graph_a_thousand_times_is_no_trouble() -> None:
         ({"temperature": float("inf")}, "'temperature' cannot be"),
         ({"temperature": float("nan")}, "'temperature' cannot be"),
         ({"sets": (0.5,)}, "do not belong together"),
-        ({"preprocess": {"size": 32}}, "lacks 'resize'"),
+        ({"preprocess": {"size": 32}}, "its preprocessing lacks 'resize'"),
         ({"preprocess": {"size": -1, "resize": 32}}, "'preprocess.size' must be a whole number"),
         ({"preprocess": {"size": 32, "resize": 10**9}}, "'preprocess.resize' must be a whole number"),
     ],
@@ -288,6 +292,7 @@ def test_a_description_that_does_not_fit_the_network_is_refused_at_load(changes:
         load(exported.file(**changes))
 
 
+@pytest.mark.fault(44)
 def test_a_server_keeps_its_model_where_the_new_one_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "colours.onnx"
     path.write_bytes(exported.file())

@@ -107,6 +107,7 @@ def test_the_photos_of_every_orientation_stand_upright(shared: Path) -> None:
     assert all(np.abs(other.astype(int) - first).mean() < 6 for other in others)  # each was compressed anew
 
 
+@pytest.mark.fault(10)
 def test_a_scan_of_twelve_bits_is_scaled_by_its_twelve_bits(shared: Path) -> None:
     pixels = decode((shared / "data/messy/modes/12bit.cropped.tif").read_bytes())
     assert int(pixels.max()) == 2  # the brightest of its values is 30 of 4095
@@ -120,6 +121,7 @@ def test_a_lossless_picture_comes_back_as_it_was(kind: str) -> None:
     np.testing.assert_array_equal(decode(encoded(PHOTO, kind)), np.asarray(PHOTO))
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_a_ramp_of_sixteen_bits_is_scaled_and_not_clipped(kind: str) -> None:
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -129,6 +131,7 @@ def test_a_ramp_of_sixteen_bits_is_scaled_and_not_clipped(kind: str) -> None:
     assert len(np.unique(pixels)) == 256
 
 
+@pytest.mark.fault(11)
 def test_a_picture_of_floats_spans_black_to_white() -> None:
     values = np.linspace(-1000, 3000, 256, dtype=np.float32).reshape(16, 16)
     pixels = decode(encoded(Image.fromarray(values), "TIFF"))
@@ -175,6 +178,7 @@ DEEP: dict[str, tuple[Any, Any]] = {  # values of every type, and the grey level
 }
 
 
+@pytest.mark.fault(10, 11)
 @pytest.mark.parametrize("kind", DEEP)
 def test_grey_of_every_type_keeps_its_range(kind: str) -> None:
     values, expected = DEEP[kind]
@@ -194,12 +198,14 @@ def test_types_that_are_not_read_are_refused(kind: str) -> None:
         decode(tiff(LEVELS.astype(kind)))
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_grey_without_a_finite_value_is_a_fault(odd: float) -> None:
     with pytest.raises(ImageError, match="not one value is a finite number"):
         decode(tiff(np.full((4, 4), odd, np.float32)))
 
 
+@pytest.mark.fault(10)
 def test_dark_grey_of_sixteen_bits_stays_dark() -> None:
     raw = b"P5 16 16 65535\n" + LEVELS.astype(">u2").tobytes()
     assert np.array_equal(np.unique(decode(raw)), [0, 1])
@@ -245,6 +251,7 @@ def test_an_image_without_pixels_is_a_fault() -> None:
         upright(Image.new("RGB", (0, 5)))
 
 
+@pytest.mark.fault(9)
 def test_one_bit_and_grey_become_three_equal_channels() -> None:
     steps = Image.fromarray(np.array([[0, 100, 255]], np.uint8))
     assert decode(encoded(steps, "PNG"))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
@@ -255,6 +262,7 @@ def test_one_bit_and_grey_become_three_equal_channels() -> None:
     ]
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(("alpha", "colour"), [(0, WHITE), (255, RED), (51, (255, 204, 204))])
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_transparency_is_laid_on_white(kind: str, alpha: int, colour: tuple[int, int, int]) -> None:
@@ -262,11 +270,13 @@ def test_transparency_is_laid_on_white(kind: str, alpha: int, colour: tuple[int,
     assert distance(decode(encoded(Image.new("RGBA", (8, 8), (*RED, alpha)), kind, **options)), colour) <= 1
 
 
+@pytest.mark.fault(9)
 def test_transparent_grey_is_laid_on_white() -> None:
     both = Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA")
     assert decode(encoded(both, "PNG"))[0].tolist() == [[255] * 3, [0] * 3]
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(("kind", "transparency"), [("PNG", 0), ("PNG", b"\x00\xff"), ("GIF", 0)])
 def test_the_transparent_entry_of_a_palette_becomes_white(kind: str, transparency: int | bytes) -> None:
     picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
@@ -275,6 +285,7 @@ def test_the_transparent_entry_of_a_palette_becomes_white(kind: str, transparenc
     assert pixels[0].tolist() == [list(WHITE), list(GREEN)]
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_red_ink_is_red(kind: str) -> None:
     assert distance(decode(encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), kind)), RED) <= 3
@@ -289,6 +300,7 @@ def test_lab_has_the_colours_it_was_made_from() -> None:
     assert distance(decode(encoded(lab, "TIFF")), [colours]) <= 8  # 256 steps in a and b are coarse
 
 
+@pytest.mark.fault(15)
 def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     for kind in ("GIF", "TIFF", "PNG"):
@@ -299,6 +311,7 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 # --- upright ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("kind", "most"), [("PNG", 0), ("TIFF", 0), ("JPEG", 12)])
 def test_a_picture_stands_upright_however_the_camera_was_held(kind: str, most: int, orientation: int) -> None:
@@ -312,6 +325,7 @@ def test_a_picture_stands_upright_however_the_camera_was_held(kind: str, most: i
     assert distance(pixels, np.asarray(PHOTO)) <= most
 
 
+@pytest.mark.fault(16)
 def test_a_broken_exif_block_leaves_the_picture_as_it_is_stored() -> None:
     broken = encoded(PHOTO, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     np.testing.assert_array_equal(decode(broken), np.asarray(PHOTO))
@@ -320,11 +334,13 @@ def test_a_broken_exif_block_leaves_the_picture_as_it_is_stored() -> None:
 # --- cut short --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, PNG], ids=["JPEG", "progressive", "PNG"])
 def test_half_a_picture_is_truncated(data: bytes) -> None:
     assert refusal(data[: len(data) // 2]) == "truncated"
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("missing", [1, 2])
 def test_a_jpeg_without_its_end_marker_is_whole(missing: int) -> None:
     np.testing.assert_array_equal(decode(JPEG[:-missing]), decode(JPEG))
@@ -335,6 +351,7 @@ def test_a_png_without_its_end_chunk_is_whole(missing: int) -> None:
     np.testing.assert_array_equal(decode(PNG[:-missing]), np.asarray(PHOTO))
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "restarts", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
 def test_a_picture_cut_anywhere_is_refused_or_has_all_its_pixels(kind: str) -> None:
     """Every length of a JPEG: between its scans and at its restart markers, a coarse picture can look whole."""
@@ -349,6 +366,7 @@ def test_a_picture_cut_anywhere_is_refused_or_has_all_its_pixels(kind: str) -> N
 # --- too large, and large enough --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(17)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # then it is our own limit that refuses
 def test_a_bomb_is_refused_at_once() -> None:
     start = time.monotonic()
@@ -357,6 +375,7 @@ def test_a_bomb_is_refused_at_once() -> None:
     assert time.monotonic() - start < 10  # nearly all of it is for making the files
 
 
+@pytest.mark.fault(17)
 def test_a_bomb_is_refused_in_little_memory() -> None:
     """A child that may have 100 MB more than it has: the pixels would take 169 MB, and their refusal takes none."""
     pytest.importorskip("resource", reason="only Unix limits the memory of a process")
@@ -407,6 +426,7 @@ def test_only_a_jpeg_comes_back_smaller(kind: str) -> None:
 # --- no picture at all ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(1, 2, 18)
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -439,6 +459,7 @@ def test_arbitrary_bytes_raise_nothing_but_image_error(signature: bytes, rest: b
     decoded_or_refused(signature + rest)
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("data", [JPEG, PNG], ids=["JPEG", "PNG"])
 @settings(max_examples=100, deadline=None)
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8))

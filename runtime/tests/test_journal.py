@@ -198,6 +198,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         write(tmp_path / "a.csv", force=True)
 
 
+@pytest.mark.fault(35)
 def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +219,7 @@ def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert parts(tmp_path / "a.csv")[0].exists()
 
 
+@pytest.mark.fault(36)
 @pytest.mark.skipif(journal.fcntl is None, reason="Windows locks no file for this")
 def test_two_runs_into_one_file_are_told_apart(stopped: Path) -> None:
     def second(things: Iterator[Prediction], _before: int, _count: int) -> Iterator[Prediction]:
@@ -231,6 +233,7 @@ def test_two_runs_into_one_file_are_told_apart(stopped: Path) -> None:
     assert table.write(Oracle(), NAMES, stopped, Asked(), second, CSV, resume=True).answers == 24
 
 
+@pytest.mark.fault(34)
 def test_a_full_disk_is_told_and_when_there_is_room_it_goes_on(
     tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +289,7 @@ cli.main()
 """
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_from_outside_and_resumed_is_never_stopped(folder: Path, how: signal.Signals, code: int) -> None:
     words = ["predict", str(folder / "model.onnx"), str(folder / "pictures")]
@@ -321,6 +325,7 @@ def test_from_the_start_of_any_block_the_rest_are_the_same(folder: Path) -> None
         at += len(block)
 
 
+@pytest.mark.fault(5)
 def test_a_file_that_vanishes_gets_its_fault_in_its_row(folder: Path) -> None:
     from graft_runtime import load
 

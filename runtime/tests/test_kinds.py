@@ -74,6 +74,7 @@ def test_heic_without_its_decoder_says_what_brings_it(shared: Path, monkeypatch:
         decode((shared / "cases/files/heic/cup/0.heic").read_bytes())
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(
     ("start", "told"),
     [
@@ -94,6 +95,7 @@ def test_a_kind_is_known_by_its_content(start: bytes, told: str) -> None:
         decode(start + bytes(40))
 
 
+@pytest.mark.fault(18)
 def test_a_kind_is_known_by_its_name_and_not_even_opened(tmp_path: Path) -> None:
     for other in kinds.OTHERS[1:]:
         for suffix in other.suffixes:

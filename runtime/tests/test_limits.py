@@ -72,6 +72,7 @@ def costly(paths: list[Path]) -> list[str]:
     ]
 
 
+@pytest.mark.fault(17)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", hostile.CASES)
 def test_a_hostile_file_is_refused_at_once(name: str) -> None:

@@ -46,6 +46,7 @@ def server(file: Path) -> Iterator[Running]:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("task", ["multiclass", MULTILABEL])
+@pytest.mark.fault(37)
 def test_logits_that_are_no_numbers_have_no_answer(value: float, task: str) -> None:
     logits = np.array([[value, 1.0], [2.0, 1.0]])
     chances = probabilities(logits, 1.0, task)

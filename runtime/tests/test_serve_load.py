@@ -38,6 +38,7 @@ from graft_runtime.serve.room import Meter, Room, Share, address
 # --- too slow, too many -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(43)
 def test_slow_headers_and_bodies_end(file: Path) -> None:
     with running(file, Bounds(headers=1.0, body=1.0)) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as slow:
@@ -149,6 +150,7 @@ def test_connections_that_are_at_work_are_not_closed_for_others(file: Path, monk
         assert server.lives()
 
 
+@pytest.mark.fault(43)
 def test_bodies_that_arrive_slowly_take_the_places_of_nobody(file: Path) -> None:
     with running(file, Bounds(requests=4)) as server, holding(server, 130, HALF):
         time.sleep(0.3)
@@ -334,6 +336,7 @@ def decoders() -> list[int]:
     return [each.pid for each in children if each.is_running() and "graft_runtime.serve.decoder" in each.cmdline()]
 
 
+@pytest.mark.fault(39)
 def test_decoders_that_are_killed_cost_no_picture(file: Path) -> None:
     before = set(decoders())
     with running(file) as server:
@@ -345,6 +348,7 @@ def test_decoders_that_are_killed_cost_no_picture(file: Path) -> None:
     assert set(decoders()) <= before  # none is left behind
 
 
+@pytest.mark.fault(39)
 @pytest.mark.skipif(os.name != "posix", reason="needs the program false")
 def test_a_picture_that_ends_two_decoders_is_at_fault(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
@@ -354,6 +358,7 @@ def test_a_picture_that_ends_two_decoders_is_at_fault(file: Path, monkeypatch: p
         assert answer.json()["predictions"][0]["fault"] == "too costly to decode: the decoder gave up"
 
 
+@pytest.mark.fault(44)
 def test_no_file_left_to_start_a_decoder_with_is_told_as_busy(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(_: Decoders) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -370,6 +375,7 @@ def test_no_file_left_to_start_a_decoder_with_is_told_as_busy(file: Path, monkey
         assert server.lives()
 
 
+@pytest.mark.fault(39)
 def test_a_decoder_that_takes_too_long_is_ended(file: Path) -> None:
     with running(file, Bounds(decode=0.0)) as server:
         answer = server.post(content=RED)
@@ -401,6 +407,7 @@ def test_a_decoder_has_a_limit_of_memory(file: Path) -> None:
 # --- a new model ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(44)
 def test_a_new_file_takes_over_without_a_lost_request(tmp_path: Path) -> None:
     path, other = tmp_path / "model.onnx", tmp_path / "new"
     path.write_bytes(exported.file())

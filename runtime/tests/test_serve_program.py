@@ -111,6 +111,7 @@ main(["serve", {str(file)!r}, "--port", "0"])
     assert told == "graft-runtime: The server cannot start; the last line of its log says why."
 
 
+@pytest.mark.fault(44)
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit of open files")
 def test_a_server_with_few_files_to_open_goes_on_answering(file: Path) -> None:
     limited = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")

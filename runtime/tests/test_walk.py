@@ -40,6 +40,7 @@ def test_a_folder_that_is_named_is_walked_whatever_it_is_called(tmp_path: Path) 
     assert (found(tmp_path / ".hidden"), found(tmp_path / "@eaDir")) == (["a.png"], ["b.png"])
 
 
+@pytest.mark.fault(29)
 def test_links_are_followed_once(tmp_path: Path) -> None:
     lay(tmp_path, "store/cats/a.png", "in/dogs/b.png")
     (tmp_path / "in/cats").symlink_to(tmp_path / "store/cats")
@@ -54,6 +55,7 @@ def test_every_kind_of_image_is_listed_so_that_its_fault_is_told(tmp_path: Path)
     assert found(tmp_path) == ["a.HEIC", "b.avif", "c.nef", "d.jxl", "e.dcm"]
 
 
+@pytest.mark.fault(6)
 def test_a_folder_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, "a.png", "closed/b.png")
     scan = os.scandir

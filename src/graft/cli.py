@@ -31,6 +31,7 @@ from graft.terminal import (
     StartWeights,
     UnknownRate,
     Weights,
+    end_at_second_press,
     loading,
     printed,
     told_of,
@@ -293,6 +294,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an old terminal shows '日' as an escape, not a traceback
+    end_at_second_press()
     app()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,17 @@ def installed(extra: str) -> Iterator[None]:
         raise UsageError(
             f"This needs the package {error.name}, which is not installed: pip install 'graft-vision[{extra}]'"
         ) from error
+
+
+def end_at_second_press() -> None:
+    """The first Ctrl-C lets all tidy up; a second one meanwhile ends the program there and then, as a kill does."""
+
+    def pressed(*_: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody else decides
+        signal.signal(signal.SIGINT, pressed)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def test_a_balanced_set_is_fine() -> None:
     assert said(data({"ant": 20, "bee": 30})) == {}
 
 
+@pytest.mark.fault(20)
 def test_empty_few_and_unequal_classes_are_named() -> None:
     table = data({"ant": 100, "bee": 9, "cat": 0, "dog": 12})
     assert few(table) == ("bee",)

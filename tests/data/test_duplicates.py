@@ -63,6 +63,7 @@ def test_copies_share_a_group_whatever_their_features() -> None:
     assert len(set(groups)) == 48
 
 
+@pytest.mark.fault(28)
 def test_pictures_saved_again_share_a_group() -> None:
     """Noise of a tenth of the spread is what JPEG at quality 75 does to features."""
     features = random_features(50)

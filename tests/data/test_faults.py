@@ -62,6 +62,7 @@ def test_only_endings_that_say_a_format_can_be_wrong() -> None:
     assert not misnamed(looks(c2=[-1] * 6), names).any()
 
 
+@pytest.mark.fault(8)
 def test_what_cannot_be_read_keeps_its_reason_and_is_graver_where_it_is_most() -> None:
     (one,) = unreadable({3: "truncated", 7: "empty file"}, 10)
     assert (one.severity, one.cases.tolist(), one.notes) == ("warning", [[3], [7]], ["truncated", "empty file"])

@@ -88,6 +88,7 @@ def test_single_pictures_are_shared_exactly(share: float, tested: int) -> None:
     assert [int((part[SINGLES.labels == label] == TEST).sum()) for label in range(3)] == [tested] * 3
 
 
+@pytest.mark.fault(21)
 def test_a_class_of_one_picture_or_one_group_stays_in_training() -> None:
     data = table([0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 2, 3])
     part = stratified(*data.columns, 0.5, 0)
@@ -158,6 +159,7 @@ def test_a_lasting_split_keeps_groups_whole_and_half_of_a_class(
     np.testing.assert_array_equal(lasting(*data[order].columns, share, seed), part[order])
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("seed", range(20))
 def test_no_class_of_two_or_more_goes_untested(seed: int) -> None:
     few = table([0, 0, 1, 1, 1, 2], list(range(6)))

@@ -80,5 +80,6 @@ def test_a_crop_may_lie_in_the_last_row_and_column() -> None:
     assert {box.top for box in boxes if box.height == 3} == {0, 1}
 
 
+@pytest.mark.fault(19)
 def test_a_picture_of_one_pixel_is_kept_whole() -> None:
     assert {crop(0, b"", view, 1, 1) for view in range(2, 40)} == {Crop(0, 0, 1, 1, flip) for flip in (False, True)}

@@ -63,6 +63,7 @@ def test_the_second_time_everything_comes_from_the_cache(
     assert again.names == first.names
 
 
+@pytest.mark.fault(35)
 def test_a_place_where_it_may_not_write_is_told_before_any_work(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def test_only_fit_says_that_it_never_saw_the_pictures(model: Path, photos: Path)
     assert "never saw" not in done.stdout
 
 
+@pytest.mark.fault(25)
 def test_a_class_that_is_not_there_is_not_judged(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "stripes", tmp_path / "two" / "stripes")
     shutil.copytree(photos / "disc", tmp_path / "two" / "disc")
@@ -52,6 +53,7 @@ def test_a_class_that_is_not_there_is_not_judged(model: Path, photos: Path, tmp_
     assert evaluate(model, tmp_path / "two").count == 12  # one class suffices to be judged by
 
 
+@pytest.mark.fault(25)
 def test_classes_that_it_does_not_know_are_listed_and_scored_apart(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "more")
     shutil.move(tmp_path / "more" / "disc", tmp_path / "more" / "dot")
@@ -76,6 +78,7 @@ def _own(model: Path, photos: Path) -> list[tuple[float, int]]:
     return [(float(row[label]), int(label)) for row, label in zip(chances, data.labels, strict=True)]
 
 
+@pytest.mark.fault(25)
 def test_wholly_other_classes_and_other_spellings_are_refused(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "disc", tmp_path / "other" / "dot")
     done = graft("evaluate", model, tmp_path / "other")

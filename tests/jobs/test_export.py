@@ -46,6 +46,7 @@ def exported(classifier: Classifier, photos: Path, tmp_path_factory: pytest.Temp
 # --- exported = trained -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(19)
 def test_the_runtime_answers_as_the_classifier_from_the_bytes_of_odd_files(
     exported: Path, classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_broken_preprocessing_is_refused_and_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(("to", "name"), FORMATS)
 def test_permuted_classes_are_refused(
     to: str, name: str, classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -304,6 +304,7 @@ def test_weights_that_are_not_those_of_the_network_are_refused(photos: Path, tmp
             fit(photos, weights=tmp_path / name)
 
 
+@pytest.mark.fault(7, 22)
 def test_folders_that_cannot_be_learned_from_say_why(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     one = few(photos, tmp_path / "one", ("only",))
@@ -332,6 +333,7 @@ def test_a_test_class_that_was_never_trained_on_is_refused(photos: Path, tmp_pat
         fit(root, strategy=QUICK)
 
 
+@pytest.mark.fault(21)
 def test_a_class_with_a_single_picture_is_trained_on_and_named_as_untested(photos: Path, tmp_path: Path) -> None:
     root = few(photos, tmp_path / "p", ("disc", "frame"), count=6)
     (root / "single").mkdir()
@@ -342,6 +344,7 @@ def test_a_class_with_a_single_picture_is_trained_on_and_named_as_untested(photo
     assert load(tmp_path / "m").predict(photos / "stripes" / "00.png")[0].label == "single"
 
 
+@pytest.mark.fault(21)
 def test_two_classes_with_one_picture_each_make_a_classifier_without_a_score(photos: Path, tmp_path: Path) -> None:
     root = few(photos, tmp_path / "p", count=1)
     done = graft("fit", root, "-o", tmp_path / "m", "--strategy", QUICK, "-q")
@@ -351,6 +354,7 @@ def test_two_classes_with_one_picture_each_make_a_classifier_without_a_score(pho
     assert [each.label for each in load(tmp_path / "m").predict(sorted(root.rglob("*.*")))] == ["disc", "frame"]
 
 
+@pytest.mark.fault(1, 2, 3)
 def test_bad_pictures_are_left_out_and_named_in_summary_and_json(photos: Path, tmp_path: Path) -> None:
     root = tmp_path / "p"
     shutil.copytree(photos, root)
@@ -373,6 +377,7 @@ def test_bad_pictures_are_left_out_and_named_in_summary_and_json(photos: Path, t
 NAMES = ("日本 🐱", "-rf", "=1+1")
 
 
+@pytest.mark.fault(23)
 def test_odd_class_names_come_through_every_file(photos: Path, tmp_path: Path) -> None:
     root = few(photos, tmp_path / "p", NAMES, count=5)
     done = graft("fit", root, "-o", tmp_path / "my model", "--strategy", QUICK, "--json", "-q")
@@ -384,6 +389,7 @@ def test_odd_class_names_come_through_every_file(photos: Path, tmp_path: Path) -
         assert classifier.predict(sorted((root / name).iterdir()))[0].label == name
 
 
+@pytest.mark.fault(30)
 def test_a_file_name_that_is_not_unicode_is_left_out_and_counted(photos: Path, tmp_path: Path) -> None:
     root = few(photos, tmp_path / "p")
     try:
@@ -395,6 +401,7 @@ def test_a_file_name_that_is_not_unicode_is_left_out_and_counted(photos: Path, t
     assert data["train"] + data["test"] == 8
 
 
+@pytest.mark.fault(35)
 def test_an_output_in_the_way_is_refused_before_any_work(
     photos: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

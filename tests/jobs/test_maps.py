@@ -132,6 +132,7 @@ def test_what_cannot_be_is_told_before_any_image(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(34)
 def test_a_full_disk_leaves_nothing_and_the_file_that_was_there(
     photos: Path, tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def written(
     write(Sage(said, classes), pictures, path, Asked(top=top, **asked), force=force)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
     name = f"{start}cmd|' /C calc'!A0"
@@ -258,6 +259,7 @@ cli.main()
 """
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("name", ["a.csv", pytest.param("a.parquet", marks=pytest.mark.slow)])
 def test_killed_while_it_writes_and_resumed_is_never_killed(
     model: Path, photos: Path, tmp_path: Path, name: str

@@ -264,6 +264,7 @@ NUMBERS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", NUMBERS)
+@pytest.mark.fault(37)
 def test_weights_that_are_no_numbers_are_refused_by_name(model: Path, what: str) -> None:
     change, words = NUMBERS[what]
     changed(model, change)

@@ -8,6 +8,7 @@ from typing import Any
 
 import markdown_it
 import numpy as np
+import pytest
 
 from graft.model.evaluation import judge
 from graft.model.multilabel import judge_labels
@@ -63,6 +64,7 @@ EVIL = (
 TAGS = {"h1", "h2", "p", "strong", "ul", "li", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"}
 
 
+@pytest.mark.fault(23)
 def test_names_are_words_and_neither_html_nor_markdown() -> None:
     chances = np.eye(len(EVIL)) * 0.9 + 0.01
     score = judge(chances, np.arange(len(EVIL)), EVIL)

@@ -184,6 +184,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_each_damage_has_a_message_of_its_own(model: Path, damage: str) -> None:
     make, message = DAMAGE[damage]
@@ -192,6 +193,7 @@ def test_each_damage_has_a_message_of_its_own(model: Path, damage: str) -> None:
         load(model).predict(np.zeros((8, 8, 3), np.uint8))
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("value", [None, "x", -1, 0, [], {}, [[]]])
 def test_no_edited_card_raises_anything_but_a_graft_error(model: Path, value: Any) -> None:
     original = (model / "model.json").read_text()
@@ -275,6 +277,7 @@ class Faulty:
         return call
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
 def test_whichever_step_fails_there_is_the_old_classifier_or_the_new_and_no_litter(
     classifier: Classifier, other: Classifier, tmp_path: Path, fault: BaseException
@@ -339,6 +342,7 @@ with storage.claimed(Path(sys.argv[1]), force=False):
 """
 
 
+@pytest.mark.fault(36)
 @pytest.mark.slow
 def test_a_second_run_into_one_folder_is_refused_at_once_until_the_first_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "mine"
@@ -365,6 +369,7 @@ def small_files() -> Any:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.fault(34)
 def test_a_disk_that_is_full_while_saving_keeps_the_old_classifier(
     other: Classifier, model: Path, small_files: Callable[[], None]
 ) -> None:
@@ -376,6 +381,7 @@ def test_a_disk_that_is_full_while_saving_keeps_the_old_classifier(
     assert hidden(model.parent) == []
 
 
+@pytest.mark.fault(34)
 def test_a_disk_that_is_full_while_caching_is_told_with_the_folder(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def replaced(place: Path, last: int, way: str) -> subprocess.CompletedProcess[st
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.skipif(whole._exchange() is None, reason="this system exchanges no names")
 def test_killed_before_any_step_there_is_the_old_folder_or_the_new(tmp_path: Path) -> None:
     found = list[str]()
@@ -133,3 +134,15 @@ def test_a_file_system_that_cannot_is_left_to_two_steps(
     assert content(place) == {"a": "new"}
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
     assert os.path.lexists(place)
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    left, other, mine = (tmp_path / name for name in (".a.onnx.0123abcd", ".b.onnx.0123abcd", ".a.onnx.backup1"))
+    for path in (left, other, mine):
+        path.write_bytes(b"half")
+    with whole.file(tmp_path / "a.onnx") as file:
+        file.write(b"whole")
+        whole.sweep(tmp_path, {"a.onnx"})  # by another run meanwhile
+        assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, other.name, "a.onnx"]
+    assert (tmp_path / "a.onnx").read_bytes() == b"whole"

@@ -138,6 +138,7 @@ class Canary:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("modern", [True, False])
 def test_a_malicious_pickle_is_not_run(tmp_path: Path, tensors: Tensors, modern: bool) -> None:
     canary, path = tmp_path / "canary", tmp_path / "evil.pth"

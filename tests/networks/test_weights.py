@@ -178,6 +178,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         weights.locate(TINY, tmp_path / "absent.pth")
 
 
+@pytest.mark.fault(42)
 @pytest.mark.parametrize("offline", ["argument", "environment"])
 def test_offline_says_where_it_looked_and_what_to_do(
     folder: Path, monkeypatch: pytest.MonkeyPatch, offline: str
@@ -236,6 +237,7 @@ def test_without_the_package_the_default_is_downloaded(monkeypatch: pytest.Monke
     assert weights.locate(catalog.find(catalog.DEFAULT)).where == "download"
 
 
+@pytest.mark.fault(42)
 @pytest.mark.slow
 def test_offline_opens_no_socket() -> None:
     code = """if True:
@@ -301,6 +303,7 @@ def test_a_hub_that_breaks_off_leaves_nothing(
     assert not list((tmp_path / "hub").rglob("*.safetensors"))
 
 
+@pytest.mark.fault(42)
 def test_no_server_says_what_to_do(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_repository", lambda entry: "")
     monkeypatch.setattr(weights, "_url", lambda entry: "http://127.0.0.1:9/gone.pth")
@@ -354,6 +357,7 @@ def test_a_download_with_another_hash_leaves_nothing(server: Server, torch_hub: 
     assert checkpoints(tmp_path) == []
 
 
+@pytest.mark.fault(34)
 def test_a_full_disk_leaves_nothing(
     server: Server, torch_hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

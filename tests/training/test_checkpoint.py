@@ -206,6 +206,7 @@ def test_when_all_are_damaged_it_says_so(place: Path) -> None:
 # --- killed, and a full disk ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(40)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.slow
 def test_a_process_killed_while_it_saves_leaves_a_whole_state_no_older_than_it_reported(tmp_path: Path) -> None:
@@ -222,6 +223,7 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_state_no_older_than_it_r
         assert not list((tmp_path / str(attempt)).glob(".*"))  # what it was writing is swept up
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("fault", ["open", "write", "fsync", "verify", "rename"])
 def test_a_disk_that_does_not_take_it_does_not_stop_the_training(
     place: Path, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -250,6 +252,7 @@ def test_a_disk_that_does_not_take_it_does_not_stop_the_training(
         assert (run.latest() or (0,))[0] == 3
 
 
+@pytest.mark.fault(34)
 def test_a_disk_that_is_really_full(tiny_disk: Path) -> None:
     """torch.save meets the end of the disk at every place: in a header, in numbers, in the list of contents."""
     folder = tiny_disk / "model.run"
@@ -266,6 +269,7 @@ def test_a_disk_that_is_really_full(tiny_disk: Path) -> None:
         assert "the disk is full" in run.troubles[-1]
 
 
+@pytest.mark.fault(34)
 def test_a_place_that_takes_no_checkpoint_at_all_stops_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Run.begin(place, SETTINGS) as run:
         monkeypatch.setattr(whole.Summed, "check", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
@@ -358,6 +362,7 @@ def test_a_file_or_a_folder_where_something_of_ours_would_be(place: Path) -> Non
         Run.begin(place, SETTINGS, force=True)
 
 
+@pytest.mark.fault(36)
 def test_two_cannot_train_in_one_folder(place: Path) -> None:
     with Run.begin(place, {}) as run:
         with pytest.raises(OutputError, match="Another process is training in"):

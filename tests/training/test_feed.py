@@ -237,6 +237,7 @@ def test_decoded_pictures_are_kept_while_there_is_room(
         assert all(torch.equal(one, two) for one, two in zip(batches[0], other, strict=True))
 
 
+@pytest.mark.fault(5)
 def test_a_picture_that_is_gone_meanwhile_is_named(photos: Path, each: dict[str, Feed], tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -187,24 +187,38 @@ def test_resumed_is_uninterrupted_to_the_bit(schedule: str, after: int) -> None:
 # --- what stops it ----------------------------------------------------------------------------------------------------
 
 
+def graphics_card() -> None:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def processor() -> None:
+    torch.empty(2**60, dtype=torch.uint8)  # PyTorch's own error: no machine has an exabyte
+
+
+def library() -> None:
+    np.empty(2**60, dtype=np.uint8)
+
+
 class Hungry(nn.Module):
     """Runs out of memory with more than so many pictures at once."""
 
-    def __init__(self, inner: nn.Module, most: int) -> None:
+    def __init__(self, inner: nn.Module, most: int, runs_out: Callable[[], None] = graphics_card) -> None:
         super().__init__()
-        self.inner, self.most, self.seen = inner, most, []
+        self.inner, self.most, self.seen, self.runs_out = inner, most, [], runs_out
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.seen.append(len(inputs))
         if len(inputs) > self.most:
-            raise torch.OutOfMemoryError("out of memory")
+            self.runs_out()
         return self.inner(inputs)
 
 
-def test_when_memory_runs_out_the_batch_is_halved_and_the_result_is_the_same() -> None:
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("runs_out", [graphics_card, processor, library])
+def test_when_memory_runs_out_the_batch_is_halved_and_the_result_is_the_same(runs_out: Callable[[], None]) -> None:
     results = []
     for most in (100, 3):
-        tuned = Hungry(network(0.0), most)
+        tuned = Hungry(network(0.0), most, runs_out)
         taught = lesson(tuned, batch=10)
         state = State(taught)
         assert len(list(loop.train(taught, state))) == 6
@@ -216,12 +230,14 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_result_is_the_same() -
         torch.testing.assert_close(results[1][0][name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.fault(38)
 def test_not_even_one_picture_fits() -> None:
     taught = lesson(Hungry(network(), 0))
     with pytest.raises(TrainingError, match="Memory does not suffice to train on a single picture"):
         list(loop.train(taught, State(taught)))
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
 def test_a_loss_that_is_no_number_stops_before_it_touches_the_weights(value: float) -> None:
     tuned = network(0.0)

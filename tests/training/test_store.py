@@ -196,6 +196,7 @@ def test_two_processes_write_at_once_and_both_are_kept(tmp_path: Path) -> None:
     assert np.array_equal(store.read(keys(1000))[:, 0], np.arange(1000))
 
 
+@pytest.mark.fault(40)
 def test_a_writer_that_is_killed_leaves_whole_rows(tmp_path: Path) -> None:
     child = writer(tmp_path, 0, 500, "killed")
     child.communicate()
@@ -215,6 +216,7 @@ def test_nothing_is_written_where_nothing_is_computed(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.fault(34)
 def test_a_full_disk_is_said_so_with_what_is_kept(tmp_path: Path) -> None:
     with Store(tmp_path, (WIDTH,)) as store:
         store.add(keys(4), rows(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from graft.errors import OutputError
+from graft.jobs import outputs
 from graft.jobs.direct import opened
 from graft.jobs.predict import files
+from graft.model import whole
 from graft.model.classifier import Classifier
 from graft.model.explain import Explanation
 from graft.model.explain import explain as explained
@@ -47,6 +50,7 @@ def explain(
         raise OutputError(f"{taken[0]} is there already. Use --force to replace it, or choose another folder.")
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
+        whole.sweep(Path(output), {place.name for place in places})
         made = explained(judge, [str(path) for path in paths], label, watch=watch)
         return [_drawn(each, place) for each, place in zip(made, places, strict=True)]
     except OSError as error:
@@ -66,5 +70,7 @@ def _places(paths: Sequence[Path], folder: Path) -> Iterator[Path]:
 def _drawn(each: Any, place: Path) -> Why:
     if not isinstance(each, Explanation):
         return each.as_dict() | {"explained": "", "drawing": ""}
-    Image.fromarray(np.concatenate([each.seen, each.drawn()], axis=1)).save(place)
+    drawing = io.BytesIO()
+    Image.fromarray(np.concatenate([each.seen, each.drawn()], axis=1)).save(drawing, "PNG")
+    outputs.write(place, drawing.getvalue())
     return each.prediction.as_dict() | {"explained": each.label, "drawing": str(place)}

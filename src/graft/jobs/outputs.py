@@ -19,6 +19,7 @@ def check(path: Path, is_ours: Callable[[Path], bool], *, force: bool) -> None:
         raise OutputError(f"{path} is there already. Use --force to replace it, or choose another name.")
     if path.exists() and not (path.is_file() and _told(path, is_ours)):
         raise OutputError(f"{path} was not written by graft, so not even --force replaces it. Choose another name.")
+    whole.sweep(path.parent, {path.name})
 
 
 def place_of(output: str | Path) -> Path:

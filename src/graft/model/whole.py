@@ -15,6 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # Windows, where what a killed writer left stays
+    fcntl = None
+
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what a killed writer leaves behind, with the name it was going to have
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, and RENAME_EXCHANGE, which is RENAME_SWAP on macOS
@@ -56,18 +61,41 @@ def file(path: Path) -> Iterator[Summed]:
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with fresh.open("xb") as raw:
+            _held(raw)
             summed = Summed(raw)
             yield summed
             summed.check()
             raw.flush()
             os.fsync(raw.fileno())
         with fresh.open("rb") as raw:
+            _held(raw)
             if hashlib.file_digest(raw, "sha256").digest() != summed.digest():
                 raise OSError(errno.EIO, "what was written does not read back the same")
         fresh.replace(path)
         _sync(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, names: Collection[str]) -> None:
+    """Remove what killed writers of files of these names left in a folder; what is being written is locked."""
+    for path in folder.iterdir():
+        found = LEFT.fullmatch(path.name)
+        if found and found[1] in names and path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                gone = _held(file)
+            if gone:
+                path.unlink(missing_ok=True)
+
+
+def _held(file: BinaryIO) -> bool:
+    """Lock a file until it is closed; False where that cannot be, or another has it."""
+    if fcntl is None:
+        return False
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def _gradients(state: State, inputs: Tensor, targets: Tensor, seed: int) -> floa
         try:
             with seeded(seed, gpu=inputs.is_cuda):
                 return _backward(state, inputs, targets)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
         if state.chunk == 1:
@@ -233,8 +233,10 @@ def training_mode(tuned: nn.Module, recipe: Recipe, alone: bool = False) -> None
                 part.eval()
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """A GPU says it by the kind of error; on a CPU it is the words of PyTorch, which differ with the system."""
+    words = ("not enough memory", "can't allocate memory", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(each in str(error) for each in words)
 
 
 def diverged(loss: float, lesson: Lesson, epoch: int, step: int) -> str:

@@ -164,6 +164,7 @@ class Runs:
         return self.what, self.arguments
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("name", ["data_batch_1", "batches.meta"])
 def test_nothing_of_a_pickle_is_executed(ten: Path, tmp_path: Path, name: str) -> None:
     trace = tmp_path / "executed"

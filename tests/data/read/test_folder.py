@@ -109,6 +109,7 @@ def test_other_folders_beside_them_make_parts_into_classes(tmp_path: Path, names
     assert (found.classes, set(found.split)) == (tuple(sorted(names)), {UNSPLIT})
 
 
+@pytest.mark.fault(24)
 def test_two_comes_before_ten(tmp_path: Path) -> None:
     found = read_folder(lay(tmp_path, "class 10/1.jpg", "Class 2/1.jpg", "class 1/1.jpg", "apple/1.jpg"))
     assert found.classes == ("apple", "class 1", "Class 2", "class 10")
@@ -132,6 +133,7 @@ def test_folders_inside_a_class_belong_to_it(tmp_path: Path) -> None:
 NAMES = ["two words", "😀", "蛋糕", "--help", "-", "Ünï", "a'b\"c", "100%", "{x}"]
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_class_may_have_any_name(tmp_path: Path, name: str) -> None:
     found = read_folder(lay(tmp_path, f"{name}/{name}.jpg", "other/1.jpg"))
@@ -147,6 +149,7 @@ def test_a_folder_named_like_a_picture_is_a_folder(tmp_path: Path) -> None:
 # --- what is left out, and counted ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(20)
 def test_what_is_no_picture_is_left_out_and_counted(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
     lay(tmp_path, "cat/.DS_Store", "cat/._1.jpg", "dog/Thumbs.db", "desktop.ini", ".git/1.jpg", "__MACOSX/cat/1.jpg")
@@ -169,6 +172,7 @@ def test_pictures_beside_the_classes_of_a_part_are_counted(tmp_path: Path) -> No
     assert (len(found), found.ignored) == (2, {OUTSIDE: 3})
 
 
+@pytest.mark.fault(29)
 @pytest.mark.timeout(30)  # a loop is the fault, so it must not take the five minutes that others may
 def test_links_cannot_loop(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
@@ -180,6 +184,7 @@ def test_links_cannot_loop(tmp_path: Path) -> None:
     assert found.ignored == {LINKS: 2, OTHER: 1}
 
 
+@pytest.mark.fault(29)
 def test_a_folder_that_is_met_twice_is_read_once(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
     (tmp_path / "zebra").symlink_to(tmp_path / "cat", target_is_directory=True)
@@ -194,6 +199,7 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
     assert table(read_folder(tmp_path / "set")) == {"cat/1.jpg": "cat", "dog/1.jpg": "dog"}
 
 
+@pytest.mark.fault(29)
 def test_a_dangling_link_is_a_picture_only_by_its_name(tmp_path: Path) -> None:
     """One that is named like a picture stays in the table, and is found damaged when it is read."""
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
@@ -207,6 +213,7 @@ def test_a_dangling_link_is_a_picture_only_by_its_name(tmp_path: Path) -> None:
         found.read(1)
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("closed", ["cat", "cat/deep"])
 def test_an_unreadable_folder_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
     lay(tmp_path, "cat/deep/1.jpg", "dog/1.jpg", "bird/1.jpg")
@@ -243,6 +250,7 @@ def test_the_order_of_listing_changes_nothing(tmp_path: Path, monkeypatch: pytes
     assert after.names() == sorted(after.names())
 
 
+@pytest.mark.fault(23)
 def test_accents_stored_in_two_ways_are_one_class(tmp_path: Path) -> None:
     """What a Mac unpacked and what a PC packed: the test part was made on another machine."""
     composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -253,6 +261,7 @@ def test_accents_stored_in_two_ways_are_one_class(tmp_path: Path) -> None:
     assert all(found.read(row).startswith(b"bytes") for row in range(3))  # the path stays as the disk has it
 
 
+@pytest.mark.fault(23)
 def test_two_folders_of_one_name_are_an_error(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     (lay(tmp_path, f"{composed}/1.jpg", "bar/1.jpg") / apart).mkdir(exist_ok=True)
@@ -267,6 +276,7 @@ def test_two_folders_of_one_name_are_an_error(tmp_path: Path) -> None:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("name", ["a\nb", "tab\t", "bell\a", os.fsdecode(b"latin-\xe9")])
 def test_a_name_that_cannot_be_printed_is_an_error(tmp_path: Path, name: str) -> None:
     lay(tmp_path, f"{name}/1.jpg", "dog/1.jpg")
@@ -305,6 +315,7 @@ def test_pictures_in_no_folder_get_advice(tmp_path: Path) -> None:
     assert "Sort them into one folder for each class." in message
 
 
+@pytest.mark.fault(22)
 def test_one_class_is_too_few(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "dog/")
     assert complaint(tmp_path).startswith(

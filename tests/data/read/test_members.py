@@ -69,6 +69,7 @@ def contents(path: Path) -> dict[str, bytes]:
 ESCAPES = ["../../cat/9.jpg", "/cat/9.jpg", "cat/../../9.jpg", "C:/cat/9.jpg", "..\\cat\\9.jpg"]
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("name", ESCAPES)
 def test_a_name_that_leads_out_is_left_out(tmp_path: Path, name: str) -> None:
     data = read_archive(in_zip(tmp_path / "a.zip", (name, b"bad")))
@@ -79,6 +80,7 @@ def test_a_name_that_leads_out_is_left_out(tmp_path: Path, name: str) -> None:
     assert {path.name for path in tmp_path.rglob("*")} <= {"a.zip", "a.tar"}
 
 
+@pytest.mark.fault(31)
 def test_links_and_devices_are_left_out(tmp_path: Path) -> None:
     kinds = {tarfile.SYMTYPE: "/etc/passwd", tarfile.LNKTYPE: "cat/1.jpg", tarfile.CHRTYPE: "", tarfile.FIFOTYPE: ""}
     odd = [special(f"dog/{number}.jpg", kind, target) for number, (kind, target) in enumerate(kinds.items(), 5)]
@@ -90,6 +92,7 @@ def test_links_and_devices_are_left_out(tmp_path: Path) -> None:
     assert (len(data), data.ignored) == (3, {LINKS: 1})
 
 
+@pytest.mark.fault(31)
 def test_a_bomb_of_zeros_costs_neither_memory_nor_time(tmp_path: Path) -> None:
     """2 MB of zeros in 2 kB are not looked at; 100 MB behind a promise of 10 bytes stop after these."""
     path = tmp_path / "a.zip"
@@ -115,6 +118,7 @@ def test_a_bomb_of_zeros_costs_neither_memory_nor_time(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.fault(31)
 def test_ten_gigabytes_that_a_header_promises_are_left_out(tmp_path: Path) -> None:
     path = in_zip(tmp_path / "a.zip", ("cat/9.jpg", bytes(1000)))
     raw = bytearray(path.read_bytes())
@@ -127,6 +131,7 @@ def test_ten_gigabytes_that_a_header_promises_are_left_out(tmp_path: Path) -> No
     assert len(read_archive(tar)) == 3
 
 
+@pytest.mark.fault(31)
 def test_a_compressed_tar_of_zeros_is_given_up_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(packed, "SLACK", 4 << 20)
@@ -143,6 +148,7 @@ class _Zeros(io.RawIOBase):
         return bytes(size)
 
 
+@pytest.mark.fault(31)
 def test_a_list_of_too_many_members_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "DIRECTORY", 100)
     monkeypatch.setattr(members, "MOST", 2)
@@ -177,6 +183,7 @@ def test_members_that_cannot_be_unpacked_are_counted(tmp_path: Path) -> None:
 # --- damaged ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("cut", [0.0, 0.3, 0.9])
 def test_an_archive_that_was_cut_is_an_error(tmp_path: Path, cut: float) -> None:
     for path in (in_zip(tmp_path / "a.zip", ("dog/2.jpg", bytes(3000))), in_tar(tmp_path / "a.tar", content=b"")):
@@ -185,6 +192,7 @@ def test_an_archive_that_was_cut_is_an_error(tmp_path: Path, cut: float) -> None
         assert complaint(path).startswith(f"{path} is damaged, or not what its ending says: ")
 
 
+@pytest.mark.fault(31)
 def test_a_tar_that_is_damaged_in_the_middle_is_an_error_not_half_a_data_set(tmp_path: Path) -> None:
     path = in_tar(tmp_path / "a.tar")
     raw = bytearray(path.read_bytes())

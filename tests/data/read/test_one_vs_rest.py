@@ -115,6 +115,7 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
         read_source(cats, against=tmp_path, boxes=True)
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("where", ["cats", "."])
 def test_a_single_class_is_refused_with_the_way_to_do_it(tmp_path: Path, where: str) -> None:
     with pytest.raises(DataError, match="for one class against the rest, add --against OTHERS"):

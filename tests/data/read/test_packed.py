@@ -66,6 +66,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_copy_is_made_anew(archive: Path, damage: str) -> None:
     want = gzip.decompress(archive.read_bytes())
@@ -84,6 +85,7 @@ def test_a_sound_copy_is_not_made_again(archive: Path, monkeypatch: pytest.Monke
     assert plain_tar(archive) == copy
 
 
+@pytest.mark.fault(31)
 def test_links_in_the_cache_lead_nobody_to_write_elsewhere(archive: Path) -> None:
     mine = archive.parent / "precious.txt"
     mine.write_text("precious")

@@ -92,6 +92,7 @@ def test_only_one_mark_joins_labels_in_a_table(tmp_path: Path) -> None:
     assert data.classes == ("cod, raw", "eel")
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_every_encoding_that_spreadsheets_write(tmp_path: Path, encoding: str) -> None:
     path = lay(tmp_path, "file,label\na.jpg,Käse\nb.jpg,Brötchen\nc.jpg,Käse\n".encode(encoding))
@@ -108,6 +109,7 @@ def test_a_tsv_is_separated_by_tabs_whatever_else_is_in_it(tmp_path: Path) -> No
     assert said(read_table(path)) == {"a.jpg": ["cat"], "b.jpg": ["dog"]}
 
 
+@pytest.mark.fault(24)
 def test_classes_are_in_the_order_of_class_folders(tmp_path: Path) -> None:
     path = lay(tmp_path, "file,label\na.jpg,class 10\nb.jpg,Class 2\nc.jpg,apple\n")
     assert read_table(path).classes == ("apple", "Class 2", "class 10")
@@ -126,6 +128,7 @@ def test_pictures_lie_in_a_folder_of_images_or_wherever_the_table_says(tmp_path:
     ]
 
 
+@pytest.mark.fault(27)
 def test_files_that_are_not_there_stay_to_be_named_with_those_that_cannot_be_read(tmp_path: Path) -> None:
     path = lay(tmp_path, SINGLE + "x.jpg,cat\ny.jpg,dog\n")
     data = read_table(path)
@@ -134,6 +137,7 @@ def test_files_that_are_not_there_stay_to_be_named_with_those_that_cannot_be_rea
         data.read(3)
 
 
+@pytest.mark.fault(27)
 def test_files_that_are_not_there_are_an_error_if_asked_for_or_if_they_are_most(tmp_path: Path) -> None:
     path = lay(tmp_path, SINGLE + "x.jpg,cat\ny.jpg,dog\n")
     said = (
@@ -149,6 +153,7 @@ def test_files_that_are_not_there_are_an_error_if_asked_for_or_if_they_are_most(
     assert complaint(path) == f"4 of 7 files {said}"
 
 
+@pytest.mark.fault(27)
 def test_a_file_listed_twice_counts_once_and_with_other_labels_is_refused(tmp_path: Path) -> None:
     data = read_table(lay(tmp_path, SINGLE + "./a.jpg,cat\n"))
     assert len(data) == 3
@@ -342,6 +347,7 @@ def test_a_class_may_be_the_beginning_of_another_one_with_a_number(tmp_path: Pat
 LIST = {"a.jpg": ["3"], "b.jpg": ["0"], "c.jpg": ["3"]}
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     "text",
     [
@@ -448,6 +454,7 @@ WORDS = {
 }
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("encoding", WORDS)
 def test_files_that_are_there_tell_the_encoding(tmp_path: Path, encoding: str) -> None:
     one, two = WORDS[encoding]

@@ -262,6 +262,7 @@ def test_places_that_cannot_be(web: Web, rows: list[tuple[str, str]], quick: Lim
     assert not web.seen
 
 
+@pytest.mark.fault(34)
 def test_a_full_disk(
     web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +343,7 @@ def test_killed_at_any_moment_and_run_again_is_never_killed(
     assert sum(count > 1 for count in web.seen.values()) <= 2 * quick.threads
 
 
+@pytest.mark.fault(40)
 def test_killed_from_outside_while_pictures_come(
     web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path
 ) -> None:
