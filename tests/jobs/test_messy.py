@@ -86,4 +86,5 @@ def test_half_of_the_files_are_messy(mixed: Path, wanted: dict[str, str], tmp_pa
 
     table = embed(mixed, offline=True)
     assert table.faults == faults
-    assert len(table.names) + len(faults) == len(said) + 1  # a folder to predict is asked for its files: no pipe
+    assert len(table.names) + len(faults) == len(said)
+    assert said[f"{CLASSES[0]}/pipe.jpg"].fault == "not a file"

@@ -259,8 +259,9 @@ cli.main()
 """
 
 
-@pytest.mark.fault(40)
-@pytest.mark.parametrize("name", ["a.csv", pytest.param("a.parquet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param("a.csv", marks=pytest.mark.fault(40)), pytest.param("a.parquet", marks=pytest.mark.slow)]
+)
 def test_killed_while_it_writes_and_resumed_is_never_killed(
     model: Path, photos: Path, tmp_path: Path, name: str
 ) -> None:

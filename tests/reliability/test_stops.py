@@ -57,7 +57,7 @@ for step, place, words in json.loads(sys.argv[1]):
             os._exit(ended.code or 0)  # what libraries do at the end waits for threads that a fork has not
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-STEPS = {"fit": (0, 1, 2, 3, 5, 8), "update": (0, 1, 2, 3, 5, 8)}
+STEPS = {"fit": (0, 1, 2, 3, 5, 8), "update": (0, 1, 2, 3, 5, 8), "export": (0, 2)}
 FILE = (0, 1, 2, 3)  # a file of its own is made, takes its place, and then nothing
 WHOLE: dict[str, Callable[[Path], Any]] = {  # raises where half a thing stands in the place
     "": load,
