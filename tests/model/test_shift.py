@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import graft
-from graft.data.dataset import from_pictures
+from graft.data.dataset import from_arrays
 from graft.data.looks import Looks, glimpse, look
 from graft.jobs import predict
 from graft.model import shift
@@ -59,7 +59,7 @@ def told(card: Card, images: list[np.ndarray], unknown: int = 0, dogs: int = COU
         name = "dog" if at % COUNT < dogs else "cat"
         odd = at < unknown
         answers.add(Prediction("", Answer(name, 0.9, {}, () if odd else (name,), unknown=odd)))
-    return answers.shift(rate, from_pictures(images))
+    return answers.shift(rate, from_arrays(images))
 
 
 def test_of_images_like_the_training_ones_nothing_is_said(card: Card) -> None:

@@ -76,6 +76,9 @@ def backbone_of(name: str, size: int, shaken: Any) -> Backbone:
     return Backbone(made.entry, made.module, preprocess, Source("random", None, "", ""))
 
 
+SHORT = {"epochs": "4", "batch": "16", "schedule": "constant", "warmup": "0", "refit": "no"}
+
+
 def ground_of(choices: Choices, backbone: Backbone, material: Material) -> Ground:
     assert choices.settings
     return start.ground(choices, backbone, material, unwatched)
@@ -83,9 +86,8 @@ def ground_of(choices: Choices, backbone: Backbone, material: Material) -> Groun
 
 def choices_of(strategy: str, recipe: str = "", head: str = "") -> Choices:
     head = head or ("linear" if strategy.startswith("early") else "")
-    return Choices(
-        strategy, head, ",".join(filter(None, ["epochs=4,batch=16,schedule=constant,warmup=0,refit=no", recipe]))
-    )
+    own = dict(each.split("=", 1) for each in recipe.split(",") if each)
+    return Choices(strategy, head, ",".join(f"{name}={value}" for name, value in (SHORT | own).items()))
 
 
 # --- every strategy, every family -------------------------------------------------------------------------------------
