@@ -35,7 +35,7 @@ ROOMS = [
             "deploy",
             "scores",
             "terminal",
-            "early",
+            "preflight",
             "hints",
             "gathering",
             "judging",

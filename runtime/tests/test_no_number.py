@@ -15,7 +15,7 @@ import pytest
 from exported import picture
 from serving import Running, running
 
-from graft_runtime import cli, load, plain
+from graft_runtime import cli, load, strict_json
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import NO_NUMBER, answers, finite, probabilities
 
@@ -88,11 +88,11 @@ def test_the_server_tells_it_and_lives_on(server: Running) -> None:
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "[" * 99 + "]" * 99, "[" * 10**5])
 def test_json_with_what_is_no_number_or_has_no_end_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no number|nested more than 64 deep"):
-        plain.loads(text)
+        strict_json.loads(text)
 
 
 def test_what_is_written_can_be_read_by_anybody() -> None:
     value = {"a": [1.5, float("nan"), (float("inf"), None)], "b": {"c": -float("inf")}, "d": sys.maxsize}
-    assert strict(plain.dumps(value)) == {"a": [1.5, None, [None, None]], "b": {"c": None}, "d": sys.maxsize}
+    assert strict(strict_json.dumps(value)) == {"a": [1.5, None, [None, None]], "b": {"c": None}, "d": sys.maxsize}
     deepest = 64 * "[" + 64 * "]"
-    assert plain.dumps(plain.loads(deepest)) == deepest
+    assert strict_json.dumps(strict_json.loads(deepest)) == deepest

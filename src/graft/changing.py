@@ -48,12 +48,12 @@ def update(
     In this order: correct, rename, merge, remove, add.
     """
     with told_of("update"):
-        from graft import early
+        from graft import preflight
 
-        early.model(model, named=False)
-        early.folder(output, force=force)
+        preflight.model(model, named=False)
+        preflight.folder(output, force=force)
         for each in (*(add or ()), correct, photos):
-            early.source(each)
+            preflight.source(each)
         for option, form, texts in (("rename", "old=new", rename), ("merge", "a+b=c", merge)):
             for text in texts or ():
                 _places(text, option, form)

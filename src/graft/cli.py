@@ -101,13 +101,13 @@ def fit(
 ) -> None:
     """Train a classifier on labelled photos, score it on photos kept aside, and save it."""
     with told_of("fit"):
-        from graft import early
+        from graft import preflight
 
-        early.source(photos, columns)
-        early.source(against)
-        early.folder(output, force=force)
+        preflight.source(photos, columns)
+        preflight.source(against)
+        preflight.folder(output, force=force)
         asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
-        early.choices(output, like, resume, log, weights, **asked)
+        preflight.choices(output, like, resume, log, weights, **asked)
         with loading():
             from graft.jobs.fit import fit as job
 
@@ -158,17 +158,17 @@ def predict(
 ) -> None:
     """Say what pictures show."""
     with told_of("predict to a file" if output else "predict"):
-        from graft import early
+        from graft import preflight
         from graft.jobs import predict as job
 
         if (resume or top) and not output:
             raise UsageError("--resume and --top belong to a file of answers: name one with --output.")
         rate, watch = 0.0 if no_unknown else unknown, watching(quiet)
-        early.shares(coverage, rate)
+        preflight.shares(coverage, rate)
         if output:
             job.check(output, resume=resume, force=force)
-        early.model(model)
-        early.images(images)
+        preflight.model(model)
+        preflight.images(images)
         if output:
             asked = job.Asked(coverage, rate, top)
             written = asdict(job.write(str(model), images, output, asked, resume=resume, force=force, watch=watch))
@@ -204,14 +204,14 @@ def embed(
 ) -> None:
     """Save the features of each photo, the numbers that a pretrained network sees in it, for your own use."""
     with told_of("embed"):
-        from graft import early
+        from graft import preflight
 
         if maps is not None and (all_layers or boxes):
             raise UsageError("--maps names the stages of whole images: leave --all-layers and --boxes out.")
-        early.file(output, force=force)
-        early.source(photos, columns)
-        early.backbone(backbone)
-        early.weights(weights)
+        preflight.file(output, force=force)
+        preflight.source(photos, columns)
+        preflight.backbone(backbone)
+        preflight.weights(weights)
         with loading():
             from graft.jobs import embed as job
             from graft.jobs import maps as spatial
@@ -251,9 +251,9 @@ def stages(
 ) -> None:
     """List the stages of a network, for --strategy tail:cut=NAME."""
     with told_of("stages"):
-        from graft import early
+        from graft import preflight
 
-        early.backbone(backbone)
+        preflight.backbone(backbone)
         with loading():
             from graft.jobs.stages import stages as job
 

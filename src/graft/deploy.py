@@ -57,12 +57,12 @@ def export(
 ) -> None:
     """Write a classifier as one file, or a page for browsers, that runs without graft, checked against it."""
     with told_of("export"), installed("openvino") if to == "openvino" else nullcontext():
-        from graft import early
+        from graft import preflight
 
-        early.export(to, output, int8=int8, blind=check is None and calibrate is None, force=force)
-        early.model(model)
+        preflight.export(to, output, int8=int8, blind=check is None and calibrate is None, force=force)
+        preflight.model(model)
         for each in (check, calibrate, evidence):
-            early.source(each)
+            preflight.source(each)
         with loading():
             from graft.jobs.export.export import export as job
 
@@ -102,10 +102,10 @@ def serve(
 ) -> None:
     """Answer over HTTP, with a web page: drop pictures there, or ask from a program."""
     with told_of("serve"):
-        from graft import early
+        from graft import preflight
 
-        early.model(model)
-        early.source(evidence)
+        preflight.model(model)
+        preflight.source(evidence)
         with loading():
             from graft.jobs.serve import serve as job
         from graft_runtime.serve.server import welcome

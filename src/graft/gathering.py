@@ -88,16 +88,16 @@ def check(
 ) -> None:
     """Look for what is wrong with labelled photos: bad files, duplicates, leaks, labels, shortcuts."""
     with told_of("check"):
-        from graft import early
+        from graft import preflight
 
         if output and fix and output.absolute() == fix.absolute():
             raise UsageError(f"--output and --fix cannot be the same file. Got {output}.")
-        early.file(output, force=force)
-        early.file(fix, force=force)
-        early.source(photos, columns)
-        early.source(against)
-        early.backbone(backbone)
-        early.weights(weights)
+        preflight.file(output, force=force)
+        preflight.file(fix, force=force)
+        preflight.source(photos, columns)
+        preflight.source(against)
+        preflight.backbone(backbone)
+        preflight.weights(weights)
         with loading():
             from graft.jobs import check as job
             from graft.jobs import cleaned, gallery

@@ -36,11 +36,11 @@ def evaluate(
 ) -> None:
     """Score a classifier on other labelled photos."""
     with told_of("evaluate"):
-        from graft import early
+        from graft import preflight
 
-        early.model(model)
-        early.source(photos, columns)
-        early.source(against)
+        preflight.model(model)
+        preflight.source(photos, columns)
+        preflight.source(against)
         with loading():
             from graft.jobs.evaluate import evaluate as job
 
@@ -57,10 +57,10 @@ def compare_runs(
 ) -> None:
     """Say whether one classifier is better than another, by the test pictures that both answered."""
     with told_of("compare-runs"):
-        from graft import early
+        from graft import preflight
 
         for each in (first, second):
-            early.model(each, named=False)
+            preflight.model(each, named=False)
         with loading():
             from graft.jobs.compare import compare_runs as job
 
@@ -78,11 +78,11 @@ def report(
 ) -> None:
     """Write the report of a classifier: one HTML file that needs nothing but a browser."""
     with told_of("report"):
-        from graft import early
+        from graft import preflight
 
-        early.model(model, named=False)
-        early.file(output, force=force)
-        early.source(photos, columns)
+        preflight.model(model, named=False)
+        preflight.file(output, force=force)
+        preflight.source(photos, columns)
         with loading():
             from graft.jobs.report.report import report as job
 
@@ -101,11 +101,11 @@ def explain(
 ) -> None:
     """Draw what in each picture speaks for its answer."""
     with told_of("explain"):
-        from graft import early
+        from graft import preflight
 
-        early.model(model)
-        early.images(images)
-        early.drawings(output)
+        preflight.model(model)
+        preflight.images(images)
+        preflight.drawings(output)
         with loading():
             from graft.jobs.explain import explain as job
 

@@ -15,7 +15,7 @@ import typer
 from graft import show
 from graft.errors import GraftError, UsageError
 from graft.progress import unwatched, watched
-from graft_runtime import plain
+from graft_runtime import strict_json
 from graft_runtime.terminal import on_one_line, say
 
 DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
@@ -62,7 +62,7 @@ def watching(quiet: bool) -> Any:
 def printed(value: Any, as_json: bool, otherwise: Callable[[Any], None]) -> None:
     """A result: as JSON, or as `otherwise` shows it, with every name in it on one line."""
     if as_json:
-        say(plain.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
+        say(strict_json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
     else:
         otherwise(on_one_line(value))
 

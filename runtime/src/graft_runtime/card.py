@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft_runtime import plain
+from graft_runtime import strict_json
 
 SCHEMA = 2
 MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each picture; any number of labels
@@ -81,13 +81,13 @@ class Card:
 
 def dump(card: Card) -> str:
     """The card as JSON that a person can read."""
-    return plain.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False) + "\n"
+    return strict_json.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False) + "\n"
 
 
 def parse(text: str) -> Card:
     """The card that `dump` wrote; raises CardError and says what is wrong with any other text."""
     try:
-        entries = plain.loads(text)
+        entries = strict_json.loads(text)
     except ValueError as error:
         raise CardError(f"it is not JSON ({error})") from error
     if not isinstance(entries, dict) or type(entries.get("schema")) is not int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft_runtime import contract, plain, table
+from graft_runtime import contract, strict_json, table
 from graft_runtime.decide import RATE
 from graft_runtime.prediction import Prediction
 from graft_runtime.screen import answer
@@ -93,7 +93,7 @@ def _predict(given: argparse.Namespace) -> int:
         return _written(model, list(map(str, paths)), given)
     told = _Counted(model.stream(paths, coverage=given.coverage, unknown=given.unknown))
     if given.json:
-        say(plain.dumps([each.as_dict() for each in told], indent=2))
+        say(strict_json.dumps([each.as_dict() for each in told], indent=2))
     else:
         for each in told:
             say(on_one_line(_line(each)))
@@ -151,7 +151,7 @@ def _info(given: argparse.Namespace) -> int:
         raise contract.ModelError(f"{given.model} cannot be read: {error.strerror}.") from error
     about = {"classes": card.classes, "task": card.task, "precision": export.precision, "parity": export.parity}
     about |= {"evidence": len(contract.evidence(model, export))}
-    say(plain.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
+    say(strict_json.dumps(about | {"licences": card.licences, "provenance": card.provenance}, indent=2))
     return 0
 
 

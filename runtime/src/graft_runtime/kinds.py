@@ -137,7 +137,7 @@ def of_content(data: bytes) -> str:
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"<?xml") and b"<svg" in data[:4096]:
         return of_name(".svg")
-    return next((_told(other) for other in _ENDING if start.startswith(other.starts or (b"\0never",))), "")
+    return next((_told(other) for other in _ENDING if start.startswith(other.starts)), "")
 
 
 def is_heif(data: bytes) -> bool:

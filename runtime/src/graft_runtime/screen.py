@@ -23,6 +23,15 @@ def answer(prediction: Mapping[str, Any]) -> str:
     return f"{prediction['probability']:7.1%}  {listed(said, MANY)}" if said else "    -    (none of the labels)"
 
 
+def enumerated(parts: Sequence[str]) -> str:
+    """As a sentence has it.
+
+    >>> enumerated(["darker", "less sharp", "whiter"])
+    'darker, less sharp and whiter'
+    """
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
 def listed(names: Sequence[str], most: int | None = None) -> str:
     """Names with commas between, at most so many; one that has a comma of its own stands in quotes."""
     shown = [json.dumps(name, ensure_ascii=False) if "," in name or '"' in name else name for name in names[:most]]

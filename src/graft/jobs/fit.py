@@ -121,10 +121,7 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
     check_gradients()
     logs.check(log)
     choices.check()
-    if resume and not (output and choices.trains):
-        raise UsageError("--resume is for strategies that train, with an --output that an interrupted run belongs to.")
-    if log and not (output and choices.trains):
-        raise UsageError("--log is for strategies that train, with an --output beside which the curves are written.")
+    choices.check_run(bool(output), resume, log)
 
 
 def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:

@@ -17,7 +17,7 @@ from safetensors import numpy as safetensors
 
 from graft.data.dataset import SPLITS
 from graft.model.unknown import Known
-from graft_runtime import plain
+from graft_runtime import strict_json
 
 SHORT = 8  # bytes of a training picture's digest: among a million one more is taken for one of them in 10^13 times
 WHOLE = 16  # bytes of a digest
@@ -216,7 +216,7 @@ def _words(text: NDArray[np.uint8], count: int) -> tuple[str, ...]:
             raise ValueError(f"its names cannot be unpacked ({error})") from error
         if not inflate.eof:
             raise ValueError(f"the names of {count:,} pictures unpack to more than {most:,} bytes, or are cut off")
-    names = plain.loads(raw)
+    names = strict_json.loads(raw)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("its names are no list of texts")
     return tuple(names)

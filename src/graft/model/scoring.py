@@ -64,8 +64,7 @@ def scored(
         score: Score = judge_labels(chances[~odd], own, card.classes, card.thresholds, faults, raw)
     else:
         score = judge(chances[~odd], own, card.classes, faults, raw)
-    limit = memory.known.limit(RATE) if memory and memory.known else np.inf
-    strange = look.near.scores > limit if look.near and np.isfinite(limit) else None
+    strange = _unknown(memory, look)
     trust = replace(
         score.trust,
         sets=_sets(card, chances[~odd], own),
@@ -80,10 +79,17 @@ def shifted(card: Card, memory: Memory | None, look: Look, data: Dataset) -> Shi
     """The shift of labelled images: of those that show a class which the classifier knows."""
     labels, known = data.labels[look.rows], len(card.classes)
     own = ~_strange(labels, known)
-    limit = memory.known.limit(RATE) if memory and memory.known else np.inf
-    strange = look.near.scores[own] > limit if look.near and np.isfinite(limit) else None
+    strange = _unknown(memory, look)
     answers = look.logits[own].argmax(axis=1) if labels.ndim == 1 else np.empty(0, np.intp)
-    return shift(card, int(own.sum()), strange, RATE, answers, data.take(look.rows[own]))
+    return shift(
+        card, int(own.sum()), None if strange is None else strange[own], RATE, answers, data.take(look.rows[own])
+    )
+
+
+def _unknown(memory: Memory | None, look: Look) -> NDArray[np.bool_] | None:
+    """Which images are called unknown, [n]; None where that cannot be told."""
+    limit = memory.known.limit(RATE) if memory and memory.known else np.inf
+    return look.near.scores > limit if look.near and np.isfinite(limit) else None
 
 
 def _strange(labels: NDArray[np.integer], known: int) -> NDArray[np.bool_]:

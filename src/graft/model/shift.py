@@ -21,6 +21,7 @@ from graft.model.bootstrap import wilson
 from graft_runtime.card import Card
 from graft_runtime.image import ImageError
 from graft_runtime.prediction import Prediction
+from graft_runtime.screen import enumerated
 
 FEWEST = 20  # images below which nothing is said
 ASKED = 200  # images that are looked at, at most
@@ -63,7 +64,7 @@ class Shift:
         return self._said(". Fewer answers are right than their probabilities say: label some, and ask graft evaluate")
 
     def _said(self, meaning: str) -> tuple[str, ...]:
-        they = f"they are {_joined(self.looks)}" if self.looks else ""
+        they = f"they are {enumerated(self.looks)}" if self.looks else ""
         said = list[str]()
         if self.unlike:
             share = f"{self.unknown:.1%} of them are called unknown, where {self.rate:.0%} were allowed for"
@@ -178,7 +179,3 @@ def _spread(
     far = np.flatnonzero(np.abs(now - then) > np.maximum(OTHER, SURE * error))
     order = far[np.argsort(-(now - then)[far], kind="stable")][:3]  # what is said too often first
     return {str(classes[at]): (float(now[at]), float(then[at])) for at in order.tolist()}
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

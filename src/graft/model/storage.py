@@ -40,7 +40,7 @@ from graft.networks.preprocess import Preprocess
 from graft.networks.reference import WithReference
 from graft.networks.shorter import shorten, unread
 from graft.networks.tensors import check
-from graft_runtime import plain, regular
+from graft_runtime import regular, strict_json
 from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
 from graft_runtime.walk import LOCK
 
@@ -76,7 +76,7 @@ def save(
     tensors = {name: each.contiguous() for name, each in network.state_dict().items() if not name.startswith(gone)}
     raw = {TENSORS: safetensors.save(tensors)} | ({MEMORY: remembered.dump(memory)} if memory else {})
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
-    texts = {CARD: dump(card), REPORT: plain.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
+    texts = {CARD: dump(card), REPORT: strict_json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
     if page:
         texts[PAGE] = page
     if epochs := report.get("training", {}).get("history"):
@@ -279,7 +279,7 @@ def _sound(folder: Path, name: str, card: Card, most: int) -> bytes:
 def _report(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
     try:
-        report = plain.loads(regular.read(path, TEXT))
+        report = strict_json.loads(regular.read(path, TEXT))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

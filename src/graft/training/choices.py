@@ -110,6 +110,17 @@ class Choices:
         if settings.patience and settings.refit is True:
             raise UsageError("'refit' repeats a whole schedule, and 'patience' ends one early: choose one of them.")
 
+    def check_run(self, saved: bool, resume: bool, log: str) -> None:
+        """Raises UsageError where a run is to be gone on with, or its curves kept, and there is or will be none."""
+        if resume and not (saved and self.trains):
+            raise UsageError(
+                "--resume is for strategies that train, with an --output that an interrupted run belongs to."
+            )
+        if log and not (saved and self.trains):
+            raise UsageError(
+                "--log is for strategies that train, with an --output beside which the curves are written."
+            )
+
     def check_data(self, data: Dataset) -> None:
         """Raises UsageError for what does not go with the labels, or with so few images: a head, a loss, a teacher."""
         self.check_task(data.task)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from graft_runtime.screen import enumerated
+
 AUDIO = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".mid")
 TEXT = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".md", ".doc", ".docx")
 VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
@@ -29,14 +31,14 @@ def told(names: Iterable[str]) -> str:
     if not found:
         return ""
     counts = [f"{count:,} {ending} file{'s' * (count != 1)}" for ending, count in found]
-    return f"It holds {_joined(counts)}: {advice([ending for ending, _ in found])}."
+    return f"It holds {enumerated(counts)}: {advice([ending for ending, _ in found])}."
 
 
 def advice(endings: Iterable[str]) -> str:
     """What these kinds of files are for this program, without a full stop; empty for none of them."""
     known = set(endings)
     strange = [name for name, kind in (("audio", AUDIO), ("text", TEXT)) if known & set(kind)]
-    clauses = [f"{_joined(strange)} {'are' if len(strange) > 1 else 'is'} {OTHER_JOB}"] if strange else []
+    clauses = [f"{enumerated(strange)} {'are' if len(strange) > 1 else 'is'} {OTHER_JOB}"] if strange else []
     clauses += [clause for clause, kind in ((FRAMES, VIDEO), (PAGES, PDF)) if known & set(kind)]
     return "; ".join(clauses)
 
@@ -45,7 +47,3 @@ def column_of_text(header: Iterable[str]) -> str:
     """A sentence about a table that has texts in place of images; empty where no column is called so."""
     name = next((name for name in header if name.lower() in WORDS), "")
     return f"Its column {name!r} seems to hold text, which is {OTHER_JOB}. " if name else ""
-
-
-def _joined(parts: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -116,10 +116,7 @@ def choices(
     backbone(found.backbone)
     weights(weights_file)
     found.check()
-    if resume and not (output and found.trains):
-        raise UsageError("--resume is for strategies that train, with an --output that an interrupted run belongs to.")
-    if log and not (output and found.trains):
-        raise UsageError("--log is for strategies that train, with an --output beside which the curves are written.")
+    found.check_run(bool(output), resume, log)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import get_type_hints
 
 import pytest
 
-from graft import early
+from graft import preflight
 from graft.jobs import logs
 from graft.jobs.export import export, formats, program
 from graft.model import storage
@@ -115,7 +115,7 @@ def test_what_cannot_be_is_told_before_anything_heavy_is_loaded(tmp_path: Path) 
         (tmp_path / "photos" / name / "1.png").write_bytes(b"")
     (tmp_path / "t.csv").write_text("file,label\nphotos/cat/1.png,cat\nphotos/dog/1.png,dog\n")
     (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / early.CARD).write_text("{}")
+    (tmp_path / "saved" / preflight.CARD).write_text("{}")
     found = asked(tmp_path, [line.split() for line, _, _ in WRONG])
     for (line, code, want), (got, said, heavy) in zip(WRONG, found, strict=False):
         assert (line, got, heavy, want in said) == (line, code, [], True), said
@@ -123,21 +123,21 @@ def test_what_cannot_be_is_told_before_anything_heavy_is_loaded(tmp_path: Path) 
 
 
 def test_every_network_of_the_catalogue_may_be_named() -> None:
-    assert [name for name in (*catalog.names(), *catalog.ALIASES) if not early.plausible(name)] == []
-    assert early.plausible("resnet50.a1_in1k")
-    assert early.plausible("tv_resnet50")  # retired by timm, which still follows it
-    assert not any(map(early.plausible, ("model", "photos", "model/", "", "resnet500", "../x", "best", "default")))
+    assert [name for name in (*catalog.names(), *catalog.ALIASES) if not preflight.plausible(name)] == []
+    assert preflight.plausible("resnet50.a1_in1k")
+    assert preflight.plausible("tv_resnet50")  # retired by timm, which still follows it
+    assert not any(map(preflight.plausible, ("model", "photos", "model/", "", "resnet500", "../x", "best", "default")))
 
 
 def test_a_newer_timm_has_networks_that_nobody_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early, "networks", list)
-    assert early.plausible("resnet50")
-    assert not early.plausible("resnet500")
+    monkeypatch.setattr(preflight, "networks", list)
+    assert preflight.plausible("resnet50")
+    assert not preflight.plausible("resnet500")
 
 
 def test_what_is_written_down_twice_is_the_same() -> None:
-    assert tuple(catalog.ALIASES) == early.ALIASES
-    assert early.CARD == storage.CARD
+    assert tuple(catalog.ALIASES) == preflight.ALIASES
+    assert preflight.CARD == storage.CARD
     assert logs.MLFLOW == checkpoint.MLFLOW
     assert (choices.BACKBONE, choices.RANDOM) == (catalog.DEFAULT, fresh.RANDOM)
     assert formats.ENDINGS[formats.TORCH] == program.SUFFIX
