@@ -411,3 +411,11 @@ def test_a_link_that_somebody_left_at_the_name_of_the_part_is_not_followed(
     with pytest.raises(OSError, match=r"a\.csv"):
         journal.Journal(tmp_path / "a.csv", {}, resume=False, force=force)
     assert theirs.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["a.csv.part", "a.csv.part.log"])
+def test_a_link_to_nowhere_makes_no_file_there(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"a\.csv"):
+        journal.Journal(tmp_path / "a.csv", {}, resume=False, force=False)
+    assert not (tmp_path / "elsewhere").exists()

@@ -114,3 +114,16 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a file"):
         read(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize(
+    ("brands", "heif"),
+    [
+        (b"heic\0\0\0\0mif1", True),
+        (b"mif1\0\0\0\0heic", True),
+        (b"avif\0\0\0\0mif1", False),
+        (b"mif1\0\0\0\0avif", False),
+    ],
+)
+def test_avif_lies_in_the_same_boxes_and_is_not_taken_for_heic(brands: bytes, heif: bool) -> None:
+    assert kinds.is_heif((8 + len(brands)).to_bytes(4) + b"ftyp" + brands + b"\0\0\0\x08mdat") == heif

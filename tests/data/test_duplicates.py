@@ -198,6 +198,8 @@ def test_hashes_that_agree_by_nature_are_no_evidence() -> None:
         layout ^= np.uint64(1) << column
     nature = duplicates.natural(duplicates._unit(duplicates.sketch(features)), layout)
     assert nature.bits < 10
+    assert duplicates.Nature(3.0, 0.0, twins=True).least(np.array([0, 40])).tolist() == [duplicates.SURE] * 2
+    assert duplicates.Nature(3.0, 0.0, twins=False).least(np.array([0, 40])).tolist() == [ALIKE] * 2
     photos = duplicates.Nature(duplicates.UNRELATED, nature.cosine, nature.twins)
     assert (nature.least(np.array([3, 8])) > photos.least(np.array([3, 8]))).all()
 

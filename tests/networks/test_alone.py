@@ -112,6 +112,28 @@ def test_one_network_is_exported_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert most == [1]
 
 
+def test_a_network_that_is_called_by_itself_hears_its_own_images_only_too() -> None:
+    backbone = fresh_backbone("cnn")
+    network = WithReference(Features(backbone.module, backbone.preprocess, ["relu1"]), ["relu2"]).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, *2 * [backbone.preprocess.size]), generator=generator).to(torch.uint8)
+    with torch.no_grad():
+        want = [network(image[None]) for image in images]
+
+        def asked(row: int) -> float:
+            with torch.no_grad():
+                return max(float((network(images[row][None]) - want[row]).abs().max()) for _ in range(10 * ROUNDS))
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                off = list(threads.map(asked, range(4)))
+        finally:
+            sys.setswitchinterval(before)
+    assert max(off) <= 1e-5
+
+
 def test_heads_drawn_in_several_threads_are_those_drawn_alone() -> None:
     def drawn(seed: int) -> torch.Tensor:
         with seeded(seed):
