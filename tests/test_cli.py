@@ -24,7 +24,7 @@ import typer
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from graft import cli, early, show
+from graft import cli, preflight, show
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -250,7 +250,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Fitted()
 
     for name in ("source", "folder", "choices"):  # of photos and files that are not there
-        monkeypatch.setattr(early, name, lambda *_, **__: None)
+        monkeypatch.setattr(preflight, name, lambda *_, **__: None)
     monkeypatch.setattr("graft.jobs.fit.fit", job)
     return heard
 
