@@ -19,9 +19,9 @@ from graft.networks import catalog
 VERSION, OVERRIDES = 0x20080522, 1 << 1 | 1 << 2  # of capset(2): what lets root pass over permissions of files
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # of the whole session it would reach the tests of other folders
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Random weights of test_resnet in the folder that GRAFT_WEIGHTS names."""
+    """Random weights of test_resnet in the folder that GRAFT_WEIGHTS names, until the tests of this file are over."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     save_file(shaken(catalog.build(catalog.find("test_resnet"))).state_dict(), folder / "test_resnet.safetensors")
@@ -32,9 +32,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def model(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an undisturbed `graft fit` wrote."""
+    """What an undisturbed `graft fit` wrote.
+
+    With a cache of its own: features that another test computed in other batches differ in their last bits.
+    """
     folder = tmp_path_factory.mktemp("undisturbed") / "model"
-    done = graft("fit", photos, "-o", folder, *NETWORK, *QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFT_CACHE", str(folder.with_name("cache")))
+        done = graft("fit", photos, "-o", folder, *NETWORK, *QUICK)
     assert done.exit_code == 0, done.stderr
     return folder
 
