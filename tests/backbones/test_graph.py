@@ -166,6 +166,13 @@ def test_a_damaged_structure() -> None:
     kept.graph.node[1].op_type = "Convolute"
     with pytest.raises(ModelError, match=r"ONNX Runtime cannot open the graph: .*Convolute"):
         session(Graph(kept.SerializeToString(), small().tensors, ())).run(images(1), [TOP])
+    with pytest.raises(ModelError, match=r"structure of the graph is damaged: field 8 is no text"):
+        session(Graph(structure.replace(b"first.weight", b"first\xffweight"), small().tensors, ()))
+
+
+def test_images_of_another_size() -> None:
+    with pytest.raises(ModelError, match=r"ONNX Runtime cannot run the graph: .*invalid dimensions"):
+        session(small()).run(images(1)[:, :, 1:], [TOP])
 
 
 def test_weights_in_any_layout() -> None:

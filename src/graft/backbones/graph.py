@@ -95,7 +95,7 @@ class Session:
         """These outputs for any number of images, in the order asked for; `batch` images are computed at a time."""
         opened = self._opened(tuple(dict.fromkeys(outputs)))
         batches = [images[start : start + self.batch] for start in range(0, max(len(images), 1), self.batch)]
-        rows = [opened.session.run(list(outputs), {opened.input: batch}) for batch in batches]
+        rows = [opened.run(batch, outputs) for batch in batches]
         return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
     def _opened(self, outputs: tuple[str, ...]) -> _Opened:
@@ -115,15 +115,25 @@ class _Opened:
         self.values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor) for tensor in self.tensors.values()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors; it warns of what it leaves out
+        options.log_severity_level = 4  # an error comes as an exception; it warns of what it leaves out
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the decoder
         options.add_external_initializers(list(self.tensors), self.values)
+        where = ["CPUExecutionProvider"]
         try:
-            self.session = onnxruntime.InferenceSession(graph.structure, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(graph.structure, options, where, enable_fallback=0)
         except Exception as fault:  # its exceptions have no common base but this
-            reason = str(fault).partition("\n")[0][:300]
-            raise ModelError(f"ONNX Runtime cannot open the graph: {reason}") from fault
+            raise ModelError(f"ONNX Runtime cannot open the graph: {_reason(fault)}") from fault
         self.input = self.session.get_inputs()[0].name
+
+    def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        try:
+            return [np.asarray(each) for each in self.session.run(list(outputs), {self.input: images})]
+        except Exception as fault:
+            raise ModelError(f"ONNX Runtime cannot run the graph: {_reason(fault)}") from fault
+
+
+def _reason(fault: Exception) -> str:
+    return str(fault).partition("\n")[0][:300]
 
 
 def weights(graph: Graph) -> dict[str, NDArray[np.generic]]:
@@ -151,7 +161,7 @@ def key(graph: Graph) -> str:
     """A name for what the graph computes, from its structure and the tensors that it needs."""
     whole = hashlib.sha256(graph.structure)
     for name, tensor in sorted(weights(graph).items()):
-        whole.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode("utf-8", "surrogateescape"))
+        whole.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
         whole.update(tensor.reshape(-1).view(np.uint8).data)
     return whole.hexdigest()[:32]
 

@@ -58,8 +58,11 @@ class Field:
         return self.value
 
     def text(self) -> str:
-        """The value of a field that holds a text; bytes that are none stay distinct."""
-        return bytes(self.message()).decode("utf-8", "surrogateescape")
+        """The value of a field that holds a text."""
+        try:
+            return bytes(self.message()).decode("utf-8")
+        except UnicodeDecodeError as fault:
+            raise Malformed(f"field {self.number} is no text") from fault
 
     def numbers(self) -> list[int]:
         """The value of a field of whole numbers, packed or single."""
