@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,16 @@ class Graph:
     `structure` is the ONNX model without its weights, `tensors` are these by name; there may be more of them than the
     structure needs, as PyTorch wants them all. `stages` is the chain, in the order of a forward pass. `averaged` says
     that TOP is nothing but LAST averaged over space: the class activation map of a linear head (Zhou et al. 2016) is
-    then exact.
+    then exact. `shapes` is what each output gives for an image, and `identity` names the weights and what made the
+    graph of them: features are cached under it.
     """
 
     structure: bytes
     tensors: Mapping[str, NDArray[np.generic]]
     stages: tuple[Stage, ...]
     averaged: bool = False
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    identity: str = ""
 
 
 def only(graph: Graph, outputs: Sequence[str]) -> Graph:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones.backbone import Backbone
+from graft.backbones.stages import layers
 from graft.data.duplicates import blocks
 from graft.data.split import folds
 from graft.errors import DataError
@@ -21,9 +23,6 @@ from graft.model.forward import Look
 from graft.model.memory import Memory, Pictures
 from graft.model.multilabel import Score
 from graft.model.unknown import Known
-from graft.networks.chain import chained, layers
-from graft.networks.network import Backbone, example
-from graft.networks.reference import WithReference
 from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.material import Material, described
@@ -90,7 +89,7 @@ def knowledge(trained: Trained, compared: Sequence[str], unlearned: bool, watch:
     With so many classes that not one picture of each finds room, it is the energy of the left-out logits.
     """
     material, labels = trained.material, trained.material.data.labels[trained.material.train]
-    width = WithReference(trained.network.features, compared).width
+    width = trained.network.features.compared(compared).width
     if unknown.room(width) < len(material.data.classes):
         strays = np.sort(unknown.energy(trained.logits, labels.ndim == 2))
         return Known(np.empty((0, width), np.float16), labels[:0], (), strays)
@@ -115,12 +114,12 @@ def _compared(trained: Trained) -> tuple[tuple[str, ...], bool]:
     """
     if trained.columns is not None:
         return (), True
-    phase, features = trained.record["phases"][-1], trained.network.features
+    phase = trained.record["phases"][-1]
     stages = phase["trained"][:-1]  # the last one is the head
     if not stages:
         return (), True
     below = phase["frozen"] or stages[: max(len(stages) // 2, 1)]
-    ends = layers(chained(features.backbone, example(features.preprocess)))
+    ends = layers(trained.network.features.graph.stages)
     return tuple(name for name in ends if name in below) or tuple(below[-1:]), bool(phase["frozen"])
 
 
@@ -166,7 +165,7 @@ def _from_store(classifier: Classifier, trained: Trained, columns: NDArray[np.in
     logits: list[Any] = []
     for _, block in blocks(embedded.chosen(test)):
         own = block[:, columns]
-        logits.append(forward.judged(network, own))
+        logits.append(network.head(own))
         if known:
             near.append(known.near(forward.last(network, own), logits[-1], classifier.card.task == MULTILABEL))
     return Look(np.arange(len(test)), embedded.digests[test], np.concatenate(logits), forward.joined(near), {})

@@ -9,28 +9,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from graft.backbones.backbone import Backbone, load_backbone
+from graft.backbones.stages import probed
+from graft.backbones.weights import RANDOM, file_of
 from graft.data.classes import check_shared
 from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
-from graft.errors import UsageError
+from graft.errors import UsageError, needed
 from graft.jobs import direct, finish, logs, outputs
 from graft.jobs.report import commands
 from graft.jobs.report.report import page
-from graft.jobs.running import Told, running, unheard
+from graft.jobs.running import Running, Told, running, unheard
 from graft.model import card, storage
 from graft.model.classifier import Classifier
-from graft.networks.alone import check_gradients
-from graft.networks.chain import probed
-from graft.networks.fresh import RANDOM, file_of, fresh_backbone
-from graft.networks.network import Backbone, load_backbone
 from graft.progress import Watch, unwatched
-from graft.training import start
+from graft.training import probe
 from graft.training.choices import Choices
 from graft.training.embed import embed
 from graft.training.material import Findings, Material, prepare
-from graft.training.probe import solve
+from graft.training.probe import Trained, solve
 from graft.training.strategies import Direct
-from graft.training.train import train
 
 
 def fit(
@@ -93,15 +91,12 @@ def fit(
             return _saved(_direct(choices, data, weights, offline, times, watch), place, force)
         with timed(times, "load network"):
             pretrained = _start(choices, weights, offline)
-            start.check(choices, pretrained)
+            _check_network(choices, pretrained)
         material = _looked_at(choices, pretrained, data, offline, times, watch)
         settings = _settings(choices, pretrained, material)
         with running(place if choices.trains else None, settings, log, told, resume=resume, force=force) as now:
             with timed(times, "train" if choices.trains else "solve head"):
-                if choices.trains:
-                    trained = train(choices, pretrained, material, now.run, now.hear, watch)
-                else:
-                    trained = solve(choices, pretrained, material, watch)
+                trained = (_trained if choices.trains else _solved)(choices, pretrained, material, now, watch)
             with timed(times, "evaluate"):
                 classifier, calibration = finish.calibrated(choices, pretrained, trained)
                 classifier, score = finish.examined(finish.aware(classifier, trained, watch), trained, watch)
@@ -118,10 +113,35 @@ def fit(
 
 
 def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) -> None:
-    check_gradients()
     logs.check(log)
     choices.check()
     choices.check_run(bool(output), resume, log)
+    if choices.trains:
+        needed(f"The strategy {choices.strategy!r} changes a network, and that")
+        from graft.torch.alone import check_gradients
+
+        check_gradients()
+
+
+def _check_network(choices: Choices, pretrained: Backbone) -> None:
+    """Raises CutError or UsageError for what this network does not take: now, and not after minutes of embedding."""
+    if choices.trains:
+        from graft.torch import start
+
+        start.check(choices, pretrained)
+    else:
+        probe.check(choices, pretrained)
+
+
+def _solved(choices: Choices, pretrained: Backbone, material: Material, _now: Running, watch: Watch) -> Trained:
+    return solve(choices, pretrained, material, watch)
+
+
+def _trained(choices: Choices, pretrained: Backbone, material: Material, now: Running, watch: Watch) -> Trained:
+    """The one place where a fit changes a network."""
+    from graft.torch.train import train
+
+    return train(choices, pretrained, material, now.run, now.hear, watch)
 
 
 def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:
@@ -129,6 +149,9 @@ def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backb
     if choices.drawn:
         if weights and weights != RANDOM:
             raise UsageError("The strategy 'scratch' begins with random weights. Leave --weights out, or choose full.")
+        needed("A network with random weights is drawn by PyTorch, and that")
+        from graft.torch.fresh import fresh_backbone
+
         return fresh_backbone(choices.backbone, choices.seed)
     return load_backbone(choices.backbone, file_of(weights), offline)
 

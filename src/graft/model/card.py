@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from graft.backbones.backbone import Backbone
 from graft.errors import ModelError
-from graft.networks.network import Backbone, Network
+from graft.model.network import Network
 from graft_runtime import regular
 from graft_runtime.card import Card, CardError, parse
 
@@ -56,7 +57,15 @@ def versions() -> dict[str, Any]:
     """What made the classifier, and when."""
     packages = {"graft": "graft-vision", "torch": "torch", "timm": "timm", "onnxruntime": "onnxruntime"}
     return {
-        **{name: version(package) for name, package in packages.items()},
+        **{name: found for name, package in packages.items() if (found := installed(package))},
         "python": platform.python_version(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def installed(package: str) -> str:
+    """Its version; empty where it is not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

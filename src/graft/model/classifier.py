@@ -20,8 +20,8 @@ from graft.model import forward, scoring, storage
 from graft.model.forward import Glance, Look
 from graft.model.memory import Memory
 from graft.model.multilabel import Score
+from graft.model.network import Network
 from graft.model.unknown import Near, compared_by
-from graft.networks.network import Network
 from graft.progress import Watch, unwatched
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
 from graft_runtime.decide import NO_NUMBER, RATE, Answer, answers, finite, least_of
@@ -84,7 +84,7 @@ class Classifier:
 
     def _blocks(self, data: Dataset, start: int, least: float | None, limit: float) -> Iterator[list[Prediction]]:
         rest, at, faults = data.take(np.arange(start, len(data))), 0, dict[int, str]()
-        for glance in forward.glances(self.network, self.compared, rest, unwatched, faults, len(data)):
+        for glance in forward.glances(self.network, self.compared, rest, unwatched, faults):
             end = int(glance.rows[-1]) + 1
             said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
             names = enumerate(map(data.name, range(start + at, start + end)), at)

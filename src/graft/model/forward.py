@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
+from graft.backbones.features import Run
+from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import Dataset
 from graft.model import pictures
 from graft.model.unknown import NEIGHBOURS, Known, Near
-from graft.networks import engine
-from graft.networks.network import Network
-from graft.networks.preprocess import Preprocess
-from graft.networks.reference import WithReference
+from graft.model.network import Network
 from graft.progress import Watch
 from graft_runtime.decide import NO_NUMBER, finite
 
@@ -71,15 +69,13 @@ def glances(
     data: Dataset,
     watch: Watch,
     faults: dict[int, str],
-    count: int | None = None,
 ) -> Iterator[Glance]:
     """Batch by batch; whatever cannot be used is written into `faults`.
 
-    The reference features are those of the named layers, or without one of the last layer that the head reads. The
-    network is compiled for `count` pictures, where these are the last of so many.
+    The reference features are those of the named layers, or without one of the last layer that the head reads.
     """
     waiting = list[pictures.Picture[_Seen]]()
-    run = engine.compile(WithReference(network.features, layers), network.preprocess.size, count or len(data))
+    run = Run(network.features, network.features.compared(layers))
     for picture in pictures.each(data, partial(_seen, network.preprocess), watch):
         if picture.made is None:
             faults[picture.row] = picture.fault
@@ -92,17 +88,10 @@ def glances(
         yield _glance(network, run, waiting)
 
 
-def judged(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The head's logits [n, classes] for features [n, d]."""
-    head = engine.settled(network.head)  # not in inference mode, in which weights laid out anew could have no gradient
-    with torch.inference_mode():
-        return head(engine.ready(torch.from_numpy(features))).float().cpu().numpy()
-
-
 def last(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of these features [n, d] those of the last layer that the head reads; a map is averaged over space."""
-    if network.head.map:
-        return features.reshape(len(features), *network.head.map).mean(axis=(2, 3))
+    if not network.features.pool:
+        return features.reshape(len(features), *network.features.shape).mean(axis=(2, 3))
     return features[:, -network.features.widths[-1] :]
 
 
@@ -125,14 +114,9 @@ def _seen(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> _Seen:
     return _Seen(table.digest(raw), pictures.prepared(preprocess, raw))
 
 
-def _glance(
-    network: Network,
-    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    waiting: list[pictures.Picture[_Seen]],
-) -> Glance:
+def _glance(network: Network, run: Run, waiting: list[pictures.Picture[_Seen]]) -> Glance:
     made = [(picture.row, picture.made) for picture in waiting if picture.made]
-    features = run(np.stack([seen.pixels for _, seen in made]))
+    read, reference = run.both(np.stack([seen.pixels for _, seen in made]))
     digests = np.frombuffer(b"".join(seen.digest for _, seen in made), np.uint8).reshape(-1, table.DIGEST)
     rows = np.array([row for row, _ in made], np.intp)
-    read, reference = np.split(features, [network.features.width], axis=1)
-    return Glance(rows, digests, judged(network, read), reference)
+    return Glance(rows, digests, network.head(read), reference)

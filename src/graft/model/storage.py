@@ -1,6 +1,7 @@
 """A classifier on disk: one folder that a person can read, no pickle, written whole or not at all.
 
 model.safetensors   the tensors of backbone and head, without stages that come after all that the head reads
+graph.onnx          how the backbone works with them: its structure, for ONNX Runtime
 model.json          the card: classes, preprocessing, backbone, head, temperature, scores, provenance, licences
 report.json         the evaluation in full
 README.md           the model card
@@ -15,41 +16,41 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors import torch as safetensors
-from torch import Tensor, nn
+from safetensors import numpy as safetensors
 
+from graft.backbones import facts
+from graft.backbones.features import Features
+from graft.backbones.graph import Graph
+from graft.backbones.preprocess import Preprocess
 from graft.errors import GraftError, ModelError, OutputError
+from graft.heads.head import Head
 from graft.model import history, readme, whole
 from graft.model import memory as remembered
 from graft.model.history import Epoch
 from graft.model.memory import Memory
+from graft.model.network import Network
 from graft.model.unknown import compared_by
-from graft.networks import catalog
-from graft.networks.head import Head
-from graft.networks.network import Features, Network
-from graft.networks.preprocess import Preprocess
-from graft.networks.reference import WithReference
-from graft.networks.shorter import shorten, unread
-from graft.networks.tensors import check
 from graft_runtime import regular, strict_json
 from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
 from graft_runtime.walk import LOCK
 
 TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
+GRAPH = "graph.onnx"
 PREFIX, HEAD = "features.backbone.", "head."  # of the names of the backbone's tensors, and of the head's
 HISTORY = "history.csv"
 PAGE = "report.html"
 MEMORY = "memory.safetensors"
-FILES = (*ALWAYS, HISTORY, MEMORY, PAGE)
+FILES = (*ALWAYS, GRAPH, HISTORY, MEMORY, PAGE)
 TEXT, REMEMBERED = 1 << 28, 1 << 30  # bytes of a text and of the memory, at most: a million pictures take a tenth
 LARGEST = 1 << 34  # bytes of weights: twice the largest of the catalogue
 ABOUT = 1 << 12  # bytes that the head of the file may take to describe a tensor
@@ -71,10 +72,11 @@ def save(
     An existing classifier is replaced only with `force`, and a folder that holds anything else never.
     """
     _refuse(folder, force)
-    also = compared_by(card.unknown)  # these layers are read as well
-    gone = tuple(f"{PREFIX}{name}." for name in unread(network.features, also))
-    tensors = {name: each.contiguous() for name, each in network.state_dict().items() if not name.startswith(gone)}
-    raw = {TENSORS: safetensors.save(tensors)} | ({MEMORY: remembered.dump(memory)} if memory else {})
+    graph = read_of(network, compared_by(card.unknown))
+    tensors = {f"{PREFIX}{name}": np.ascontiguousarray(each) for name, each in graph.tensors.items()}
+    tensors |= {f"{HEAD}{name}": np.ascontiguousarray(each) for name, each in network.head.tensors.items()}
+    raw = {TENSORS: safetensors.save(tensors), GRAPH: facts.dump(graph)}
+    raw |= {MEMORY: remembered.dump(memory)} if memory else {}
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
     texts = {CARD: dump(card), REPORT: strict_json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
     if page:
@@ -91,26 +93,67 @@ def save(
     return folder
 
 
+def read_of(network: Network, compared: Sequence[str]) -> Graph:
+    """The graph without stages that come after all that the head reads and images are compared by."""
+    features = network.features
+    if features.top:
+        return features.graph
+    places = {stage.name: place for place, stage in enumerate(features.graph.stages)}
+    read = {*features.layers, *compared}
+    # A layer that is no stage lies inside one: then it is not known where the reading ends.
+    return facts.shortened(features.graph, 1 + max(map(places.get, read))) if read <= places.keys() else features.graph
+
+
 def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
     """(network, card, report, memory) of a saved classifier.
 
-    Raises ModelError that says which file is wrong, and how.
+    Raises ModelError that says which file is wrong, and how; UsageError for a folder of an earlier version where the
+    packages that read it are not installed.
     """
     card = read_card(folder)
     with _together(folder, TENSORS):
-        backbone = _backbone(card)
-        tensors = _tensors(folder, card, _room(backbone, card))
-        network = _network(card, backbone, tensors)
+        _check_card(card)
+        network = _network(folder, card) if GRAPH in card.weights else _earlier(folder, card)
     memory = read_memory(folder, card)
     if memory and memory.known and len(memory.known.features):
         with _together(folder, MEMORY):
-            width, own = (
-                memory.known.features.shape[1],
-                WithReference(network.features, compared_by(card.unknown)).width,
-            )
+            width = memory.known.features.shape[1]
+            own = network.features.compared(compared_by(card.unknown)).width
             if width != own:
                 raise ValueError(f"images are compared by {own} features, and those remembered have {width}")
-    return network.eval().requires_grad_(False), card, _report(folder), memory
+    return network, card, _report(folder), memory
+
+
+def _network(folder: Path, card: Card) -> Network:
+    """The network with the tensors of the file: all that the graph and the head have, of their shapes."""
+    tensors = _tensors(folder, card, LARGEST)
+    own = {name.removeprefix(PREFIX): each for name, each in tensors.items() if name.startswith(PREFIX)}
+    head = {name.removeprefix(HEAD): each for name, each in tensors.items() if name.startswith(HEAD)}
+    if odd := [name for name in tensors if not name.startswith((PREFIX, HEAD))]:
+        raise ValueError(f"unexpected {odd[0]}")
+    if lost := [name for name, each in tensors.items() if each.dtype.kind == "f" and not np.isfinite(each).all()]:
+        raise ValueError(f"not a number in {lost[0]}")
+    graph = facts.parse(_sound(folder, GRAPH, card, TEXT), own)
+    return _fitting(Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool), Head(card.head, head), card)
+
+
+def _earlier(folder: Path, card: Card) -> Network:
+    """A classifier of before, whose graph is made anew, by PyTorch."""
+    try:
+        from graft.torch.revive import network_of
+    except ModuleNotFoundError as error:
+        raise needs(f"{folder} was saved by an earlier version of graft, and to read it") from error
+    return network_of(card, _tensors(folder, card, LARGEST))
+
+
+def _fitting(features: Features, head: Head, card: Card) -> Network:
+    """The two together. Raises ValueError where they are not of one classifier."""
+    head.check()
+    if features.width != head.spec["width"]:
+        raise ValueError(f"the layers give {features.width} features, the head takes {head.spec['width']}")
+    for name in compared_by(card.unknown):
+        features.compared([name]).widths  # noqa: B018 - raises where the graph has no such layer
+    return Network(features, head)
 
 
 @contextmanager
@@ -124,22 +167,11 @@ def _together(folder: Path, name: str) -> Iterator[None]:
         raise ModelError(f"{folder / name} and {folder / CARD} do not belong together: {error}") from error
 
 
-def _backbone(card: Card) -> nn.Module:
-    """The network that the card names, with random weights, and nothing of it before the card is known to fit."""
+def _check_card(card: Card) -> None:
     if not card.classes:
         raise ValueError("the card has no classes")
     if card.head.get("classes") != len(card.classes):
         raise ValueError(f"the head has {card.head.get('classes')} outputs, the card {len(card.classes)} classes")
-    entry = catalog.find(card.backbone["name"])
-    return catalog.headless(entry, catalog.build(entry))
-
-
-def _room(backbone: nn.Module, card: Card) -> int:
-    """How many bytes the tensors take at most. Of the head, whose size a card says, none is made for it."""
-    with torch.device("meta"):
-        head = Head(card.head)
-    tensors = [*backbone.state_dict().values(), *head.state_dict().values()]
-    return min(LARGEST, sum(each.numel() * each.element_size() + ABOUT for each in tensors) + ABOUT)
 
 
 def _preprocess(card: Card) -> Preprocess:
@@ -147,26 +179,6 @@ def _preprocess(card: Card) -> Preprocess:
     if lacking := [each.name for each in fields(Preprocess) if each.name not in card.preprocess]:
         raise ValueError(f"the card does not say {lacking[0]!r} of the preprocessing")
     return Preprocess(**_tuples(card.preprocess))
-
-
-def _network(card: Card, backbone: nn.Module, tensors: dict[str, Tensor]) -> Network:
-    """The network with these tensors: all that it has, of its shapes, and every number of them one."""
-    if not card.top:
-        shorten(backbone, [name.removeprefix(PREFIX) for name in tensors if name.startswith(PREFIX)])
-    with torch.device("meta"):  # as large as the card says; the file has to be as large
-        head = Head(card.head)
-    own = {f"{HEAD}{name}": each for name, each in head.state_dict().items()}
-    check(own, {name: each for name, each in tensors.items() if name.startswith(HEAD)})
-    features = Features(backbone, _preprocess(card), card.layers, card.top, card.pool)
-    network = Network(features, Head(card.head))
-    check(network.state_dict(), tensors)
-    network.load_state_dict(tensors)
-    network.head.check()
-    if features.width != card.head["width"]:
-        raise ValueError(f"the layers give {features.width} features, the head takes {card.head['width']}")
-    for name in compared_by(card.unknown):
-        features.backbone.get_submodule(name)
-    return network
 
 
 @contextmanager
@@ -245,7 +257,7 @@ def read_card(folder: Path) -> Card:
         raise ModelError(f"{path} cannot be used: {error}.") from error
 
 
-def _tensors(folder: Path, card: Card, most: int) -> dict[str, Tensor]:
+def _tensors(folder: Path, card: Card, most: int) -> dict[str, NDArray[np.generic]]:
     try:
         return safetensors.load(_sound(folder, TENSORS, card, most))
     except SafetensorError as error:

@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.cache import cache_folder
@@ -19,13 +21,42 @@ from graft.data.hashes import SIDE
 from graft.data.looks import VERSION, WIDTH, Glimpse, Looks, glimpse, look
 from graft.errors import DataError
 from graft.model import pictures
-from graft.networks import engine
-from graft.networks.cut import Frozen
-from graft.networks.network import Features
-from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
 from graft.training.store import Key, Store
 from graft_runtime.decide import NO_NUMBER, finite
+
+
+
+class Run(Protocol):
+    """A frozen network at work on uint8 [n, 3, size, size], any n: float32 [n, ...]; fastest by multiples of `batch`."""
+
+    batch: int
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+class Frozen(Protocol):
+    """What never changes of a network: a graph's features, or what lies below a cut."""
+
+    @property
+    def preprocess(self) -> Preprocess: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def inside(self) -> bool:
+        """Whether what it says crosses a border inside the network."""
+        ...
+
+    def key(self) -> str:
+        """A name for what it computes: its outputs are cached under it."""
+        ...
+
+    def compiled(self, count: int) -> Run:
+        """Ready to run on about so many images."""
+        ...
+
 
 ENOUGH = SIDE  # pixels of the short side for a look without a network: what is hashed
 NOTED = 256  # looks that wait to be written
@@ -123,7 +154,7 @@ class Selection:
 
 
 def embed(
-    frozen: Features | Frozen,
+    frozen: Frozen,
     data: Dataset,
     *,
     views: int = 1,
@@ -140,7 +171,7 @@ def embed(
     """
     start = time.monotonic()
     digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
-    kind = np.float16 if isinstance(frozen, Frozen) and frozen.inside else np.float32
+    kind = np.float16 if frozen.inside else np.float32
     place, enough = cache or cache_folder(), frozen.preprocess.enough
     with (
         Store(place / "features" / frozen.key(), (frozen.width,), kind) as store,
@@ -164,7 +195,7 @@ def embed(
 
 
 def embed_again(
-    frozen: Features | Frozen, data: Dataset, *, views: int = 1, seed: int = 0, watch: Watch = unwatched
+    frozen: Frozen, data: Dataset, *, views: int = 1, seed: int = 0, watch: Watch = unwatched
 ) -> Embedded:
     """The same for pictures that were good before; raises DataError where one has changed or vanished since."""
     embedded = embed(frozen, data, views=views, seed=seed, watch=watch)
@@ -218,10 +249,10 @@ class _Views:
     def _view(self, pixels: NDArray[np.uint8], digest: bytes, view: int) -> NDArray[np.uint8]:
         if view in (seeded.CENTRE, seeded.MIRROR):
             centre = self.preprocess.prepare(pixels)
-            return (centre.flip(2) if view == seeded.MIRROR else centre).numpy()
+            return np.ascontiguousarray(centre[:, :, ::-1]) if view == seeded.MIRROR else centre
         crop = seeded.crop(self.seed, digest, view, pixels.shape[1], pixels.shape[0])
         box = (crop.left, crop.top, crop.width, crop.height)
-        return self.preprocess.prepare_crop(pixels, box, crop.flip).numpy()
+        return self.preprocess.prepare_crop(pixels, box, crop.flip)
 
 
 class _Notes:
@@ -247,16 +278,16 @@ class _Notes:
 class _Network:
     """Gathers pictures into batches, runs the frozen network on them, and stores what it says."""
 
-    def __init__(self, frozen: Features | Frozen, store: Store, expected: int) -> None:
+    def __init__(self, frozen: Frozen, store: Store, expected: int) -> None:
         self.frozen, self.store, self.expected = frozen, store, expected
         self.waiting: list[tuple[Key, NDArray[np.uint8]]] = []
         self.computed = 0
         self.lost = set[bytes]()  # digests of images whose features are not finite
 
     @cached_property
-    def run(self) -> engine.Run:
+    def run(self) -> Run:
         """Compiled when the first picture needs it: with everything cached, never."""
-        return engine.compile(self.frozen, self.frozen.preprocess.size, self.expected)
+        return self.frozen.compiled(self.expected)
 
     def take(self, views: list[tuple[Key, NDArray[np.uint8]]]) -> None:
         self.waiting += views

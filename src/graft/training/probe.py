@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones.backbone import Backbone
+from graft.backbones.features import Features
+from graft.backbones.stages import early, probed
 from graft.data.dataset import Labels
-from graft.networks.chain import layers, stages
-from graft.networks.network import Backbone, Features, Network
+from graft.model.network import Network
 from graft.progress import Watch
 from graft.training.choices import Choices
-from graft.training.early import early
 from graft.training.embed import embed_again
 from graft.training.heads.choose import Chosen, choose
 from graft.training.material import Material
@@ -40,10 +41,12 @@ class Trained:
     columns: NDArray[np.intp] | None = None
 
     def centred(self) -> Trained:
-        """The same with logits, and those of its head, that sum to 0: see `Head.centre`. Of several labels as it is."""
-        if self.labels.ndim == 2 or not self.network.head.centre():
+        """The same with logits, and those of its head, that sum to 0: see `Head.centred`. Of several labels as it is."""
+        head = self.network.head.centred() if self.labels.ndim == 1 else None
+        if head is None:
             return self
-        return replace(self, logits=self.logits - self.logits.mean(axis=1, keepdims=True))
+        logits = self.logits - self.logits.mean(axis=1, keepdims=True)
+        return replace(self, network=replace(self.network, head=head), logits=logits)
 
 
 def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch) -> Trained:
@@ -60,7 +63,7 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
     material = embedded_by(frozen, material, plan.views, choices.seed, watch)
     chosen = choose(head, read, material.problems(frozen.widths, plan.views), plan.pca, watch)
     return Trained(
-        network=Network(read_by(frozen, chosen), chosen.solution.head).eval(),
+        network=Network(read_by(frozen, chosen), chosen.solution.head),
         material=material,
         logits=chosen.solution.logits[:: plan.views],  # view 0 is what a prediction sees
         labels=material.data.labels[material.train],
@@ -71,12 +74,24 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
     ).centred()
 
 
+def check(choices: Choices, backbone: Backbone) -> None:
+    """Raises UsageError for what this network does not take: now, and not after minutes of embedding.
+
+    Stages that it does not have, and more principal components than the narrowest of what is tried has features.
+    """
+    plan, features = choices.plan, frozen_of(choices, backbone)
+    pca, read = (plan.pca, plan.layers if isinstance(plan, Probe) else "all") if choices.solves else (0, "all")
+    width = features.width if read == "all" else features.widths[-1]
+    if pca > width:
+        which = "these layers together give" if read == "all" else "the last layer gives"
+        raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {pca}.")
+
+
 def frozen_of(choices: Choices, backbone: Backbone) -> Features:
     """The features among which the head is chosen: of all layers, or of the early stages that the strategy names."""
-    chain = stages(backbone)
     if isinstance(choices.plan, EarlyFeatures):
-        return early(choices.plan.at, backbone, chain)
-    return Features(backbone.module, backbone.preprocess, layers(chain))
+        return early(choices.plan.at, backbone)
+    return probed(backbone)
 
 
 def embedded_by(frozen: Features, material: Material, views: int, seed: int, watch: Watch) -> Material:
@@ -92,7 +107,7 @@ def embedded_by(frozen: Features, material: Material, views: int, seed: int, wat
 def read_by(frozen: Features, chosen: Chosen) -> Features:
     """The features that the chosen head reads."""
     layers: Sequence[str] = frozen.layers if chosen.layers == "all" else ()
-    return Features(frozen.backbone, frozen.preprocess, layers, top=frozen.top, pool=frozen.pool)
+    return replace(frozen, layers=tuple(layers))
 
 
 def read_from(features: Features) -> list[str]:
