@@ -20,7 +20,7 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from graft.networks.catalog import TABLE, Entry, build, entries
+from graft.backbones.catalog import TABLE, Entry, build, entries
 
 INSTALLED = f"timm {timm.__version__}, torchvision {torchvision.__version__.partition('+')[0]}"
 FIRST_LINE = f"# Measured by bench/catalog.py with {INSTALLED}"

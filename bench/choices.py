@@ -16,9 +16,9 @@ import torch
 from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN
 from graft.data.read.folder import read_folder
-from graft.networks import engine
-from graft.networks.chain import probed
-from graft.networks.network import Backbone, Features, load_backbone
+from graft.torch import engine
+from graft.torch.chain import probed
+from graft.torch.network import Backbone, Features, load_backbone
 from graft.training.embed import embed
 from graft.training.heads import problem as problems
 from graft.training.heads import ridge

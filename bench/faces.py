@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from graft.jobs.embed import embed
-from graft.networks.catalog import DEFAULT
+from graft.backbones.catalog import DEFAULT
 
 DRAWS, TESTED = 10, 5
 

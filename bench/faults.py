@@ -24,8 +24,8 @@ from graft.data.duplicates import alike, near_duplicates
 from graft.data.images import InMemory, Raw
 from graft.data.read.source import read_source
 from graft.jobs.check import doubted
-from graft.networks.chain import probed
-from graft.networks.network import Features, load_backbone
+from graft.torch.chain import probed
+from graft.torch.network import Features, load_backbone
 from graft.training.embed import Embedded, embed
 from graft.training.material import prepare
 

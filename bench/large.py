@@ -21,7 +21,7 @@ FIT = """
 import sys, torch
 from safetensors.torch import save_file
 from graft.jobs.fit import fit
-from graft.networks import catalog
+from graft.backbones import catalog
 
 photos, weights, model, name = sys.argv[1:]
 entry = catalog.find(name)

@@ -23,8 +23,8 @@ from PIL import Image
 CHILD = """
 import json, resource, sys
 from graft.jobs.fit import fit
-from graft.networks.catalog import DEFAULT
-from graft.networks.network import load_backbone
+from graft.backbones.catalog import DEFAULT
+from graft.torch.network import load_backbone
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

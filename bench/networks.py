@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.errors import GraftError
-from graft.networks import adapters
-from graft.networks.chain import stages
-from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
-from graft.networks.network import Backbone, Features, Network
-from graft.networks.preprocess import Preprocess
-from graft.training.phases import opened
+from graft.torch import adapters
+from graft.torch.chain import stages
+from graft.torch.fresh import fresh_backbone
+from graft.torch.head import Linear, fresh
+from graft.torch.network import Backbone, Features, Network
+from graft.backbones.preprocess import Preprocess
+from graft.torch.phases import opened
 from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training
 
 NETWORKS = [

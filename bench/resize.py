@@ -17,9 +17,9 @@ from torch.nn import functional
 from graft.data.dataset import TRAIN, Dataset, pixels
 from graft.data.read.folder import read_folder
 from graft.data.split import folds
-from graft.networks import engine
-from graft.networks.network import Features, load_backbone
-from graft.networks.preprocess import Preprocess
+from graft.torch import engine
+from graft.torch.network import Features, load_backbone
+from graft.backbones.preprocess import Preprocess
 from graft.training.heads import ridge
 from graft.training.heads.problem import Problem, standardised
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.model import pictures
-from graft.networks import catalog, engine
-from graft.networks.network import Features, load_backbone
+from graft.backbones import catalog
+from graft.torch import engine
+from graft.torch.network import Features, load_backbone
 from graft.progress import unwatched
 from graft.training.embed import embed
 

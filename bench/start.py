@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from graft.jobs.fit import fit
-from graft.networks.head import INITIALISERS
+from graft.torch.head import INITIALISERS
 
 RECIPE = "epochs=3,refit=no"
 

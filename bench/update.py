@@ -22,8 +22,8 @@ from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier
 from graft.model.forward import judged
-from graft.networks.chain import probed
-from graft.networks.network import load_backbone
+from graft.torch.chain import probed
+from graft.torch.network import load_backbone
 from graft.training.embed import Embedded, embed
 
 HEADS = ("ridge", "lda", "ncm", "knn", "logistic")

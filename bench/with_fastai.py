@@ -21,7 +21,7 @@ from fastai.vision.all import (
 )
 from torch import nn
 
-from graft.networks.network import load_backbone
+from graft.torch.network import load_backbone
 
 
 def main() -> None:

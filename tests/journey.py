@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from graft.jobs.export.export import FORMATS, INT8, ONNX
-from graft.networks.head import HEADS
-from graft.networks.small import SMALL
+from graft.torch.head import HEADS
+from graft.torch.small import SMALL
 from graft.training.heads.names import NAMES as SOLVERS
 from graft.training.heads.names import ONE_LABEL
 from graft.training.strategies import STRATEGIES

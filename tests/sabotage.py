@@ -1,4 +1,4 @@
-"""Exports that are wrong in the ways in which exports are: what `graft.networks.pixels.before` makes, bent."""
+"""Exports that are wrong in the ways in which exports are: what `graft.backbones.pixels.before` makes, bent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from graft.networks import pixels
-from graft.networks.preprocess import Preprocess
+from graft.backbones import pixels
+from graft.backbones.preprocess import Preprocess
 
 HONEST = pixels.before
 

@@ -32,7 +32,8 @@ from graft.jobs.stages import stages
 from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch
-from graft.networks import catalog, small
+from graft.backbones import catalog
+from graft.torch import small
 from graft.progress import unwatched
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide

@@ -22,7 +22,8 @@ from sklearn.utils import estimator_checks as checks
 from graft.errors import DataError, UsageError
 from graft.estimator import ImageClassifier
 from graft.jobs.fit import fit
-from graft.networks import catalog, engine
+from graft.backbones import catalog
+from graft.torch import engine
 
 QUICK = "probe:head=ridge,layers=last"
 NO_TABLE_NEEDED = [  # but for ..._init_or_set_params, whose wrong types the run-time type checks of tests refuse

@@ -27,9 +27,9 @@ from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.model.explain import Explanation, explain
-from graft.networks import catalog
-from graft.networks.heat import STEPS
-from graft.networks.small import SMALL
+from graft.backbones import catalog
+from graft.torch.heat import STEPS
+from graft.torch.small import SMALL
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.prediction import Prediction
 

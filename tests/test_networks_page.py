@@ -11,9 +11,10 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torchvision.models.googlenet import Inception
 
-from graft.networks import catalog, chain, weights
-from graft.networks.network import Backbone
-from graft.networks.weights import Source
+from graft.backbones import catalog, weights
+from graft.torch import chain
+from graft.torch.network import Backbone
+from graft.backbones.weights import Source
 
 PAGE = Path(__file__).parents[1] / "docs/networks.md"
 NAMES = [

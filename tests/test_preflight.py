@@ -16,9 +16,11 @@ from graft import preflight
 from graft.jobs import logs
 from graft.jobs.export import export, formats, program
 from graft.model import storage
-from graft.networks import catalog, fresh
-from graft.networks.head import HEADS
-from graft.training import checkpoint, choices
+from graft.backbones import catalog
+from graft.torch import fresh
+from graft.torch.head import HEADS
+from graft.torch import checkpoint
+from graft.training import choices
 from graft.training.heads.names import DESIGNS
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.

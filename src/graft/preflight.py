@@ -22,7 +22,7 @@ from graft.training.choices import RANDOM, Choices
 from graft_runtime.card import COVERAGES, CardError, parse
 
 CATALOG = Path(__file__).with_name("networks") / "catalog.csv"
-# Other names for networks: those of graft.networks.catalog, which costs an import of torch; a test compares.
+# Other names for networks: those of graft.backbones.catalog, which costs an import of torch; a test compares.
 ALIASES = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "vit_b_16", "vit_b_32")
 CARD = "model.json"  # of a saved classifier
 PATTERN = re.compile(r"[*?\[{]")  # in a source that stands for many files: shards-{000..009}.tar

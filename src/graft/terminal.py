@@ -18,7 +18,7 @@ from graft.progress import unwatched, watched
 from graft_runtime import strict_json
 from graft_runtime.terminal import on_one_line, say
 
-DEFAULT = "tf_efficientnet_lite0"  # graft.networks.catalog.DEFAULT, which costs an import of torch; a test compares
+DEFAULT = "tf_efficientnet_lite0"  # graft.backbones.catalog.DEFAULT, which costs an import of torch; a test compares
 
 Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
 Weights = Annotated[

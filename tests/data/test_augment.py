@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.data import views
-from graft.data.augment import FILL, OPERATIONS, Augment, barrel
+from graft.torch.augment import FILL, OPERATIONS, Augment, barrel
 from graft.data.views import Crop
 from graft.errors import UsageError
 
@@ -106,7 +106,7 @@ def test_another_process_draws_the_same(image: Tensor) -> None:
     code = f"""
 import torch, hashlib
 from torch.nn import functional
-from graft.data.augment import Augment
+from graft.torch.augment import Augment
 blobs = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 255
 image = functional.interpolate(blobs, (64, 64), mode="bicubic")[0].clamp(0, 255).to(torch.uint8)
 parsed, whole = Augment.parse("light+{LONG}"), hashlib.sha256()

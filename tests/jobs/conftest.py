@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from graft.jobs.fit import fit
-from graft.networks import catalog
+from graft.backbones import catalog
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from graft.data.read.folder import read_folder
 from graft.errors import DataError
 from graft.jobs.direct import direct, relabelled
 from graft.model.classifier import Classifier, load
-from graft.networks.direct import class_names
-from graft.networks.head import Linear, fresh
-from graft.networks.network import Network
+from graft.torch.direct import class_names
+from graft.torch.head import Linear, fresh
+from graft.torch.network import Network
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 

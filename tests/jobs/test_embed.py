@@ -15,7 +15,7 @@ from graft import cli
 from graft.data import dataset as table
 from graft.errors import OutputError
 from graft.jobs import embed as job
-from graft.networks.network import Features, load_backbone
+from graft.torch.network import Features, load_backbone
 
 
 def graft(*words: object) -> Result:
@@ -55,7 +55,7 @@ def test_the_second_time_everything_comes_from_the_cache(
 ) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
     first = job.embed(photos)
-    monkeypatch.setattr("graft.networks.engine.compile", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("graft.torch.engine.compile", lambda *_: pytest.fail("computed again"))
     again = job.embed(photos, all_layers=True)
     assert (first.computed, again.computed) == (36, 0)
     assert np.array_equal(again.features[:, -1280:], first.features)

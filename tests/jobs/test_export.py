@@ -21,9 +21,9 @@ from graft.jobs.export import evidence, parity
 from graft.jobs.export import export as job
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
-from graft.model.answering import Answering
+from graft.torch.answering import Answering
 from graft.model.classifier import Classifier, load
-from graft.networks import pixels
+from graft.backbones import pixels
 from graft_runtime import contract
 
 

@@ -20,8 +20,8 @@ from graft.data.read.folder import read_folder
 from graft.errors import DataError, OutputError, UsageError, WeightsError
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.networks.chain import layers, stages
-from graft.networks.network import Features, load_backbone
+from graft.torch.chain import layers, stages
+from graft.torch.network import Features, load_backbone
 from graft.training.embed import embed
 from graft.training.material import prepare
 

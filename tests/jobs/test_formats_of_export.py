@@ -30,7 +30,7 @@ from graft.jobs.export import export as job
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.networks.preprocess import Preprocess
+from graft.backbones.preprocess import Preprocess
 from graft_runtime import contract
 from graft_runtime.image import decode
 

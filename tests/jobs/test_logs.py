@@ -12,7 +12,7 @@ import pytest
 from graft.errors import OutputError, UsageError
 from graft.jobs import logs
 from graft.model.history import Epoch
-from graft.training.checkpoint import Run
+from graft.torch.checkpoint import Run
 
 SETTINGS = {"strategy": "full", "seed": 0, "recipe": "epochs=3", "layers": None}
 SCORES = {"accuracy": 0.875, "log-loss": 0.25}  # exact in float32, as TensorBoard keeps it

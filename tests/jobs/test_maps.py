@@ -17,11 +17,11 @@ from graft import cli
 from graft.data import dataset as table
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs import maps as job
-from graft.networks import engine
-from graft.networks.chain import Stage, stages
-from graft.networks.fresh import fresh_backbone
+from graft.torch import engine
+from graft.torch.chain import Stage, stages
+from graft.torch.fresh import fresh_backbone
 from graft.networks.maps import Maps
-from graft.networks.network import Backbone, load_backbone
+from graft.torch.network import Backbone, load_backbone
 
 
 def graft(*words: object) -> Result:

@@ -21,9 +21,9 @@ from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
-from graft.networks.chain import probed
-from graft.networks.fresh import fresh_backbone
-from graft.networks.network import load_backbone
+from graft.torch.chain import probed
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import load_backbone
 from graft.training.strategies import STRATEGIES
 
 PROBE = "probe:head=ridge,layers=last"

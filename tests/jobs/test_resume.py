@@ -20,7 +20,7 @@ from graft.jobs.fit import fit
 from graft.model import history
 from graft.model.classifier import Classifier
 from graft.progress import Work, unwatched
-from graft.training import tune
+from graft.torch import tune
 
 RECIPE = "epochs=4,batch=8,rate=0.0005,mixup=0.2,ema=0.9,blend=none"  # no blend: the epoch wins and is refitted
 OPTIONS = {"backbone": "test_resnet", "recipe": RECIPE, "offline": True}

@@ -19,11 +19,11 @@ from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
-from graft.networks import catalog
-from graft.networks.chain import LeftOut, blocks, stages
-from graft.networks.fresh import fresh_backbone
-from graft.networks.heat import heat
-from graft.networks.network import Network
+from graft.backbones import catalog
+from graft.torch.chain import LeftOut, blocks, stages
+from graft.torch.fresh import fresh_backbone
+from graft.torch.heat import heat
+from graft.torch.network import Network
 
 CASES: dict[str, dict[str, Any]] = {
     "solved": {"strategy": "early-features:at=0.5,solver=ridge"},
@@ -173,7 +173,7 @@ def test_an_update_takes_the_other_stages_from_where_they_came_from(
 
     (tmp_path / "elsewhere").mkdir()
     filed.rename(tmp_path / "elsewhere" / filed.name)
-    monkeypatch.setattr("graft.networks.weights._repository", lambda _entry: "")  # nothing is published
+    monkeypatch.setattr("graft.backbones.weights._repository", lambda _entry: "")  # nothing is published
     with pytest.raises(UpdateError, match=r"needs the others too.*cannot be had: No weights of 'test_resnet'"):
         update(tmp_path / "model", **MERGE)
     assert update(tmp_path / "model", rename={"disc": "ball"}).classes == ("ball", "frame", "stripes")

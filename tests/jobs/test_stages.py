@@ -9,11 +9,11 @@ import pytest
 
 from graft.errors import UsageError
 from graft.jobs.stages import stages
-from graft.networks import cut, fresh
-from graft.networks.head import Head
-from graft.networks.layers import weight_layers
-from graft.networks.network import Features, Network
-from graft.training.train import _share as share
+from graft.torch import cut, fresh
+from graft.torch.head import Head
+from graft.torch.layers import weight_layers
+from graft.torch.network import Features, Network
+from graft.torch.train import _share as share
 
 
 def test_the_list_is_the_chain_in_order() -> None:

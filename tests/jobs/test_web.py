@@ -32,7 +32,7 @@ from graft.jobs.export import evidence, parity, web
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.networks import pixels
+from graft.backbones import pixels
 from graft.progress import unwatched
 from graft_runtime import contract
 

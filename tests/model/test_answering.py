@@ -11,17 +11,18 @@ import pytest
 import torch
 from shaken import shaken
 
-from graft.model.answering import Answering
+from graft.torch.answering import Answering
 from graft.model.card import describe
 from graft.model.classifier import Classifier
 from graft.model.memory import Memory
 from graft.model.unknown import NEIGHBOURS, Known, unit
-from graft.networks import graph, pixels
-from graft.networks.chain import layers, stages
-from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, fresh
-from graft.networks.network import Features, Network
-from graft.networks.places import last_place
+from graft.torch import graph
+from graft.backbones import pixels
+from graft.torch.chain import layers, stages
+from graft.torch.fresh import fresh_backbone
+from graft.torch.head import Conv, Head, Linear, Mlp, fresh
+from graft.torch.network import Features, Network
+from graft.torch.places import last_place
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT, IMAGE, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 

@@ -30,11 +30,11 @@ from graft.model.card import choices, describe
 from graft.model.classifier import Classifier, load
 from graft.model.memory import Memory, Pictures, examined
 from graft.model.unknown import Known
-from graft.networks import catalog
-from graft.networks.head import Head, fresh
-from graft.networks.head import Linear as LinearDesign
-from graft.networks.network import Backbone, Features, Network
-from graft.networks.weights import Source
+from graft.backbones import catalog
+from graft.torch.head import Head, fresh
+from graft.torch.head import Linear as LinearDesign
+from graft.torch.network import Backbone, Features, Network
+from graft.backbones.weights import Source
 from graft_runtime.decide import NO_NUMBER
 
 CARD, WEIGHTS, MEMORY, REPORT = storage.CARD, storage.TENSORS, storage.MEMORY, storage.REPORT

@@ -27,10 +27,10 @@ from graft.jobs.fit import fit
 from graft.model import storage
 from graft.model.card import describe
 from graft.model.classifier import Classifier, load
-from graft.networks import catalog
-from graft.networks.head import HEADS, Head, fresh
-from graft.networks.network import Backbone, Features, Network
-from graft.networks.weights import Source
+from graft.backbones import catalog
+from graft.torch.head import HEADS, Head, fresh
+from graft.torch.network import Backbone, Features, Network
+from graft.backbones.weights import Source
 
 QUICK = "probe:head=ridge,layers=last"
 

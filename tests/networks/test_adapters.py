@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.networks.adapters import add_lora, merge, norm_parameters
+from graft.torch.adapters import add_lora, merge, norm_parameters
 
 NETWORKS = {
     "test_vit": (["blocks.3", "blocks.5"], 160),

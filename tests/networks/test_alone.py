@@ -15,12 +15,12 @@ import torch
 
 import graft
 from graft.errors import UsageError
-from graft.networks import alone as alone_module
-from graft.networks import engine, graph
-from graft.networks.alone import alone, check_gradients, seeded
-from graft.networks.fresh import fresh_backbone
-from graft.networks.network import Features
-from graft.networks.reference import WithReference
+from graft.torch import alone as alone_module
+from graft.torch import engine, graph
+from graft.torch.alone import alone, check_gradients, seeded
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import Features
+from graft.torch.reference import WithReference
 
 ROUNDS = 12
 CHILD = """
@@ -28,11 +28,11 @@ import os, sys, time
 import torch
 torch.set_num_threads(2)
 from graft.errors import UsageError
-from graft.networks import engine
-from graft.networks.heat import heat
-from graft.networks.head import Linear, fresh
-from graft.networks.fresh import fresh_backbone
-from graft.networks.network import Features, Network
+from graft.torch import engine
+from graft.torch.heat import heat
+from graft.torch.head import Linear, fresh
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import Features, Network
 import numpy as np
 
 backbone = fresh_backbone("cnn")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from graft.errors import UsageError
-from graft.networks import catalog
-from graft.networks.preprocess import Preprocess
+from graft.backbones import catalog
+from graft.backbones.preprocess import Preprocess
 
 FEATURES = {  # name -> what comes out without the classifier, as published
     "alexnet": 4096,

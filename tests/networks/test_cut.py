@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.errors import CutError, UsageError
-from graft.networks import catalog, cut
-from graft.networks import chain as chains
-from graft.networks.catalog import Entry
-from graft.networks.chain import Stage
-from graft.networks.head import Head
-from graft.networks.network import Backbone, Features, Network
-from graft.networks.preprocess import Preprocess
-from graft.networks.weights import Source
+from graft.backbones import catalog
+from graft.torch import cut
+from graft.torch import chain as chains
+from graft.backbones.catalog import Entry
+from graft.torch.chain import Stage
+from graft.torch.head import Head
+from graft.torch.network import Backbone, Features, Network
+from graft.backbones.preprocess import Preprocess
+from graft.backbones.weights import Source
 
 BORDERS = [  # network, pictures' side, borders
     ("alexnet", 96, ["features.3", "features.10", "classifier.4"]),

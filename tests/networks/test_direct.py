@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graft.errors import DataError, UsageError, WeightsError
-from graft.networks import catalog, weights
-from graft.networks.direct import class_names, direct, matches
+from graft.backbones import catalog, weights
+from graft.torch.direct import class_names, direct, matches
 
 IMAGENET = class_names(1000)
 

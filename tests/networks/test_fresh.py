@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from graft.errors import UsageError
-from graft.networks import catalog
-from graft.networks.fresh import fresh_backbone
-from graft.networks.network import load_backbone
+from graft.backbones import catalog
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import load_backbone
 
 NAMES = ["mlp", "cnn", "rnn", "test_resnet", "test_vit", "test_convnext", "squeezenet1_1"]
 

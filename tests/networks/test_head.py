@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from graft import spec as texts
 from graft.errors import UsageError
-from graft.networks.head import ACTIVATIONS, HEADS, Conv, Design, Head, Linear, Mlp, NearestNeighbours, fresh
+from graft.torch.head import ACTIVATIONS, HEADS, Conv, Design, Head, Linear, Mlp, NearestNeighbours, fresh
 
 SPECS = [
     {"kind": "linear", "width": 6, "classes": 3},

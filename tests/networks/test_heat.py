@@ -10,12 +10,12 @@ from shaken import shaken
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.networks.chain import probed
-from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, fresh
-from graft.networks.heat import COVERED, GRID, heat
-from graft.networks.network import Features, Network, heard
-from graft.networks.preprocess import Preprocess
+from graft.torch.chain import probed
+from graft.torch.fresh import fresh_backbone
+from graft.torch.head import Conv, Head, Linear, Mlp, fresh
+from graft.torch.heat import COVERED, GRID, heat
+from graft.torch.network import Features, Network, heard
+from graft.backbones.preprocess import Preprocess
 
 CLASSES = 5
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from graft.errors import UsageError
-from graft.networks import engine
-from graft.networks.head import Conv, Head, Linear, fresh
-from graft.networks.network import AllHeard, Features, Network, heard, mapped, pooled
-from graft.networks.preprocess import Preprocess
+from graft.torch import engine
+from graft.torch.head import Conv, Head, Linear, fresh
+from graft.torch.network import AllHeard, Features, Network, heard, mapped, pooled
+from graft.backbones.preprocess import Preprocess
 
 PLAIN = Preprocess(size=8, resize=8)
 

@@ -7,8 +7,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from graft.networks import pixels
-from graft.networks.preprocess import Preprocess
+from graft.backbones import pixels
+from graft.backbones.preprocess import Preprocess
 
 WAYS = [
     Preprocess(),

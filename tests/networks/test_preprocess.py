@@ -12,8 +12,8 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch.nn import functional
 
-from graft.networks import preprocess
-from graft.networks.preprocess import LONGEST, Preprocess
+from graft.backbones import preprocess
+from graft.backbones.preprocess import LONGEST, Preprocess
 
 SHAPES = [(300, 400), (400, 300), (97, 61), (64, 64), (20, 33), (240, 61)]
 

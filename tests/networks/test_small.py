@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import WeightsError
-from graft.networks import catalog, chain, cut, fresh, small, weights
-from graft.networks.head import Head
-from graft.networks.network import Features, Network
-from graft.networks.preprocess import Preprocess
+from graft.backbones import catalog, weights
+from graft.torch import chain, cut, fresh, small
+from graft.torch.head import Head
+from graft.torch.network import Features, Network
+from graft.backbones.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 FACTS = {  # name -> features, parameters counted by hand, stages

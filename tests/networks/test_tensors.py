@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graft.errors import WeightsError
-from graft.networks import catalog
-from graft.networks.catalog import Entry
-from graft.networks.tensors import fill, read
+from graft.backbones import catalog
+from graft.backbones.catalog import Entry
+from graft.torch.tensors import fill, read
 
 TINY = catalog.find("test_resnet")
 Tensors = dict[str, Tensor]

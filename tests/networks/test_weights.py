@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graft.errors import WeightsError
-from graft.networks import catalog, weights
-from graft.networks.catalog import Entry
-from graft.networks.weights import Source
+from graft.backbones import catalog, weights
+from graft.backbones.catalog import Entry
+from graft.backbones.weights import Source
 
 REPOSITORY = "timm/test_resnet.r160_in1k"
 TINY = catalog.find("test_resnet")
@@ -245,7 +245,7 @@ def test_offline_opens_no_socket() -> None:
         def refuse(*args, **kwargs):
             raise AssertionError("a socket")
         socket.socket.__init__ = socket.getaddrinfo = refuse
-        from graft.networks import catalog, weights
+        from graft.backbones import catalog, weights
         entry = catalog.find(catalog.DEFAULT)
         network = catalog.build(entry)
         print(weights.load(entry, network, weights.locate(entry, offline=True)).sha256)

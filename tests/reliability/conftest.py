@@ -14,7 +14,7 @@ from programs import NETWORK, QUICK, Disk, graft
 from safetensors.torch import save_file
 from shaken import shaken
 
-from graft.networks import catalog
+from graft.backbones import catalog
 
 VERSION, OVERRIDES = 0x20080522, 1 << 1 | 1 << 2  # of capset(2): what lets root pass over permissions of files
 

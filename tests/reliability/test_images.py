@@ -21,7 +21,7 @@ from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import load
 from graft.progress import Work
-from graft.training import feed, tune
+from graft.torch import feed, tune
 from graft_runtime.image import ImageError, decode
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from programs import NETWORK, QUICK, contents, graft, started
 
-from graft.training.checkpoint import Run
+from graft.torch.checkpoint import Run
 
 SLOW = """
 from graft.training.store import Store

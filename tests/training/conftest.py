@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from shaken import shaken as shake
 from torch import nn
 
-from graft.networks import catalog
+from graft.backbones import catalog
 
 
 def written(name: str, folder: Path) -> Path:

@@ -8,8 +8,8 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 
-from graft.training.balance import class_weights, log_prior, order
-from graft.training.losses import loss_of
+from graft.torch.balance import class_weights, log_prior, order
+from graft.torch.losses import loss_of
 from graft.training.recipe import Recipe
 
 LABELS = np.repeat([0, 1, 2], [60, 30, 10])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from graft.training import blend
+from graft.torch import blend
 
 
 def network(value: float) -> nn.Module:

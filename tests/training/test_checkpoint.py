@@ -19,7 +19,7 @@ import torch
 from graft.errors import ModelError, OutputError, TrainingError, UsageError
 from graft.model import history, whole
 from graft.model.history import Epoch
-from graft.training.checkpoint import SUM, Run
+from graft.torch.checkpoint import SUM, Run
 
 SETTINGS = {"strategy": "full", "seed": 0, "rate": 1e-3, "classes": ["cat", "dog"], "done": 1}
 
@@ -28,7 +28,7 @@ import os, random, signal, sys, time, types
 from pathlib import Path
 import torch
 sys.modules["graft.model.storage"] = types.SimpleNamespace(LITTER=())  # it imports timm: most of the seconds
-from graft.training.checkpoint import Run
+from graft.torch.checkpoint import Run
 
 torch.set_num_threads(1)
 for attempt in range(int(sys.argv[2])):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.networks.chain import Stage, stages
-from graft.networks.fresh import fresh_backbone
-from graft.networks.network import Backbone
-from graft.networks.preprocess import Preprocess
-from graft.training.early import early, named
+from graft.torch.chain import Stage, stages
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import Backbone
+from graft.backbones.preprocess import Preprocess
+from graft.backbones.stages import early, named
 
 NAMES = ["stem", "blocks.0", "blocks.1", "blocks.2", "neck", "norm"]
 

@@ -21,12 +21,12 @@ from graft.data import dataset as table
 from graft.data.dataset import Dataset, pixels
 from graft.data.looks import glimpse, look
 from graft.data.read.folder import read_folder
-from graft.networks import cut, engine
-from graft.networks.cut import Frozen, Halves
-from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
-from graft.networks.network import Features, Network
-from graft.networks.preprocess import Preprocess
+from graft.torch import cut, engine
+from graft.torch.cut import Frozen, Halves
+from graft.torch.fresh import fresh_backbone
+from graft.torch.head import Linear, fresh
+from graft.torch.network import Features, Network
+from graft.backbones.preprocess import Preprocess
 from graft.training.embed import embed
 from graft.training.store import Store
 
@@ -36,8 +36,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from graft.data.read.folder import read_folder
-from graft.networks.network import Features
-from graft.networks.preprocess import Preprocess
+from graft.torch.network import Features
+from graft.backbones.preprocess import Preprocess
 from graft.training.embed import embed
 from graft.training.store import Store
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.errors import TrainingError
-from graft.training import loop
-from graft.training.feed import Feed, Rows
-from graft.training.loop import Lesson, State
+from graft.torch import loop
+from graft.torch.feed import Feed, Rows
+from graft.torch.loop import Lesson, State
 from graft.training.recipe import CHOICES, Recipe
 
 COUNT, CLASSES = 20, 3

@@ -11,8 +11,8 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from graft.errors import UsageError
-from graft.training import losses
-from graft.training.losses import Task, loss_of, one_vs_rest, penalty
+from graft.torch import losses
+from graft.torch.losses import Task, loss_of, one_vs_rest, penalty
 from graft.training.recipe import Recipe
 
 MULTICLASS = ("auto", "cross-entropy", "focal", "mse", "kl", "bce", "asymmetric")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from graft.errors import UsageError
-from graft.training.mix import cutmix, mix, mixup, rectangle
+from graft.torch.mix import cutmix, mix, mixup, rectangle
 from graft.training.recipe import Recipe
 
 

@@ -11,8 +11,8 @@ import torch
 from graft.data.read.source import read_source
 from graft.model.calibrate import temperature, thresholds
 from graft.model.multilabel import MultilabelEvaluation, judge_labels
-from graft.networks.chain import probed
-from graft.networks.network import load_backbone
+from graft.torch.chain import probed
+from graft.torch.network import load_backbone
 from graft.training.embed import embed
 from graft.training.heads.choose import Chosen, choose
 from graft.training.material import Material, prepare

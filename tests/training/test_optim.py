@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.errors import UsageError
-from graft.training.optim import RATES, Ema, Schedule, factors, groups, optimizer, range_test, set_rate
+from graft.torch.optim import RATES, Ema, Schedule, factors, groups, optimizer, range_test, set_rate
 from graft.training.recipe import CHOICES, Recipe
 
 

@@ -14,20 +14,20 @@ import torch
 from graft.data.read.folder import read_folder
 from graft.errors import CutError, GraftError, TrainingError, UsageError
 from graft.model.history import Epoch
-from graft.networks.chain import probed
-from graft.networks.fresh import fresh_backbone
-from graft.networks.network import Backbone, Network, load_backbone
-from graft.networks.preprocess import Preprocess
-from graft.networks.weights import Source
+from graft.torch.chain import probed
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import Backbone, Network, load_backbone
+from graft.backbones.preprocess import Preprocess
+from graft.backbones.weights import Source
 from graft.progress import unwatched
-from graft.training import loop, phases, start
+from graft.torch import loop, phases, start
 from graft.training.choices import Choices
 from graft.training.embed import embed
-from graft.training.feed import Stored
+from graft.torch.feed import Stored
 from graft.training.material import Material, prepare
-from graft.training.phases import Ground
-from graft.training.train import described, train
-from graft.training.tune import Course
+from graft.torch.phases import Ground
+from graft.torch.train import described, train
+from graft.torch.tune import Course
 
 TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
 SMALL = [("test_resnet", 64), ("test_vit", 160), ("test_convnext", 64)]
@@ -241,7 +241,7 @@ def test_a_loss_that_explodes_at_once_is_an_error_and_later_keeps_the_best_epoch
     def breaks(epoch: Epoch) -> None:
         heard.append(epoch)
         if epoch.number == 2:
-            monkeypatch.setattr("graft.training.loop.EXPLODED", 0.0)  # from here on every loss is too much
+            monkeypatch.setattr("graft.torch.loop.EXPLODED", 0.0)  # from here on every loss is too much
 
     choices = choices_of("full", "blend=none")
     trained = train(choices, backbone_of("test_resnet", 64, shaken), material, None, breaks, unwatched)
@@ -335,7 +335,7 @@ def test_a_refit_that_explodes_leaves_what_there_was_before(
 
     def breaks(epoch: Epoch) -> None:
         if epoch.number == 4:  # the last one of the first training
-            monkeypatch.setattr("graft.training.loop.EXPLODED", 0.0)
+            monkeypatch.setattr("graft.torch.loop.EXPLODED", 0.0)
 
     choices = Choices(strategy, "", choices_of(strategy, recipe).recipe.replace("refit=no", "refit=yes"))
     broken = train(choices, backbone_of("test_resnet", 64, shaken), material, None, breaks, unwatched)

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from graft.errors import UsageError, WeightsError
-from graft.networks import catalog, weights
-from graft.networks.catalog import Entry
+from graft.backbones import catalog, weights
+from graft.backbones.catalog import Entry
 
 
 def backbones(filter: str = "*", *, offline: bool = False) -> list[dict[str, Any]]:

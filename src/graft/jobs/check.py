@@ -21,10 +21,10 @@ from graft.data.split import folds
 from graft.data.twins import Twins, find_twins, found
 from graft.jobs import gallery
 from graft.model.calibrate import temperature
-from graft.networks import catalog
-from graft.networks.chain import probed
-from graft.networks.fresh import file_of
-from graft.networks.network import load_backbone
+from graft.backbones import catalog
+from graft.torch.chain import probed
+from graft.torch.fresh import file_of
+from graft.torch.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded, Looked, embed, look_at
 from graft.training.heads.choose import choose

@@ -11,9 +11,9 @@ from graft.data.dataset import Dataset
 from graft.errors import DataError
 from graft.model import card
 from graft.model.classifier import Classifier, load
-from graft.networks import catalog
-from graft.networks import direct as pretrained
-from graft.networks.fresh import file_of
+from graft.backbones import catalog
+from graft.torch import direct as pretrained
+from graft.torch.fresh import file_of
 
 
 def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *, offline: bool = False) -> Classifier:

@@ -16,10 +16,10 @@ from graft.data.read.source import read_source
 from graft.errors import OutputError
 from graft.jobs import columns as parquet
 from graft.jobs import outputs
-from graft.networks import catalog
-from graft.networks.chain import probed
-from graft.networks.fresh import file_of
-from graft.networks.network import load_backbone
+from graft.backbones import catalog
+from graft.torch.chain import probed
+from graft.torch.fresh import file_of
+from graft.torch.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import embed as training
 

@@ -18,7 +18,7 @@ from graft import spec
 from graft.errors import OutputError, UsageError
 from graft.model.history import Epoch
 
-MLFLOW = "mlflow.txt"  # graft.training.checkpoint.MLFLOW, which costs an import of torch; a test compares
+MLFLOW = "mlflow.txt"  # graft.torch.checkpoint.MLFLOW, which costs an import of torch; a test compares
 BATCH = 1000  # the most metrics that MLflow takes in one request
 
 

@@ -21,12 +21,13 @@ from graft.data.read.source import read_source
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs import outputs
 from graft.model import pictures, whole
-from graft.networks import catalog, engine
-from graft.networks.chain import stages
+from graft.backbones import catalog
+from graft.torch import engine
+from graft.torch.chain import stages
 from graft.networks.maps import Maps
-from graft.networks.network import load_backbone
+from graft.torch.network import load_backbone
 from graft.progress import Watch, unwatched
-from graft.training.early import named
+from graft.backbones.stages import named
 
 SUFFIX = ".npz"
 PIECE = 2**20  # bytes copied at once

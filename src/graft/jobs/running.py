@@ -11,7 +11,7 @@ from typing import Any
 from graft.jobs.logs import Log, open_log
 from graft.model import history
 from graft.model.history import Epoch
-from graft.training.checkpoint import HISTORY, Run
+from graft.torch.checkpoint import HISTORY, Run
 
 Told = Callable[[Epoch], None]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
-from graft.networks import catalog, chain, fresh
-from graft.networks.layers import Layer, weight_layers
-from graft.networks.network import Features
+from graft.backbones import catalog
+from graft.torch import chain, fresh
+from graft.torch.layers import Layer, weight_layers
+from graft.torch.network import Features
 
 
 def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:

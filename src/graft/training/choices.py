@@ -16,7 +16,7 @@ from graft.training.recipe import Recipe, check_teachers
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
 
-# Of graft.networks.catalog and .fresh, which cost an import of torch; a test compares. What cannot be is told before.
+# Of graft.backbones.catalog and .fresh, which cost an import of torch; a test compares. What cannot be is told before.
 BACKBONE, RANDOM = "tf_efficientnet_lite0", "random"
 
 
@@ -60,10 +60,10 @@ class Choices:
 
     @cached_property
     def design(self) -> Any:
-        """The head to train, a graft.networks.head.Design; None if none was named."""
+        """The head to train, a graft.torch.head.Design; None if none was named."""
         if not self.head:
             return None
-        from graft.networks.head import HEADS  # here and below: torch, which the checks of what was typed need not
+        from graft.torch.head import HEADS  # here and below: torch, which the checks of what was typed need not
 
         return spec.parse(self.head, HEADS, "head")
 
@@ -126,7 +126,7 @@ class Choices:
         self.check_task(data.task)
         self.check_count(len(data))
         if self.settings:
-            from graft.training import teachers
+            from graft.torch import teachers
 
             teachers.check(self.settings, data)
 
@@ -144,7 +144,7 @@ class Choices:
             check(self.plan.solver, "auto", several)
         if self.settings:
             from graft.training import metrics
-            from graft.training.losses import loss_of
+            from graft.torch.losses import loss_of
 
             loss_of(self.settings, "multilabel" if several else "multiclass")
             metrics.check(self.settings.metric, task)

@@ -17,7 +17,7 @@ from graft.data.read.folder import read_folder
 from graft.data.read.imagenet import read_imagenet
 from graft.data.read.source import read_source
 from graft.errors import DataError
-from graft.networks import direct
+from graft.torch import direct
 
 CLASSES = ("tench", "crane (n02012849)", "crane (n03126707)")
 

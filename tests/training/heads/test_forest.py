@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
-from graft.networks import forest
-from graft.networks.forest import BAND, LEAST, Forest
-from graft.networks.head import Head
+from graft.torch import forest
+from graft.torch.forest import BAND, LEAST, Forest
+from graft.torch.head import Head
 from graft.training.heads import classical
 from graft.training.heads.problem import Problem, standardised
 

@@ -25,9 +25,10 @@ from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB,
 from graft.jobs.export.parity import Described
 from graft.jobs.export.witnesses import witnesses
 from graft.model import pictures
-from graft.model.answering import Answering
+from graft.torch.answering import Answering
 from graft.model.classifier import Classifier
-from graft.networks import graph, pixels
+from graft.torch import graph
+from graft.backbones import pixels
 from graft.progress import Watch, unwatched
 from graft_runtime import contract
 from graft_runtime.contract import Export, ModelError

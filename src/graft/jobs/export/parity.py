@@ -17,7 +17,7 @@ from graft.errors import DataError, ExportError
 from graft.jobs.export.evidence import Evidence
 from graft.model.classifier import Classifier
 from graft.model.compare import paired
-from graft.networks import engine
+from graft.torch import engine
 from graft.progress import Watch
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import PROBABILITIES, UNKNOWN, Export

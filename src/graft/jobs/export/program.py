@@ -20,9 +20,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from graft.jobs.export.parity import Answering as Answers
 from graft.jobs.export.parity import Described, Run, told
-from graft.model.answering import Answering
+from graft.torch.answering import Answering
 from graft.model.classifier import Classifier
-from graft.networks.alone import alone
+from graft.torch.alone import alone
 from graft_runtime import contract
 from graft_runtime.contract import CARD, EXPORT, Export, Witness
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from graft.networks.pixels import PREPARED
+from graft.backbones.pixels import PREPARED
 
 PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it asks for what graph.traced has done
 HEAVY = ("Conv", "MatMul", "Gemm")

@@ -16,7 +16,7 @@ from graft.jobs.thumbnail import thumbnail
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.explain import drawn
-from graft.networks.heat import heat
+from graft.torch.heat import heat
 from graft.progress import Watch
 
 SIDE, LARGE = 112, 196  # pixels along the longer side of a thumbnail, and of a mistake that is shown large

@@ -17,12 +17,12 @@ from graft.errors import DataError, UpdateError, WeightsError
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.memory import Pictures
-from graft.networks import catalog
-from graft.networks.fresh import RANDOM, fresh_backbone
-from graft.networks.network import Backbone, Features, load_backbone
-from graft.networks.preprocess import Preprocess
-from graft.networks.shorter import shortened
-from graft.networks.weights import Source
+from graft.backbones import catalog
+from graft.torch.fresh import RANDOM, fresh_backbone
+from graft.torch.network import Backbone, Features, load_backbone
+from graft.backbones.preprocess import Preprocess
+from graft.torch.shorter import shortened
+from graft.backbones.weights import Source
 from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.embed import Embedded, embed

@@ -25,8 +25,8 @@ from graft.model import storage
 from graft.model.classifier import Classifier, load
 from graft.model.compare import Side
 from graft.model.memory import Exam, Memory
-from graft.networks.alone import check_gradients
-from graft.networks.chain import probed
+from graft.torch.alone import check_gradients
+from graft.torch.chain import probed
 from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded, embed
 from graft.training.material import Material, described, prepare

@@ -25,9 +25,9 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from graft.model.calibrate import temperature
-from graft.networks.engine import cores
-from graft.networks.forest import FAR
-from graft.networks.head import Head
+from graft.torch.engine import cores
+from graft.torch.forest import FAR
+from graft.torch.head import Head
 from graft.progress import Watch, steps, unwatched
 from graft.training.heads.compact import compact, expand
 from graft.training.heads.problem import Problem, Solution

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graft.networks.head import Head
+from graft.torch.head import Head
 from graft.training.heads.problem import Problem, Standardised
 from graft.training.heads.ridge import standardising
 

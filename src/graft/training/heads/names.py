@@ -12,7 +12,7 @@ NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp", "forest
 ONE_LABEL = ("knn",)  # heads that count votes for one class of each picture
 LAYERS = ("auto", "last", "all")
 
-# Options of the heads to train: those of graft.networks.head.HEADS, which costs an import of torch; a test compares.
+# Options of the heads to train: those of graft.torch.head.HEADS, which costs an import of torch; a test compares.
 DESIGNS: dict[str, dict[str, Any]] = {
     "linear": {"dropout": float, "init": str, "seed": int},
     "mlp": {"hidden": str, "activation": str, "dropout": float, "init": str, "seed": int | str},

@@ -18,7 +18,7 @@ from torch import nn
 
 from graft.data.duplicates import blocks
 from graft.model.calibrate import temperature
-from graft.networks.head import Head
+from graft.torch.head import Head
 from graft.progress import Watch, steps, unwatched
 from graft.training.heads.problem import Problem, Solution
 

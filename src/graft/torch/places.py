@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graft.networks.heat import as_map
-from graft.networks.network import Features, heard
-from graft.networks.reference import last_of
+from graft.torch.heat import as_map
+from graft.torch.network import Features, heard
+from graft.torch.reference import last_of
 
 
 @dataclass(frozen=True)

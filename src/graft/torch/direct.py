@@ -14,10 +14,10 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from graft.errors import DataError, UsageError, WeightsError
-from graft.networks import catalog, weights
-from graft.networks.catalog import Entry
-from graft.networks.head import Head
-from graft.networks.network import Backbone, Features, Network
+from graft.backbones import catalog, weights
+from graft.backbones.catalog import Entry
+from graft.torch.head import Head
+from graft.torch.network import Backbone, Features, Network
 
 TOLERANCE = 1e-4  # of the difference between two pictures' logits; float32 leaves about 1e-6
 

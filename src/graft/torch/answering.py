@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from graft.model.classifier import Classifier
 from graft.model.unknown import NEIGHBOURS, Known
-from graft.networks.heat import as_map
-from graft.networks.network import Network, heard
-from graft.networks.places import Place, last_place
-from graft.networks.reference import WithReference
+from graft.torch.heat import as_map
+from graft.torch.network import Network, heard
+from graft.torch.places import Place, last_place
+from graft.torch.reference import WithReference
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 

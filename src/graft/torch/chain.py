@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from graft.errors import UsageError
-from graft.networks.network import Backbone, Features, heard
+from graft.torch.network import Backbone, Features, heard
 
 _STACKS = (nn.Sequential, nn.ModuleList)
 

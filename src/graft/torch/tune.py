@@ -16,11 +16,12 @@ from graft.errors import TrainingError
 from graft.model import history
 from graft.model.history import Epoch
 from graft.progress import Work
-from graft.training import blend, loop, metrics
-from graft.training.blend import Weights
-from graft.training.checkpoint import Run
-from graft.training.loop import State, Step
-from graft.training.phases import Ground, Taught, taught
+from graft.torch import blend, loop
+from graft.training import metrics
+from graft.torch.blend import Weights
+from graft.torch.checkpoint import Run
+from graft.torch.loop import State, Step
+from graft.torch.phases import Ground, Taught, taught
 
 Told = Callable[[Epoch], None]
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graft.networks.alone import alone, check_device
+from graft.torch.alone import alone, check_device
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from graft.networks.chain import still
-from graft.networks.network import Features
+from graft.torch.chain import still
+from graft.torch.network import Features
 
 
 @dataclass(frozen=True)

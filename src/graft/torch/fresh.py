@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from graft.errors import UsageError
-from graft.networks import catalog
-from graft.networks.alone import seeded
-from graft.networks.network import Backbone
-from graft.networks.weights import Source
+from graft.backbones import catalog
+from graft.torch.alone import seeded
+from graft.torch.network import Backbone
+from graft.backbones.weights import Source
 
 RANDOM = "random"  # in place of a file of weights; as a Path, or ./random, it is a file
 

@@ -14,7 +14,7 @@ from timm.layers.linear import Linear
 from torch import nn
 
 from graft.errors import UsageError
-from graft.networks.alone import seeded
+from graft.torch.alone import seeded
 
 # What an adapter can stand beside. No other kinds: a convolution that standardises its weights, say, would not be the
 # same once an adapter is merged into these.

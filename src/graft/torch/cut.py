@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import CutError, UsageError
-from graft.networks.chain import Stage, stages, still
-from graft.networks.layers import weight_layers
-from graft.networks.network import FORMAT, AllHeard, Backbone, Features, Network, heard, mapped, pooled
-from graft.networks.preprocess import Preprocess
+from graft.torch.chain import Stage, stages, still
+from graft.torch.layers import weight_layers
+from graft.torch.network import FORMAT, AllHeard, Backbone, Features, Network, heard, mapped, pooled
+from graft.backbones.preprocess import Preprocess
 
 TOLERANCE = 1e-3  # of the difference between two pictures' answers; float32 leaves about 1e-6
 

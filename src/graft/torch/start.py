@@ -13,17 +13,17 @@ from graft.data import dataset as table
 from graft.errors import DataError, UsageError
 from graft.model.calibrate import temperature
 from graft.model.pictures import prepared
-from graft.networks import adapters, engine
-from graft.networks.chain import Stage, layers, stages
-from graft.networks.head import Conv, Linear, fresh
-from graft.networks.network import Backbone, Features, Network
+from graft.torch import adapters, engine
+from graft.torch.chain import Stage, layers, stages
+from graft.torch.head import Conv, Linear, fresh
+from graft.torch.network import Backbone, Features, Network
 from graft.progress import Watch
-from graft.training import teachers
+from graft.torch import teachers
 from graft.training.choices import Choices
-from graft.training.early import early
+from graft.backbones.stages import early
 from graft.training.heads.choose import choose
 from graft.training.material import Material
-from graft.training.phases import Ground, changeable, epochs_of, opened
+from graft.torch.phases import Ground, changeable, epochs_of, opened
 from graft.training.probe import embedded_by, read_by
 from graft.training.strategies import EarlyFeatures, Lora, Probe
 

@@ -13,8 +13,8 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
-from graft.networks.alone import alone
-from graft.networks.pixels import OPSET, PREPARED
+from graft.torch.alone import alone
+from graft.backbones.pixels import OPSET, PREPARED
 
 LARGE = 10_000  # numbers
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graft.networks.network import Features, heard, pooled
+from graft.torch.network import Features, heard, pooled
 
 
 class WithReference(nn.Module):

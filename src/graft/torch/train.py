@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from graft.errors import TrainingError
-from graft.networks import adapters
-from graft.networks.cut import Halves, deepest
-from graft.networks.layers import weight_layers
-from graft.networks.network import Backbone, Network
+from graft.torch import adapters
+from graft.torch.cut import Halves, deepest
+from graft.torch.layers import weight_layers
+from graft.torch.network import Backbone, Network
 from graft.progress import Watch
-from graft.training import blend, start
-from graft.training.checkpoint import Run
+from graft.torch import blend, start
+from graft.torch.checkpoint import Run
 from graft.training.choices import Choices
 from graft.training.material import Material
-from graft.training.phases import Ground, batch_of, epochs_of, opened
+from graft.torch.phases import Ground, batch_of, epochs_of, opened
 from graft.training.probe import Trained, read_from, solve
 from graft.training.strategies import Lora, Phase
-from graft.training.tune import Course, Told, Tuned, again, tune
+from graft.torch.tune import Course, Told, Tuned, again, tune
 
 
 def train(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.networks.alone import seeded
-from graft.networks.forest import Forest, check_places
+from graft.torch.alone import seeded
+from graft.torch.forest import Forest, check_places
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graft.training.losses import Task, one_vs_rest
+from graft.torch.losses import Task, one_vs_rest
 from graft.training.recipe import Recipe
 
 ABSENT = 0.5  # pictures that a class without any counts as: its logarithm must be finite

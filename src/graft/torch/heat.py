@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.errors import UsageError
-from graft.networks.alone import check_gradients
-from graft.networks.chain import blocks
-from graft.networks.network import Features, Network, channels_last, heard
+from graft.torch.alone import check_gradients
+from graft.torch.chain import blocks
+from graft.torch.network import Features, Network, channels_last, heard
 
 GRID = 14  # places along a side; a network's last map has 7 or 14
 COVERED = 7  # places along a side that are covered one by one, where a head has no gradient; divides GRID

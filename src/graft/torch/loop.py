@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graft.errors import TrainingError
-from graft.networks import engine
-from graft.networks.alone import seeded
-from graft.training import balance, losses, mix, optim
-from graft.training.feed import Feed
-from graft.training.losses import Task
+from graft.torch import engine
+from graft.torch.alone import seeded
+from graft.torch import balance, losses, mix, optim
+from graft.torch.feed import Feed
+from graft.torch.losses import Task
 from graft.training.recipe import Recipe
 
 EXPLODED = 100.0  # times the loss of guessing: beyond it nothing is learned any more
