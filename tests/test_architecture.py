@@ -24,9 +24,12 @@ PACKAGES = {"graft": HOUSE / "src/graft", "graft_runtime": HOUSE / "runtime/src/
 ROOMS = [
     {"runtime": ["graft_runtime"]},
     {"ground": ["errors", "spec", "progress"]},
-    {"data": ["data"], "backbones": ["backbones"], "networks": ["networks"]},
+    {"data": ["data"]},
+    {"backbones": ["backbones"]},
+    {"heads": ["heads"]},
     {"model": ["model"]},
     {"training": ["training"]},
+    {"torch": ["torch"]},
     {"jobs": ["jobs"]},
     {
         "faces": [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.backbones import catalog
 from graft.backbones.preprocess import Preprocess

@@ -16,10 +16,10 @@ from shaken import shaken
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, UsageError
 from graft.backbones import catalog
-from graft.torch import cut
-from graft.torch import chain as chains
+from graft.torch import cut, chain as chains
 from graft.backbones.catalog import Entry
 from graft.torch.chain import Stage
 from graft.torch.head import Head

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import WeightsError
 from graft.backbones import catalog, weights
 from graft.torch import chain, cut, fresh, small

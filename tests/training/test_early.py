@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.torch.chain import Stage, stages
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import Backbone
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.stages import early, named
+from graft.backbones.normalise import normalised
 
 NAMES = ["stem", "blocks.0", "blocks.1", "blocks.2", "neck", "norm"]
 
@@ -45,7 +47,7 @@ def outputs(backbone: Backbone, chain: list[Stage], images: Tensor) -> dict[str,
         part = backbone.module.get_submodule(stage.name)
         part.register_forward_hook(lambda _part, _given, output, name=stage.name: said.update({name: output}))
     with torch.no_grad():
-        backbone.module(backbone.preprocess.normalise(images))
+        backbone.module(normalised(backbone.preprocess, images))
     for part in backbone.module.modules():
         part._forward_hooks.clear()
     return said

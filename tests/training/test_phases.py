@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.read.folder import read_folder
 from graft.errors import UsageError
 from graft.torch.chain import probed, stages

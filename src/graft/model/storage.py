@@ -40,6 +40,12 @@ from graft.model.history import Epoch
 from graft.model.memory import Memory
 from graft.model.network import Network
 from graft.model.unknown import compared_by
+from graft.backbones import catalog
+from graft.torch.head import Head
+from graft.torch.network import Features, Network
+from graft.torch.reference import WithReference
+from graft.torch.shorter import shorten, unread
+from graft.torch.tensors import check
 from graft_runtime import regular, strict_json
 from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
 from graft_runtime.walk import LOCK

@@ -19,6 +19,7 @@ from timm.models import PretrainedCfg, get_deprecated_models, get_pretrained_cfg
 from torch import nn
 from torchvision.models import WeightsEnum
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.backbones.preprocess import Preprocess
 from graft.torch.small import SIZE, SMALL

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
 from graft.data.read.source import read_source
