@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from graft import cli, preflight, show
+from graft.backbones import catalog
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -32,7 +33,8 @@ from graft.jobs.stages import stages
 from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch
-from graft.networks import catalog, small
+from graft.networks import small
+from graft.networks.catalog import build
 from graft.progress import unwatched
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide
@@ -385,7 +387,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random weights of test_resnet, as if they had been pretrained."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), folder / "test_resnet.safetensors")
+    save_file(build(catalog.find("test_resnet")).state_dict(), folder / "test_resnet.safetensors")
     return folder
 
 

@@ -48,7 +48,7 @@ def test_offline_is_no_word_for_none(by: str, monkeypatch: pytest.MonkeyPatch) -
     """Published weights that may not be fetched now are not weights that nobody published."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     names = ("efficientnet_lite0", "tf_efficientnet_lite0", "cnn")
-    monkeypatch.setattr("graft.networks.weights._cached", lambda entry: None)
+    monkeypatch.setattr("graft.backbones.weights._cached", lambda entry: None)
 
     def places(**options: bool) -> list[str]:
         return [each["weights"] for name in names for each in backbones(name, **options) if each["name"] == name]

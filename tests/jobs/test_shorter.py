@@ -173,7 +173,7 @@ def test_an_update_takes_the_other_stages_from_where_they_came_from(
 
     (tmp_path / "elsewhere").mkdir()
     filed.rename(tmp_path / "elsewhere" / filed.name)
-    monkeypatch.setattr("graft.networks.weights._repository", lambda _entry: "")  # nothing is published
+    monkeypatch.setattr("graft.backbones.weights._repository", lambda _entry: "")  # nothing is published
     with pytest.raises(UpdateError, match=r"needs the others too.*cannot be had: No weights of 'test_resnet'"):
         update(tmp_path / "model", **MERGE)
     assert update(tmp_path / "model", rename={"disc": "ball"}).classes == ("ball", "frame", "stripes")

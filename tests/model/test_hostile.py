@@ -24,6 +24,7 @@ import torch
 from safetensors import numpy as arrays
 from safetensors import torch as tensors
 
+from graft.backbones.weights import Source
 from graft.errors import DataError, ModelError
 from graft.model import storage
 from graft.model.card import choices, describe
@@ -34,7 +35,6 @@ from graft.networks import catalog
 from graft.networks.head import Head, fresh
 from graft.networks.head import Linear as LinearDesign
 from graft.networks.network import Backbone, Features, Network
-from graft.networks.weights import Source
 from graft_runtime.decide import NO_NUMBER
 
 CARD, WEIGHTS, MEMORY, REPORT = storage.CARD, storage.TENSORS, storage.MEMORY, storage.REPORT

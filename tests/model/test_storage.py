@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from graft import spec
+from graft.backbones.weights import Source
 from graft.errors import GraftError, ModelError, OutputError
 from graft.jobs.fit import fit
 from graft.model import storage
@@ -30,7 +31,6 @@ from graft.model.classifier import Classifier, load
 from graft.networks import catalog
 from graft.networks.head import HEADS, Head, fresh
 from graft.networks.network import Backbone, Features, Network
-from graft.networks.weights import Source
 
 QUICK = "probe:head=ridge,layers=last"
 

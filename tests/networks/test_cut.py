@@ -16,15 +16,15 @@ from shaken import shaken
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graft.backbones.catalog import Entry
+from graft.backbones.weights import Source
 from graft.errors import CutError, UsageError
 from graft.networks import catalog, cut
 from graft.networks import chain as chains
-from graft.networks.catalog import Entry
 from graft.networks.chain import Stage
 from graft.networks.head import Head
 from graft.networks.network import Backbone, Features, Network
 from graft.networks.preprocess import Preprocess
-from graft.networks.weights import Source
 
 BORDERS = [  # network, pictures' side, borders
     ("alexnet", 96, ["features.3", "features.10", "classifier.4"]),

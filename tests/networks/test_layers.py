@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graft.networks.catalog import Entry
+from graft.backbones.catalog import Entry
+from graft.backbones.weights import Source
 from graft.networks.fresh import fresh_backbone
 from graft.networks.layers import weight_layers
 from graft.networks.network import Backbone, Features
 from graft.networks.preprocess import Preprocess
-from graft.networks.weights import Source
 
 
 def features_of(name: str, size: int = 64, layers: tuple[str, ...] = (), top: bool = True) -> Features:

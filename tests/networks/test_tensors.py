@@ -11,9 +11,9 @@ import torchvision.models
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from graft.backbones.catalog import Entry
 from graft.errors import WeightsError
 from graft.networks import catalog
-from graft.networks.catalog import Entry
 from graft.networks.tensors import fill, read
 
 TINY = catalog.find("test_resnet")

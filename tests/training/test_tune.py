@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 
+from graft.backbones.weights import Source
 from graft.data.read.folder import read_folder
 from graft.errors import CutError, GraftError, TrainingError, UsageError
 from graft.model.history import Epoch
@@ -18,7 +19,6 @@ from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Backbone, Network, load_backbone
 from graft.networks.preprocess import Preprocess
-from graft.networks.weights import Source
 from graft.progress import unwatched
 from graft.training import loop, phases, start
 from graft.training.choices import Choices

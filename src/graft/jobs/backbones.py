@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from graft.backbones import catalog, weights
+from graft.backbones.catalog import Entry
 from graft.errors import UsageError, WeightsError
-from graft.networks import catalog, weights
-from graft.networks.catalog import Entry
 
 
 def backbones(filter: str = "*", *, offline: bool = False) -> list[dict[str, Any]]:

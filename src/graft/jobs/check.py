@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones import catalog
 from graft.data.classes import classes
 from graft.data.dataset import SPLITS, Dataset
 from graft.data.duplicates import joined
@@ -21,7 +22,6 @@ from graft.data.split import folds
 from graft.data.twins import Twins, find_twins, found
 from graft.jobs import gallery
 from graft.model.calibrate import temperature
-from graft.networks import catalog
 from graft.networks.chain import probed
 from graft.networks.fresh import file_of
 from graft.networks.network import load_backbone

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from graft.backbones import catalog
 from graft.data.dataset import Dataset
 from graft.errors import DataError
 from graft.model import card
 from graft.model.classifier import Classifier, load
-from graft.networks import catalog
 from graft.networks import direct as pretrained
 from graft.networks.fresh import file_of
 

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones import catalog
 from graft.data.dataset import Labels
 from graft.data.read.source import read_source
 from graft.errors import OutputError
 from graft.jobs import columns as parquet
 from graft.jobs import outputs
-from graft.networks import catalog
 from graft.networks.chain import probed
 from graft.networks.fresh import file_of
 from graft.networks.network import load_backbone

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones import catalog
 from graft.data.dataset import Dataset
 from graft.data.read.source import read_source
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs import outputs
 from graft.model import pictures, whole
-from graft.networks import catalog, engine
+from graft.networks import engine
 from graft.networks.chain import stages
 from graft.networks.maps import Maps
 from graft.networks.network import load_backbone

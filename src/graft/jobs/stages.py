@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
-from graft.networks import catalog, chain, fresh
+from graft.backbones import catalog
+from graft.networks import chain, fresh
 from graft.networks.layers import Layer, weight_layers
 from graft.networks.network import Features
 

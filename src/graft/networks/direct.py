@@ -13,9 +13,9 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from graft.backbones.catalog import Entry
 from graft.errors import DataError, UsageError, WeightsError
 from graft.networks import catalog, weights
-from graft.networks.catalog import Entry
 from graft.networks.head import Head
 from graft.networks.network import Backbone, Features, Network
 

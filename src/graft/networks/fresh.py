@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graft.backbones.weights import Source
 from graft.errors import UsageError
 from graft.networks import catalog
 from graft.networks.alone import seeded
 from graft.networks.network import Backbone
-from graft.networks.weights import Source
 
 RANDOM = "random"  # in place of a file of weights; as a Path, or ./random, it is a file
 

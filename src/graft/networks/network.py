@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.catalog import Entry
+from graft.backbones.weights import Source
 from graft.errors import UsageError
 from graft.networks import catalog, weights
 from graft.networks.alone import alone
-from graft.networks.catalog import Entry
 from graft.networks.head import Head
 from graft.networks.preprocess import Preprocess
-from graft.networks.weights import Source
 
 FORMAT = 2  # of cached features: raise it when decoding, resizing or pooling changes
 

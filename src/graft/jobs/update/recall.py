@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from graft.backbones import catalog
+from graft.backbones.weights import Source
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
 from graft.data.read.source import read_source
@@ -17,12 +19,10 @@ from graft.errors import DataError, UpdateError, WeightsError
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.memory import Pictures
-from graft.networks import catalog
 from graft.networks.fresh import RANDOM, fresh_backbone
 from graft.networks.network import Backbone, Features, load_backbone
 from graft.networks.preprocess import Preprocess
 from graft.networks.shorter import shortened
-from graft.networks.weights import Source
 from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.embed import Embedded, embed
