@@ -1,48 +1,122 @@
-"""Measure every network of the catalogue: parameters and multiply-adds, into src/graft/networks/catalog.csv.
+"""Write src/graft/backbones/catalog.csv: all that the catalogue knows of networks without building them.
 
-    python bench/catalog.py             # all networks that the table does not have yet for the installed versions
-    python bench/catalog.py 'resnet*'   # only these
+    python bench/catalog.py             # the facts of all networks; measures those that were not with these versions
+    python bench/catalog.py 'resnet*'   # the same, but measures only these
 
-Networks are built on torch's meta device: shapes without numbers, so even a giant one takes a second and no memory.
-One multiply-add = two operations of torch.utils.flop_counter. One that cannot be built or run so is left empty, and
-tried again next time. Rows are written as they come, so that a run that was killed goes on where it stopped.
-All 1370 took 6 minutes on one core of a shared machine (November 2026).
+The facts (input, preprocessing, licence, where weights are) are those that the installed timm and torchvision state.
+Parameters and multiply-adds are measured: networks are built on torch's meta device: shapes without numbers, so even a
+giant one takes a second and no memory. One multiply-add = two operations of torch.utils.flop_counter. One that cannot
+be built or run so is left empty, and tried again next time. Rows are written as they come, so that a run that was
+killed goes on where it stopped. To measure all 1370 took 6 minutes on one core of a shared machine (November 2026).
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import astuple, fields, replace
 
 import timm
 import torch
 import torchvision
+from timm.models import PretrainedCfg, get_deprecated_models, get_pretrained_cfg
 from torch.utils.flop_counter import FlopCounterMode
 
-from graft.backbones.catalog import TABLE, Entry, build, entries
+from graft.backbones.catalog import TABLE, Entry, build, entries, HUB, NOT_NEEDED, NOT_STATED, Row
+from graft.backbones import catalog
+from graft.torch.small import SIZE, SMALL
+from graft.torch.build import TORCHVISION, build, published
 
 INSTALLED = f"timm {timm.__version__}, torchvision {torchvision.__version__.partition('+')[0]}"
-FIRST_LINE = f"# Measured by bench/catalog.py with {INSTALLED}"
-COLUMNS = ("name", "parameters", "gmac", "size")
-Row = tuple[str, str, str, str]
+FIRST_LINE = f"# Written by bench/catalog.py with {INSTALLED}"
+Measured = tuple[str, str]  # parameters, 10^9 multiply-adds
 
 
 def main(pattern: str = "*") -> None:
-    """Fill the table with the networks whose name matches."""
-    rows = read()
+    """Write the facts, then fill in what the networks whose name matches cost."""
+    measured = read()
+    rows = {row.name: row for row in facts()}
+    write(rows, measured)
+    catalog._table.cache_clear()
+    catalog._listed.cache_clear()
     for entry in entries(pattern):
-        if entry.name in rows:
+        if entry.name in measured or "." in entry.name:
             continue
         started = time.perf_counter()
-        parameters, gmac = measure(entry)
-        rows[entry.name] = (entry.name, parameters, gmac, str(entry.size))
-        write(rows)
-        print(f"{time.perf_counter() - started:6.1f} s  {' '.join(rows[entry.name])}", flush=True)
+        measured[entry.name] = measure(entry)
+        write(rows, measured)
+        print(f"{time.perf_counter() - started:6.1f} s  {entry.name} {' '.join(measured[entry.name])}", flush=True)
 
 
-def measure(entry: Entry) -> tuple[str, str]:
-    """Parameters and 10^9 multiply-adds for one picture, as text; empty where the meta device does not do."""
+def facts() -> Iterable[Row]:
+    """What the libraries say of each network, and of each of its pretrained weights."""
+    tagged = timm.list_pretrained()
+    for name in timm.list_models():
+        cfg = get_pretrained_cfg(name, allow_unregistered=False)
+        assert cfg is not None
+        yield Row(name, "timm", tag=cfg.tag) if f"{name}.{cfg.tag}" in tagged else _timm(name, cfg)
+    for name in tagged:
+        cfg = get_pretrained_cfg(name, allow_unregistered=False)
+        assert cfg is not None
+        yield _timm(name, cfg)
+    for name, now in get_deprecated_models().items():
+        yield Row(name, "timm", now=now)
+    yield from (_torchvision(name, classifier) for name, classifier in TORCHVISION.items())
+    plain = {"interpolation": "bilinear", "crop": "center", "mean": "0.5 0.5 0.5", "std": "0.5 0.5 0.5"}
+    for name in SMALL:
+        yield Row(name, "graft", size=str(SIZE), resize=str(SIZE), licence=NOT_NEEDED, **plain)
+
+
+def _timm(name: str, cfg: PretrainedCfg) -> Row:
+    height, width = cfg.input_size[1:]
+    names = cfg.classifier or ()
+    return Row(
+        name,
+        "timm",
+        size=str(width) if height == width else f"{height}x{width}",
+        resize=str(max(width, math.floor(width / cfg.crop_pct))),  # VOLO has crop_pct 1.15: it would crop air
+        interpolation="bilinear" if cfg.interpolation == "bilinear" else "bicubic",
+        # 'border' (six networks) fits the whole image in and pads it. We crop instead: padding shows the network
+        # bars that its training never showed, and with crop_pct near 1 the crop loses nothing but the long side's ends.
+        crop="squash" if cfg.crop_mode == "squash" else "center",
+        mean=_words(cfg.mean),
+        std=_words(cfg.std),
+        classes=str(cfg.num_classes),
+        classifier=names if isinstance(names, str) else " ".join(names),
+        licence=NOT_STATED if cfg.license in (None, "unknown") else cfg.license,
+        hub="=" if cfg.hf_hub_id == f"{HUB}{name}" else cfg.hf_hub_id or "",
+        url=cfg.url if isinstance(cfg.url, str) else "",
+    )
+
+
+def _torchvision(name: str, classifier: str) -> Row:
+    weights = published(name)
+    transforms = weights.transforms()
+    return Row(
+        name,
+        "torchvision",
+        size=str(transforms.crop_size[0]),
+        resize=str(transforms.resize_size[0]),
+        interpolation=transforms.interpolation.value,
+        crop="center",
+        mean=_words(transforms.mean),
+        std=_words(transforms.std),
+        classes=str(len(weights.meta["categories"])),
+        classifier=classifier,
+        licence=NOT_STATED,
+        url=weights.url,
+    )
+
+
+def _words(values: Iterable[float]) -> str:
+    return " ".join(map(repr, map(float, values)))
+
+
+def measure(entry: Entry) -> Measured:
+    """Parameters and 10^9 multiply-adds for one image, as text; empty where the meta device does not do."""
     try:
         with torch.device("meta"), torch.inference_mode():
             network = build(entry).requires_grad_(False)  # the counter stumbles over TNT otherwise
@@ -56,22 +130,27 @@ def measure(entry: Entry) -> tuple[str, str]:
     return str(parameters), f"{counter.get_total_flops() / 2e9:.4g}"
 
 
-def read() -> dict[str, Row]:
-    """The rows so far, if they were measured with the installed versions."""
-    if not TABLE.exists() or TABLE.read_text(encoding="utf-8").partition("\n")[0] != FIRST_LINE:
+def read() -> dict[str, Measured]:
+    """What was measured so far, if it was with the installed versions."""
+    if not TABLE.exists() or not TABLE.read_text(encoding="utf-8").partition("\n")[0].endswith(f"with {INSTALLED}"):
         return {}
     with TABLE.open(newline="", encoding="utf-8") as lines:
         next(lines)
-        _, *rows = csv.reader(lines)
-        return {name: (name, parameters, gmac, size) for name, parameters, gmac, size in rows if parameters}
+        rows = csv.DictReader(lines)
+        return {row["name"]: (row["parameters"], row["gmac"]) for row in rows if row["parameters"]}
 
 
-def write(rows: dict[str, Row]) -> None:
+def write(rows: dict[str, Row], measured: dict[str, Measured]) -> None:
     """The table sorted by name, replaced at once: a reader never sees half of it."""
     part = TABLE.with_suffix(".part")
+    nothing = ("", "")
     with part.open("w", newline="", encoding="utf-8") as out:
         print(FIRST_LINE, file=out)
-        csv.writer(out, lineterminator="\n").writerows([COLUMNS, *(rows[name] for name in sorted(rows))])
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow([field.name for field in fields(Row)])
+        for name in sorted(rows):
+            parameters, gmac = measured.get(name, nothing)
+            table.writerow(astuple(replace(rows[name], parameters=parameters, gmac=gmac)))
     part.replace(TABLE)
 
 

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from graft import cli, preflight, show
+from graft.backbones import catalog
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -34,6 +35,7 @@ from graft.model.classifier import load
 from graft.model.history import Epoch
 from graft.backbones import catalog
 from graft.torch import small
+from graft.backbones.catalog import build
 from graft.progress import unwatched
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide
@@ -386,7 +388,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random weights of test_resnet, as if they had been pretrained."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), folder / "test_resnet.safetensors")
+    save_file(build(catalog.find("test_resnet")).state_dict(), folder / "test_resnet.safetensors")
     return folder
 
 

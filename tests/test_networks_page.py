@@ -15,6 +15,7 @@ from graft.backbones import catalog, weights
 from graft.torch import chain
 from graft.torch.network import Backbone
 from graft.backbones.weights import Source
+from graft.backbones.catalog import build, headless, preprocess
 
 PAGE = Path(__file__).parents[1] / "docs/networks.md"
 NAMES = [
@@ -33,14 +34,14 @@ MEANS = {IMAGENET: "ImageNet", ((0.5,) * 3, (0.5,) * 3): "0.5, 0.5"}
 def built(name: str) -> nn.Module:
     """The whole network, shapes without numbers."""
     with torch.device("meta"):
-        return catalog.build(catalog.find(name))
+        return build(catalog.find(name))
 
 
 def backbone(name: str) -> Backbone:
     """The same without its classifier."""
     entry = catalog.find(name)
-    module = catalog.headless(entry, built(name)).requires_grad_(False)
-    return Backbone(entry, module, catalog.preprocess(entry), Source("random", None, "", ""))
+    module = headless(entry, built(name)).requires_grad_(False)
+    return Backbone(entry, module, preprocess(entry), Source("random", None, "", ""))
 
 
 def chained(name: str) -> list[chain.Stage]:
@@ -76,8 +77,8 @@ def of_cost(name: str) -> list[str]:
 
 def of_weights(name: str) -> list[str]:
     """A row of the second table."""
-    entry, prepare = catalog.find(name), catalog.preprocess(catalog.find(name))
-    source = weights._repository(entry) or Path(weights._url(entry)).name
+    entry, prepare = catalog.find(name), preprocess(catalog.find(name))
+    source = catalog.repository(entry) or Path(catalog.url(entry)).name
     mean = MEANS[prepare.mean, prepare.std]
     size = f"{prepare.resize}, {prepare.size}"
     return [f"`{name}`", f"`{source}`", size, prepare.interpolation, mean, entry.licence]
@@ -105,7 +106,7 @@ def test_the_tables_are_the_catalogues(name: str) -> None:
 def test_every_network_with_a_tag_that_the_page_names_is_there() -> None:
     tags = re.findall(r"`(\w+\.\w+_in1k)`", PAGE.read_text(encoding="utf-8"))
     assert tags
-    assert all(catalog.facts(name) and catalog.find(name).name == name for name in tags)
+    assert all(catalog.find(name).name == name for name in tags)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +123,7 @@ def test_no_network_normalises_local_responses_or_has_an_auxiliary_classifier(na
 )
 def test_dropout(name: str, rates: list[float]) -> None:
     assert dropped(built(name)) == rates
-    assert dropped(catalog.headless(catalog.find(name), built(name))) == rates
+    assert dropped(headless(catalog.find(name), built(name))) == rates
 
 
 def test_most_of_alexnet_is_dense() -> None:
@@ -132,9 +133,9 @@ def test_most_of_alexnet_is_dense() -> None:
 
 
 def test_other_weights_bring_their_own_preprocessing() -> None:
-    found = [catalog.preprocess(catalog.find(f"resnet50.{tag}")) for tag in ("tv_in1k", "a1_in1k")]
+    found = [preprocess(catalog.find(f"resnet50.{tag}")) for tag in ("tv_in1k", "a1_in1k")]
     assert [(each.resize, each.interpolation) for each in found] == [(256, "bilinear"), (235, "bicubic")]
-    assert all(catalog.facts(f"resnet{depth}.tv_in1k") for depth in (18, 34, 50, 101, 152))
+    assert all(catalog.known(f"resnet{depth}.tv_in1k") for depth in (18, 34, 50, 101, 152))
 
 
 def test_alexnet_has_one_column_and_its_own_filter_counts() -> None:

@@ -14,6 +14,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from graft.backbones import catalog
 from graft.data import dataset as table
 from graft.data.dataset import TRAIN, Dataset
 from graft.errors import DataError

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from graft import spec
+from graft.backbones import catalog
 from graft.data.read.columns import Columns
 from graft.data.read.source import read_source
 from graft.errors import DataError, ModelError, OutputError, UsageError, WeightsError
@@ -21,9 +21,6 @@ from graft.jobs.export import formats
 from graft.training.choices import RANDOM, Choices
 from graft_runtime.card import COVERAGES, CardError, parse
 
-CATALOG = Path(__file__).with_name("networks") / "catalog.csv"
-# Other names for networks: those of graft.backbones.catalog, which costs an import of torch; a test compares.
-ALIASES = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "vit_b_16", "vit_b_32")
 CARD = "model.json"  # of a saved classifier
 PATTERN = re.compile(r"[*?\[{]")  # in a source that stands for many files: shards-{000..009}.tar
 
@@ -51,8 +48,8 @@ def model(path: str | Path, *, named: bool = True) -> None:
         raise ModelError(
             f"{place} is no saved classifier: it has no {CARD}. Name the folder that `graft fit --output` wrote."
         )
-    if not place.exists() and not (named and plausible(str(path))):
-        near = spec.meant(str(path), networks()) if named else ""
+    if not place.exists() and not (named and catalog.known(str(path))):
+        near = spec.meant(str(path), catalog.names()) if named else ""
         raise ModelError(
             f"{place} is no saved classifier: there is no such folder.{near} Name the folder that `graft fit --output` "
             "wrote."
@@ -60,9 +57,8 @@ def model(path: str | Path, *, named: bool = True) -> None:
 
 
 def backbone(name: str) -> None:
-    """Raises UsageError for a name that no network has."""
-    if not plausible(name):
-        raise UsageError(f"There is no network '{name}'.{spec.meant(name, networks())} `graft backbones` lists all.")
+    """Raises UsageError for a name that no network has, and for a network that is not for square images."""
+    catalog.find(name)
 
 
 def weights(file: str | Path | None) -> None:
@@ -137,29 +133,3 @@ def export(to: str | None, output: Path, *, int8: bool, blind: bool, force: bool
         outputs.check_around(outputs.place_of(output))
     else:
         file(output, force=force)
-
-
-def plausible(name: str) -> bool:
-    """Whether a network may have this name: False is certain."""
-    own = ALIASES if name in ALIASES else networks() if "." not in name else ()
-    bare = name.partition(".")[0]
-    return name in own or bare in networks() or _in_timm(bare)
-
-
-def networks() -> list[str]:
-    """The networks that the catalogue was measured with, by name."""
-    lines = CATALOG.read_text(encoding="utf-8").splitlines() if CATALOG.exists() else []
-    return [line.partition(",")[0] for line in lines[2:]]
-
-
-def _in_timm(name: str) -> bool:
-    """Whether timm's files define it, or name it as an old name: they are read, not loaded. A newer timm has more."""
-    known = re.compile(rf"^def {re.escape(name)}\(|^\s*['\"]{re.escape(name)}['\"]:", re.MULTILINE)
-    return name.isidentifier() and any(known.search(text) for text in _sources())
-
-
-def _sources() -> Iterator[str]:
-    found = find_spec("timm")
-    for place in found.submodule_search_locations or () if found else ():
-        for path in sorted((Path(place) / "models").glob("*.py")):
-            yield path.read_text(encoding="utf-8", errors="replace")

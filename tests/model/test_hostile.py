@@ -24,6 +24,7 @@ import torch
 from safetensors import numpy as arrays
 from safetensors import torch as tensors
 
+from graft.backbones.weights import Source
 from graft.errors import DataError, ModelError
 from graft.model import storage
 from graft.model.card import choices, describe
@@ -31,8 +32,7 @@ from graft.model.classifier import Classifier, load
 from graft.model.memory import Memory, Pictures, examined
 from graft.model.unknown import Known
 from graft.backbones import catalog
-from graft.torch.head import Head, fresh
-from graft.torch.head import Linear as LinearDesign
+from graft.torch.head import Head, fresh, Linear as LinearDesign
 from graft.torch.network import Backbone, Features, Network
 from graft.backbones.weights import Source
 from graft_runtime.decide import NO_NUMBER

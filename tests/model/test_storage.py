@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from graft import spec
+from graft.backbones.weights import Source
 from graft.errors import GraftError, ModelError, OutputError
 from graft.jobs.fit import fit
 from graft.model import storage

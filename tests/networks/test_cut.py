@@ -24,7 +24,6 @@ from graft.backbones.catalog import Entry
 from graft.torch.chain import Stage
 from graft.torch.head import Head
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 
 BORDERS = [  # network, pictures' side, borders

@@ -11,6 +11,7 @@ import torchvision.models
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from graft.backbones.catalog import Entry
 from graft.errors import WeightsError
 from graft.backbones import catalog
 from graft.backbones.catalog import Entry

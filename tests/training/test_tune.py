@@ -18,7 +18,6 @@ from graft.model.history import Epoch
 from graft.torch.chain import probed
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import Backbone, Network, load_backbone
-from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.progress import unwatched
 from graft.torch import loop, phases, start

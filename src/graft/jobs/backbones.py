@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from graft.backbones import catalog, weights
+from graft.backbones.catalog import Entry
 from graft.errors import UsageError, WeightsError
 from graft.backbones import catalog, weights
 from graft.backbones.catalog import Entry

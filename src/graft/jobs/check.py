@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones import catalog
 from graft.data.classes import classes
 from graft.data.dataset import SPLITS, Dataset
 from graft.data.duplicates import joined

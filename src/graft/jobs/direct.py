@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from graft.backbones import catalog
 from graft.data.dataset import Dataset
 from graft.errors import DataError
 from graft.model import card

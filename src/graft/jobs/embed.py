@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones import catalog
 from graft.data.dataset import Labels
 from graft.data.read.source import read_source
 from graft.errors import OutputError

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones import catalog
 from graft.data.dataset import Dataset
 from graft.data.read.source import read_source
 from graft.errors import DataError, OutputError, UsageError

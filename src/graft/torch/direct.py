@@ -13,6 +13,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from graft.backbones.catalog import Entry
 from graft.errors import DataError, UsageError, WeightsError
 from graft.backbones import catalog, weights
 from graft.backbones.catalog import Entry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graft.backbones.weights import Source
 from graft.errors import UsageError
 from graft.backbones import catalog
 from graft.torch.alone import seeded

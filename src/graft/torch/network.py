@@ -19,7 +19,6 @@ from graft.backbones import catalog, weights
 from graft.torch.alone import alone
 from graft.backbones.catalog import Entry
 from graft.torch.head import Head
-from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.backbones.normalise import normalised
 

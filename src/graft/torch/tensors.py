@@ -13,6 +13,7 @@ import torch
 from timm.models import model_entrypoint
 from torch import Tensor, nn
 
+from graft.backbones.catalog import Entry, classifier_names
 from graft.errors import WeightsError
 from graft.backbones.catalog import Entry, classifier_names
 

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from graft.backbones.preprocess import Preprocess
+from graft.backbones import catalog
+from graft.backbones.weights import Source
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
 from graft.data.read.source import read_source

