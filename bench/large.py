@@ -20,12 +20,13 @@ from typing import Any
 FIT = """
 import sys, torch
 from safetensors.torch import save_file
+from graft.torch import build
 from graft.jobs.fit import fit
 from graft.backbones import catalog
 
 photos, weights, model, name = sys.argv[1:]
 entry = catalog.find(name)
-network = catalog.build(entry)
+network = build.build(entry)
 for norm in network.modules():
     if isinstance(norm, torch.nn.BatchNorm2d):  # some begin at 0, and a layer of zeros is written shorter
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -23,7 +23,7 @@ from graft.errors import DataError, UsageError
 from graft.estimator import ImageClassifier
 from graft.jobs.fit import fit
 from graft.backbones import catalog
-from graft.torch import engine
+from graft.torch import build, engine
 
 QUICK = "probe:head=ridge,layers=last"
 NO_TABLE_NEEDED = [  # but for ..._init_or_set_params, whose wrong types the run-time type checks of tests refuse
@@ -209,7 +209,7 @@ def tail(tmp_path: Path) -> ImageClassifier:
     """A strategy that trains, on a small network with random weights."""
     torch.manual_seed(0)
     path = tmp_path / "test_resnet.safetensors"
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), path)
+    save_file(build.build(catalog.find("test_resnet")).state_dict(), path)
     return ImageClassifier(strategy="tail:cut=0.8,views=1", backbone="test_resnet", weights=path, offline=True)
 
 

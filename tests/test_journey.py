@@ -20,6 +20,7 @@ from serving import running
 from shaken import shaken
 
 import graft_runtime
+from graft.torch import build
 from graft.errors import GraftError, UsageError
 from graft.jobs.evaluate import evaluate
 from graft.jobs.export.export import INT8, ONNX, OPENVINO, TORCH, WEB, export
@@ -84,7 +85,7 @@ def weights_of(network: str, folder: Path) -> Path | str | None:
     path = folder / f"{network}.safetensors"
     if not path.exists():
         torch.manual_seed(0)
-        save_file(shaken(catalog.build(catalog.find(network))).state_dict(), path)
+        save_file(shaken(build.build(catalog.find(network))).state_dict(), path)
     return path
 
 

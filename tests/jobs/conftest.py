@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from graft.torch import build
 from graft.jobs.fit import fit
 from graft.backbones import catalog
 
@@ -24,5 +25,5 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of test_resnet, as if they had been pretrained; features of a picture differ by much."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), path)
+    save_file(build.build(catalog.find("test_resnet")).state_dict(), path)
     return path

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
+from graft.torch import build
 from graft.data.read.folder import read_folder
 from graft.errors import ModelError, UpdateError, UsageError
 from graft.jobs.export.export import export
@@ -155,7 +156,7 @@ MERGE: dict[str, Any] = {"merge": {"round": ("disc", "frame")}, "allow_worse": T
 def filed(tmp_path: Path) -> Path:
     """Weights of test_resnet, as if they had been published."""
     torch.manual_seed(0)
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), tmp_path / "test_resnet.safetensors")
+    save_file(build.build(catalog.find("test_resnet")).state_dict(), tmp_path / "test_resnet.safetensors")
     return tmp_path / "test_resnet.safetensors"
 
 
@@ -180,7 +181,7 @@ def test_an_update_takes_the_other_stages_from_where_they_came_from(
     monkeypatch.setenv("GRAFT_WEIGHTS", str(tmp_path / "elsewhere"))
     assert update(tmp_path / "model", **MERGE).classes == ("round", "stripes")
     torch.manual_seed(1)
-    save_file(catalog.build(catalog.find("test_resnet")).state_dict(), tmp_path / "elsewhere" / filed.name)
+    save_file(build.build(catalog.find("test_resnet")).state_dict(), tmp_path / "elsewhere" / filed.name)
     with pytest.raises(UpdateError, match=r"are not those of then \(file .*SHA-256 [0-9a-f]{64}\)"):
         update(tmp_path / "model", **MERGE)
 

@@ -24,6 +24,7 @@ import torch
 from safetensors import numpy as arrays
 from safetensors import torch as tensors
 
+from graft.torch import build
 from graft.backbones.weights import Source
 from graft.errors import DataError, ModelError
 from graft.model import storage
@@ -59,7 +60,7 @@ def made(spec: dict[str, Any] | None = None) -> Classifier:
     torch.manual_seed(0)
     entry = catalog.find("test_resnet")
     source = Source("file", None, "none", "nowhere")
-    backbone = Backbone(entry, catalog.headless(entry, catalog.build(entry)), catalog.preprocess(entry), source)
+    backbone = Backbone(entry, build.headless(entry, build.build(entry)), catalog.preprocess(entry), source)
     features = Features(backbone.module, backbone.preprocess, ()).eval()
     head = Head(spec | {"width": features.width}) if spec else fresh(LinearDesign(init="he_normal"), features.width, 3)
     network = Network(features, head).eval().requires_grad_(False)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from graft.torch import build
 from graft import spec
 from graft.backbones.weights import Source
 from graft.errors import GraftError, ModelError, OutputError
@@ -95,7 +96,7 @@ def made(head: str, reads: str, seed: int = 0) -> Classifier:
     torch.manual_seed(seed)
     entry = catalog.find("test_resnet")
     source = Source("file", None, "none", "nowhere")
-    backbone = Backbone(entry, catalog.headless(entry, catalog.build(entry)), catalog.preprocess(entry), source)
+    backbone = Backbone(entry, build.headless(entry, build.build(entry)), catalog.preprocess(entry), source)
     features = Features(backbone.module, backbone.preprocess, **READS[reads]).eval()
     if head == "knn":
         judge = Head({"kind": "knn", "width": features.width, "classes": 3, "stored": 9, "neighbours": 4})

@@ -19,7 +19,7 @@ from torch.nn import functional
 from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, UsageError
 from graft.backbones import catalog
-from graft.torch import cut, chain as chains
+from graft.torch import build, chain as chains, cut
 from graft.backbones.catalog import Entry
 from graft.torch.chain import Stage
 from graft.torch.head import Head
@@ -52,7 +52,7 @@ def backbone_of(name: str, size: int) -> Backbone:
     entry = catalog.find(name)
     if name in FIXED:
         return around(timm.create_model(name, img_size=size, num_classes=0), entry, size)
-    return around(catalog.headless(entry, catalog.build(entry)), entry, size)
+    return around(build.headless(entry, build.build(entry)), entry, size)
 
 
 def network_of(backbone: Backbone, classes: int = 3) -> Network:

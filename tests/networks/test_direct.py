@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from graft.torch import build
 from graft.errors import DataError, UsageError, WeightsError
 from graft.backbones import catalog, weights
 from graft.torch.direct import class_names, direct, matches
@@ -22,7 +23,7 @@ IMAGENET = class_names(1000)
 def tensors(name: str) -> dict[str, Tensor]:
     """Weights that make answers differ from picture to picture."""
     torch.manual_seed(0)
-    module = catalog.build(catalog.find(name))
+    module = build.build(catalog.find(name))
     return {
         key: torch.randn_like(t) * 0.05 + t if t.is_floating_point() else t for key, t in module.state_dict().items()
     }
@@ -36,7 +37,7 @@ def stored(folder: Path, name: str, content: dict[str, Tensor]) -> Path:
 
 def whole(name: str, file: Path | None = None) -> nn.Module:
     entry = catalog.find(name)
-    module = catalog.build(entry)
+    module = build.build(entry)
     weights.load(entry, module, weights.locate(entry, file, offline=True))
     return module.eval()
 

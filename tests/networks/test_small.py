@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graft.backbones.preprocess import Preprocess
 from graft.errors import WeightsError
 from graft.backbones import catalog, weights
-from graft.torch import chain, cut, fresh, small
+from graft.torch import build, chain, cut, fresh, small
 from graft.torch.head import Head
 from graft.torch.network import Features, Network
 from graft.backbones.preprocess import Preprocess
@@ -35,13 +35,13 @@ def test_they_are_all_here() -> None:
 def test_the_catalogue_knows_them(name: str, pictures: Tensor) -> None:
     width, parameters, _ = FACTS[name]
     entry = catalog.find(name)
-    network = catalog.build(entry)
+    network = build.build(entry)
     assert name in catalog.names()
     assert (entry.library, entry.size, entry.licence) == ("graft", 32, "not needed")
     assert entry.parameters == parameters == sum(each.numel() for each in network.parameters())
     assert entry.gmac
     assert not any(part.training for part in network.modules())
-    assert catalog.headless(entry, network) is network
+    assert build.headless(entry, network) is network
     assert catalog.classifier_names(entry) == ()
     assert network(pictures).shape == (4, width)
     assert catalog.preprocess(entry) == Preprocess(32, 32, "bilinear", "center", HALF, HALF)

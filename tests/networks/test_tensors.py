@@ -11,6 +11,7 @@ import torchvision.models
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from graft.torch import build
 from graft.backbones.catalog import Entry
 from graft.errors import WeightsError
 from graft.backbones import catalog
@@ -28,11 +29,11 @@ def tensors() -> Tensors:
 
 
 def fresh(entry: Entry) -> Tensors:
-    return catalog.build(entry).state_dict()
+    return build.build(entry).state_dict()
 
 
 def loaded(entry: Entry, path: Path) -> nn.Module:
-    network = catalog.build(entry)
+    network = build.build(entry)
     fill(entry, network, read(path), path)
     return network
 
@@ -83,7 +84,7 @@ def test_tensors_that_do_not_fit_are_refused(
     others = dict(tensors)
     change(others)
     path = saved(others, tmp_path / "odd.safetensors")
-    network = catalog.build(TINY)
+    network = build.build(TINY)
     before = {name: each.clone() for name, each in network.state_dict().items()}
     with pytest.raises(WeightsError, match=rf"odd\.safetensors does not fit 'test_resnet': {complaint}"):
         fill(TINY, network, read(path), path)
@@ -96,7 +97,7 @@ def test_another_classifier_is_left_out(tmp_path: Path, tensors: Tensors, classe
     width = tensors["fc.weight"].shape[1]
     other = {"fc.weight": torch.zeros(classes, width), "fc.bias": torch.zeros(classes)} if classes else {}
     network = loaded(TINY, saved(body | other, tmp_path / "own.safetensors"))
-    assert same(catalog.headless(TINY, network), body)
+    assert same(build.headless(TINY, network), body)
 
 
 def test_only_batch_counters_may_be_missing(tmp_path: Path, tensors: Tensors) -> None:

@@ -14,6 +14,7 @@ from programs import NETWORK, QUICK, Disk, graft
 from safetensors.torch import save_file
 from shaken import shaken
 
+from graft.torch import build
 from graft.backbones import catalog
 
 VERSION, OVERRIDES = 0x20080522, 1 << 1 | 1 << 2  # of capset(2): what lets root pass over permissions of files
@@ -24,7 +25,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Random weights of test_resnet in the folder that GRAFT_WEIGHTS names, until the tests of this file are over."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    save_file(shaken(catalog.build(catalog.find("test_resnet"))).state_dict(), folder / "test_resnet.safetensors")
+    save_file(shaken(build.build(catalog.find("test_resnet"))).state_dict(), folder / "test_resnet.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRAFT_WEIGHTS", str(folder))
         yield folder

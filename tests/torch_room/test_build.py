@@ -11,7 +11,7 @@ from timm.models import get_deprecated_models, get_pretrained_cfg
 
 from graft.backbones import catalog
 from graft.errors import UsageError
-from graft.networks.small import SIZE, SMALL
+from graft.torch.small import SIZE, SMALL
 from graft.torch.build import TORCHVISION, build, headless, published
 
 FEATURES = {  # name -> what comes out without the classifier, as published

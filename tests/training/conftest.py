@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from shaken import shaken as shake
 from torch import nn
 
+from graft.torch import build
 from graft.backbones import catalog
 
 
@@ -19,7 +20,7 @@ def written(name: str, folder: Path) -> Path:
     path = folder / f"{name}.safetensors"
     if not path.exists():
         torch.manual_seed(0)
-        save_file(shake(catalog.build(catalog.find(name))).state_dict(), path)
+        save_file(shake(build.build(catalog.find(name))).state_dict(), path)
     return path
 
 

@@ -13,6 +13,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from graft.torch import build
 from graft.backbones.catalog import Entry
 from graft.errors import DataError, UsageError, WeightsError
 from graft.backbones import catalog, weights
@@ -34,7 +35,7 @@ def direct(
     """
     entry = catalog.find(name)
     source = weights.locate(entry, file, offline)
-    whole = catalog.build(entry)
+    whole = build.build(entry)
     before = {name: tensor.clone() for name, tensor in _classifier(entry, whole).items()}
     source = weights.load(entry, whole, source)
     _check_filled(entry, before, _classifier(entry, whole), source.path)
@@ -43,7 +44,7 @@ def direct(
     with torch.no_grad():
         want = whole(normalised(backbone.preprocess, images))
     layer = _last(entry, whole)
-    catalog.headless(entry, whole)  # in place: from here on the backbone has no classifier
+    build.headless(entry, whole)  # in place: from here on the backbone has no classifier
     network = _network(backbone, layer)
     if network is None or not _close(network, images, want):
         raise UsageError(

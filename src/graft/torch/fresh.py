@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graft.torch import build
 from graft.backbones.weights import Source
 from graft.errors import UsageError
 from graft.backbones import catalog
@@ -21,7 +22,7 @@ def fresh_backbone(name: str, seed: int = 0) -> Backbone:
     """
     entry = catalog.find(name)
     with seeded(seed):
-        module = catalog.headless(entry, catalog.build(entry))
+        module = build.headless(entry, build.build(entry))
     source = Source("random", None, catalog.NOT_NEEDED, f"drawn with seed {seed}")
     return Backbone(entry, module.eval().requires_grad_(False), catalog.preprocess(entry), source)
 

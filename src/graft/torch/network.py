@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graft.torch import build
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.backbones import catalog, weights
@@ -52,9 +53,9 @@ def load_backbone(name: str = catalog.DEFAULT, file: Path | None = None, offline
     """
     entry = catalog.find(name)
     source = weights.locate(entry, file, offline)
-    whole = catalog.build(entry)
+    whole = build.build(entry)
     source = weights.load(entry, whole, source)
-    module = catalog.headless(entry, whole).eval().requires_grad_(False)
+    module = build.headless(entry, whole).eval().requires_grad_(False)
     return Backbone(entry, module, catalog.preprocess(entry), source)
 
 
