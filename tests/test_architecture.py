@@ -24,9 +24,9 @@ PACKAGES = {"graft": HOUSE / "src/graft", "graft_runtime": HOUSE / "runtime/src/
 ROOMS = [
     {"runtime": ["graft_runtime"]},
     {"ground": ["errors", "spec", "progress"]},
-    {"data": ["data"], "backbones": ["backbones"]},
+    {"backbones": ["backbones"]},
     {"heads": ["heads"]},
-    {"networks": ["networks"]},
+    {"data": ["data"], "networks": ["networks"]},
     {"model": ["model"]},
     {"training": ["training"]},
     {"jobs": ["jobs"]},

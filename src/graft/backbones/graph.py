@@ -7,16 +7,24 @@ weights once, in model.safetensors, and both ONNX Runtime and PyTorch read them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from graft.backbones import wire
+from graft.errors import ModelError
 
 PREPARED = "prepared"  # the input: uint8 [n, 3, size, size], resized and cropped, not normalised
 TOP = "top"  # the output of the whole backbone, pooled: float32 [n, width]
 POOLED = "pooled/"  # + a stage's name: its output averaged over space or tokens, float32 [n, channels]
 MAP = "map/"  # + a stage's name: its output as a map, float32 [n, channels, height, width]; not of every stage
+BATCH = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
 LAST = "last"  # the last map of the network, float32 [n, channels, height, width]; not of every network
 
 
@@ -43,3 +51,193 @@ class Graph:
     tensors: Mapping[str, NDArray[np.generic]]
     stages: tuple[Stage, ...]
     averaged: bool = False
+
+
+def only(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """The same graph with these outputs alone: the nodes and the tensors that they need, and nothing else."""
+    asked = list(dict.fromkeys(outputs))
+    try:
+        have = wire.outputs(graph.structure)
+        if missing := [name for name in asked if name not in have]:
+            raise ModelError(f"The graph has no output {', '.join(map(repr, missing))}; it has {', '.join(have)}.")
+        structure = wire.pruned(graph.structure, asked)
+        needed = wire.external(structure)
+    except wire.Malformed as fault:
+        raise ModelError(f"The structure of the graph is damaged: {fault}.") from fault
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if name in needed}
+    return replace(graph, structure=structure, tensors=tensors)
+
+
+def session(graph: Graph, threads: int | None = None) -> Session:
+    """The graph, ready to run on so many threads; as many as there are cores where nothing is said.
+
+    Raises ModelError where tensors are missing, or not of the shape and type that the structure says.
+    """
+    weights(graph)
+    return Session(graph, threads or cores())
+
+
+class Session:
+    """Runs a graph in ONNX Runtime; several threads may use it at once.
+
+    ONNX Runtime computes every node whatever is asked for, so for each set of outputs there is a session of its own,
+    made when it is first asked for, of the nodes that these outputs need. All share the weights.
+    """
+
+    batch = BATCH
+
+    def __init__(self, graph: Graph, threads: int) -> None:
+        self.graph, self.threads = graph, threads
+        self._made: dict[tuple[str, ...], _Opened] = {}
+        self._lock = threading.Lock()
+
+    def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """These outputs for any number of images, in the order asked for; `batch` images are computed at a time."""
+        opened = self._opened(tuple(dict.fromkeys(outputs)))
+        batches = [images[start : start + self.batch] for start in range(0, max(len(images), 1), self.batch)]
+        rows = [opened.run(batch, outputs) for batch in batches]
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+    def _opened(self, outputs: tuple[str, ...]) -> _Opened:
+        with self._lock:
+            if outputs not in self._made:
+                self._made[outputs] = _Opened(only(self.graph, outputs), self.threads)
+            return self._made[outputs]
+
+
+class _Opened:
+    """A session of ONNX Runtime, with the weights that it reads in place."""
+
+    def __init__(self, graph: Graph, threads: int) -> None:
+        import onnxruntime
+
+        self.tensors = weights(graph)
+        self.values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor) for tensor in self.tensors.values()]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # an error comes as an exception; it warns of what it leaves out
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the decoder
+        options.add_external_initializers(list(self.tensors), self.values)
+        where = ["CPUExecutionProvider"]
+        try:
+            self.session = onnxruntime.InferenceSession(graph.structure, options, where, enable_fallback=0)
+        except Exception as fault:  # its exceptions have no common base but this
+            raise ModelError(f"ONNX Runtime cannot open the graph: {_reason(fault)}") from fault
+        self.input = self.session.get_inputs()[0].name
+
+    def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        try:
+            return [np.asarray(each) for each in self.session.run(list(outputs), {self.input: images})]
+        except Exception as fault:
+            raise ModelError(f"ONNX Runtime cannot run the graph: {_reason(fault)}") from fault
+
+
+def _reason(fault: Exception) -> str:
+    return str(fault).partition("\n")[0][:300]
+
+
+def weights(graph: Graph) -> dict[str, NDArray[np.generic]]:
+    """The tensors that the structure needs, in its order. Raises ModelError where one is missing or does not fit."""
+    try:
+        needed = wire.external(graph.structure)
+    except wire.Malformed as fault:
+        raise ModelError(f"The structure of the graph is damaged: {fault}.") from fault
+    if faults := list(_faults(needed, graph.tensors)):
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ModelError(f"The weights do not fit the graph: {'; '.join(faults[:3])}{more}.")
+    return {name: np.require(graph.tensors[name], requirements=["C", "A"]) for name in needed}
+
+
+def _faults(needed: Mapping[str, wire.Tensor], tensors: Mapping[str, NDArray[np.generic]]) -> Iterator[str]:
+    for name, want in needed.items():
+        if name not in tensors:
+            yield f"{name} is missing"
+        elif (tensors[name].dtype, tensors[name].shape) != (want.dtype, want.shape):
+            given = tensors[name]
+            yield f"{name} is {given.dtype} {list(given.shape)} and should be {want.dtype} {list(want.shape)}"
+
+
+def key(graph: Graph) -> str:
+    """A name for what the graph computes, from its structure and the tensors that it needs."""
+    whole = hashlib.sha256(graph.structure)
+    for name, tensor in sorted(weights(graph).items()):
+        whole.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        whole.update(tensor.reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()[:32]
+
+
+def inlined(graph: Graph) -> Any:
+    """The graph as one whole onnx.ModelProto, with the weights inside."""
+    import onnx
+
+    tensors = weights(graph)
+    model = onnx.ModelProto.FromString(graph.structure)
+    for initializer in model.graph.initializer:
+        if initializer.data_location == onnx.TensorProto.EXTERNAL:
+            whole = onnx.numpy_helper.from_array(tensors[initializer.name], initializer.name)
+            initializer.CopyFrom(whole)
+    return model
+
+
+def split(model: Any, names: Collection[str]) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
+    """A onnx.ModelProto without these of its weights, as a `Graph` has it, and the weights; the opposite of `inlined`.
+
+    Raises ModelError for a name that the model has no weight of.
+    """
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    found: dict[str, NDArray[np.generic]] = {}
+    for initializer in bare.graph.initializer:
+        if initializer.name in names:
+            found[initializer.name] = onnx.numpy_helper.to_array(initializer)
+            initializer.CopyFrom(_elsewhere(initializer.name, found[initializer.name]))
+    if missing := [name for name in names if name not in found]:
+        raise ModelError(f"The model has no weights {', '.join(missing[:3])}.")
+    return bare.SerializeToString(deterministic=True), found
+
+
+def joined(
+    graph: Graph,
+    nodes: Sequence[Any],
+    tensors: Mapping[str, NDArray[np.generic]],
+    outputs: Sequence[Any],
+    constants: Sequence[Any] = (),
+) -> Graph:
+    """The graph with further nodes behind it, which may read its outputs and each other.
+
+    `nodes` are onnx.NodeProto in the order of use, `tensors` the weights that they read by name, `constants` small
+    onnx.TensorProto that stay in the structure (shapes and axes must, as ONNX Runtime reads these when it opens a
+    graph), `outputs` the onnx.ValueInfoProto of the outputs that are new. Those that the graph has stay; `only` takes
+    away what nobody asks for. Raises ModelError for a name that the graph has already.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(graph.structure)
+    inner = model.graph
+    taken = {name for node in inner.node for name in node.output} | {each.name for each in inner.initializer}
+    taken |= {each.name for each in inner.input} | set(graph.tensors)
+    new = [name for node in nodes for name in node.output if name] + list(tensors) + [each.name for each in constants]
+    if twice := sorted({name for name in new if name in taken or new.count(name) > 1}):
+        raise ModelError(f"The graph cannot have two values of one name: {', '.join(twice[:3])}.")
+    inner.node.extend(nodes)
+    inner.initializer.extend([*constants, *(_elsewhere(name, tensor) for name, tensor in tensors.items())])
+    inner.output.extend(outputs)
+    return replace(graph, structure=model.SerializeToString(deterministic=True), tensors={**graph.tensors, **tensors})
+
+
+def _elsewhere(name: str, tensor: NDArray[np.generic]) -> Any:
+    """The onnx.TensorProto of a weight that is held outside of the structure."""
+    import onnx
+
+    kind = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
+    found = onnx.TensorProto(name=name, dims=tensor.shape, data_type=kind, data_location=onnx.TensorProto.EXTERNAL)
+    for word, value in (("location", "weights"), ("offset", "0"), ("length", str(tensor.nbytes))):
+        found.external_data.add(key=word, value=value)
+    return found
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
