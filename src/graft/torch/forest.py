@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-BAND = 1e-3  # half the width, in standard deviations of a feature, in which both sides of a threshold are heard
-LEAST = 1e-3  # probability that a class of which no leaf knows still has: a tenth of a tree's vote
-FAR = 1e30  # the threshold of a leaf: never near
+from graft.heads.nodes import BAND, FAR, LEAST
 
 
 class Forest(nn.Module):
@@ -44,19 +42,6 @@ class Forest(nn.Module):
             return torch.log(said + LEAST) - torch.log(1 - said + LEAST)
         return torch.log(said + LEAST)
 
-    def check(self, width: int) -> None:
-        """Raises ValueError unless every way down, of features of this width, ends at a leaf."""
-        nodes = len(self.thresholds)
-        for name, limit in (("roots", nodes), ("features", width), ("sides", nodes)):
-            check_places(f"head.judge.{name}", self.get_buffer(name), limit)
-        reached = self.roots.long().unique()
-        for _ in range(self.depth):
-            below = self.sides.long()[reached].unique()
-            if below.equal(reached):
-                break
-            reached = below
-        check_places("the ways down from head.judge.roots", reached, len(self.leaves))
-
     def descend(self, features: Tensor, turned: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Of each image and tree [n, trees] the leaf, the least distance from a threshold on the way, and its node.
 
@@ -74,9 +59,3 @@ class Forest(nn.Module):
             margin, near = torch.where(closer, beyond.abs(), margin), torch.where(closer, node, near)
             node = sides[2 * node + right.long()]
         return node, margin, near
-
-
-def check_places(name: str, places: Tensor, count: int) -> None:
-    """Raises ValueError where a place is none of so many."""
-    if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < count:
-        raise ValueError(f"{name} has places from {int(places.min())} to {int(places.max())}, and there are {count:,}")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
 from graft.torch.alone import seeded
 from graft.torch.forest import Forest, check_places
+from graft.heads.checks import BEFORE, KERNEL, PADDINGS, check_places, check_spec
+from graft.heads.head import Head as Arrays
+from graft.heads.nodes import SHARPNESS
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 
@@ -57,11 +61,7 @@ INITIALISERS = {
     "normal": partial(nn.init.normal_, std=0.01),
     "zero": lambda weight, generator: nn.init.zeros_(weight),
 }
-PADDINGS = {"same": 1, "valid": 0}  # rows of zeros around a map before its 3 x 3 convolution
-KERNEL = 3
 STREAM = 0x9E3779B97F4A7C15  # odd: layers of one seed and one shape must not begin with the same numbers
-DEEPEST = 1000  # hidden layers of a head, and steps from the root of a tree to a leaf
-BEFORE = {"activation": "relu", "dropout": 0.0, "padding": "same"}  # what the specs of heads once left unsaid
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,6 @@ class NearestNeighbours(nn.Module):
     Keeps the training features [n, d] and their labels; the logit of a class is the logarithm of its share of votes.
     """
 
-    SHARPNESS = 0.07
     features: Tensor
     labels: Tensor
 
@@ -168,7 +167,7 @@ class NearestNeighbours(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         cosines = nn.functional.normalize(features) @ self.features.T
         nearest = cosines.topk(min(self.neighbours, self.features.shape[0]))
-        weights = (nearest.values / self.SHARPNESS).softmax(dim=1)
+        weights = (nearest.values / SHARPNESS).softmax(dim=1)
         votes = weights.new_zeros((features.shape[0], self.classes))  # len() would be a constant in an exported graph
         return torch.log(votes.scatter_add(1, self.labels[nearest.indices], weights) + 1e-4)
 
@@ -186,11 +185,9 @@ class Head(nn.Module):
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
-        _check_spec(spec)
+        check_spec(spec)
         self.spec = spec
         self.map = tuple(spec["shape"]) if spec["kind"] == "conv" else ()
-        if self.map and math.prod(self.map) != spec["width"]:
-            raise ValueError(f"A map of {list(self.map)} has {math.prod(self.map)} features, not {spec['width']}.")
         alike = (self.map[0], 1, 1) if self.map else (spec["width"],)
         self.register_buffer("mean", torch.zeros(alike))
         self.register_buffer("scale", torch.ones(alike))
@@ -207,10 +204,7 @@ class Head(nn.Module):
 
     def check(self) -> None:
         """Raises ValueError where stored numbers say places that are not there; a head from a file may say anything."""
-        if isinstance(self.judge, Forest):
-            self.judge.check(self.axes.shape[0] if self.reduced else self.spec["width"])
-        if isinstance(self.judge, NearestNeighbours):
-            check_places("head.judge.labels", self.judge.labels, self.judge.classes)
+        check_places(self.spec, {name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()})
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
@@ -238,50 +232,17 @@ class Head(nn.Module):
         return True
 
 
-def _check_spec(spec: dict[str, Any]) -> None:
-    """Raises ValueError that names an entry which cannot be, before anything is made as large as it says."""
-    if spec.get("kind") not in _ENTRIES:
-        raise ValueError(f"there is no head of kind {spec.get('kind')!r}; there are linear, mlp, conv, knn and forest")
-    wanted = {"width", "classes", *_ENTRIES[spec["kind"]]}
-    for name, value in (BEFORE | spec).items():
-        if name in _LEGAL and not _LEGAL[name][0](value):
-            raise ValueError(f"the head's {name!r} is {_LEGAL[name][1]}, and is {str(value)[:80]}")
-    if missing := sorted(wanted - (BEFORE | spec).keys()):
-        raise ValueError(f"the head has no {missing[0]!r}")
+def arrays(head: Head) -> Arrays:
+    """The same head as arrays, a copy."""
+    tensors = {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in head.state_dict().items()}
+    return Arrays(head.spec, tensors)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def _is_share(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < 1
-
-
-def _are_counts(value: Any, most: int) -> bool:
-    return isinstance(value, list | tuple) and len(value) <= most and all(map(_is_count, value))
-
-
-_COUNT: tuple[Callable[[Any], bool], str] = _is_count, "a whole number from 1 to 2^31 - 1"
-_SHARE: tuple[Callable[[Any], bool], str] = _is_share, "a number from 0 to below 1"
-_ENTRIES = {  # what each kind has beside width and classes
-    "linear": (),
-    "mlp": ("hidden", "activation", "dropout"),
-    "conv": ("shape", "filters", "padding", "spatial_dropout", "hidden", "activation", "dropout"),
-    "knn": ("stored", "neighbours"),
-    "forest": ("trees", "nodes", "leaves", "depth", "several"),
-}
-_LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("width", "classes", "pca", "stored", "neighbours", "trees", "nodes", "leaves", "filters"), _COUNT),
-    "depth": (lambda value: type(value) is int and 0 <= value <= DEEPEST, f"a whole number from 0 to {DEEPEST}"),
-    "shape": (lambda value: _are_counts(value, 3) and len(value) == 3, "three whole numbers"),
-    "hidden": (lambda value: _are_counts(value, DEEPEST), f"a list of at most {DEEPEST} whole numbers from 1 on"),
-    "dropout": _SHARE,
-    "spatial_dropout": _SHARE,
-    "activation": (lambda value: value in list(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}"),
-    "padding": (lambda value: value in list(PADDINGS), f"one of {', '.join(PADDINGS)}"),
-    "several": (lambda value: type(value) is bool, "true or false"),
-}
+def module(head: Arrays) -> Head:
+    """The same head as a module that can be trained further, a copy; as it is, nothing in it changes."""
+    made = Head(head.spec)
+    made.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in head.tensors.items()})
+    return made.eval().requires_grad_(False)
 
 
 def _judge(spec: dict[str, Any]) -> nn.Module:

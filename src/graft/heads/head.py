@@ -1,0 +1,119 @@
+"""A head as arrays: from features to logits, without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.heads.checks import check_places, check_spec, check_tensors, dense, shapes
+from graft.heads.nodes import OPSET, nodes
+
+FEATURES, LOGITS = "features", "logits"
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Standardise features [n, d], then judge them: logits [n, classes].
+
+    `spec` says what the head is made of, `tensors` are its numbers, by the names that PyTorch gives them. A conv head
+    takes maps [n, c, h, w] flattened to [n, c*h*w].
+
+    Raises ValueError for a spec that cannot be, and for tensors that are not those of the spec.
+    """
+
+    spec: dict[str, Any]
+    tensors: Mapping[str, NDArray[np.generic]]
+
+    def __post_init__(self) -> None:
+        check_spec(self.spec)
+        check_tensors(self.spec, self.tensors)
+
+    def __repr__(self) -> str:
+        return f"<Head: {self.spec['kind']}, {self.spec['width']:,} features to {self.spec['classes']:,} classes>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Head, (self.spec, dict(self.tensors))  # an open session cannot be copied
+
+    def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The logits [n, classes] of features [n, d]."""
+        if not len(features):
+            return np.zeros((0, self.spec["classes"]), np.float32)
+        given = {FEATURES: np.ascontiguousarray(features, np.float32)}
+        return self._session.run([LOGITS], given | dict(self.tensors))[0]
+
+    @cached_property
+    def _session(self) -> Any:
+        """The tensors are inputs: so they are kept once, and not copied into a model."""
+        from onnx import TensorProto, helper
+        from onnxruntime import InferenceSession, SessionOptions
+
+        kinds = {np.float32: TensorProto.FLOAT, np.int32: TensorProto.INT32, np.int64: TensorProto.INT64}
+        inputs = [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["n", self.spec["width"]])]
+        for name, (kind, shape) in shapes(self.spec).items():
+            inputs.append(helper.make_tensor_value_info(name, kinds[kind], shape))
+        output = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["n", self.spec["classes"]])
+        graph = helper.make_graph(nodes(self.spec, FEATURES, LOGITS, ""), "head", inputs, [output])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        options = SessionOptions()
+        options.log_severity_level = 3  # errors
+        return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    @property
+    def map(self) -> tuple[int, ...]:
+        """[channels, height, width] of the maps that a conv head takes; empty for all others."""
+        return tuple(self.spec["shape"]) if self.spec["kind"] == "conv" else ()
+
+    def checked(self) -> Head:
+        """The same head; raises ValueError where stored numbers say places that are not there."""
+        check_places(self.spec, self.tensors)
+        return self
+
+    def standardising(self, mean: NDArray[np.floating], scale: NDArray[np.floating]) -> Head:
+        """The same with the mean [d] and the scale [d], one over the spread, of the training features in front.
+
+        A conv head standardises each channel as one.
+        """
+        if self.map:
+            mean, variance = mean.reshape(self.map), scale.reshape(self.map) ** -2.0
+            centre = mean.mean((1, 2), keepdims=True)
+            scale = (variance + (mean - centre) ** 2).mean((1, 2), keepdims=True) ** -0.5
+            mean = centre
+        return self.with_tensors({"mean": np.float32(mean), "scale": np.float32(scale)})
+
+    def with_tensors(self, changed: Mapping[str, NDArray[np.generic]]) -> Head:
+        """The same with some other tensors."""
+        return replace(self, tensors={**self.tensors, **changed})
+
+    @property
+    def last(self) -> str | None:
+        """The name of the last layer where it is linear, without its .weight and .bias; else None."""
+        if self.spec["kind"] in ("knn", "forest"):
+            return None
+        place = f".{max(dense(self.spec, self.spec['width']))}" if self.spec["kind"] != "linear" else ""
+        return f"judge{place}"
+
+    def centred(self) -> Head | None:
+        """The same with logits that sum to 0 for every image; None where the last layer is not linear.
+
+        Softmax does not see what all logits share. Class-wise calibration does: it multiplies each logit, and is
+        found on logits of another fit, whose common part is another.
+        """
+        if self.last is None:
+            return None
+        names = f"{self.last}.weight", f"{self.last}.bias"
+        return self.with_tensors({name: _centred(self.tensors[name]) for name in names})
+
+
+def blank(spec: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+    """The tensors of a head that does nothing yet: 0, and 1 as the scale."""
+    found = {name: np.zeros(shape, kind) for name, (kind, shape) in shapes(spec).items()}
+    return found | {"scale": np.ones_like(found["scale"])}
+
+
+def _centred(tensor: NDArray[Any]) -> NDArray[np.float32]:
+    return np.float32(tensor - tensor.mean(axis=0))
