@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from graft.jobs.embed import embed
 from graft.backbones.catalog import DEFAULT
+from graft.jobs.embed import embed
 
 DRAWS, TESTED = 10, 5
 

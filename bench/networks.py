@@ -22,7 +22,6 @@ from graft.torch.chain import stages
 from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Linear, fresh
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones.preprocess import Preprocess
 from graft.torch.phases import opened
 from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training
 

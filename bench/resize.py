@@ -20,7 +20,6 @@ from graft.data.read.folder import read_folder
 from graft.data.split import folds
 from graft.torch import engine
 from graft.torch.network import Features, load_backbone
-from graft.backbones.preprocess import Preprocess
 from graft.training.heads import ridge
 from graft.training.heads.problem import Problem, standardised
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graft.backbones import catalog
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.model import pictures
-from graft.backbones import catalog
+from graft.progress import unwatched
 from graft.torch import engine
 from graft.torch.network import Features, load_backbone
-from graft.progress import unwatched
 from graft.training.embed import embed
 
 MANY, FEW = 1500, 256  # pictures for the fast ones, and for plain PyTorch

@@ -26,6 +26,7 @@ from typer.testing import CliRunner, Result
 
 from graft import cli, preflight, show
 from graft.backbones import catalog
+from graft.backbones.catalog import build
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -33,10 +34,8 @@ from graft.jobs.stages import stages
 from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch
-from graft.backbones import catalog
-from graft.torch import small
-from graft.backbones.catalog import build
 from graft.progress import unwatched
+from graft.torch import small
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide
 from graft_runtime.cli import main as runtime

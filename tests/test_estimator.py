@@ -19,10 +19,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks as checks
 
+from graft.backbones import catalog
 from graft.errors import DataError, UsageError
 from graft.estimator import ImageClassifier
 from graft.jobs.fit import fit
-from graft.backbones import catalog
 from graft.torch import build, engine
 
 QUICK = "probe:head=ridge,layers=last"

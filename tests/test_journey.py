@@ -20,7 +20,7 @@ from serving import running
 from shaken import shaken
 
 import graft_runtime
-from graft.torch import build
+from graft.backbones import catalog
 from graft.errors import GraftError, UsageError
 from graft.jobs.evaluate import evaluate
 from graft.jobs.export.export import INT8, ONNX, OPENVINO, TORCH, WEB, export
@@ -28,7 +28,7 @@ from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.model.explain import Explanation, explain
-from graft.backbones import catalog
+from graft.torch import build
 from graft.torch.heat import STEPS
 from graft.torch.small import SMALL
 from graft_runtime.card import MULTICLASS, MULTILABEL

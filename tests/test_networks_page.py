@@ -11,11 +11,11 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torchvision.models.googlenet import Inception
 
-from graft.backbones import catalog, weights
+from graft.backbones import catalog
+from graft.backbones.catalog import build, headless, preprocess
+from graft.backbones.weights import Source
 from graft.torch import chain
 from graft.torch.network import Backbone
-from graft.backbones.weights import Source
-from graft.backbones.catalog import build, headless, preprocess
 
 PAGE = Path(__file__).parents[1] / "docs/networks.md"
 NAMES = [

@@ -15,8 +15,7 @@ from graft.backbones import catalog
 from graft.jobs import logs
 from graft.jobs.export import export, formats, program
 from graft.model import storage
-from graft.backbones import catalog
-from graft.torch import fresh, checkpoint
+from graft.torch import checkpoint, fresh
 from graft.torch.head import HEADS
 from graft.training import choices
 from graft.training.heads.names import DESIGNS

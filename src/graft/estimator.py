@@ -19,7 +19,6 @@ from graft.data import dataset as table
 from graft.data.dataset import TRAIN, Dataset
 from graft.errors import DataError
 from graft.jobs.fit import fit as job
-from graft.backbones import catalog
 from graft_runtime.screen import MANY, listed
 
 

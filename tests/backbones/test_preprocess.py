@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from graft.backbones import preprocess
-from graft.backbones.preprocess import LONGEST, Preprocess
-from graft.backbones.normalise import normalised
+from graft.backbones.preprocess import Preprocess
+from graft.torch.normalise import normalised
 
 MEMORY = 2_000_000  # bytes; a row resized as a whole takes ten times that
 SHAPES = [(300, 400), (400, 300), (97, 61), (64, 64), (20, 33), (240, 61)]

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.data import views
-from graft.torch.augment import FILL, OPERATIONS, Augment, barrel
 from graft.data.views import Crop
 from graft.errors import UsageError
+from graft.torch.augment import FILL, OPERATIONS, Augment, barrel
 
 NAME = b"sixteen bytes..."
 PIXELS = [name for name, operation in OPERATIONS.items() if operation.make]

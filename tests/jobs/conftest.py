@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from graft.torch import build
-from graft.jobs.fit import fit
 from graft.backbones import catalog
+from graft.jobs.fit import fit
+from graft.torch import build
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ from typer.testing import CliRunner, Result
 
 import graft_runtime
 from graft import cli, deploy
+from graft.backbones import pixels
 from graft.errors import DataError, ExportError, OutputError, UsageError
 from graft.jobs.export import evidence, parity
 from graft.jobs.export import export as job
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
-from graft.torch.answering import Answering
 from graft.model.classifier import Classifier, load
-from graft.backbones import pixels
+from graft.torch.answering import Answering
 from graft_runtime import contract
 
 

@@ -31,8 +31,7 @@ from graft.jobs.export import export as job
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.normalise import prepared_batch
+from graft.torch.normalise import prepared_batch
 from graft_runtime import contract
 from graft_runtime.image import decode
 

@@ -18,9 +18,9 @@ from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
+from graft.torch import start
 from graft.torch.chain import probed
 from graft.torch.network import load_backbone
-from graft.torch import start
 from graft.training.choices import Choices
 from graft.training.heads import classical
 

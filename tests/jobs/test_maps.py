@@ -17,12 +17,12 @@ from graft import cli
 from graft.data import dataset as table
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs import maps as job
+from graft.networks.maps import Maps
 from graft.torch import engine
 from graft.torch.chain import Stage, stages
 from graft.torch.fresh import fresh_backbone
-from graft.networks.maps import Maps
 from graft.torch.network import Backbone, load_backbone
-from graft.backbones.normalise import normalised
+from graft.torch.normalise import normalised
 
 
 def graft(*words: object) -> Result:

@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from graft.torch import build
+from graft.backbones import catalog
 from graft.data.read.folder import read_folder
 from graft.errors import ModelError, UpdateError, UsageError
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
-from graft.backbones import catalog
+from graft.torch import build
 from graft.torch.chain import LeftOut, blocks, stages
 from graft.torch.fresh import fresh_backbone
 from graft.torch.heat import heat

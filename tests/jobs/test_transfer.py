@@ -21,11 +21,11 @@ from graft.jobs.direct import direct, relabelled
 from graft.jobs.evaluate import evaluate
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
+from graft.progress import unwatched
+from graft.torch import start
 from graft.torch.chain import probed
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import load_backbone
-from graft.progress import unwatched
-from graft.torch import start
 from graft.training.choices import Choices
 from graft.training.embed import embed
 from graft.training.material import prepare

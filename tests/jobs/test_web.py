@@ -27,12 +27,12 @@ from typer.testing import CliRunner, Result
 
 import graft_runtime
 from graft import cli
+from graft.backbones import pixels
 from graft.errors import ExportError, OutputError, UsageError
 from graft.jobs.export import evidence, parity, web
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.backbones import pixels
 from graft.progress import unwatched
 from graft_runtime import contract
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from shaken import shaken
 
-from graft.torch.answering import Answering
+from graft.backbones import pixels
 from graft.model.card import describe
 from graft.model.classifier import Classifier
 from graft.model.memory import Memory
 from graft.model.unknown import NEIGHBOURS, Known, unit
 from graft.torch import graph
-from graft.backbones import pixels
+from graft.torch.answering import Answering
 from graft.torch.chain import layers, stages
 from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Conv, Head, Linear, Mlp, fresh

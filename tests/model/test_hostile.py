@@ -24,7 +24,7 @@ import torch
 from safetensors import numpy as arrays
 from safetensors import torch as tensors
 
-from graft.torch import build
+from graft.backbones import catalog
 from graft.backbones.weights import Source
 from graft.errors import DataError, ModelError
 from graft.model import storage
@@ -32,10 +32,10 @@ from graft.model.card import choices, describe
 from graft.model.classifier import Classifier, load
 from graft.model.memory import Memory, Pictures, examined
 from graft.model.unknown import Known
-from graft.backbones import catalog
-from graft.torch.head import Head, fresh, Linear as LinearDesign
+from graft.torch import build
+from graft.torch.head import Head, fresh
+from graft.torch.head import Linear as LinearDesign
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones.weights import Source
 from graft_runtime.decide import NO_NUMBER
 
 CARD, WEIGHTS, MEMORY, REPORT = storage.CARD, storage.TENSORS, storage.MEMORY, storage.REPORT

@@ -21,18 +21,17 @@ import numpy as np
 import pytest
 import torch
 
-from graft.torch import build
 from graft import spec
+from graft.backbones import catalog
 from graft.backbones.weights import Source
 from graft.errors import GraftError, ModelError, OutputError
 from graft.jobs.fit import fit
 from graft.model import storage
 from graft.model.card import describe
 from graft.model.classifier import Classifier, load
-from graft.backbones import catalog
+from graft.torch import build
 from graft.torch.head import HEADS, Head, fresh
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones.weights import Source
 
 QUICK = "probe:head=ridge,layers=last"
 

@@ -11,11 +11,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.torch import chain as chains
 from graft.torch.chain import Stage
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import Backbone
-from graft.backbones.preprocess import Preprocess
 
 DEIT = "deit_tiny_patch16_224"
 

@@ -16,15 +16,16 @@ from shaken import shaken
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graft.backbones.preprocess import Preprocess
-from graft.errors import CutError, UsageError
 from graft.backbones import catalog
-from graft.torch import build, chain as chains, cut
 from graft.backbones.catalog import Entry
+from graft.backbones.preprocess import Preprocess
+from graft.backbones.weights import Source
+from graft.errors import CutError, UsageError
+from graft.torch import build, cut
+from graft.torch import chain as chains
 from graft.torch.chain import Stage
 from graft.torch.head import Head
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones.weights import Source
 
 BORDERS = [  # network, pictures' side, borders
     ("alexnet", 96, ["features.3", "features.10", "classifier.4"]),

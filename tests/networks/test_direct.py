@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from graft.torch import build
-from graft.errors import DataError, UsageError, WeightsError
 from graft.backbones import catalog, weights
+from graft.errors import DataError, UsageError, WeightsError
+from graft.torch import build
 from graft.torch.direct import class_names, direct, matches
-from graft.backbones.normalise import normalised
+from graft.torch.normalise import normalised
 
 IMAGENET = class_names(1000)
 

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.torch import engine
 from graft.torch.network import Features, load_backbone
-from graft.backbones.preprocess import Preprocess
 
 MANY = engine.WORTH_COMPILING
 

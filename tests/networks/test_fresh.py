@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from graft.errors import UsageError
 from graft.backbones import catalog
+from graft.errors import UsageError
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import load_backbone
 

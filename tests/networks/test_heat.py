@@ -16,8 +16,7 @@ from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Conv, Head, Linear, Mlp, fresh
 from graft.torch.heat import COVERED, GRID, heat
 from graft.torch.network import Features, Network, heard
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.normalise import normalised
+from graft.torch.normalise import normalised
 
 CLASSES = 5
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.backbones.catalog import Entry
+from graft.backbones.preprocess import Preprocess
+from graft.backbones.weights import Source
 from graft.torch.fresh import fresh_backbone
 from graft.torch.layers import weight_layers
 from graft.torch.network import Backbone, Features
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.weights import Source
 
 
 def features_of(name: str, size: int = 64, layers: tuple[str, ...] = (), top: bool = True) -> Features:

@@ -15,8 +15,7 @@ from graft.errors import UsageError
 from graft.torch import engine
 from graft.torch.head import Conv, Head, Linear, fresh
 from graft.torch.network import AllHeard, Features, Network, heard, mapped, pooled
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.normalise import normalised
+from graft.torch.normalise import normalised
 
 PLAIN = Preprocess(size=8, resize=8)
 

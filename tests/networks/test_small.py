@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graft.backbones import catalog, weights
 from graft.backbones.preprocess import Preprocess
 from graft.errors import WeightsError
-from graft.backbones import catalog, weights
 from graft.torch import build, chain, cut, fresh, small
 from graft.torch.head import Head
 from graft.torch.network import Features, Network
-from graft.backbones.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 FACTS = {  # name -> features, parameters counted by hand, stages

@@ -11,11 +11,10 @@ import torchvision.models
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from graft.torch import build
-from graft.backbones.catalog import Entry
-from graft.errors import WeightsError
 from graft.backbones import catalog
 from graft.backbones.catalog import Entry
+from graft.errors import WeightsError
+from graft.torch import build
 from graft.torch.tensors import fill, read
 
 TINY = catalog.find("test_resnet")

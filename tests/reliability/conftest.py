@@ -14,8 +14,8 @@ from programs import NETWORK, QUICK, Disk, graft
 from safetensors.torch import save_file
 from shaken import shaken
 
-from graft.torch import build
 from graft.backbones import catalog
+from graft.torch import build
 
 VERSION, OVERRIDES = 0x20080522, 1 << 1 | 1 << 2  # of capset(2): what lets root pass over permissions of files
 

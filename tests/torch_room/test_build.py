@@ -11,8 +11,8 @@ from timm.models import get_deprecated_models, get_pretrained_cfg
 
 from graft.backbones import catalog
 from graft.errors import UsageError
-from graft.torch.small import SIZE, SMALL
 from graft.torch.build import TORCHVISION, build, headless, published
+from graft.torch.small import SIZE, SMALL
 
 FEATURES = {  # name -> what comes out without the classifier, as published
     "alexnet": 4096,

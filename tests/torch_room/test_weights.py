@@ -22,9 +22,6 @@ from graft.backbones import catalog, weights
 from graft.backbones.catalog import Entry
 from graft.backbones.weights import Source
 from graft.errors import WeightsError
-from graft.backbones import catalog, weights
-from graft.backbones.catalog import Entry
-from graft.backbones.weights import Source
 from graft.torch.build import TORCHVISION, build
 from graft.torch.weights import load
 

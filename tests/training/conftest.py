@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from shaken import shaken as shake
 from torch import nn
 
-from graft.torch import build
 from graft.backbones import catalog
+from graft.torch import build
 
 
 def written(name: str, folder: Path) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from graft import spec
-from graft.errors import UsageError
 from graft.backbones import catalog
+from graft.errors import UsageError
 from graft.torch.head import Conv, Linear, Mlp
 from graft.training.choices import Choices
 from graft.training.recipe import CHOICES, Recipe

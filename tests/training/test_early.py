@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from graft.backbones.preprocess import Preprocess
+from graft.backbones.stages import early, named
 from graft.errors import UsageError
 from graft.torch.chain import Stage, stages
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import Backbone
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.stages import early, named
-from graft.backbones.normalise import normalised
+from graft.torch.normalise import normalised
 
 NAMES = ["stem", "blocks.0", "blocks.1", "blocks.2", "neck", "norm"]
 

@@ -22,13 +22,12 @@ from graft.data import dataset as table
 from graft.data.dataset import Dataset, pixels
 from graft.data.looks import glimpse, look
 from graft.data.read.folder import read_folder
+from graft.model.pictures import prepared
 from graft.torch import cut, engine
 from graft.torch.cut import Frozen, Halves
 from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Linear, fresh
 from graft.torch.network import Features, Network
-from graft.backbones.preprocess import Preprocess
-from graft.model.pictures import prepared
 from graft.training.embed import embed
 from graft.training.store import Store
 

@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data import views as seeded
-from graft.torch.augment import Augment
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
-from graft.torch import cut, feed as feeds
+from graft.torch import cut
+from graft.torch import feed as feeds
+from graft.torch.augment import Augment
 from graft.torch.cut import Halves
+from graft.torch.feed import Feed, Pictures, Stored
 from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Linear, fresh
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones.preprocess import Preprocess
 from graft.training.embed import Embedded, embed
-from graft.torch.feed import Feed, Pictures, Stored
 
 VIEWS, SEED, BORDER = 4, 3, "layer3"
 GROUPS = [np.array(rows) for rows in ([0, 7, 35], [12, 3, 3], [20], [9, 31, 2])]

@@ -18,18 +18,17 @@ from torch import nn
 from graft.backbones.preprocess import Preprocess
 from graft.data.read.folder import read_folder
 from graft.errors import UsageError
-from graft.torch.chain import probed, stages
-from graft.torch.cut import Frozen
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Backbone
-from graft.backbones.preprocess import Preprocess
 from graft.progress import unwatched
 from graft.torch import loop, phases, start
+from graft.torch.chain import probed, stages
+from graft.torch.cut import Frozen
+from graft.torch.feed import Pictures, Stored
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import Backbone
+from graft.torch.phases import Ground, batch_of, epochs_of, taught
 from graft.training.choices import Choices
 from graft.training.embed import embed
-from graft.torch.feed import Pictures, Stored
 from graft.training.material import Material, prepare
-from graft.torch.phases import Ground, batch_of, epochs_of, taught
 from graft.training.recipe import Recipe
 from graft.training.strategies import Phase
 

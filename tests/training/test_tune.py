@@ -12,22 +12,22 @@ import timm
 import torch
 
 from graft.backbones.preprocess import Preprocess
+from graft.backbones.weights import Source
 from graft.data.read.folder import read_folder
 from graft.errors import CutError, GraftError, TrainingError, UsageError
 from graft.model.history import Epoch
-from graft.torch.chain import probed
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Backbone, Network, load_backbone
-from graft.backbones.weights import Source
 from graft.progress import unwatched
 from graft.torch import loop, phases, start
-from graft.training.choices import Choices
-from graft.training.embed import embed
+from graft.torch.chain import probed
 from graft.torch.feed import Stored
-from graft.training.material import Material, prepare
+from graft.torch.fresh import fresh_backbone
+from graft.torch.network import Backbone, Network, load_backbone
 from graft.torch.phases import Ground
 from graft.torch.train import described, train
 from graft.torch.tune import Course
+from graft.training.choices import Choices
+from graft.training.embed import embed
+from graft.training.material import Material, prepare
 
 TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
 SMALL = [("test_resnet", 64), ("test_vit", 160), ("test_convnext", 64)]

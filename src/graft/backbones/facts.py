@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones import wire
-from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, Stage, session
+from graft.backbones.graph import LAST, TOP, Graph, Stage, session
 from graft.errors import ModelError
 from graft_runtime import protobuf
 

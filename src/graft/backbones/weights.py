@@ -30,7 +30,7 @@ from urllib.parse import urlparse
 
 from graft.backbones import catalog
 from graft.backbones.catalog import DEFAULT, Entry
-from graft.errors import WeightsError
+from graft.errors import UsageError, WeightsError
 from graft_runtime import regular
 
 
@@ -69,6 +69,19 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch's custom: resnet50-06
 SILENCE = 30  # seconds after which a server that sends nothing is given up
 
 Place = Literal["file", "folder", "embedded", "cached", "download", "random"]  # the last: drawn, taken from nowhere
+
+
+RANDOM = "random"  # in place of a file of weights; as a Path, or ./random, it is a file
+
+
+def file_of(weights: str | Path | None) -> Path | None:
+    """The file that `weights` names. Raises UsageError for random ones: only `graft fit` has a use for them."""
+    if weights == RANDOM:
+        raise UsageError(
+            "Random weights are for `graft fit`: here they would say nothing of an image. Leave --weights out, or "
+            "write ./random for a file of that name."
+        )
+    return Path(weights) if weights else None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from typing import Any
 from graft.backbones import catalog, weights
 from graft.backbones.catalog import Entry
 from graft.errors import UsageError, WeightsError
-from graft.backbones import catalog, weights
-from graft.backbones.catalog import Entry
 
 
 def backbones(filter: str = "*", *, offline: bool = False) -> list[dict[str, Any]]:

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones import catalog
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
+from graft.backbones.weights import file_of
 from graft.data.classes import classes
 from graft.data.dataset import SPLITS, Dataset
 from graft.data.duplicates import joined
@@ -22,10 +25,6 @@ from graft.data.split import folds
 from graft.data.twins import Twins, find_twins, found
 from graft.jobs import gallery
 from graft.model.calibrate import temperature
-from graft.backbones import catalog
-from graft.torch.chain import probed
-from graft.torch.fresh import file_of
-from graft.torch.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded, Looked, embed, look_at
 from graft.training.heads.choose import choose

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from graft.backbones import catalog
+from graft.backbones.weights import file_of
 from graft.data.dataset import Dataset
-from graft.errors import DataError
+from graft.errors import DataError, needed
 from graft.model import card
 from graft.model.classifier import Classifier, load
-from graft.backbones import catalog
-from graft.torch import direct as pretrained
-from graft.torch.fresh import file_of
 
 
 def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *, offline: bool = False) -> Classifier:
@@ -25,6 +23,9 @@ def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *
     >>> direct().predict("photo.jpg")[0].label  # doctest: +SKIP
     'daisy'
     """
+    needed("A network's own classifier is read by PyTorch, and that")
+    from graft.torch import direct as pretrained
+
     network, classes, source = pretrained.direct(backbone, file_of(weights), offline)
     described = card.describe(network, source, classes, "direct", 1.0)
     none = {"train": 0, "test": 0, "seed": 0}  # no picture and no chance had a part in it
@@ -50,7 +51,10 @@ def relabelled(data: Dataset, classifier: Classifier) -> Dataset:
     """
     if not len(data) or data.labels.min() < 0:
         raise DataError("A score needs pictures, and a label for each.")
-    found = pretrained.matches(data.classes, classifier.classes)
+    needed("Folders are matched with the names of ImageNet's classes by timm, and that")
+    from graft.torch.direct import matches
+
+    found = matches(data.classes, classifier.classes)
     order = np.array([found[name] for name in data.classes], np.int32)
     if data.labels.ndim == 1:
         return replace(data, classes=classifier.classes, labels=order[data.labels])

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones import catalog
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
+from graft.backbones.weights import file_of
 from graft.data.dataset import Labels
 from graft.data.read.source import read_source
 from graft.errors import OutputError
 from graft.jobs import columns as parquet
 from graft.jobs import outputs
-from graft.backbones import catalog
-from graft.torch.chain import probed
-from graft.torch.fresh import file_of
-from graft.torch.network import load_backbone
 from graft.progress import Watch, unwatched
 from graft.training import embed as training
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,18 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones import catalog
+from graft.backbones.backbone import Backbone, load_backbone
+from graft.backbones.graph import BATCH, MAP, Session, session
+from graft.backbones.stages import chosen_of
 from graft.data.dataset import Dataset
 from graft.data.read.source import read_source
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs import outputs
 from graft.model import pictures, whole
-from graft.backbones import catalog
-from graft.torch import engine
-from graft.torch.chain import stages
-from graft.networks.maps import Maps
-from graft.torch.network import load_backbone
 from graft.progress import Watch, unwatched
-from graft.backbones.stages import named
 
 SUFFIX = ".npz"
 PIECE = 2**20  # bytes copied at once
@@ -73,29 +70,39 @@ def maps(
     check(output, force=force)
     data = read_source(source, columns=columns, watch=watch)
     frozen = load_backbone(backbone, Path(weights) if weights else None, offline)
-    chain = stages(frozen)
-    order = [stage.name for stage in chain]
-    network = Maps(frozen, chain, [named(part, order) for part in at.split("+")])
+    shapes = _shapes(frozen, chosen_of(at, [stage.name for stage in frozen.graph.stages]))
     try:
         with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-            files = {name: Path(folder) / str(place) for place, name in enumerate(network.names)}
-            good, faults = _streamed(network, data, files, watch)
-            _packed(output, network, files, data.take(np.array(good, np.intp)))
+            files = {name: Path(folder) / str(place) for place, name in enumerate(shapes)}
+            good, faults = _streamed(frozen, data, files, watch)
+            _packed(output, shapes, files, data.take(np.array(good, np.intp)))
     except OSError as error:
         reason = whole.reason(error)
         raise OutputError(f"{output} cannot be written: {reason}. Nothing is left behind.") from error
-    return Written(dict(network.shapes), len(good), data.named(faults))
+    return Written(shapes, len(good), data.named(faults))
+
+
+def _shapes(frozen: Backbone, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """(channels, height, width) of each stage's map, in the order of a forward pass. UsageError for one without."""
+    known = frozen.graph.shapes
+    if without := [stage for stage in frozen.graph.stages if stage.name in names and f"{MAP}{stage.name}" not in known]:
+        having = ", ".join(stage.name for stage in frozen.graph.stages if f"{MAP}{stage.name}" in known)
+        raise UsageError(
+            f"The stage {without[0].name!r} of {frozen.name} gives no feature map but {list(without[0].shape)} numbers "
+            f"for an image. Stages with a map: {having or 'none'}."
+        )
+    return {name: known[f"{MAP}{name}"] for name in names}
 
 
 def _streamed(
-    network: Maps, data: Dataset, files: Mapping[str, Path], watch: Watch
+    frozen: Backbone, data: Dataset, files: Mapping[str, Path], watch: Watch
 ) -> tuple[list[int], dict[int, str]]:
     """The maps of all good images, one after the other in a file for each stage; the good rows, and the faults."""
     good, faults = list[int](), dict[int, str]()
-    run = engine.compile(network, network.preprocess.size, len(data))
+    running: Session = session(frozen.graph)
 
     def readable() -> Iterator[NDArray[np.uint8]]:
-        for picture in pictures.each(data, partial(pictures.prepared, network.preprocess), watch):
+        for picture in pictures.each(data, partial(pictures.prepared, frozen.preprocess), watch):
             if picture.made is None:
                 faults[picture.row] = picture.fault
             else:
@@ -105,8 +112,9 @@ def _streamed(
     with ExitStack() as stack:
         open_files = {name: stack.enter_context(path.open("wb")) for name, path in files.items()}
         prepared = readable()
-        while batch := list(islice(prepared, run.batch)):
-            for name, part in network.divided(run(np.stack(batch))).items():
+        while batch := list(islice(prepared, BATCH)):
+            found = running.run(np.stack(batch), [f"{MAP}{name}" for name in files])
+            for name, part in zip(files, found, strict=True):
                 open_files[name].write(np.ascontiguousarray(part, "<f4").tobytes())
     if not good:
         raise DataError(
@@ -115,12 +123,14 @@ def _streamed(
     return good, faults
 
 
-def _packed(output: Path, network: Maps, files: Mapping[str, Path], good: Dataset) -> None:
+def _packed(
+    output: Path, shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, Path], good: Dataset
+) -> None:
     """The .npz: an array for each stage, copied from its file, and the table."""
     labels = {"names": np.array(good.names(), str), "labels": good.labels, "classes": np.array(good.classes, str)}
     with whole.file(output) as file, zipfile.ZipFile(file, "w") as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]
         for name, path in files.items():
-            header = {"descr": "<f4", "fortran_order": False, "shape": (len(good), *network.shapes[name])}
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(good), *shapes[name])}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member, path.open("rb") as raw:
                 np.lib.format.write_array_header_1_0(member, header)
                 shutil.copyfileobj(raw, member, PIECE)

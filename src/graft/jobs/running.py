@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graft.jobs.logs import Log, open_log
 from graft.model import history
 from graft.model.history import Epoch
-from graft.torch.checkpoint import HISTORY, Run
+
+if TYPE_CHECKING:
+    from graft.torch.checkpoint import Run
 
 Told = Callable[[Epoch], None]
 
@@ -56,6 +58,8 @@ def running(
     if output is None:
         yield Running(None, told)
         return
+    from graft.torch.checkpoint import Run  # only what trains has a run
+
     with Run.begin(output.with_name(f"{output.name}.run"), settings, resume=resume, force=force) as run:
         now = Running(run, told, open_log(log, run.folder, settings, done=_done(run)))
         try:
@@ -67,5 +71,5 @@ def running(
 
 def _done(run: Run) -> int:
     """Epochs that were logged before."""
-    path = run.folder / HISTORY
+    path = run.folder / history.FILE
     return len(history.read(path)) if path.exists() else 0

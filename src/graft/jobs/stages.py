@@ -6,9 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from graft.backbones import catalog
-from graft.torch import chain, fresh
-from graft.torch.layers import Layer, weight_layers
-from graft.torch.network import Features
+from graft.errors import needed
 
 
 def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
@@ -20,7 +18,12 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
     parameters that `last` would train with it. The list needs no pretrained weights: the network is built with random
     ones.
     """
-    network = fresh.fresh_backbone(backbone)
+    needed("What each stage costs is counted by PyTorch, and that")
+    from graft.torch import chain, fresh
+    from graft.torch.layers import weight_layers
+    from graft.torch.network import Features
+
+    network = fresh.fresh_module(backbone)
     found = chain.stages(network)
     spent, whole = chain.work(network, found)
     sums = list(accumulate((stage.parameters for stage in found), initial=0))
@@ -35,11 +38,12 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
             "below": round(sums[index] / sums[-1], 4),
             "work": round(spent[index] / max(whole, 1), 4),
             "above": round(sum(spent[index:]) / max(whole, 1), 4),
-            "layers": [_described(layer) for layer in inside if f"{layer.name}.".startswith(f"{stage.name}.")],
+            "layers": [
+                {"name": layer.name, "parameters": layer.parameters}
+                for layer in inside
+                if f"{layer.name}.".startswith(f"{stage.name}.")
+            ],
         }
         for index, stage in enumerate(found)
     ]
 
-
-def _described(layer: Layer) -> dict[str, Any]:
-    return {"name": layer.name, "parameters": layer.parameters}

@@ -15,8 +15,8 @@ from torch.nn import functional
 from graft.errors import UsageError
 from graft.model import pictures
 from graft.model.classifier import Classifier, Prediction, as_dataset
-from graft.torch.heat import heat
 from graft.progress import Watch, unwatched
+from graft.torch.heat import heat
 from graft_runtime.card import MULTILABEL
 from graft_runtime.screen import MANY, listed
 

@@ -9,17 +9,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.backbones.preprocess import Preprocess
-from graft.data import dataset as table
 from graft.backbones.features import Run
 from graft.backbones.preprocess import Preprocess
+from graft.data import dataset as table
 from graft.data.dataset import Dataset
 from graft.model import pictures
-from graft.model.unknown import NEIGHBOURS, Known, Near
 from graft.model.network import Network
-from graft.torch import engine
-from graft.torch.network import Network
-from graft.torch.reference import WithReference
+from graft.model.unknown import NEIGHBOURS, Known, Near
 from graft.progress import Watch
 from graft_runtime.decide import NO_NUMBER, finite
 

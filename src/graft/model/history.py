@@ -12,6 +12,7 @@ from pathlib import Path
 from graft.errors import TrainingError
 from graft.model import whole
 
+FILE = "history.csv"
 COLUMNS = ("phase", "epoch", "of", "step", "rate", "loss", "seconds", "pictures", "best")
 VALID = "valid "  # before the name of a metric, in the file: the training loss is called loss as well
 SHARES = ("accuracy", "balanced-accuracy", "macro-f1", "micro-f1")  # shown as percentages

@@ -12,10 +12,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones.graph import cores
 from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import Dataset, pixels
-from graft.torch import engine
-from graft.backbones.preprocess import Preprocess
 from graft.progress import Watch
 from graft_runtime.image import ImageError
 
@@ -57,7 +56,7 @@ def prepared(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> NDArray[
 
 def _in_threads(work: Callable[[int], Picture[Made]], count: int) -> Iterator[Picture[Made]]:
     """Results in order, at most AHEAD of the reader."""
-    with ThreadPoolExecutor(engine.cores()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         remaining = iter(range(count))
         ahead: deque[Future[Picture[Made]]] = deque(threads.submit(work, row) for row in islice(remaining, AHEAD))
         try:

@@ -32,7 +32,7 @@ from graft.backbones import facts
 from graft.backbones.features import Features
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
-from graft.errors import GraftError, ModelError, OutputError
+from graft.errors import GraftError, ModelError, OutputError, needed
 from graft.heads.head import Head
 from graft.model import history, readme, whole
 from graft.model import memory as remembered
@@ -40,12 +40,6 @@ from graft.model.history import Epoch
 from graft.model.memory import Memory
 from graft.model.network import Network
 from graft.model.unknown import compared_by
-from graft.backbones import catalog
-from graft.torch.head import Head
-from graft.torch.network import Features, Network
-from graft.torch.reference import WithReference
-from graft.torch.shorter import shorten, unread
-from graft.torch.tensors import check
 from graft_runtime import regular, strict_json
 from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
 from graft_runtime.walk import LOCK
@@ -53,7 +47,7 @@ from graft_runtime.walk import LOCK
 TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
 GRAPH = "graph.onnx"
 PREFIX, HEAD = "features.backbone.", "head."  # of the names of the backbone's tensors, and of the head's
-HISTORY = "history.csv"
+HISTORY = history.FILE
 PAGE = "report.html"
 MEMORY = "memory.safetensors"
 FILES = (*ALWAYS, GRAPH, HISTORY, MEMORY, PAGE)
@@ -140,21 +134,21 @@ def _network(folder: Path, card: Card) -> Network:
     if lost := [name for name, each in tensors.items() if each.dtype.kind == "f" and not np.isfinite(each).all()]:
         raise ValueError(f"not a number in {lost[0]}")
     graph = facts.parse(_sound(folder, GRAPH, card, TEXT), own)
-    return _fitting(Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool), Head(card.head, head), card)
+    features = Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool)
+    return _fitting(features, Head(card.head, head), card)
 
 
 def _earlier(folder: Path, card: Card) -> Network:
     """A classifier of before, whose graph is made anew, by PyTorch."""
-    try:
-        from graft.torch.revive import network_of
-    except ModuleNotFoundError as error:
-        raise needs(f"{folder} was saved by an earlier version of graft, and to read it") from error
-    return network_of(card, _tensors(folder, card, LARGEST))
+    needed(f"{folder} was saved by an earlier version of graft, and to read it")
+    from graft.torch.revive import earlier
+
+    return earlier(card, _tensors(folder, card, LARGEST), _preprocess(card))
 
 
 def _fitting(features: Features, head: Head, card: Card) -> Network:
     """The two together. Raises ValueError where they are not of one classifier."""
-    head.check()
+    head.checked()
     if features.width != head.spec["width"]:
         raise ValueError(f"the layers give {features.width} features, the head takes {head.spec['width']}")
     for name in compared_by(card.unknown):

@@ -12,6 +12,7 @@ from graft.torch.heat import as_map
 from graft.torch.network import Network, heard
 from graft.torch.places import Place, last_place
 from graft.torch.reference import WithReference
+from graft.torch.revive import network_of
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
@@ -27,7 +28,7 @@ class Answering(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        network = classifier.network
+        network = network_of(classifier.network, classifier.card)
         self.pair, self.head = WithReference(network.features, classifier.compared), network.head
         self.place = last_place(network.features)
         self.calibrated = Calibrated(classifier.card)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from graft.backbones.graph import Stage
 from graft.errors import UsageError
-from graft.torch.network import Backbone, Features, heard
+from graft.torch.network import Backbone, heard
 
 _STACKS = (nn.Sequential, nn.ModuleList)
 
@@ -27,15 +26,6 @@ class LeftOut(nn.Module):
 
     def forward(self, *_inputs: Any, **_options: Any) -> Tensor:
         raise UsageError("This stage was left out of the saved classifier, as its head reads earlier ones only.")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One link of the chain: its name in the backbone, the shape of what it hands on, and its parameters."""
-
-    name: str
-    shape: tuple[int, ...]
-    parameters: int
 
 
 def stages(backbone: Backbone) -> list[Stage]:
@@ -84,23 +74,6 @@ def _add(sums: list[int], place: int, more: int) -> None:
 def _done(counter: FlopCounterMode) -> int:
     """Multiply-adds so far; torch counts each as two."""
     return counter.get_total_flops() // 2
-
-
-def layers(chain: Sequence[Stage], most: int = 8) -> tuple[str, ...]:
-    """The stages worth pooling: the last one of each resolution or width, evenly thinned to at most `most`.
-
-    A network of one width throughout (a ViT) gives four, evenly spaced.
-    """
-    ends = [a.name for a, b in pairwise(chain) if a.shape != b.shape]
-    if len(ends) < 4:
-        ends = [chain[len(chain) * quarter // 4 - 1].name for quarter in (1, 2, 3, 4) if len(chain) * quarter >= 4]
-    step = max(1, -(-len(ends) // most))
-    return tuple(dict.fromkeys(reversed(ends[::-1][::step])))
-
-
-def probed(backbone: Backbone) -> Features:
-    """The backbone as a probe sees it: frozen whole, with the features of all its layers."""
-    return Features(backbone.module, backbone.preprocess, layers(stages(backbone)))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from graft.model import history, whole
 from graft.model.history import Epoch
 from graft.model.storage import LITTER
 
-RUN, HISTORY, MLFLOW = "run.json", "history.csv", "mlflow.txt"
+RUN, HISTORY, MLFLOW = "run.json", history.FILE, "mlflow.txt"
 CHECKPOINT = re.compile(r"checkpoint-(\d{8,})\.pt")
 CURVES = "events.out.tfevents."  # TensorBoard's choice of name
 KEPT = 2  # the newest, and one more for the day when the newest turns out to be damaged

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.graph import Stage
 from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, UsageError
-from graft.torch.chain import Stage, stages, still
+from graft.torch import engine
+from graft.torch.chain import stages, still
 from graft.torch.layers import weight_layers
 from graft.torch.network import FORMAT, AllHeard, Backbone, Features, Network, heard, mapped, pooled
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.normalise import normalised
+from graft.torch.normalise import normalised
 
 TOLERANCE = 1e-3  # of the difference between two pictures' answers; float32 leaves about 1e-6
 
@@ -99,16 +100,6 @@ def cut_last(network: Network, backbone: Backbone, count: int) -> Halves:
     for name, parameter in backbone.module.named_parameters():
         parameter.requires_grad_(name in wanted)
     return halves
-
-
-def place_of(text: str) -> str | int | float:
-    """A cut as text: an index ('-1'), a share of the chain ('0.75'), or the name of a stage."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def deepest(features: Features, chain: Sequence[Stage]) -> int:
@@ -236,6 +227,10 @@ class Frozen(nn.Module):
     def width(self) -> int:
         """How many numbers that is."""
         return math.prod(self.shape)
+
+    def compiled(self, count: int) -> engine.Run:
+        """Ready to run on about so many images."""
+        return engine.compile(self, self.preprocess.size, count)
 
     def key(self) -> str:
         """A name for what this computes: the weights below the border, preprocessing and layers read there."""

@@ -13,21 +13,24 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from graft.torch import build
+from graft.backbones import catalog, weights
+from graft.backbones.backbone import Backbone as Pretrained
 from graft.backbones.catalog import Entry
 from graft.errors import DataError, UsageError, WeightsError
-from graft.backbones import catalog, weights
-from graft.backbones.catalog import Entry
+from graft.model.network import Network as Looking
+from graft.torch import build
 from graft.torch.head import Head
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones.normalise import normalised
+from graft.torch.normalise import normalised
+from graft.torch.revive import looked_through
+from graft.torch.weights import load
 
 TOLERANCE = 1e-4  # of the difference between two pictures' logits; float32 leaves about 1e-6
 
 
 def direct(
     name: str = catalog.DEFAULT, file: Path | None = None, offline: bool = False
-) -> tuple[Network, tuple[str, ...], Backbone]:
+) -> tuple[Looking, tuple[str, ...], Pretrained]:
     """(network, its class names, its backbone): the whole network as published, its last layer as the head.
 
     Raises UsageError for a network whose classifier is not one linear layer on its features, and WeightsError for
@@ -37,7 +40,7 @@ def direct(
     source = weights.locate(entry, file, offline)
     whole = build.build(entry)
     before = {name: tensor.clone() for name, tensor in _classifier(entry, whole).items()}
-    source = weights.load(entry, whole, source)
+    source = load(entry, whole, source)
     _check_filled(entry, before, _classifier(entry, whole), source.path)
     backbone = Backbone(entry, whole.eval().requires_grad_(False), catalog.preprocess(entry), source)
     images = (backbone.example() * 40 + 128).clamp(0, 255).to(torch.uint8)
@@ -52,7 +55,9 @@ def direct(
             f"That of most networks is, for instance {catalog.DEFAULT}, resnet50 and vit_base_patch16_224; "
             "this one can be trained with every other strategy."
         )
-    return network, class_names(network.head.spec["classes"]), backbone
+    looking = looked_through(network)
+    found = Pretrained(entry, looking.features.graph, backbone.preprocess, source)
+    return looking, class_names(network.head.spec["classes"]), found
 
 
 def class_names(count: int) -> tuple[str, ...]:

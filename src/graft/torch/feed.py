@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graft.torch.augment import Augment
+from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import Dataset, pixels
 from graft.errors import DataError
 from graft.torch import engine
-from graft.backbones.preprocess import Preprocess
+from graft.torch.augment import Augment
 from graft.training.embed import Embedded, view_id
 from graft_runtime.image import ImageError
 

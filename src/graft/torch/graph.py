@@ -13,8 +13,8 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
-from graft.torch.alone import alone
 from graft.backbones.pixels import OPSET, PREPARED
+from graft.torch.alone import alone
 
 LARGE = 10_000  # numbers
 
@@ -63,30 +63,3 @@ def _constant(node: NodeProto | None) -> np.ndarray | None:
     if node is None or node.op_type != "Constant":
         return None
     return numpy_helper.to_array(node.attribute[0].t)
-
-
-def _folded(path: Path) -> ModelProto:
-    """Constants worked out, batch norms folded; of ONNX's own operators only, so that any runtime can read it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3  # errors; it warns of what it leaves out
-    options.optimized_model_filepath = str(path.with_name("folded.onnx"))
-    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return halved(onnx.load(path.with_name("folded.onnx")))
-
-
-def halved(model: ModelProto) -> ModelProto:
-    """The same graph, with every large tensor that 16 bits hold without loss kept in so many."""
-    for tensor in list(model.graph.initializer):
-        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < LARGE:
-            continue
-        values = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if (half == values).all():
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}/half"))
-            model.graph.node.insert(0, onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    return model

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.torch.alone import seeded
-from graft.torch.forest import Forest, check_places
 from graft.heads.checks import BEFORE, KERNEL, PADDINGS, check_places, check_spec
 from graft.heads.head import Head as Arrays
 from graft.heads.nodes import SHARPNESS
+from graft.torch.alone import seeded
+from graft.torch.forest import Forest
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 

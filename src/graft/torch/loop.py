@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graft.errors import TrainingError
-from graft.torch import engine
+from graft.torch import balance, engine, losses, mix, optim
 from graft.torch.alone import seeded
-from graft.torch import balance, losses, mix, optim
 from graft.torch.feed import Feed
 from graft.torch.losses import Task
 from graft.training.recipe import Recipe

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graft.torch import build
-from graft.backbones.preprocess import Preprocess
-from graft.errors import UsageError
 from graft.backbones import catalog, weights
-from graft.torch.alone import alone
 from graft.backbones.catalog import Entry
-from graft.torch.head import Head
+from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
-from graft.backbones.normalise import normalised
+from graft.errors import UsageError
+from graft.torch import build
+from graft.torch.alone import alone
+from graft.torch.head import Head
+from graft.torch.normalise import normalised
+from graft.torch.weights import load
 
 FORMAT = 2  # of cached features: raise it when decoding, resizing or pooling changes
 
@@ -54,7 +55,7 @@ def load_backbone(name: str = catalog.DEFAULT, file: Path | None = None, offline
     entry = catalog.find(name)
     source = weights.locate(entry, file, offline)
     whole = build.build(entry)
-    source = weights.load(entry, whole, source)
+    source = load(entry, whole, source)
     module = build.headless(entry, whole).eval().requires_grad_(False)
     return Backbone(entry, module, catalog.preprocess(entry), source)
 

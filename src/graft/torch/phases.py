@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graft.torch.augment import Augment
+from graft.backbones.graph import Stage
+from graft.backbones.stages import place_of
 from graft.data.dataset import Labels
 from graft.errors import UsageError
-from graft.torch import adapters
-from graft.torch.chain import Stage
-from graft.torch.cut import Frozen, Halves, cut, cut_last, deepest, place_of
-from graft.torch.network import Backbone, Network
 from graft.progress import Watch
-from graft.training.embed import embed_again
+from graft.torch import adapters
+from graft.torch.augment import Augment
+from graft.torch.cut import Frozen, Halves, cut, cut_last, deepest
 from graft.torch.feed import Feed, Pictures, Stored
 from graft.torch.loop import Lesson, Placed, find_rate
 from graft.torch.losses import Task
+from graft.torch.network import Backbone, Network
+from graft.training.embed import embed_again
 from graft.training.material import Material
 from graft.training.recipe import Recipe
 from graft.training.strategies import Phase, Start

@@ -9,58 +9,56 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graft.backbones.backbone import Backbone as Pretrained
+from graft.backbones.graph import Stage
+from graft.backbones.stages import chosen_of, layers, probed
 from graft.data import dataset as table
 from graft.errors import DataError, UsageError
 from graft.model.calibrate import temperature
 from graft.model.pictures import prepared
-from graft.torch import adapters, engine
-from graft.torch.chain import Stage, layers, stages
-from graft.torch.head import Conv, Linear, fresh
-from graft.torch.network import Backbone, Features, Network
 from graft.progress import Watch
-from graft.torch import teachers
+from graft.torch import adapters, engine, teachers
+from graft.torch.chain import stages
+from graft.torch.head import Conv, Linear, fresh, module
+from graft.torch.network import Backbone, Features, Network
+from graft.torch.phases import Ground, changeable, epochs_of, opened
+from graft.torch.revive import backbone_of
 from graft.training.choices import Choices
-from graft.backbones.stages import early
 from graft.training.heads.choose import choose
 from graft.training.material import Material
-from graft.torch.phases import Ground, changeable, epochs_of, opened
 from graft.training.probe import embedded_by, read_by
-from graft.training.strategies import EarlyFeatures, Lora, Probe
+from graft.training.strategies import EarlyFeatures, Lora
 
 SAMPLE = 64  # pictures whose features a new head is standardised by
 
 
-def check(choices: Choices, backbone: Backbone) -> None:
+def check(choices: Choices, pretrained: Pretrained) -> None:
     """Raises CutError or UsageError for what this network does not take: now, and not after minutes of embedding."""
+    backbone = backbone_of(pretrained)
     plan, chain = choices.plan, stages(backbone)
-    if choices.settings:
-        phases = plan.phases([stage.name for stage in chain])
-        epochs_of(phases, choices.settings.epochs)
-        solved = Features(backbone.module, backbone.preprocess, layers(chain))
-        features = solved if choices.start == "solved" else read_by_design(choices, backbone, chain)
-        network = untrained(choices, features, 2)
-        for phase in phases:
-            halves = opened(network, backbone, phase)
-            if phase.only == "adapters":
-                adapters.adaptable(backbone.module, [stage.name for stage in halves.chain[halves.place :]])
-    elif isinstance(plan, EarlyFeatures):
-        _check_pca(plan.pca, early(plan.at, backbone, chain), "all")
-    elif isinstance(plan, Probe):
-        _check_pca(plan.pca, Features(backbone.module, backbone.preprocess, layers(chain)), plan.layers)
+    assert choices.settings
+    phases = plan.phases([stage.name for stage in chain])
+    epochs_of(phases, choices.settings.epochs)
+    solved = Features(backbone.module, backbone.preprocess, layers(chain))
+    features = solved if choices.start == "solved" else read_by_design(choices, backbone, chain)
+    network = untrained(choices, features, 2)
+    for phase in phases:
+        halves = opened(network, backbone, phase)
+        if phase.only == "adapters":
+            adapters.adaptable(backbone.module, [stage.name for stage in halves.chain[halves.place :]])
 
 
-def _check_pca(pca: int, features: Features, read: str) -> None:
-    """Raises UsageError for more principal components than the narrowest of what is tried has features."""
-    if not pca:
-        return
-    width = features.width if read == "all" else features.widths[-1]
-    if pca > width:
-        which = "these layers together give" if read == "all" else "the last layer gives"
-        raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {pca}.")
-
-
-def ground(choices: Choices, backbone: Backbone, material: Material, watch: Watch, all_of_them: bool = False) -> Ground:
+def ground(
+    choices: Choices,
+    pretrained: Pretrained,
+    backbone: Backbone,
+    material: Material,
+    watch: Watch,
+    all_of_them: bool = False,
+) -> Ground:
     """All that a training stands on; with `all_of_them` no picture is held out.
+
+    `backbone` is the pretrained one as a module, which is changed.
 
     Raises UsageError or DataError for what does not go together.
     """
@@ -73,7 +71,7 @@ def ground(choices: Choices, backbone: Backbone, material: Material, watch: Watc
     phases = plan.phases([stage.name for stage in chain])
     engine.settled(backbone.module)
     if choices.start == "solved":
-        network = solved(backbone, chain, material, inner, seed, watch)
+        network = solved(pretrained, backbone, material, inner, seed, watch)
     else:
         network = untrained(choices, read_by_design(choices, backbone, chain), len(material.data.classes))
         if choices.start == "fresh":
@@ -103,25 +101,26 @@ def ground(choices: Choices, backbone: Backbone, material: Material, watch: Watc
 
 
 def solved(
-    backbone: Backbone, chain: Sequence[Stage], material: Material, inner: NDArray[np.intp], seed: int, watch: Watch
+    pretrained: Pretrained, backbone: Backbone, material: Material, inner: NDArray[np.intp], seed: int, watch: Watch
 ) -> Network:
     """The network of a probe, its head solved on the inner rows and scaled to the probabilities that these call for."""
-    frozen = Features(backbone.module, backbone.preprocess, layers(chain))
+    frozen = probed(pretrained)
     material = embedded_by(frozen, material, 1, seed, watch)
     chosen = choose("auto", "auto", material.problems(frozen.widths, 1, inner), watch=watch)
     heat = temperature(chosen.solution.logits, material.data.labels[inner])[0]
-    head = chosen.solution.head
+    head, read = module(chosen.solution.head), read_by(frozen, chosen)
     with torch.no_grad():
         for parameter in head.judge.parameters():  # linear: ridge or logistic
             parameter /= heat
-    return Network(read_by(frozen, chosen), head)
+    return Network(Features(backbone.module, backbone.preprocess, read.layers), head)
 
 
 def read_by_design(choices: Choices, backbone: Backbone, chain: Sequence[Stage]) -> Features:
     """The features that a new head reads: what the backbone says; for a conv head, or early features, a stage's."""
     maps = isinstance(choices.design, Conv)
     if isinstance(choices.plan, EarlyFeatures):
-        return early(choices.plan.at, backbone, chain, pool=not maps)
+        names = chosen_of(choices.plan.at, [stage.name for stage in chain])
+        return Features(backbone.module, backbone.preprocess, names, top=False, pool=not maps)
     if not maps:
         return Features(backbone.module, backbone.preprocess, ())
     upper = chain[len(chain) // 2 :]  # what a transformer's first layer says has places too, but sees nothing yet

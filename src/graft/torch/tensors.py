@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from graft.backbones.catalog import Entry, classifier_names
 from graft.errors import WeightsError
-from graft.backbones.catalog import Entry, classifier_names
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # second classifiers of GoogLeNet and Inception, for training only
 RENAMES = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")  # what timm calls its converters

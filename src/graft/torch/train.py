@@ -10,32 +10,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from graft.backbones.backbone import Backbone as Pretrained
 from graft.errors import TrainingError
-from graft.torch import adapters
+from graft.progress import Watch
+from graft.torch import adapters, blend, start
+from graft.torch.checkpoint import Run
 from graft.torch.cut import Halves, deepest
 from graft.torch.layers import weight_layers
 from graft.torch.network import Backbone, Network
-from graft.progress import Watch
-from graft.torch import blend, start
-from graft.torch.checkpoint import Run
+from graft.torch.phases import Ground, batch_of, epochs_of, opened
+from graft.torch.revive import backbone_of, looked_through
+from graft.torch.tune import Course, Told, Tuned, again, tune
 from graft.training.choices import Choices
 from graft.training.material import Material
-from graft.torch.phases import Ground, batch_of, epochs_of, opened
 from graft.training.probe import Trained, read_from, solve
 from graft.training.strategies import Lora, Phase
-from graft.torch.tune import Course, Told, Tuned, again, tune
 
 
 def train(
-    choices: Choices, backbone: Backbone, material: Material, run: Run | None, told: Told, watch: Watch
+    choices: Choices, pretrained: Pretrained, material: Material, run: Run | None, told: Told, watch: Watch
 ) -> Trained:
     """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
+    backbone = backbone_of(pretrained)
     pristine = {name: value.clone() for name, value in backbone.module.state_dict().items()}
 
     def ground(all_of_them: bool = False) -> Ground:
         _merge(choices, backbone)
         backbone.module.load_state_dict(pristine)
-        return start.ground(choices, backbone, material, watch, all_of_them)
+        return start.ground(choices, pretrained, backbone, material, watch, all_of_them)
 
     saved = run.latest() if run else None
     checkpoint = saved[1] if saved else None
@@ -43,8 +45,7 @@ def train(
     tuned = tune(trained, run, told, checkpoint)
     held_out, rows, record = trained.labels, trained.valid, described(trained, tuned.course) | told_of(tuned)
     if tuned.mixed.share == 0:  # the solved head won; solved on all pictures it is better still
-        _merge(choices, backbone)
-        probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), backbone, material, watch)
+        probe = solve(Choices(backbone=choices.backbone, seed=choices.seed), pretrained, material, watch)
         return replace(probe, record=record | {"solved_again": len(material.train)} | probe.record)
     if trained.refits and not tuned.course.trouble:
         trained = ground(all_of_them=True)
@@ -58,7 +59,8 @@ def train(
             record["training"]["trouble"] = f"{why} {error}"
     _merge(choices, backbone)
     network = trained.network.eval().requires_grad_(False).cpu()
-    return Trained(network, material, tuned.logits, held_out, rows, record, {"solver": "trained"}).centred()
+    solved = {"solver": "trained"}
+    return Trained(looked_through(network), material, tuned.logits, held_out, rows, record, solved).centred()
 
 
 def _merge(choices: Choices, backbone: Backbone) -> None:

@@ -17,11 +17,11 @@ from graft.model import history
 from graft.model.history import Epoch
 from graft.progress import Work
 from graft.torch import blend, loop
-from graft.training import metrics
 from graft.torch.blend import Weights
 from graft.torch.checkpoint import Run
 from graft.torch.loop import State, Step
 from graft.torch.phases import Ground, Taught, taught
+from graft.training import metrics
 
 Told = Callable[[Epoch], None]
 

@@ -143,8 +143,8 @@ class Choices:
         if isinstance(self.plan, EarlyFeatures) and not self.trains:
             check(self.plan.solver, "auto", several)
         if self.settings:
-            from graft.training import metrics
             from graft.torch.losses import loss_of
+            from graft.training import metrics
 
             loss_of(self.settings, "multilabel" if several else "multiclass")
             metrics.check(self.settings.metric, task)

@@ -26,9 +26,8 @@ from graft.training.store import Key, Store
 from graft_runtime.decide import NO_NUMBER, finite
 
 
-
 class Run(Protocol):
-    """A frozen network at work on uint8 [n, 3, size, size], any n: float32 [n, ...]; fastest by multiples of `batch`."""
+    """A frozen network at work: uint8 [n, 3, size, size], any n, to float32 [n, ...], `batch` at once."""
 
     batch: int
 

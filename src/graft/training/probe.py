@@ -13,6 +13,7 @@ from graft.backbones.backbone import Backbone
 from graft.backbones.features import Features
 from graft.backbones.stages import early, probed
 from graft.data.dataset import Labels
+from graft.errors import UsageError
 from graft.model.network import Network
 from graft.progress import Watch
 from graft.training.choices import Choices
@@ -24,7 +25,7 @@ from graft.training.strategies import EarlyFeatures, Probe
 
 @dataclass(frozen=True)
 class Trained:
-    """A network that learned; what it says, [n, classes], of pictures that it did not learn from; and what was chosen.
+    """A network that learned; what it says, [n, classes], of images that it did not learn from; and what was chosen.
 
     `labels` are those of the same pictures, which are the `rows` of the material. `columns` of the material's cached
     features are what its head reads, None where they are not cached. `record` is for the report, `solved` for the card:
@@ -80,11 +81,11 @@ def check(choices: Choices, backbone: Backbone) -> None:
     Stages that it does not have, and more principal components than the narrowest of what is tried has features.
     """
     plan, features = choices.plan, frozen_of(choices, backbone)
-    pca, read = (plan.pca, plan.layers if isinstance(plan, Probe) else "all") if choices.solves else (0, "all")
+    read = plan.layers if isinstance(plan, Probe) else "all"
     width = features.width if read == "all" else features.widths[-1]
-    if pca > width:
+    if choices.pca > width:
         which = "these layers together give" if read == "all" else "the last layer gives"
-        raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {pca}.")
+        raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {choices.pca}.")
 
 
 def frozen_of(choices: Choices, backbone: Backbone) -> Features:

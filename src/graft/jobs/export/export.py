@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from graft.backbones import graph as graphs
+from graft.backbones import pixels
+from graft.backbones import wire
+from graft.backbones.fold import folded
 from graft.data.dataset import Dataset
 from graft.errors import DataError, ExportError
 from graft.jobs import outputs
@@ -25,10 +28,8 @@ from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB,
 from graft.jobs.export.parity import Described
 from graft.jobs.export.witnesses import witnesses
 from graft.model import pictures
-from graft.torch.answering import Answering
 from graft.model.classifier import Classifier
-from graft.torch import graph
-from graft.backbones import pixels
+from graft.model.composed import Reads, composed
 from graft.progress import Watch, unwatched
 from graft_runtime import contract
 from graft_runtime.contract import Export, ModelError
@@ -122,7 +123,7 @@ def _made(
     try:
         if kind == TORCH:
             return program.made(classifier)
-        network = _traced(classifier)
+        network = _network(classifier)
     except Exception as error:  # an exporter fails in many ways, with errors of its own, PyTorch's and ONNX Runtime's
         raise ExportError(
             f"The network {classifier.card.backbone['name']!r} cannot be written as {WRITTEN[kind]}: "
@@ -147,12 +148,15 @@ def _prepared(classifier: Classifier, data: Dataset, watch: Watch) -> Iterator[N
         raise DataError(f"Not one of the {len(data):,} pictures to find the ranges of int8 on can be read.")
 
 
-def _traced(classifier: Classifier) -> ModelProto:
-    """The graph from prepared pictures to all answers."""
-    answering = Answering(classifier).eval().cpu()
-    side = classifier.network.preprocess.size
-    example = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return graph.traced(answering, example, answering.outputs)
+def _network(classifier: Classifier) -> ModelProto:
+    """The graph from prepared images to all answers."""
+    network, card = classifier.network, classifier.card
+    known = classifier.memory.known if classifier.memory else None
+    whole = composed(network.features.graph, Reads.of(card), network.head, card, known)
+    model = graphs.inlined(graphs.only(whole, [name for name in contract.OUTPUTS if name in wire.outputs(whole.structure)]))
+    for place, node in enumerate(model.graph.node):
+        node.name = node.name or f"{quantise.BACKBONE}{place}"
+    return folded(model)
 
 
 def _serialised(model: ModelProto) -> bytes:

@@ -9,7 +9,6 @@ from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, pixels
@@ -17,7 +16,6 @@ from graft.errors import DataError, ExportError
 from graft.jobs.export.evidence import Evidence
 from graft.model.classifier import Classifier
 from graft.model.compare import paired
-from graft.torch import engine
 from graft.progress import Watch
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import PROBABILITIES, UNKNOWN, Export
@@ -41,7 +39,7 @@ class Parity:
     unknown), except `ties`: those that so small a difference may turn either way. `trained`, `exported` are the
     accuracies (of several labels the share of right answers to 'is it there?'), `loss` their difference, with the
     interval that holds the true one with 95 % confidence; None without labels. Times are milliseconds for one decoded
-    picture, of PyTorch and of the export; `size` is in bytes; `runtime` is what ran the export, with its version.
+    picture, of the classifier and of the export; `size` is in bytes; `runtime` is what ran the export, with its version.
     """
 
     origin: str
@@ -59,7 +57,7 @@ class Parity:
 
     @property
     def speed(self) -> float:
-        """How many times as fast as PyTorch the export is, one picture at a time."""
+        """How many times as fast as the classifier the export is, one image at a time."""
         return self.milliseconds[0] / self.milliseconds[1]
 
     def as_dict(self) -> dict[str, Any]:
@@ -181,12 +179,12 @@ def _right(answers: NDArray[np.bool_], data: Dataset, labelled: bool) -> NDArray
 
 
 def _timed(classifier: Classifier, alone: Callable[[Any], Any], data: Dataset) -> tuple[float, float]:
-    """Milliseconds for one decoded picture: by PyTorch, by the export; the median of turn and turn about."""
-    network = engine.settled(classifier.network)
-    preprocess = network.preprocess
+    """Milliseconds for one decoded image: by the classifier, by the export; the median of turn and turn about."""
+    network, preprocess = classifier.network, classifier.network.preprocess
+    run = network.features.compiled(1)
 
     def trained(image: NDArray[np.uint8]) -> None:
-        network(engine.ready(torch.from_numpy(preprocess.prepare(image)[None])))
+        network.head(run(preprocess.prepare(image)[None]))
 
     ways, spent = (trained, alone), ([], [])
     rows = range(0, len(data), max(1, len(data) // TIMED))
@@ -194,7 +192,6 @@ def _timed(classifier: Classifier, alone: Callable[[Any], Any], data: Dataset) -
         for turn in range(TURNS + 1):
             for way, times in zip(ways, spent, strict=True):
                 began = time.perf_counter()
-                with torch.inference_mode():
-                    way(image)
+                way(image)
                 times.extend([time.perf_counter() - began] * (turn > 0))  # the first makes room
     return float(np.median(spent[0]) * 1e3), float(np.median(spent[1]) * 1e3)

@@ -15,6 +15,7 @@ from graft.backbones.pixels import PREPARED
 
 PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it asks for what graph.traced has done
 HEAVY = ("Conv", "MatMul", "Gemm")
+BACKBONE = "backbone/"  # names of its nodes begin so
 
 
 def int8(network: ModelProto, prepared: Iterator[NDArray[np.uint8]]) -> ModelProto:
@@ -56,7 +57,7 @@ def _kept(network: ModelProto) -> list[str]:
     """The layers that stay in float32."""
     weights = {tensor.name: tensor.dims for tensor in network.graph.initializer}
     heavy = [node for node in network.graph.node if node.op_type in HEAVY]
-    inside = [node for node in heavy if node.name.startswith("/backbone/") and node.input[1] in weights]
+    inside = [node for node in heavy if node.name.startswith(BACKBONE) and node.input[1] in weights]
     late = inside[len(inside) // 3 :]
     quick = {node.name for node in late if not _depthwise(node, weights[node.input[1]])}
     return [node.name for node in heavy if node.name not in quick]

@@ -16,8 +16,8 @@ from graft.jobs.thumbnail import thumbnail
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.explain import drawn
-from graft.torch.heat import heat
 from graft.progress import Watch
+from graft.torch.heat import heat
 
 SIDE, LARGE = 112, 196  # pixels along the longer side of a thumbnail, and of a mistake that is shown large
 MOST = 400  # thumbnails: 3 kB each

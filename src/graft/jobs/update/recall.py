@@ -6,26 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from graft.backbones.preprocess import Preprocess
 from graft.backbones import catalog
-from graft.backbones.weights import Source
+from graft.backbones.backbone import Backbone, load_backbone
+from graft.backbones.features import Features
+from graft.backbones.graph import TOP, Graph
+from graft.backbones.weights import RANDOM, Source
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
 from graft.data.read.source import read_source
 from graft.data.recalled import Recalled
-from graft.errors import DataError, UpdateError, WeightsError
+from graft.errors import DataError, UpdateError, WeightsError, needed
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.memory import Pictures
-from graft.backbones import catalog
-from graft.torch.fresh import RANDOM, fresh_backbone
-from graft.torch.network import Backbone, Features, load_backbone
-from graft.backbones.preprocess import Preprocess
-from graft.torch.shorter import shortened
-from graft.backbones.weights import Source
 from graft.progress import Watch
 from graft.training.choices import Choices
 from graft.training.embed import Embedded, embed
@@ -94,15 +88,14 @@ def backbone(classifier: Classifier) -> Backbone:
     """
     of, features = classifier.card.backbone, classifier.network.features
     source = Source(of["where"], None, of["licence"], of["origin"], of["sha256"])
-    preprocess = features.preprocess
-    assert isinstance(preprocess, Preprocess)
-    module = _whole(classifier, source) if shortened(features) else features.backbone
-    return Backbone(catalog.find(of["name"]), module, preprocess, source)
+    graph = features.graph if TOP in features.graph.shapes else _whole(classifier, source)
+    entry = catalog.find(of["name"]) if catalog.known(of["name"]) else None
+    return Backbone(entry, graph, features.preprocess, source)
 
 
-def _whole(classifier: Classifier, source: Source) -> nn.Module:
+def _whole(classifier: Classifier, source: Source) -> Graph:
     """The network with the stages that were left out."""
-    name, kept = classifier.card.backbone["name"], classifier.network.features.backbone.state_dict()
+    name, kept = classifier.card.backbone["name"], classifier.network.features.graph.tensors
     told = (
         f"{classifier.card.strategy!r} saved those stages of {name} alone that its head reads, and an update needs the "
         "others too: near-duplicates are found by all of them."
@@ -111,19 +104,22 @@ def _whole(classifier: Classifier, source: Source) -> nn.Module:
         found = _loaded(name, source, Choices.of(classifier.card.choices).seed)
     except WeightsError as error:
         raise UpdateError(f"{told} Their weights ({source.origin}) cannot be had: {error}") from error
-    state = found.module.state_dict()
-    if found.source.sha256 != source.sha256 or not all(torch.equal(state[each], kept[each].cpu()) for each in kept):
+    state = found.graph.tensors
+    if found.source.sha256 != source.sha256 or not all(np.array_equal(state[each], kept[each]) for each in kept):
         raise UpdateError(
             f"{told} The weights found now, {found.source.origin}, are not those of then ({source.origin}, SHA-256 "
             f"{source.sha256 or 'none'}). Put those into a folder named in GRAFT_WEIGHTS, as {name}.safetensors for "
             "instance; or train once more: graft fit photos/ -o model2/ --from model/"
         )
-    return found.module
+    return found.graph
 
 
 def _loaded(name: str, source: Source, seed: int) -> Backbone:
     """From the file that was named then, if it is still there; else from where weights usually come from."""
     if source.where == RANDOM:
+        needed("Random weights are drawn again by PyTorch, and that")
+        from graft.torch.fresh import fresh_backbone
+
         return fresh_backbone(name, seed)
     file = Path(source.origin.removeprefix("file "))
     return load_backbone(name, file if source.where == "file" and file.is_file() else None)

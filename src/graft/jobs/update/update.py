@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.backbones.stages import probed
 from graft.data.dataset import TEST, Dataset
 from graft.errors import DataError, UpdateError, UsageError
 from graft.jobs import finish, outputs
@@ -25,8 +26,6 @@ from graft.model import storage
 from graft.model.classifier import Classifier, load
 from graft.model.compare import Side
 from graft.model.memory import Exam, Memory
-from graft.torch.alone import check_gradients
-from graft.torch.chain import probed
 from graft.progress import Watch, unwatched
 from graft.training.embed import Embedded, embed
 from graft.training.material import Material, described, prepare
@@ -70,7 +69,6 @@ def update(
     changes = Changes(rename or {}, merges, _names(remove), correct, _sources(add))
     if changes.nothing:
         raise UsageError("Nothing to do: --add, --rename, --merge, --remove or --correct says what to change.")
-    check_gradients()
     words = commands.words(photos)
     place, times = None if output is None else outputs.place_of(output), dict[str, float]()
     with storage.claimed(place, force=force) if place else nullcontext():

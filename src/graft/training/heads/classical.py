@@ -25,10 +25,10 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from graft.model.calibrate import temperature
+from graft.progress import Watch, steps, unwatched
 from graft.torch.engine import cores
 from graft.torch.forest import FAR
 from graft.torch.head import Head
-from graft.progress import Watch, steps, unwatched
 from graft.training.heads.compact import compact, expand
 from graft.training.heads.problem import Problem, Solution
 from graft.training.heads.ridge import linear_head, standardising

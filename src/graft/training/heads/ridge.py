@@ -18,8 +18,8 @@ from torch import nn
 
 from graft.data.duplicates import blocks
 from graft.model.calibrate import temperature
-from graft.torch.head import Head
 from graft.progress import Watch, steps, unwatched
+from graft.torch.head import Head
 from graft.training.heads.problem import Problem, Solution
 
 STRENGTHS = np.logspace(-4, 2, 13)  # penalty per picture, on standardised features

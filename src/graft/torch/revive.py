@@ -1,0 +1,89 @@
+"""Networks of PyTorch out of graphs and files, and graphs out of networks of PyTorch: where the two meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from graft.backbones import backbone as looking
+from graft.backbones import catalog, facts
+from graft.backbones.catalog import Entry
+from graft.backbones.features import Features
+from graft.backbones.graph import Graph
+from graft.backbones.preprocess import Preprocess
+from graft.errors import ModelError, UsageError
+from graft.heads.head import Head
+from graft.model.network import Network
+from graft.torch import network as changing
+from graft.torch.build import build, headless
+from graft.torch.convert import graph_of
+from graft.torch.head import arrays, module
+from graft.torch.shorter import shorten
+from graft.torch.tensors import check
+from graft_runtime.card import Card
+
+PREFIX, HEAD = "features.backbone.", "head."  # as graft.model.storage names tensors
+
+
+def backbone_of(backbone: looking.Backbone) -> changing.Backbone:
+    """The backbone as a module whose weights may change: a copy, in eval mode, nothing trainable.
+
+    Raises UsageError for a user's own graph, of which there is no module.
+    """
+    if backbone.entry is None:
+        raise UsageError(
+            f"{backbone.source.path} is a graph that can be looked through and not changed: choose the strategy probe "
+            "or early-features, or name a network of `graft backbones` and a file of its weights."
+        )
+    entry = backbone.entry
+    return changing.Backbone(entry, module_of(entry, backbone.graph), backbone.preprocess, backbone.source)
+
+
+def module_of(entry: Entry, graph: Graph) -> nn.Module:
+    """The network of this entry, without its classifier and what the graph lacks, with the weights of the graph."""
+    return _filled(entry, {name: torch.from_numpy(np.array(each)) for name, each in graph.tensors.items()})
+
+
+def _filled(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is thrown away
+        backbone = headless(entry, build(entry))
+    shorten(backbone, list(tensors))
+    check(backbone.state_dict(), dict(tensors))
+    backbone.load_state_dict(tensors, strict=False)  # strict it was above, but for counters that nobody reads
+    return backbone.eval().requires_grad_(False)
+
+
+def network_of(network: Network, card: Card) -> changing.Network:
+    """A classifier's network as a module. Raises UsageError for a user's own graph."""
+    features = network.features
+    if not catalog.known(card.backbone["name"]):
+        raise UsageError(f"There is no module of the network {card.backbone['name']!r}: it was given as a graph.")
+    backbone = module_of(catalog.find(card.backbone["name"]), features.graph)
+    read = changing.Features(backbone, features.preprocess, features.layers, features.top, features.pool)
+    return changing.Network(read, module(network.head)).eval().requires_grad_(False)
+
+
+def looked_through(network: changing.Network) -> Network:
+    """A network that was trained, as a graph and a head, checked against the module."""
+    read = network.features
+    graph = graph_of(read.backbone, read.preprocess)
+    graph = facts.completed(graph, read.preprocess.size, read.key())
+    features = Features(graph, read.preprocess, read.layers, read.top, read.pool)
+    return Network(features, arrays(network.head))
+
+
+def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preprocess) -> Network:
+    """The network of a folder that was saved without a graph. Raises ModelError where the two are not of one."""
+    named = {name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}
+    own = {name.removeprefix(PREFIX): each for name, each in named.items() if name.startswith(PREFIX)}
+    head = {name.removeprefix(HEAD): each for name, each in tensors.items() if name.startswith(HEAD)}
+    if odd := [name for name in tensors if not name.startswith((PREFIX, HEAD))]:
+        raise ModelError(f"unexpected {odd[0]}")
+    backbone = _filled(catalog.find(card.backbone["name"]), own)
+    read = changing.Features(backbone, preprocess, card.layers, card.top, card.pool)
+    return looked_through(changing.Network(read, module(Head(card.head, head).checked())))
