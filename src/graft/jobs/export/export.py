@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from graft.backbones import graph as graphs
-from graft.backbones import pixels
-from graft.backbones import wire
+from graft.backbones import pixels, wire
 from graft.backbones.fold import folded
 from graft.data.dataset import Dataset
 from graft.errors import DataError, ExportError
