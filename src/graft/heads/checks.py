@@ -127,7 +127,7 @@ def check_tensors(spec: Mapping[str, Any], tensors: Mapping[str, NDArray[np.gene
             raise ValueError(f"the head's {name!r} must be {about}, and is {found.dtype.name} {list(found.shape)}")
 
 
-def check_places(spec: Mapping[str, Any], tensors: Mapping[str, NDArray[np.generic]]) -> None:
+def check_places(spec: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
     """Raises ValueError where stored numbers say places that are not there, or a way down a tree ends at no leaf."""
     if spec["kind"] == "knn":
         within("head.judge.labels", tensors["judge.labels"], spec["classes"])

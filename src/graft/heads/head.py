@@ -32,6 +32,8 @@ class Head:
     def __post_init__(self) -> None:
         check_spec(self.spec)
         check_tensors(self.spec, self.tensors)
+        whole = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}
+        object.__setattr__(self, "tensors", whole)  # in one piece, as files and runtimes want them
 
     def __repr__(self) -> str:
         return f"<Head: {self.spec['kind']}, {self.spec['width']:,} features to {self.spec['classes']:,} classes>"
@@ -46,11 +48,16 @@ class Head:
         given = {FEATURES: np.ascontiguousarray(features, np.float32)}
         return self._session.run([LOGITS], given | dict(self.tensors))[0]
 
+    def judged(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The logits [n, classes] of features that have been standardised already."""
+        plain = {name: tensor for name, tensor in blank(self.spec).items() if name in ("mean", "scale")}
+        return self.with_tensors(plain)(standardised)
+
     @cached_property
     def _session(self) -> Any:
         """The tensors are inputs: so they are kept once, and not copied into a model."""
+        import onnxruntime
         from onnx import TensorProto, helper
-        from onnxruntime import InferenceSession, SessionOptions
 
         kinds = {np.float32: TensorProto.FLOAT, np.int32: TensorProto.INT32, np.int64: TensorProto.INT64}
         inputs = [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["n", self.spec["width"]])]
@@ -59,9 +66,9 @@ class Head:
         output = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["n", self.spec["classes"]])
         graph = helper.make_graph(nodes(self.spec, FEATURES, LOGITS, ""), "head", inputs, [output])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-        options = SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
-        return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     @property
     def map(self) -> tuple[int, ...]:
@@ -83,7 +90,7 @@ class Head:
             centre = mean.mean((1, 2), keepdims=True)
             scale = (variance + (mean - centre) ** 2).mean((1, 2), keepdims=True) ** -0.5
             mean = centre
-        return self.with_tensors({"mean": np.float32(mean), "scale": np.float32(scale)})
+        return self.with_tensors({"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)})
 
     def with_tensors(self, changed: Mapping[str, NDArray[np.generic]]) -> Head:
         """The same with some other tensors."""
@@ -116,4 +123,4 @@ def blank(spec: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
 
 
 def _centred(tensor: NDArray[Any]) -> NDArray[np.float32]:
-    return np.float32(tensor - tensor.mean(axis=0))
+    return (tensor - tensor.mean(axis=0)).astype(np.float32)

@@ -1,0 +1,227 @@
+"""The graph composed without PyTorch says what the classifier made of PyTorch's modules says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from drawn import drawn, outputs_of
+from shaken import shaken
+
+from graft.backbones.graph import Graph, only, session
+from graft.errors import ModelError
+from graft.heads.head import Head as Arrays
+from graft.model.answering import Answering
+from graft.model.card import describe
+from graft.model.classifier import Classifier
+from graft.model.composed import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, Reads, composed, tensors_of
+from graft.model.memory import Memory
+from graft.model.unknown import Known, unit
+from graft.networks.chain import layers, stages
+from graft.networks.fresh import fresh_backbone
+from graft.networks.head import Conv, Head, Linear, Mlp, arrays, fresh
+from graft.networks.network import Backbone, Features, Network
+from graft.networks.reference import WithReference
+from graft_runtime.card import MULTICLASS, MULTILABEL, Card
+from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
+
+CLASSES = tuple("abcde")
+NEAR = (NEAREST, SIMILARITY)
+
+
+@functools.cache
+def start(name: str) -> tuple[Backbone, Graph]:
+    backbone = fresh_backbone(name)
+    shaken(backbone.module).requires_grad_(False)
+    return backbone, drawn(backbone)
+
+
+def made(
+    name: str, head: str, reads: str, task: str = MULTICLASS, known: int = 40, compared: Sequence[str] = ()
+) -> Classifier:
+    """A classifier of random numbers that answers differently from image to image."""
+    backbone, _ = start(name)
+    chain = layers(stages(backbone))
+    names = {"all": chain, "early": chain[:-1], "map": chain[-1:], "last": ()}[reads]
+    features = Features(backbone.module, backbone.preprocess, names, top=reads != "early", pool=reads != "map")
+    network = Network(features, made_head(head, features)).eval().requires_grad_(False)
+    with torch.no_grad():
+        seen = features(torch.from_numpy(images_of(features.preprocess.size, 4, 0)))
+    network.head.standardise(seen.mean(0), 1 / (seen.std(0) + 0.1))
+    rng = np.random.default_rng(0)
+    stored = unit(rng.normal(0, 1, (known, WithReference(features, compared).width))).astype(np.float16)
+    some = Known(stored, rng.integers(0, 5, known), ("x",) * known, np.sort(rng.uniform(0.5, 1.2, 60)).astype("f4"))
+    card = describe(network, backbone, CLASSES, "probe", 1.7)
+    card = replace(card, task=task, scales=(1.0, 0.5, 2.0, 1.5, 1.0), shifts=(0.0, 0.1, -0.2, 0.3, 0.0))
+    card = replace(card, unknown={"layers": list(compared)})
+    return Classifier(network, card, memory=Memory(np.empty((0, 8), np.uint8), known=some) if known >= 0 else None)
+
+
+def made_head(kind: str, features: Features) -> Head:
+    torch.manual_seed(0)
+    if kind in ("knn", "forest"):
+        return filled(kind, features.width)
+    design = {"linear": Linear(init="normal"), "mlp": Mlp(hidden="16"), "conv": Conv(filters=4, hidden="8")}[kind]
+    return fresh(design, features.shape if kind == "conv" else features.width, 5)
+
+
+def filled(kind: str, width: int) -> Head:
+    if kind == "knn":
+        head = Head({"kind": "knn", "width": width, "classes": 5, "stored": 30, "neighbours": 7, "pca": 6})
+        head.axes.normal_()
+        head.judge.features.copy_(torch.nn.functional.normalize(torch.randn(30, 6)))
+        head.judge.labels.copy_(torch.arange(30) % 5)
+        return head
+    shape = {"trees": 40, "nodes": 120, "leaves": 80, "depth": 1, "several": False}  # stumps
+    head = Head({"kind": "forest", "width": width, "classes": 5} | shape)
+    tree = torch.arange(40)
+    head.judge.roots.copy_(80 + tree)
+    head.judge.features.copy_(torch.randint(0, width, (120,)))
+    head.judge.thresholds[80:] = torch.randn(40) * 0.3
+    head.judge.sides.copy_(torch.arange(120)[:, None].expand(-1, 2))
+    head.judge.sides[80:] = torch.stack([2 * tree, 2 * tree + 1], dim=1).int()
+    head.judge.leaves.copy_(torch.rand(80, 5).softmax(1))
+    return head
+
+
+def images_of(size: int, count: int, seed: int) -> np.ndarray:
+    images = np.random.default_rng(seed).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    images[1::2] //= 4
+    return images
+
+
+def whole(name: str, classifier: Classifier) -> Graph:
+    head, known = arrays(classifier.network.head), classifier.memory.known if classifier.memory else None
+    return composed(start(name)[1], Reads.of(classifier.card), head, classifier.card, known)
+
+
+def check(name: str, classifier: Classifier, outputs: Sequence[str]) -> dict[str, Any]:
+    graph, network = whole(name, classifier), classifier.network
+    images = images_of(network.preprocess.size, 3, 1)
+    names = [*outputs, FEATURES, REFERENCE]
+    assert list(outputs_of(graph))[: len(names)] == names
+    found = session(graph)
+    said = dict(zip(names, found.run(images, names), strict=True))
+    alone = [found.run(image[None], names) for image in images]
+    answering = Answering(classifier).eval()
+    assert answering.outputs == tuple(outputs)
+    with torch.no_grad():
+        given = torch.from_numpy(images)
+        parts, reference = WithReference(network.features, classifier.compared).each(given)
+        want = [*answering(given), torch.cat(parts, dim=1), reference]
+    for at, (each, value) in enumerate(zip(names, want, strict=True)):
+        if each == NEAREST:
+            assert said[each].dtype == np.int64
+            np.testing.assert_array_equal(said[each], value.numpy())
+        else:
+            close = 1e-5 * max(float(value.abs().max()), 1)
+            np.testing.assert_allclose(said[each], value.numpy(), rtol=1e-5, atol=close, err_msg=each)
+            one = np.concatenate([answers[at] for answers in alone])
+            np.testing.assert_allclose(one, said[each], rtol=1e-5, atol=close, err_msg=each)
+    assert np.abs(said[LOGITS][0] - said[LOGITS][1]).max() > 1e-3, "the same of every image proves nothing"
+    return said
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, MULTILABEL])
+@pytest.mark.parametrize(
+    ("head", "reads"),
+    [
+        *(("linear", "last"), ("linear", "all"), ("linear", "early"), ("mlp", "all"), ("conv", "map")),
+        *(("knn", "last"), ("knn", "all"), ("forest", "last"), ("forest", "early")),
+    ],
+)
+def test_every_head_and_task_answers_as_before(head: str, reads: str, task: str) -> None:
+    classifier = made("test_resnet", head, reads, task)
+    check("test_resnet", classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (head == "linear"), *NEAR])
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("test_vit", False),
+        ("test_convnext", False),
+        ("test_efficientnet", True),
+        ("mobilenetv3_small_100", False),
+        ("mlp", None),
+    ],
+)
+def test_every_kind_of_network_answers_as_before(name: str, drawn: bool | None) -> None:
+    places = [MAP] * (drawn is not None) + [HEAT] * bool(drawn)
+    check(name, made(name, "linear", "all"), [PROBABILITIES, UNKNOWN, LOGITS, *places, *NEAR])
+
+
+@pytest.mark.parametrize("reads", ["last", "early", "map"])
+def test_images_are_compared_by_the_layers_that_the_card_names(reads: str) -> None:
+    compared = [stage.name for stage in stages(start("test_resnet")[0])][1:3]
+    classifier = made("test_resnet", "conv" if reads == "map" else "linear", reads, compared=compared)
+    said = check("test_resnet", classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (reads != "map"), *NEAR])
+    assert np.linalg.norm(said[REFERENCE], axis=1) == pytest.approx(np.sqrt(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, MULTILABEL])
+@pytest.mark.parametrize("known", [-1, 0, 3])
+def test_what_is_unknown_is_told_with_few_images_without_any_and_not_at_all(known: int, task: str) -> None:
+    classifier = made("test_resnet", "linear", "last", task, max(known, 0))
+    classifier = classifier if known >= 0 else replace(classifier, memory=None)
+    outputs = [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, *[*NEAR] * (known > 0)]
+    said = check("test_resnet", classifier, outputs)
+    assert said[UNKNOWN].any() == (known >= 0)
+
+
+def test_logits_without_bounds_have_an_energy() -> None:
+    classifier = made("test_resnet", "linear", "last", known=0)
+    with torch.no_grad():
+        classifier.network.head.get_parameter("judge.weight").mul_(1e5)
+    said = check("test_resnet", classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT])
+    assert np.isfinite(said[UNKNOWN]).all()
+
+
+def test_the_head_alone_says_of_the_features_what_the_graph_says() -> None:
+    classifier = made("test_resnet", "mlp", "all")
+    graph = whole("test_resnet", classifier)
+    features, logits = session(graph).run(images_of(classifier.network.preprocess.size, 3, 1), [FEATURES, LOGITS])
+    head = Arrays(classifier.network.head.spec, tensors_of(graph, HEAD))
+    np.testing.assert_allclose(head(features), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_tensors_are_there_once_by_the_names_of_the_classifier() -> None:
+    classifier = made("test_resnet", "linear", "early")
+    backbone = start("test_resnet")[1]
+    graph = whole("test_resnet", classifier)
+    own = {BACKBONE + name for name in backbone.tensors}
+    assert graph.tensors.keys() == own | {HEAD + name for name in classifier.network.head.state_dict()} | {KNOWN}
+    assert all(graph.tensors[BACKBONE + name] is tensor for name, tensor in backbone.tensors.items())
+    assert graph.tensors[KNOWN].dtype == np.float16
+    needed = only(graph, [PROBABILITIES]).tensors
+    assert len(needed) < len(graph.tensors)  # early features need no last stage
+    inside = onnx.ModelProto.FromString(graph.structure).graph
+    assert len(graph.structure) < 100_000
+    assert {each.name for each in inside.initializer if each.external_data} <= graph.tensors.keys()
+
+
+def test_a_stage_that_is_not_there_is_named() -> None:
+    graph = start("test_resnet")[1]
+    classifier = made("test_resnet", "linear", "last")
+    head = arrays(classifier.network.head)
+    with pytest.raises(ModelError, match="has no output 'pooled/layer9'; it has top, pooled/"):
+        composed(graph, Reads(compared=("layer9",)), head, classifier.card, None)
+
+
+@pytest.mark.parametrize(
+    ("layers", "top", "pool", "message"),
+    [((), False, True, "reads nothing"), (("a", "b"), False, False, "that of one layer"), (("a",), True, False, "map")],
+)
+def test_reading_what_cannot_be_read_is_refused(layers: Any, top: bool, pool: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reads(layers, top, pool)
+
+
+def test_a_card_says_what_is_read() -> None:
+    card = Card(CLASSES, {}, {}, {}, "probe", 1.0, layers=("a",), top=True, pool=False, unknown={"layer": "b"})
+    assert Reads.of(card) == Reads(("a",), top=False, pool=False, compared=("b",))
