@@ -89,7 +89,7 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarra
     images[1] //= 4
     said = told(classifier, outputs, images)
     network = classifier.network
-    prepared = torch.stack([network.preprocess.prepare(image) for image in images])
+    prepared = torch.from_numpy(np.stack([network.preprocess.prepare(image) for image in images]))
     with torch.no_grad():
         logits = network(prepared).numpy()
     assert np.abs(logits[0] - logits[1]).max() > 1e-3, "a network that says the same of every picture proves nothing"

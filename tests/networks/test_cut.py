@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.backbones.catalog import Entry
+from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.errors import CutError, UsageError
 from graft.networks import catalog, cut
@@ -24,7 +25,6 @@ from graft.networks import chain as chains
 from graft.networks.chain import Stage
 from graft.networks.head import Head
 from graft.networks.network import Backbone, Features, Network
-from graft.networks.preprocess import Preprocess
 
 BORDERS = [  # network, pictures' side, borders
     ("alexnet", 96, ["features.3", "features.10", "classifier.4"]),

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.backbones.catalog import Entry
+from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.networks.fresh import fresh_backbone
 from graft.networks.layers import weight_layers
 from graft.networks.network import Backbone, Features
-from graft.networks.preprocess import Preprocess
 
 
 def features_of(name: str, size: int = 64, layers: tuple[str, ...] = (), top: bool = True) -> Features:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from graft.backbones import catalog
 from graft.backbones.catalog import (
     ALIASES,
     DEFAULT,
@@ -15,8 +14,8 @@ from graft.backbones.catalog import (
     find,
     known,
     names,
+    preprocess,
 )
-from graft.networks.preprocess import Preprocess
 from graft.torch.build import build, headless
 
 __all__ = [
@@ -35,8 +34,3 @@ __all__ = [
     "names",
     "preprocess",
 ]
-
-
-def preprocess(entry: Entry) -> Preprocess:
-    """What the weights of this network expect of an image, as torch does it."""
-    return Preprocess(**vars(catalog.preprocess(entry)))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from graft.backbones import catalog
+from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
@@ -21,7 +22,6 @@ from graft.model.classifier import Classifier
 from graft.model.memory import Pictures
 from graft.networks.fresh import RANDOM, fresh_backbone
 from graft.networks.network import Backbone, Features, load_backbone
-from graft.networks.preprocess import Preprocess
 from graft.networks.shorter import shortened
 from graft.progress import Watch
 from graft.training.choices import Choices
