@@ -134,7 +134,7 @@ def exported(report: Mapping[str, Any], check: Path | None = None) -> None:
         say(f"  right        {percent(found['exported'])}, before {percent(found['trained'])}; ", end="")
         say(f"{100 * found['loss']:.1f} points lost (95 % confidence: {100 * low:.1f} to {100 * high:.1f})")
     trained, own = found["milliseconds"]
-    say(f"  speed        {own:.1f} ms a picture, {found['speed']:.1f} times as fast as the classifier ({trained:.1f} ms)")
+    say(f"  speed        {own:.1f} ms an image, resize and all; the classifier takes {trained:.1f} ms")
     say(f"  outputs      {', '.join(report['outputs'])}")
     if (held := report["evidence"])["pictures"]:
         missing = f", thumbnails of {held['thumbnails']:,}" if held["thumbnails"] < held["pictures"] else ""

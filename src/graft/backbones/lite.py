@@ -50,7 +50,7 @@ class Package:
 class Lite:
     """How many times as wide and as deep as the first of the family, and what its weights expect of an image.
 
-    The numbers are those of `graft.networks.preprocess.Preprocess`; mean and standard deviation are 0.5 throughout.
+    The numbers are those of `graft.backbones.preprocess.Preprocess`; mean and standard deviation are 0.5 throughout.
     """
 
     width: float

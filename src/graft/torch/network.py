@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from graft.backbones import catalog, weights
 from graft.backbones.catalog import Entry
-from graft.backbones.normalise import normalised
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.errors import UsageError

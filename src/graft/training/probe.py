@@ -42,7 +42,7 @@ class Trained:
     columns: NDArray[np.intp] | None = None
 
     def centred(self) -> Trained:
-        """The same with logits, and those of its head, that sum to 0: see `Head.centred`. Of several labels as it is."""
+        """Its logits, and those of its head, sum to 0: see `Head.centred`. With several labels as it is."""
         head = self.network.head.centred() if self.labels.ndim == 1 else None
         if head is None:
             return self

@@ -152,7 +152,8 @@ def _network(classifier: Classifier) -> ModelProto:
     network, card = classifier.network, classifier.card
     known = classifier.memory.known if classifier.memory else None
     whole = composed(network.features.graph, Reads.of(card), network.head, card, known)
-    model = graphs.inlined(graphs.only(whole, [name for name in contract.OUTPUTS if name in wire.outputs(whole.structure)]))
+    names = set(wire.outputs(whole.structure))
+    model = graphs.inlined(graphs.only(whole, [name for name in contract.OUTPUTS if name in names]))
     for place, node in enumerate(model.graph.node):
         node.name = node.name or f"{quantise.BACKBONE}{place}"
     return folded(model)

@@ -39,7 +39,7 @@ class Parity:
     unknown), except `ties`: those that so small a difference may turn either way. `trained`, `exported` are the
     accuracies (of several labels the share of right answers to 'is it there?'), `loss` their difference, with the
     interval that holds the true one with 95 % confidence; None without labels. Times are milliseconds for one decoded
-    picture, of the classifier and of the export; `size` is in bytes; `runtime` is what ran the export, with its version.
+    image, of the classifier and of the export; `size` is in bytes; `runtime` is what ran the export, with its version.
     """
 
     origin: str
