@@ -22,6 +22,7 @@ from graft.data.images import InMemory
 from graft.data.read.source import read_source
 from graft.model.forward import judged
 from graft.networks.chain import probed
+from graft.networks.head import module
 from graft.networks.network import Features, Network, load_backbone
 from graft.training.embed import embed
 from graft.training.heads.choose import Chosen, choose, lead
@@ -134,7 +135,7 @@ def seen(frozen: Features, images: list[Image.Image]) -> NDArray[np.float32]:
 
 def accuracy(frozen: Features, chosen: Chosen, features: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
     """Share of right answers."""
-    network = Network(frozen, chosen.solution.head)
+    network = Network(frozen, module(chosen.solution.head))
     with torch.no_grad():
         return float((judged(network, features[:, chosen.columns]).argmax(axis=1) == labels).mean())
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import Labels
 from graft.networks.chain import layers, stages
+from graft.networks.head import module
 from graft.networks.network import Backbone, Features, Network
 from graft.progress import Watch
 from graft.training.choices import Choices
@@ -60,7 +61,7 @@ def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch
     material = embedded_by(frozen, material, plan.views, choices.seed, watch)
     chosen = choose(head, read, material.problems(frozen.widths, plan.views), plan.pca, watch)
     return Trained(
-        network=Network(read_by(frozen, chosen), chosen.solution.head).eval(),
+        network=Network(read_by(frozen, chosen), module(chosen.solution.head)).eval(),
         material=material,
         logits=chosen.solution.logits[:: plan.views],  # view 0 is what a prediction sees
         labels=material.data.labels[material.train],

@@ -15,7 +15,7 @@ from graft.model.calibrate import temperature
 from graft.model.pictures import prepared
 from graft.networks import adapters, engine
 from graft.networks.chain import Stage, layers, stages
-from graft.networks.head import Conv, Linear, fresh
+from graft.networks.head import Conv, Linear, fresh, module
 from graft.networks.network import Backbone, Features, Network
 from graft.progress import Watch
 from graft.training import teachers
@@ -110,7 +110,7 @@ def solved(
     material = embedded_by(frozen, material, 1, seed, watch)
     chosen = choose("auto", "auto", material.problems(frozen.widths, 1, inner), watch=watch)
     heat = temperature(chosen.solution.logits, material.data.labels[inner])[0]
-    head = chosen.solution.head
+    head = module(chosen.solution.head)
     with torch.no_grad():
         for parameter in head.judge.parameters():  # linear: ridge or logistic
             parameter /= heat
