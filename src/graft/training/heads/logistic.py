@@ -24,7 +24,7 @@ PATIENCE = 2  # steps without a gain before the path is given up
 STEPS = 100  # of L-BFGS for each penalty
 LOOSE_BIAS = 0.01  # the bias' share of the penalty: without any, a class that a fold lacks would run to infinity
 # Of L-BFGS: how many steps it remembers, and the slope and the relative gain at which it has converged.
-OPTIONS = {"maxiter": STEPS, "maxcor": 20, "gtol": 1e-4, "ftol": 1e-9}
+OPTIONS = {"maxiter": STEPS, "maxcor": 10, "gtol": 1e-4, "ftol": 1e-9}
 
 Targets = NDArray[np.generic]  # a class for each image [n], or 0 and 1 for each image and class [n, classes]
 
@@ -123,7 +123,8 @@ def _errors(logits: NDArray[np.float32], targets: Targets) -> tuple[NDArray[np.f
     if targets.ndim == 2:
         there = targets[:, None].astype(np.float32)
         errors = (np.logaddexp(0, logits) - there * logits).sum(axis=2)
-        return errors, 0.5 * (1 + np.tanh(0.5 * logits)) - there
+        half = np.float32(0.5)
+        return errors, half * (1 + np.tanh(half * logits)) - there
     rows = np.arange(len(logits))
     above = logits - logits.max(axis=2, keepdims=True)
     shares = np.exp(above)
