@@ -23,6 +23,7 @@ from graft.data.read.source import read_source
 from graft.model.forward import judged
 from graft.torch.chain import probed
 from graft.torch.network import Features, Network, load_backbone
+from graft.torch.head import module
 from graft.training.embed import embed
 from graft.training.heads.choose import Chosen, choose, lead
 from graft.training.material import prepare
@@ -134,7 +135,7 @@ def seen(frozen: Features, images: list[Image.Image]) -> NDArray[np.float32]:
 
 def accuracy(frozen: Features, chosen: Chosen, features: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
     """Share of right answers."""
-    network = Network(frozen, chosen.solution.head)
+    network = Network(frozen, module(chosen.solution.head))
     with torch.no_grad():
         return float((judged(network, features[:, chosen.columns]).argmax(axis=1) == labels).mean())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,94 +10,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from drawn import drawn, outputs_of
-from shaken import shaken
+from drawn import CLASSES, images_of, made, outputs_of, start, whole
 
-from graft.backbones.graph import Graph, only, session
+from graft.backbones.graph import only, session
 from graft.errors import ModelError
 from graft.heads.head import Head as Arrays
 from graft.model.answering import Answering
-from graft.model.card import describe
 from graft.model.classifier import Classifier
 from graft.model.composed import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, Reads, composed, tensors_of
-from graft.model.memory import Memory
-from graft.model.unknown import Known, unit
-from graft.networks.chain import layers, stages
-from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, arrays, fresh
-from graft.networks.network import Backbone, Features, Network
+from graft.networks.chain import stages
+from graft.networks.head import arrays
 from graft.networks.reference import WithReference
 from graft_runtime.card import MULTICLASS, MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
-CLASSES = tuple("abcde")
 NEAR = (NEAREST, SIMILARITY)
-
-
-@functools.cache
-def start(name: str) -> tuple[Backbone, Graph]:
-    backbone = fresh_backbone(name)
-    shaken(backbone.module).requires_grad_(False)
-    return backbone, drawn(backbone)
-
-
-def made(
-    name: str, head: str, reads: str, task: str = MULTICLASS, known: int = 40, compared: Sequence[str] = ()
-) -> Classifier:
-    """A classifier of random numbers that answers differently from image to image."""
-    backbone, _ = start(name)
-    chain = layers(stages(backbone))
-    names = {"all": chain, "early": chain[:-1], "map": chain[-1:], "last": ()}[reads]
-    features = Features(backbone.module, backbone.preprocess, names, top=reads != "early", pool=reads != "map")
-    network = Network(features, made_head(head, features)).eval().requires_grad_(False)
-    with torch.no_grad():
-        seen = features(torch.from_numpy(images_of(features.preprocess.size, 4, 0)))
-    network.head.standardise(seen.mean(0), 1 / (seen.std(0) + 0.1))
-    rng = np.random.default_rng(0)
-    stored = unit(rng.normal(0, 1, (known, WithReference(features, compared).width))).astype(np.float16)
-    some = Known(stored, rng.integers(0, 5, known), ("x",) * known, np.sort(rng.uniform(0.5, 1.2, 60)).astype("f4"))
-    card = describe(network, backbone, CLASSES, "probe", 1.7)
-    card = replace(card, task=task, scales=(1.0, 0.5, 2.0, 1.5, 1.0), shifts=(0.0, 0.1, -0.2, 0.3, 0.0))
-    card = replace(card, unknown={"layers": list(compared)})
-    return Classifier(network, card, memory=Memory(np.empty((0, 8), np.uint8), known=some) if known >= 0 else None)
-
-
-def made_head(kind: str, features: Features) -> Head:
-    torch.manual_seed(0)
-    if kind in ("knn", "forest"):
-        return filled(kind, features.width)
-    design = {"linear": Linear(init="normal"), "mlp": Mlp(hidden="16"), "conv": Conv(filters=4, hidden="8")}[kind]
-    return fresh(design, features.shape if kind == "conv" else features.width, 5)
-
-
-def filled(kind: str, width: int) -> Head:
-    if kind == "knn":
-        head = Head({"kind": "knn", "width": width, "classes": 5, "stored": 30, "neighbours": 7, "pca": 6})
-        head.axes.normal_()
-        head.judge.features.copy_(torch.nn.functional.normalize(torch.randn(30, 6)))
-        head.judge.labels.copy_(torch.arange(30) % 5)
-        return head
-    shape = {"trees": 40, "nodes": 120, "leaves": 80, "depth": 1, "several": False}  # stumps
-    head = Head({"kind": "forest", "width": width, "classes": 5} | shape)
-    tree = torch.arange(40)
-    head.judge.roots.copy_(80 + tree)
-    head.judge.features.copy_(torch.randint(0, width, (120,)))
-    head.judge.thresholds[80:] = torch.randn(40) * 0.3
-    head.judge.sides.copy_(torch.arange(120)[:, None].expand(-1, 2))
-    head.judge.sides[80:] = torch.stack([2 * tree, 2 * tree + 1], dim=1).int()
-    head.judge.leaves.copy_(torch.rand(80, 5).softmax(1))
-    return head
-
-
-def images_of(size: int, count: int, seed: int) -> np.ndarray:
-    images = np.random.default_rng(seed).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-    images[1::2] //= 4
-    return images
-
-
-def whole(name: str, classifier: Classifier) -> Graph:
-    head, known = arrays(classifier.network.head), classifier.memory.known if classifier.memory else None
-    return composed(start(name)[1], Reads.of(classifier.card), head, classifier.card, known)
 
 
 def check(name: str, classifier: Classifier, outputs: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from graft.data.read.source import read_source
 from graft.model.calibrate import temperature, thresholds
@@ -36,8 +35,7 @@ def score(material: Material, chosen: Chosen, limits: bool) -> MultilabelEvaluat
     heat, _ = temperature(chosen.solution.logits, labels[material.train])
     found = thresholds(probabilities(chosen.solution.logits, heat, "multilabel"), labels[material.train])
     features = material.embedded.chosen(material.test)[np.arange(len(material.test))][:, chosen.columns]
-    with torch.inference_mode():
-        logits = chosen.solution.head(torch.from_numpy(features)).numpy()
+    logits = chosen.solution.head(features)
     chances = probabilities(logits, heat, "multilabel")
     return judge_labels(chances, labels[material.test], material.data.classes, found if limits else ())
 

@@ -1,12 +1,15 @@
 """TEMP"""
 from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from graft.backbones import catalog, weights, lite, facts
+
+from graft.backbones import catalog, facts, lite, weights
 from graft.backbones.catalog import Entry
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
+
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
@@ -30,8 +33,8 @@ def load_backbone(name: str = catalog.DEFAULT, file: Path | None = None, offline
         graph = lite.build(name, lite.arranged(name, tensors, source.path))
     else:
         from graft.torch.build import build, headless
-        from graft.torch.weights import load
         from graft.torch.convert import graph_of
+        from graft.torch.weights import load
         whole = build(entry); load(entry, whole, source)
         graph = graph_of(headless(entry, whole).eval().requires_grad_(False), pre)
     return Backbone(entry, facts.completed(graph, pre.size, source.sha256 + name), pre, source)

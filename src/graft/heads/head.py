@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graft.heads.checks import check_places, check_spec, check_tensors, dense, shapes
 from graft.heads.nodes import OPSET, nodes
 
-FEATURES, LOGITS = "features", "logits"
+FEATURES, LOGITS, JUDGE = "features", "logits", "judge."
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Head:
 
     def judged(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
         """The logits [n, classes] of features that have been standardised already."""
-        plain = {name: tensor for name, tensor in blank(self.spec).items() if name in ("mean", "scale")}
-        return self.with_tensors(plain)(standardised)
+        mean, scale = self.tensors["mean"], self.tensors["scale"]
+        return self.with_tensors({"mean": np.zeros_like(mean), "scale": np.ones_like(scale)})(standardised)
 
     @cached_property
     def _session(self) -> Any:
@@ -69,6 +69,11 @@ class Head:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    @property
+    def judge(self) -> dict[str, NDArray[np.generic]]:
+        """The tensors of what comes after standardising, without 'judge.' before their names."""
+        return {name.removeprefix(JUDGE): each for name, each in self.tensors.items() if name.startswith(JUDGE)}
 
     @property
     def map(self) -> tuple[int, ...]:

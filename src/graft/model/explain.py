@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
+from PIL import Image
 
 from graft.errors import UsageError
 from graft.model import pictures
@@ -47,7 +47,8 @@ class Explanation:
 
 def drawn(seen: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """A picture [height, width, 3] with its colours where the heat is high, dark and grey elsewhere."""
-    places = functional.interpolate(torch.from_numpy(heat)[None, None], seen.shape[:2], mode="bicubic")[0, 0].numpy()
+    height, width = seen.shape[:2]
+    places = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC))
     share = (places / max(float(np.percentile(places, BRIGHT)), 1e-12)).clip(0, 1)[..., None]
     dim = DIM * seen.mean(axis=2, keepdims=True)
     return (dim + share * (seen - dim)).round().astype(np.uint8)

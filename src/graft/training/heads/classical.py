@@ -1,7 +1,7 @@
 """The other heads, mostly by scikit-learn: SVM, LDA, nearest mean and neighbours, a small MLP, a random forest.
 
 All go the same way: for each strength, fit on all folds but one and answer for that one; keep the strength whose
-answers have the lowest calibrated log-loss; fit on everything; turn the result into a torch head. Several labels are
+answers have the lowest calibrated log-loss; fit on everything; turn the result into a head. Several labels are
 learned each against the rest, or by an MLP or a forest all at once.
 """
 
@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.covariance import OAS
 from sklearn.ensemble import RandomForestClassifier
@@ -22,9 +21,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
-from torch import nn
 
+from graft.backbones.graph import cores
+from graft.heads.checks import dense
+from graft.heads.head import Head
+from graft.heads.nodes import FAR
 from graft.model.calibrate import temperature
+from graft.model.unknown import unit
 from graft.progress import Watch, steps, unwatched
 from graft.torch.engine import cores
 from graft.torch.forest import FAR
@@ -68,14 +71,13 @@ def _nearest_mean(problem: Problem, fitted: Fitted) -> Head:
 
 
 def _mlp(problem: Problem, fitted: Fitted) -> Head:
-    head = Head({"kind": "mlp", "width": problem.width, "classes": problem.classes, "hidden": list(HIDDEN)})
-    layers = [layer for layer in head.judge if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
-    with torch.no_grad():
-        for layer, weight, bias in zip(layers, fitted.coefs_, fitted.intercepts_, strict=True):
-            both = layer is layers[-1] and weight.shape[1] < problem.classes
-            layer.weight.copy_(torch.as_tensor(np.c_[-weight, weight].T if both else weight.T))
-            layer.bias.copy_(torch.as_tensor(np.r_[-bias, bias] if both else bias))
-    return standardising(head, problem)
+    spec = {"kind": "mlp", "classes": problem.classes, "hidden": list(HIDDEN)}
+    layers, judge = dense(spec, problem.width), {}
+    for layer, weight, bias in zip(layers, fitted.coefs_, fitted.intercepts_, strict=True):
+        both = layer == max(layers) and weight.shape[1] < problem.classes
+        judge[f"{layer}.weight"] = np.c_[-weight, weight].T if both else weight.T
+        judge[f"{layer}.bias"] = np.r_[-bias, bias] if both else bias
+    return standardising(spec, judge, problem)
 
 
 class _Lda:
@@ -103,11 +105,8 @@ class _Neighbours:
 
 
 def _neighbours(problem: Problem, fitted: _Neighbours) -> Head:
-    spec = {"width": problem.width, "classes": problem.classes, "neighbours": fitted.neighbours}
-    head = Head({"kind": "knn", "stored": len(fitted.labels_), **spec})
-    head.judge.features = nn.functional.normalize(torch.as_tensor(fitted.features_))
-    head.judge.labels = torch.as_tensor(fitted.labels_)
-    return standardising(head, problem)
+    spec = {"kind": "knn", "stored": len(fitted.labels_), "neighbours": fitted.neighbours}
+    return standardising(spec, {"features": unit(fitted.features_), "labels": fitted.labels_}, problem)
 
 
 def _forest(problem: Problem, fitted: RandomForestClassifier) -> Head:
@@ -129,10 +128,7 @@ def _forest(problem: Problem, fitted: RandomForestClassifier) -> Head:
     }
     size = {"trees": len(trees), "nodes": len(leaf), "leaves": int(leaf.sum())}
     size |= {"depth": max(tree.max_depth for tree in trees), "several": problem.several}
-    head = Head({"kind": "forest", "width": problem.width, "classes": problem.classes} | size)
-    kinds = {name: tensor.dtype for name, tensor in head.judge.state_dict().items()}
-    head.judge.load_state_dict({name: torch.as_tensor(each).to(kinds[name]) for name, each in tensors.items()})
-    return standardising(head, problem)
+    return standardising({"kind": "forest"} | size, tensors, problem)
 
 
 def _shares(problem: Problem, fitted: RandomForestClassifier, counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -219,7 +215,7 @@ def _against_the_rest(
     if isinstance(binary, LinearSVC):
         binary.intercept_scaling = LOOSE_BIAS
     head = _METHODS[name].head(replace(problem, classes=2), binary.fit(features, there.astype(np.int64)))
-    weight, bias = (each.detach().double().numpy() for each in head.judge.parameters())
+    weight, bias = (head.judge[name].astype(np.float64) for name in ("weight", "bias"))
     return weight[1] - weight[0], float(bias[1] - bias[0])
 
 
@@ -269,8 +265,7 @@ def _logits(name: str, problem: Problem, fitted: Fitted, rows: NDArray[np.bool_]
     """What the fitted model says, by the very head that would be saved; classes unknown to it get the lowest logit."""
     known = np.arange(problem.classes) if problem.several else fitted.classes_
     head = _head(name, replace(problem, classes=len(known)), fitted)
-    with torch.inference_mode():
-        said = head.judge(torch.as_tensor(problem.matrix[rows])).double().numpy()
+    said = head.judged(problem.matrix[rows]).astype(np.float64)
     full = np.full((len(said), problem.classes), said.min(initial=0.0))
     full[:, known] = said
     return full

@@ -6,11 +6,12 @@ A rotation: nothing is lost, and solvers have less to do.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from graft.heads.head import Head
 from graft.torch.head import Head
 from graft.training.heads.problem import Problem, Standardised
 from graft.training.heads.ridge import standardising
@@ -28,8 +29,6 @@ def compact(problem: Problem) -> tuple[Problem, NDArray[np.float32]]:
 
 def expand(head: Head, axes: NDArray[np.float32], problem: Problem) -> Head:
     """A head on compact features as one on the problem's own: what it first multiplies with is rotated back."""
-    full = Head(head.spec | {"width": problem.width})
-    narrow = head.judge.state_dict()
+    narrow: dict[str, NDArray[Any]] = dict(head.judge)
     first = next(name for name, tensor in narrow.items() if tensor.ndim == 2)
-    full.judge.load_state_dict(narrow | {first: narrow[first] @ torch.as_tensor(axes.T)})
-    return standardising(full, problem)
+    return standardising(head.spec, narrow | {first: narrow[first] @ axes.T}, problem)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from graft.data.duplicates import blocks
 from graft.errors import DataError
+from graft.heads.head import Head
 from graft.torch.head import Head
 from graft.training.heads.compact import expand
 from graft.training.heads.problem import Problem, Standardised
@@ -47,7 +47,4 @@ def whole(head: Head, axes: NDArray[np.float32], problem: Problem) -> Head:
     """A head that was solved along these axes as one that takes the problem's features as they come."""
     if head.spec["kind"] in FOLDED:
         return expand(head, axes, problem)
-    full = Head(head.spec | {"width": problem.width, "pca": axes.shape[1]})
-    full.judge.load_state_dict(head.judge.state_dict())
-    full.axes.copy_(torch.as_tensor(axes.T))
-    return standardising(full, problem)
+    return standardising(head.spec | {"pca": axes.shape[1]}, head.judge, problem, axes.T)

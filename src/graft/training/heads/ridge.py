@@ -8,15 +8,16 @@ Features are read in blocks, so the table may be larger than memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from graft.data.duplicates import blocks
+from graft.heads.checks import shapes
+from graft.heads.head import Head
 from graft.model.calibrate import temperature
 from graft.progress import Watch, steps, unwatched
 from graft.torch.head import Head
@@ -56,19 +57,26 @@ def solve(problem: Problem, watch: Watch = unwatched) -> Solution:
 
 def linear_head(problem: Problem, weight: NDArray[np.floating], bias: NDArray[np.floating]) -> Head:
     """A Head with this weight [classes, d] and bias [classes] on the problem's standardised features."""
-    head = Head({"kind": "linear", "width": problem.width, "classes": problem.classes})
-    with torch.no_grad():
-        assert isinstance(head.judge, nn.Linear)
-        head.judge.weight.copy_(torch.as_tensor(np.float32(weight)))
-        head.judge.bias.copy_(torch.as_tensor(np.float32(bias)))
-    return standardising(head, problem)
+    return standardising({"kind": "linear"}, {"weight": weight, "bias": bias}, problem)
 
 
-def standardising(head: Head, problem: Problem) -> Head:
-    """The same head with the problem's mean and scale in front, frozen: it takes features as they come."""
-    head.mean = torch.as_tensor(problem.features.mean)
-    head.scale = torch.as_tensor(problem.features.scale)
-    return head.eval().requires_grad_(False)
+def standardising(
+    spec: Mapping[str, Any],
+    judge: Mapping[str, NDArray[Any]],
+    problem: Problem,
+    axes: NDArray[np.float32] | None = None,
+) -> Head:
+    """A head with the problem's mean and scale in front: it takes features as they come.
+
+    `spec` is with the problem's width and classes; `judge` are the tensors of what comes after, of any precision;
+    `axes` [pca, d] come between.
+    """
+    whole = {**spec, "width": problem.width, "classes": problem.classes}
+    tensors = {f"judge.{name}": tensor for name, tensor in judge.items()}
+    tensors |= {"mean": problem.features.mean, "scale": problem.features.scale}
+    tensors |= {} if axes is None else {"axes": axes}
+    kinds = {name: kind for name, (kind, _) in shapes(whole).items()}
+    return Head(whole, {name: tensor.astype(kinds.get(name, tensor.dtype)) for name, tensor in tensors.items()})
 
 
 def _basis(problem: Problem, centred: NDArray[np.float64]) -> _Basis:
