@@ -1,0 +1,316 @@
+"""A network of PyTorch as an ONNX graph with named outputs: traced once, compared with PyTorch, then free of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+from torch.onnx import symbolic_helper
+
+from graft.backbones.catalog import Entry
+from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, Stage, session
+from graft.backbones.preprocess import Preprocess
+from graft.backbones.weights import Source
+from graft.errors import ExportError, GraftError
+from graft.networks.alone import alone
+from graft.networks.chain import chained, still
+from graft.networks.heat import as_map
+from graft.networks.network import Features, example, heard, mapped, pooled
+from graft.networks.normalise import normalised
+from graft.networks.places import last_place
+from graft.torch.build import build, headless
+from graft.torch.weights import load
+
+OPSET, IR = 20, 10
+CLOSE = 1e-4  # largest difference to PyTorch, relative to the largest number of an output
+SMALL = 4096  # numbers; constants up to so many are worked out here, and stay inside the structure
+OWN = "constant/"  # + a name: a large tensor of the graph that the module's state dict does not have
+EXAMPLES = 3  # images, in batches of 3, 1 and 2: a graph may have taken the number in its example for a constant
+
+
+def converted(entry: Entry, source: Source, preprocess: Preprocess) -> Graph:
+    """The graph of a network of the catalogue with these weights.
+
+    Raises ExportError where it cannot be converted, WeightsError where the weights are not its own.
+    """
+    whole = build(entry)
+    load(entry, whole, source)
+    return graph_of(headless(entry, whole).eval().requires_grad_(False), preprocess)
+
+
+def graph_of(module: nn.Module, preprocess: Preprocess) -> Graph:
+    """The graph of a network without its classifier, in eval mode, with the outputs of all stages of its chain.
+
+    Its tensors are the module's whole state dict, under the same names and, on the CPU, in the same memory. Raises
+    ExportError for a network that cannot be traced, or whose graph answers differently.
+    """
+    with alone(), still(module), torch.no_grad():
+        listening = _Listening(module, preprocess)
+        model = _traced(listening)
+        try:
+            _fix_sizes(model)
+            _fold(model.graph)
+            graph = listening.graph(model)
+            _compare(graph, listening)
+        except GraftError as fault:
+            raise ExportError(f"This network cannot be converted: {fault}") from fault
+    return graph
+
+
+class _Listening(nn.Module):
+    """uint8 images to all that the graph gives: what each stage says, pooled and as a map, the last map, and the top.
+
+    In training mode by name, though no part of the module is: the exporter would else make one of equal tensors.
+    """
+
+    def __init__(self, module: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.backbone, self.preprocess = module, preprocess
+        self.device = next((each.device for each in module.parameters()), torch.device("cpu"))
+        self.chain = [Stage(each.name, each.shape, each.parameters) for each in chained(module, example(preprocess))]
+        self.place = last_place(Features(module, preprocess, ()))
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names, in the order of `forward`."""
+        maps = [f"{MAP}{stage.name}" for stage in self.chain if len(stage.shape) == 3]
+        return [*(f"{POOLED}{stage.name}" for stage in self.chain), *maps, *[LAST] * bool(self.place), TOP]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        names = [*(stage.name for stage in self.chain), *([self.place.name] if self.place else [])]
+        with heard(self.backbone, names) as heard_of:
+            top = self.backbone(normalised(self.preprocess, images))
+        found = [pooled(heard_of[stage.name]) for stage in self.chain]
+        found += [mapped(stage.name, heard_of[stage.name]) for stage in self.chain if len(stage.shape) == 3]
+        if self.place:
+            last = as_map(self.backbone, heard_of[self.place.name])
+            assert last is not None
+            found.append(last)
+        return [*found, top]
+
+    def images(self) -> Tensor:
+        """Noise of two strengths and a gradient, so that answers that do not depend on the image are found out."""
+        side = self.preprocess.size
+        noise = torch.rand(EXAMPLES, 3, side, side, generator=torch.Generator().manual_seed(0))
+        noise *= torch.linspace(80, 255, EXAMPLES).view(-1, 1, 1, 1)
+        noise[-1] = torch.linspace(0, 255, side).expand(3, side, side)
+        return noise.to(torch.uint8).to(self.device)
+
+    def graph(self, model: ModelProto) -> Graph:
+        """The traced model, whose inputs are also the module's tensors, without these."""
+        tensors = {name: each.detach().cpu().numpy() for name, each in self.backbone.state_dict().items()}
+        inner, prefix = model.graph, "backbone."
+        given = {name.removeprefix(prefix): each for name, each in self.named_buffers() if name.startswith(prefix)}
+        names: dict[str, str] = {}
+        for value in [each for each in inner.input if each.name != PREPARED]:
+            name = value.name.removeprefix(prefix)
+            if name not in tensors:  # a buffer that is not saved with the module
+                if name not in given:
+                    raise ExportError(f"its graph asks for {value.name!r}, which the network has not.")
+                names[value.name] = name = f"{OWN}{name}"
+                tensors[name] = given[name.removeprefix(OWN)].detach().cpu().numpy()
+            names[value.name] = name
+            inner.input.remove(value)
+            inner.initializer.append(external(name, tensors[name]))
+        _rename(inner, names)
+        _move_out(inner, tensors)
+        return Graph(
+            structure=model.SerializeToString(deterministic=True),
+            tensors=tensors,
+            stages=tuple(self.chain),
+            averaged=bool(self.place and self.place.averaged),
+        )
+
+
+def external(name: str, tensor: NDArray[np.generic]) -> TensorProto:
+    """What stands in a structure for a weight that is held outside of it."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
+    found = TensorProto(name=name, dims=tensor.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
+    for word, value in (("location", "weights"), ("offset", "0"), ("length", str(tensor.nbytes))):
+        found.external_data.add(key=word, value=value)
+    return found
+
+
+def _traced(listening: _Listening) -> ModelProto:
+    """The graph as the tracing exporter writes it, its tensors as further inputs: none is copied.
+
+    By the tracing exporter, as the newer one takes many times as long and cannot follow hooks. Nothing is folded into
+    weights: they keep their names and values.
+    """
+    with BytesIO() as file, warnings.catch_warnings(), _exporter():
+        warnings.simplefilter("ignore")  # it is deprecated, and warns of each size that becomes a constant
+        try:
+            torch.onnx.export(
+                listening,
+                (listening.images()[:2],),
+                file,
+                dynamo=False,
+                opset_version=OPSET,
+                training=torch.onnx.TrainingMode.PRESERVE,
+                do_constant_folding=False,
+                export_params=False,
+                input_names=[PREPARED],
+                output_names=listening.outputs,
+                dynamic_axes={name: {0: "n"} for name in (PREPARED, *listening.outputs)},
+            )
+        except Exception as fault:  # an exporter fails in many ways
+            reason = " ".join(str(fault).split())[:300]
+            raise ExportError(f"This network cannot be converted: {type(fault).__name__}: {reason}") from fault
+        model = ModelProto.FromString(file.getvalue())
+    model.ir_version = IR
+    for field in ("doc_string", "producer_version"):
+        model.ClearField(field)
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+        node.ClearField("name")
+    return model
+
+
+@contextmanager
+def _exporter() -> Iterator[None]:
+    """The tracing exporter with an operator that it lacks, and without the whole graph on standard output.
+
+    It turns its log on whenever it is used, by a mistake in reading whether it was on, and logs the graph of whatever
+    it fails to export.
+    """
+    name, module = "_jit_set_onnx_log_enabled", torch._C
+    switch = getattr(module, name, None)
+    torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
+    if switch:
+        setattr(module, name, lambda _on: None)
+    try:
+        yield
+    finally:
+        if switch:
+            setattr(module, name, switch)
+        torch.onnx.unregister_custom_op_symbolic("aten::rms_norm", OPSET)
+
+
+def _rms_norm(graph: Any, given: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
+    """x / sqrt(mean(x^2) + epsilon) * weight, over the last dimensions."""
+    count = len(symbolic_helper._maybe_get_const(shape, "is"))
+    axes = graph.op("Constant", value_t=torch.arange(-count, 0))
+    known = None if symbolic_helper._is_none(epsilon) else symbolic_helper._maybe_get_const(epsilon, "f")
+    least = torch.tensor(torch.finfo(torch.float32).eps if known is None else known)
+    squares = graph.op("ReduceMean", graph.op("Mul", given, given), axes, keepdims_i=1)
+    root = graph.op("Sqrt", graph.op("Add", squares, graph.op("Constant", value_t=least)))
+    found = graph.op("Div", given, root)
+    return found if symbolic_helper._is_none(weight) else graph.op("Mul", found, weight)
+
+
+def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+
+
+def _move_out(graph: GraphProto, tensors: dict[str, NDArray[np.generic]]) -> None:
+    """Large constants that the exporter wrote into the graph become tensors beside it."""
+    for count, node in enumerate([each for each in graph.node if each.op_type == "Constant"]):
+        value = _constant(node)
+        if value is not None and value.size > SMALL:
+            name = f"{OWN}{count}"
+            tensors[name] = value
+            graph.initializer.append(external(name, value))
+            graph.node.remove(node)
+            _rename(graph, {node.output[0]: name})
+
+
+def _fix_sizes(model: ModelProto) -> None:
+    """What a node asks of the size of a map, other than the number of images, becomes a constant.
+
+    Networks with 'same' padding ask for it. Only the number of images keeps it from being a constant already.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in [*inferred.value_info, *inferred.input]}
+    made = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        asked = made.get(node.input[0]) if node.op_type == "Gather" else None
+        which = _constant(made.get(node.input[1])) if asked is not None and asked.op_type == "Shape" else None
+        if asked is None or which is None or which.size != 1 or asked.input[0] not in sizes:
+            continue
+        size = sizes[asked.input[0]][int(which.item())]
+        if size.HasField("dim_value"):
+            node.CopyFrom(_constant_node(np.full(which.shape, size.dim_value, np.int64), node.output[0]))
+
+
+def _fold(graph: GraphProto) -> None:
+    """Work out all nodes that read small constants alone, and leave out those that nobody reads then."""
+    known: dict[str, NDArray[Any]] = {}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            value = _constant(node)
+        elif node.input and all(name in known for name in node.input if name):
+            value = _worked_out(node, known)
+        else:
+            continue
+        if value is not None and value.size <= SMALL:
+            known[node.output[0]] = value
+            node.CopyFrom(_constant_node(value, node.output[0]))
+    first: dict[tuple[str, tuple[int, ...], bytes], str] = {}  # equal constants are one
+    _rename(graph, {name: first.setdefault((v.dtype.str, v.shape, v.tobytes()), name) for name, v in known.items()})
+    _drop_unread(graph)
+
+
+def _worked_out(node: NodeProto, known: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+    """The output of one node, None where it has several or is not numbers."""
+    if len(node.output) != 1 or node.op_type.startswith("Random"):
+        return None
+    inputs = {name: known[name] for name in node.input if name}
+    value = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, inputs)[0]
+    return np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None
+
+
+def _drop_unread(graph: GraphProto) -> None:
+    read, kept = {each.name for each in graph.output}, []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            read.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    for value in [each for each in graph.input if each.name not in read and each.name != PREPARED]:
+        graph.input.remove(value)
+
+
+def _constant_node(value: NDArray[Any], name: str) -> NodeProto:
+    return onnx.helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+
+
+def _constant(node: NodeProto | None) -> NDArray[Any] | None:
+    """The value of a node that is a constant; None for any other."""
+    if node is None or node.op_type != "Constant" or not node.attribute or node.attribute[0].name != "value":
+        return None
+    return numpy_helper.to_array(node.attribute[0].t)
+
+
+def _compare(graph: Graph, listening: _Listening) -> None:
+    """Raises ExportError unless the graph gives what PyTorch gives, for batches of several sizes."""
+    images, running, names = listening.images(), session(graph), listening.outputs
+    want = [each.float().cpu().numpy() for each in listening(images)]
+    for start, end in ((0, EXAMPLES), (0, 1), (1, EXAMPLES)):
+        found = running.run(images[start:end].cpu().numpy(), names)
+        wrong = [
+            name
+            for name, ours, theirs in zip(names, found, want, strict=True)
+            if not _is_close(ours, theirs[start:end], float(np.abs(theirs).max(initial=0)))
+        ]
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise ExportError(f"its graph answers differently for {end - start} images, in {wrong[0]!r}{more}.")
+
+
+def _is_close(ours: NDArray[Any], theirs: NDArray[Any], largest: float) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    return bool(np.abs(ours - theirs).max(initial=0) <= CLOSE * max(largest, 1e-6))
