@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.errors import GraftError
+from graft.heads.designs import Linear
 from graft.networks import adapters
 from graft.networks.chain import stages
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Backbone, Features, Network
 from graft.training.phases import opened
 from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training

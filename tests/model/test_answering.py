@@ -11,6 +11,7 @@ import pytest
 import torch
 from shaken import shaken
 
+from graft.heads.designs import Conv, Linear, Mlp
 from graft.model.answering import Answering
 from graft.model.card import describe
 from graft.model.classifier import Classifier
@@ -19,7 +20,7 @@ from graft.model.unknown import NEIGHBOURS, Known, unit
 from graft.networks import graph, pixels
 from graft.networks.chain import layers, stages
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, fresh
+from graft.networks.head import Head, fresh
 from graft.networks.network import Features, Network
 from graft.networks.places import last_place
 from graft_runtime.card import MULTICLASS, MULTILABEL

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
+from graft.heads.designs import Conv, Linear, Mlp
 from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, fresh
+from graft.networks.head import Head, fresh
 from graft.networks.heat import COVERED, GRID, heat
 from graft.networks.network import Features, Network, heard
 from graft.networks.normalise import normalised

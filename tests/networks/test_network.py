@@ -12,8 +12,9 @@ from torch import nn
 
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
+from graft.heads.designs import Conv, Linear
 from graft.networks import engine
-from graft.networks.head import Conv, Head, Linear, fresh
+from graft.networks.head import Head, fresh
 from graft.networks.network import AllHeard, Features, Network, heard, mapped, pooled
 from graft.networks.normalise import normalised
 

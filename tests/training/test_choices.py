@@ -10,8 +10,8 @@ import pytest
 
 from graft import spec
 from graft.errors import UsageError
+from graft.heads.designs import Conv, Linear, Mlp
 from graft.networks import catalog
-from graft.networks.head import Conv, Linear, Mlp
 from graft.training.choices import Choices
 from graft.training.recipe import CHOICES, Recipe
 from graft.training.strategies import STRATEGIES, Tail

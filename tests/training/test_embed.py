@@ -22,11 +22,12 @@ from graft.data import dataset as table
 from graft.data.dataset import Dataset, pixels
 from graft.data.looks import glimpse, look
 from graft.data.read.folder import read_folder
+from graft.heads.designs import Linear
 from graft.model.pictures import prepared
 from graft.networks import cut, engine
 from graft.networks.cut import Frozen, Halves
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Features, Network
 from graft.training.embed import embed
 from graft.training.store import Store

@@ -23,10 +23,11 @@ from graft.data.augment import Augment
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
+from graft.heads.designs import Linear
 from graft.networks import cut
 from graft.networks.cut import Halves
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Backbone, Features, Network
 from graft.training import feed as feeds
 from graft.training.embed import Embedded, embed
