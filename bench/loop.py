@@ -19,6 +19,7 @@ from graft.torch.feed import Rows
 from graft.torch.head import Linear, fresh
 from graft.torch.loop import Lesson, State
 from graft.torch.network import Features, Network, load_backbone
+from graft.heads.designs import Linear
 from graft.training.recipe import Recipe
 
 BATCH, STEPS, CLASSES = 16, 6, 10

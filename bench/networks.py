@@ -23,6 +23,7 @@ from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Linear, fresh
 from graft.torch.network import Backbone, Features, Network
 from graft.torch.phases import opened
+from graft.heads.designs import Linear
 from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training
 
 NETWORKS = [

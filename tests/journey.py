@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
+from graft.heads.designs import HEADS
 from graft.jobs.export.export import FORMATS, INT8, ONNX
 from graft.torch.head import HEADS
 from graft.torch.small import SMALL

@@ -6,19 +6,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
 
 from graft import preflight
 from graft.backbones import catalog
 from graft.jobs import logs
 from graft.jobs.export import export, formats, program
 from graft.model import storage
-from graft.torch import checkpoint, fresh
+from graft.torch import checkpoint, fresh, head
 from graft.torch.head import HEADS
 from graft.training import choices
 from graft.training.heads.names import DESIGNS
+from graft.heads import designs
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.
 ASK = """
@@ -133,5 +132,5 @@ def test_what_is_written_down_twice_is_the_same() -> None:
     assert (choices.BACKBONE, choices.RANDOM) == (catalog.DEFAULT, fresh.RANDOM)
     assert formats.ENDINGS[formats.TORCH] == program.SUFFIX
     assert tuple(export.FORMATS) == formats.NAMES
-    own = {name: {each.name: get_type_hints(kind)[each.name] for each in fields(kind)} for name, kind in HEADS.items()}
-    assert own == DESIGNS
+    assert tuple(head.ACTIVATIONS) == designs.ACTIVATIONS
+    assert tuple(head.INITIALISERS) == designs.INITIALISERS

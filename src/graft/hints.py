@@ -52,13 +52,13 @@ def told(option: str, given: Sequence[str], own: Sequence[str]) -> str:
 
 def _inside(strategy: str, head: str) -> dict[str, str]:
     """Words of the recipe, the strategies and the heads, each with the option that it belongs into."""
-    from graft.training.heads.names import DESIGNS
+    from graft.heads.designs import HEADS
     from graft.training.recipe import Recipe
     from graft.training.strategies import STRATEGIES
 
-    plans: dict[str, Any] = {name: [each.name for each in fields(kind)] for name, kind in STRATEGIES.items()}
     found = {}
-    for option, kinds, chosen in (("--head", DESIGNS, head), ("--strategy", plans, strategy or "tail")):
+    for option, classes, chosen in (("--head", HEADS, head), ("--strategy", STRATEGIES, strategy or "tail")):
+        kinds: dict[str, Any] = {name: [each.name for each in fields(kind)] for name, kind in classes.items()}
         first = chosen.partition(":")[0]
         for name in [*(each for each in kinds if each != first), *[first] * (first in kinds)]:  # the later one counts
             found |= {word: f"{option} {name}:{word}" for word in kinds[name] if name == first or word not in found}

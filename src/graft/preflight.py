@@ -13,8 +13,6 @@ from typing import Any
 
 from graft import spec
 from graft.backbones import catalog
-from graft.data.read.columns import Columns
-from graft.data.read.source import read_source
 from graft.errors import DataError, ModelError, OutputError, UsageError, WeightsError
 from graft.jobs import logs, outputs
 from graft.jobs.export import formats
@@ -30,6 +28,9 @@ def source(path: str | Path | None, columns: str = "") -> None:
     if path is not None and not PATTERN.search(str(path)) and not os.path.lexists(path):
         raise DataError(f"There is no folder or file {path}.")
     if columns:
+        from graft.data.read.columns import Columns  # here: NumPy, which nothing else that is checked needs
+        from graft.data.read.source import read_source
+
         Columns.of(columns)
         read_source(path, (), columns)  # () as one class may do where a classifier has others
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from graft import show
 from graft.errors import GraftError, UsageError
@@ -53,6 +54,14 @@ UnknownRate = Annotated[
 Model = Annotated[
     Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
 ]
+
+
+class Commands(TyperGroup):
+    """The commands in `--help`, each with its whole sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.commands])
 
 
 def watching(quiet: bool) -> Any:

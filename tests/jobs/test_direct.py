@@ -12,6 +12,7 @@ import torch
 from graft.data.dataset import from_arrays
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
+from graft.heads.designs import Linear
 from graft.jobs.direct import direct, relabelled
 from graft.model.classifier import Classifier, load
 from graft.torch.direct import class_names

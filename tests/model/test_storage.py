@@ -25,6 +25,7 @@ from graft import spec
 from graft.backbones import catalog
 from graft.backbones.weights import Source
 from graft.errors import GraftError, ModelError, OutputError
+from graft.heads.designs import HEADS
 from graft.jobs.fit import fit
 from graft.model import storage
 from graft.model.card import describe
@@ -32,6 +33,8 @@ from graft.model.classifier import Classifier, load
 from graft.torch import build
 from graft.torch.head import HEADS, Head, fresh
 from graft.torch.network import Backbone, Features, Network
+from graft.backbones import catalog
+from graft.backbones.weights import Source
 
 QUICK = "probe:head=ridge,layers=last"
 

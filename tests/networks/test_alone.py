@@ -33,6 +33,7 @@ from graft.torch.heat import heat
 from graft.torch.head import Linear, fresh
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import Features, Network
+from graft.heads.designs import Linear
 import numpy as np
 
 backbone = fresh_backbone("cnn")

@@ -17,6 +17,8 @@ from graft.torch.head import Conv, Head, Linear, Mlp, fresh
 from graft.torch.heat import COVERED, GRID, heat
 from graft.torch.network import Features, Network, heard
 from graft.torch.normalise import normalised
+from graft.heads.designs import Conv, Linear, Mlp
+from graft.backbones.normalise import normalised
 
 CLASSES = 5
 

@@ -16,6 +16,8 @@ from graft.torch import engine
 from graft.torch.head import Conv, Head, Linear, fresh
 from graft.torch.network import AllHeard, Features, Network, heard, mapped, pooled
 from graft.torch.normalise import normalised
+from graft.heads.designs import Conv, Linear
+from graft.backbones.normalise import normalised
 
 PLAIN = Preprocess(size=8, resize=8)
 

@@ -12,6 +12,8 @@ from graft import spec
 from graft.backbones import catalog
 from graft.errors import UsageError
 from graft.torch.head import Conv, Linear, Mlp
+from graft.heads.designs import Conv, Linear, Mlp
+from graft.backbones import catalog
 from graft.training.choices import Choices
 from graft.training.recipe import CHOICES, Recipe
 from graft.training.strategies import STRATEGIES, Tail

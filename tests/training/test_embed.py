@@ -22,6 +22,7 @@ from graft.data import dataset as table
 from graft.data.dataset import Dataset, pixels
 from graft.data.looks import glimpse, look
 from graft.data.read.folder import read_folder
+from graft.heads.designs import Linear
 from graft.model.pictures import prepared
 from graft.torch import cut, engine
 from graft.torch.cut import Frozen, Halves

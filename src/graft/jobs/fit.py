@@ -23,6 +23,7 @@ from graft.jobs.running import Running, Told, running, unheard
 from graft.model import card, storage
 from graft.model.classifier import Classifier
 from graft.progress import Watch, unwatched
+from graft.torch import teachers
 from graft.training import probe
 from graft.training.choices import Choices
 from graft.training.embed import embed
@@ -86,7 +87,7 @@ def fit(
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
         check_shared(data)
         choices = replace(choices, task=data.task)
-        choices.check_data(data)
+        _check_data(choices, data)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, times, watch), place, force)
         with timed(times, "load network"):
@@ -142,6 +143,16 @@ def _trained(choices: Choices, pretrained: Backbone, material: Material, now: Ru
     from graft.torch.train import train
 
     return train(choices, pretrained, material, now.run, now.hear, watch)
+
+
+def _check_data(choices: Choices, data: Dataset) -> None:
+    """Raises UsageError for what does not go with the labels, or with so few images: a head, a loss, a teacher."""
+    choices.check_task(data.task)
+    choices.check_count(len(data))
+    if choices.settings:
+        from graft.torch import teachers
+
+        teachers.check(choices.settings, data)
 
 
 def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:

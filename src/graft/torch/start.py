@@ -14,12 +14,13 @@ from graft.backbones.graph import Stage
 from graft.backbones.stages import chosen_of, layers, probed
 from graft.data import dataset as table
 from graft.errors import DataError, UsageError
+from graft.heads.designs import Conv, Linear
 from graft.model.calibrate import temperature
 from graft.model.pictures import prepared
 from graft.progress import Watch
 from graft.torch import adapters, engine, teachers
 from graft.torch.chain import stages
-from graft.torch.head import Conv, Linear, fresh, module
+from graft.torch.head import fresh, module
 from graft.torch.network import Backbone, Features, Network
 from graft.torch.phases import Ground, changeable, epochs_of, opened
 from graft.torch.revive import backbone_of

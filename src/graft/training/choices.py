@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from graft import spec
 from graft.data import strengths
-from graft.data.dataset import Dataset
 from graft.errors import UsageError
-from graft.training.heads.names import check, check_trained
+from graft.heads.designs import HEADS, Design
+from graft.training.heads.names import check
 from graft.training.recipe import Recipe, check_teachers
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
@@ -59,19 +59,13 @@ class Choices:
         return spec.parse(self.strategy, STRATEGIES)
 
     @cached_property
-    def design(self) -> Any:
-        """The head to train, a graft.torch.head.Design; None if none was named."""
-        if not self.head:
-            return None
-        from graft.torch.head import HEADS  # here and below: torch, which the checks of what was typed need not
-
-        return spec.parse(self.head, HEADS, "head")
+    def design(self) -> Design | None:
+        """The head to train; None if none was named."""
+        return spec.parse(self.head, HEADS, "head") if self.head else None
 
     def check(self) -> None:
         """Raises UsageError for what cannot be, or does not go together: now, and not after minutes of embedding."""
-        if self.head:
-            check_trained(self.head)
-        if self.head and not isinstance(self.plan, Training):
+        if self.design and not isinstance(self.plan, Training):
             raise UsageError(f"--head is for strategies that train. {self.strategy!r} takes its own, see its options.")
         if self.weights and isinstance(self.plan, Direct):
             raise UsageError(
@@ -86,7 +80,6 @@ class Choices:
             self._check_early(self.plan)
         if self.settings:
             self._check_recipe(self.settings)
-        _ = self.design  # the numbers of its options; last, as it needs torch
 
     def _check_early(self, plan: EarlyFeatures) -> None:
         if not self.head and plan.cut != "head":
@@ -120,15 +113,6 @@ class Choices:
             raise UsageError(
                 "--log is for strategies that train, with an --output beside which the curves are written."
             )
-
-    def check_data(self, data: Dataset) -> None:
-        """Raises UsageError for what does not go with the labels, or with so few images: a head, a loss, a teacher."""
-        self.check_task(data.task)
-        self.check_count(len(data))
-        if self.settings:
-            from graft.torch import teachers
-
-            teachers.check(self.settings, data)
 
     def check_task(self, task: str) -> None:
         """Raises UsageError for a strategy, head, loss or metric that does not go with the pictures' labels."""

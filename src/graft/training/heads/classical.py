@@ -29,9 +29,6 @@ from graft.heads.nodes import FAR
 from graft.model.calibrate import temperature
 from graft.model.unknown import unit
 from graft.progress import Watch, steps, unwatched
-from graft.torch.engine import cores
-from graft.torch.forest import FAR
-from graft.torch.head import Head
 from graft.training.heads.compact import compact, expand
 from graft.training.heads.problem import Problem, Solution
 from graft.training.heads.ridge import linear_head, standardising

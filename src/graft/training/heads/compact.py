@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.heads.head import Head
-from graft.torch.head import Head
 from graft.training.heads.problem import Problem, Standardised
 from graft.training.heads.ridge import standardising
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from graft.data.duplicates import blocks
 from graft.errors import DataError
 from graft.heads.head import Head
-from graft.torch.head import Head
 from graft.training.heads.compact import expand
 from graft.training.heads.problem import Problem, Standardised
 from graft.training.heads.ridge import standardising

@@ -13,7 +13,6 @@ from graft.data import dataset as table
 from graft.data.duplicates import Rows, blocks, moments
 from graft.heads.head import Head
 from graft.model.ranking import mean_average_precision
-from graft.torch.head import Head
 
 TOP = 1 << 30  # bytes of features that a solver may hold in memory; beyond it only ridge, which streams, applies
 

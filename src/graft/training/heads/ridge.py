@@ -20,7 +20,6 @@ from graft.heads.checks import shapes
 from graft.heads.head import Head
 from graft.model.calibrate import temperature
 from graft.progress import Watch, steps, unwatched
-from graft.torch.head import Head
 from graft.training.heads.problem import Problem, Solution
 
 STRENGTHS = np.logspace(-4, 2, 13)  # penalty per picture, on standardised features
