@@ -18,9 +18,9 @@ from graft.heads.head import Head as Arrays
 from graft.model.answering import Answering
 from graft.model.classifier import Classifier
 from graft.model.composed import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, Reads, composed, tensors_of
-from graft.networks.chain import stages
-from graft.networks.head import arrays
-from graft.networks.reference import WithReference
+from graft.torch.chain import stages
+from graft.torch.head import arrays
+from graft.torch.reference import WithReference
 from graft_runtime.card import MULTICLASS, MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 

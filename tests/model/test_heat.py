@@ -11,8 +11,8 @@ from graft.backbones.graph import session
 from graft.heads.head import Head
 from graft.model.composed import Reads
 from graft.model.heat import COVERED, GRID, covered, exact_from, heat, linear
-from graft.networks import heat as gradients
-from graft.networks.head import arrays
+from graft.torch import heat as gradients
+from graft.torch.head import arrays
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT
 

@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.backbones.graph import BATCH, MAP, POOLED, TOP, Graph, session
+from graft.backbones.graph import BATCH, LAST, MAP, POOLED, TOP, Graph
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 
@@ -51,6 +51,11 @@ class Features:
         """The graph's outputs that the features are, in order."""
         kind = POOLED if self.pool else MAP
         return (*(f"{kind}{name}" for name in self.layers), *[TOP] * self.top)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Of each output the one that holds its map, which not every graph has."""
+        return (*(f"{MAP}{name}" for name in self.layers), *[LAST] * self.top)
 
     @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -109,7 +114,7 @@ class Run:
     def __init__(self, features: Features, compared: Features | None = None) -> None:
         self.features, self.compared = features, compared
         self.outputs = tuple(dict.fromkeys([*features.outputs, *(compared.outputs if compared else ())]))
-        self.session = session(features.graph)
+        self.session = features.graph.running
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The features alone."""

@@ -11,7 +11,8 @@ import hashlib
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,14 @@ class Graph:
     averaged: bool = False
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     identity: str = ""
+
+    @cached_property
+    def running(self) -> Session:
+        """The graph at work on all cores, opened once."""
+        return session(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Graph, tuple(getattr(self, each.name) for each in fields(self))  # an open session cannot be copied
 
 
 def only(graph: Graph, outputs: Sequence[str]) -> Graph:

@@ -23,7 +23,6 @@ from graft.jobs.running import Running, Told, running, unheard
 from graft.model import card, storage
 from graft.model.classifier import Classifier
 from graft.progress import Watch, unwatched
-from graft.torch import teachers
 from graft.training import probe
 from graft.training.choices import Choices
 from graft.training.embed import embed

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from graft.backbones import catalog
 from graft.backbones.backbone import Backbone, load_backbone
-from graft.backbones.graph import BATCH, MAP, Session, session
+from graft.backbones.graph import BATCH, MAP, Session
 from graft.backbones.stages import chosen_of
 from graft.data.dataset import Dataset
 from graft.data.read.source import read_source
@@ -99,7 +99,7 @@ def _streamed(
 ) -> tuple[list[int], dict[int, str]]:
     """The maps of all good images, one after the other in a file for each stage; the good rows, and the faults."""
     good, faults = list[int](), dict[int, str]()
-    running: Session = session(frozen.graph)
+    running: Session = frozen.graph.running
 
     def readable() -> Iterator[NDArray[np.uint8]]:
         for picture in pictures.each(data, partial(pictures.prepared, frozen.preprocess), watch):
@@ -123,9 +123,7 @@ def _streamed(
     return good, faults
 
 
-def _packed(
-    output: Path, shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, Path], good: Dataset
-) -> None:
+def _packed(output: Path, shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, Path], good: Dataset) -> None:
     """The .npz: an array for each stage, copied from its file, and the table."""
     labels = {"names": np.array(good.names(), str), "labels": good.labels, "classes": np.array(good.classes, str)}
     with whole.file(output) as file, zipfile.ZipFile(file, "w") as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]

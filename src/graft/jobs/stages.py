@@ -46,4 +46,3 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
         }
         for index, stage in enumerate(found)
     ]
-

@@ -25,8 +25,8 @@ def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], str
         classes=classes,
         preprocess=asdict(network.preprocess),
         backbone={
-            "name": backbone.entry.name,
-            "library": backbone.entry.library,
+            "name": backbone.name,
+            "library": backbone.entry.library if backbone.entry else "onnx",
             "origin": source.origin,
             "where": source.where,
             "sha256": source.sha256,

@@ -6,17 +6,19 @@ The saved folder holds this graph, and every exported file is made of it: there 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones import graph as graphs
-from graft.backbones.graph import LAST, POOLED, TOP, Graph
+from graft.backbones.features import Features
+from graft.backbones.graph import Graph
 from graft.errors import ModelError
 from graft.heads.head import Head
 from graft.heads.nodes import Builder, nodes, topk
+from graft.model.network import Network
 from graft.model.unknown import NEIGHBOURS, Known, compared_by
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
@@ -26,46 +28,8 @@ REFERENCE = "reference"  # what images are compared by, [n, w]
 BACKBONE, HEAD, KNOWN = "features.backbone.", "head.", "known.features"  # names of tensors begin so, as PyTorch's do
 FAR = 2**31 - 1  # an end beyond any
 
-Dims = Mapping[str, Sequence[int | str]]
 
-
-@dataclass(frozen=True)
-class Reads:
-    """What a head reads of a backbone, and by which stages images are compared, as the card has it.
-
-    The stages `layers`, each averaged over space, then with `top` the output of the whole backbone; without `pool` the
-    map of one stage. Images are compared by the stages `compared`; without any by the last one that the head reads.
-    """
-
-    layers: tuple[str, ...] = ()
-    top: bool = True
-    pool: bool = True
-    compared: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.pool and (len(self.layers) != 1 or self.top):
-            raise ValueError(f"a feature map is that of one layer and nothing else, not of {', '.join(self.layers)}")
-        if not self.layers and not self.top:
-            raise ValueError("the head reads nothing: no layer, and not the top")
-
-    @classmethod
-    def of(cls, card: Card) -> Reads:
-        """As the card of a saved classifier has it."""
-        return cls(tuple(card.layers), card.top and card.pool, card.pool, compared_by(card.unknown))
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The outputs of the backbone that the head reads, in its order."""
-        kind = POOLED if self.pool else graphs.MAP
-        return *(kind + layer for layer in self.layers), *[TOP] * self.top
-
-    @property
-    def maps(self) -> tuple[str, ...]:
-        """Of each part the output that holds its map, where there is one."""
-        return *(graphs.MAP + layer for layer in self.layers), *[LAST] * self.top
-
-
-def composed(backbone: Graph, reads: Reads, head: Head, card: Card, known: Known | None) -> Graph:
+def composed(network: Network, card: Card, known: Known | None) -> Graph:
     """The graph with the outputs of `graft_runtime.contract`, FEATURES and REFERENCE, for any number of images.
 
     PROBABILITIES by the card's temperature, scales and shifts; the score of UNKNOWN, 0 where nothing is known; LOGITS;
@@ -75,67 +39,56 @@ def composed(backbone: Graph, reads: Reads, head: Head, card: Card, known: Known
 
     Raises ModelError for a backbone without the outputs that are read.
     """
-    sizes = _sizes(backbone)
-    if missing := [name for name in (*reads.parts, *(POOLED + each for each in reads.compared)) if name not in sizes]:
-        raise ModelError(f"The graph has no output {missing[0]!r}; it has {', '.join(sizes)}.")
-    place = _place(reads, sizes)
-    exact = averaged_maps(backbone, reads, head, sizes)
+    features, head = network.features, network.head
+    compared, shapes = features.compared(compared_by(card.unknown)), features.graph.shapes
+    if missing := [name for name in (*features.outputs, *compared.outputs) if name not in shapes]:
+        raise ModelError(f"The graph has no output {missing[0]!r}; it has {', '.join(shapes)}.")
+    place = _place(features)
     build = Builder("answer/")
-    _read(build, reads)
+    _read(build, features, compared)
     build.nodes += nodes(head.spec, FEATURES, LOGITS, HEAD)
     outputs = {PROBABILITIES: ["n", len(card.classes)], UNKNOWN: ["n"], LOGITS: ["n", len(card.classes)]}
     _calibrated(build, card)
     near = _unknown(build, card, known)
     if place:
         build.named(place, MAP)
-        outputs[MAP] = list(sizes[place])
-    if place and _averaged(backbone, reads, head):
-        _heat(build, card, int(sizes[reads.parts[-1]][1]))
-        outputs[HEAT] = ["n", len(card.classes), *sizes[place][2:]]
+        outputs[MAP] = ["n", *shapes[place]]
+    if place and _averaged(features, head):
+        _heat(build, card, features.widths[-1])
+        outputs[HEAT] = ["n", len(card.classes), *shapes[place][1:]]
     outputs |= near
     outputs |= {FEATURES: ["n", head.spec["width"]], REFERENCE: ["n", "w"]}
     tensors = {HEAD + name: tensor for name, tensor in head.tensors.items()}
     if near:
         assert known is not None
         tensors[KNOWN] = known.features
-    whole = graphs.joined(_prefixed(backbone), build.nodes, tensors, _values(outputs, bool(near)))
-    return replace(graphs.only(whole, [*outputs, *exact]), tensors=whole.tensors)
+    whole = graphs.joined(_prefixed(features.graph), build.nodes, tensors, _values(outputs, bool(near)))
+    return graphs.only(whole, list(outputs))
 
 
-def averaged_maps(backbone: Graph, reads: Reads, head: Head, sizes: Dims | None = None) -> tuple[str, ...]:
+def averaged_maps(features: Features, head: Head) -> tuple[str, ...]:
     """The outputs that hold the map of each part that the head reads, where a linear head reads nothing but averages.
 
     Then how much each place speaks for a class is exact; empty where it is not, or where a part has no map.
     """
-    sizes = sizes or _sizes(backbone)
-    real = all(_is_map(sizes.get(name, ())) for name in reads.maps)
-    return reads.maps if real and _averaged(backbone, reads, head) else ()
+    real = all(_is_map(features.graph.shapes.get(name, ())) for name in features.maps)
+    return features.maps if real and _averaged(features, head) else ()
 
 
-def _averaged(backbone: Graph, reads: Reads, head: Head) -> bool:
+def _averaged(features: Features, head: Head) -> bool:
     """Whether a linear head reads nothing of the last part but its average."""
-    linear = head.spec["kind"] == "linear" and "pca" not in head.spec and reads.pool
-    return linear and (backbone.averaged or not reads.top)
+    linear = head.spec["kind"] == "linear" and "pca" not in head.spec and features.pool
+    return linear and (features.graph.averaged or not features.top)
 
 
-def _place(reads: Reads, sizes: Dims) -> str:
+def _place(features: Features) -> str:
     """The output that is the last map; none where the last part has no places."""
-    return reads.maps[-1] if _is_map(sizes.get(reads.maps[-1], ())) else ""
+    last = features.maps[-1]
+    return last if _is_map(features.graph.shapes.get(last, ())) else ""
 
 
-def _is_map(dims: Sequence[int | str]) -> bool:
-    return len(dims) == 4 and tuple(dims[2:]) != (1, 1)
-
-
-def _sizes(backbone: Graph) -> dict[str, list[int | str]]:
-    """The sides of each output, by name; a side that is free is a name."""
-    import onnx
-
-    outputs = onnx.ModelProto.FromString(backbone.structure).graph.output
-    return {
-        each.name: [side.dim_value or side.dim_param or "free" for side in each.type.tensor_type.shape.dim]
-        for each in outputs
-    }
+def _is_map(shape: Sequence[int]) -> bool:
+    return len(shape) == 3 and tuple(shape[1:]) != (1, 1)
 
 
 def _prefixed(backbone: Graph) -> Graph:
@@ -153,17 +106,11 @@ def _prefixed(backbone: Graph) -> Graph:
     return replace(backbone, structure=model.SerializeToString(deterministic=True), tensors=tensors)
 
 
-def _read(build: Builder, reads: Reads) -> None:
-    """FEATURES and REFERENCE."""
-    flat = [part if reads.pool else build("Flatten", part) for part in reads.parts]
+def _read(build: Builder, features: Features, compared: Features) -> None:
+    """FEATURES, and REFERENCE: each layer at length 1."""
+    flat = [part if features.pool else build("Flatten", part) for part in features.outputs]
     build.named(build("Concat", *flat, axis=1), FEATURES)
-    if reads.compared:
-        found = build("Concat", *(build.unit(POOLED + layer) for layer in reads.compared), axis=1)
-    elif reads.pool:
-        found = reads.parts[-1]
-    else:
-        found = build("ReduceMean", reads.parts[-1], build.constant([2, 3], np.int64), keepdims=0)
-    build.named(found, REFERENCE)
+    build.named(build("Concat", *(build.unit(part) for part in compared.outputs), axis=1), REFERENCE)
 
 
 def _calibrated(build: Builder, card: Card) -> None:

@@ -8,15 +8,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from graft.errors import UsageError
 from graft.model import pictures
 from graft.model.classifier import Classifier, Prediction, as_dataset
+from graft.model.heat import heat
 from graft.progress import Watch, unwatched
-from graft.torch.heat import heat
 from graft_runtime.card import MULTILABEL
 from graft_runtime.screen import MANY, listed
 
@@ -79,5 +78,5 @@ def explain(
 def _explained(classifier: Classifier, prediction: Prediction, seen: NDArray[np.uint8], label: str) -> Explanation:
     several = classifier.card.task == MULTILABEL
     at = classifier.classes.index(label)
-    places = heat(classifier.network, torch.from_numpy(seen)[None], [at], several)[0]
-    return Explanation(prediction, label, np.ascontiguousarray(seen.transpose(1, 2, 0)), places.numpy())
+    places = heat(classifier.network, seen[None], [at], several)[0]
+    return Explanation(prediction, label, np.ascontiguousarray(seen.transpose(1, 2, 0)), places)

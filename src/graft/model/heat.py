@@ -13,42 +13,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.backbones import wire
-from graft.backbones.graph import Graph
 from graft.heads.head import Head
-from graft.model.composed import Reads
-from graft_runtime.contract import LOGITS
+from graft.model.composed import averaged_maps
+from graft.model.network import Network
 
 GRID = 14  # places along a side; a network's last map has 7 or 14
 COVERED = 7  # places along a side that are covered one by one; divides GRID
 
-Run = Callable[[NDArray[np.uint8], Sequence[str]], list[NDArray[Any]]]  # images and outputs, as Session.run
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 
 
 def heat(
-    run: Run,
-    exact: Sequence[str],
-    head: Head,
-    images: NDArray[np.uint8],
-    classes: Sequence[int],
-    several: bool = False,
+    network: Network, images: NDArray[np.uint8], classes: Sequence[int], several: bool = False
 ) -> NDArray[np.float32]:
     """How much each place of images [n, 3, size, size] speaks for a class of each: [n, GRID, GRID].
 
     Above 0 a place speaks for the class, below against it. What is explained is the class's logit above the mean of
-    all logits, as only differences count in a softmax; with `several` labels an image, the logit itself. `exact` are
-    the outputs from which a linear head's map is exact (`exact_from`): its places add up to what is explained, but for
-    the bias.
+    all logits, as only differences count in a softmax; with `several` labels an image, the logit itself. Of a linear
+    head on averages the places add up to what is explained, but for the bias.
     """
-    if exact:
-        return linear(run(images, exact), head, classes, several)
-    return covered(lambda some: run(some, [LOGITS])[0], images, classes, several)
-
-
-def exact_from(graph: Graph, reads: Reads) -> tuple[str, ...]:
-    """The outputs of a composed graph that hold the maps of all that a linear head reads; none where there are none."""
-    return reads.maps if set(reads.maps) <= set(wire.outputs(graph.structure)) else ()
+    if exact := averaged_maps(network.features, network.head):
+        return linear(network.features.graph.running.run(images, exact), network.head, classes, several)
+    return covered(network, images, classes, several)
 
 
 def linear(
@@ -60,7 +46,7 @@ def linear(
     own = (weight if several else weight - weight.mean(axis=0))[list(classes)]
     parts = np.split(own, np.cumsum([part.shape[1] for part in maps])[:-1], axis=1)
     places = (_on_grid(_spoken(each, part)) for each, part in zip(parts, maps, strict=True))
-    return np.sum(list(places), axis=0, dtype=np.float32)
+    return np.asarray(sum(places), np.float32)
 
 
 def _spoken(weight: NDArray[np.floating], part: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -75,7 +61,7 @@ def _on_grid(places: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width = places.shape[1:]
     grid = _areas(height) @ places @ _areas(width).T * (height * width / GRID**2)
     rest = places.sum(axis=(1, 2)) - grid.sum(axis=(1, 2))  # areas of uneven grids overlap
-    return (grid + rest[:, None, None] / GRID**2).astype(np.float32)
+    return np.asarray(grid + rest[:, None, None] / GRID**2, np.float32)
 
 
 def _areas(count: int) -> NDArray[np.float32]:

@@ -100,8 +100,9 @@ def read_of(network: Network, compared: Sequence[str]) -> Graph:
         return features.graph
     places = {stage.name: place for place, stage in enumerate(features.graph.stages)}
     read = {*features.layers, *compared}
-    # A layer that is no stage lies inside one: then it is not known where the reading ends.
-    return facts.shortened(features.graph, 1 + max(map(places.get, read))) if read <= places.keys() else features.graph
+    if not read <= places.keys():  # a layer that is no stage lies inside one: where the reading ends is not known
+        return features.graph
+    return facts.shortened(features.graph, 1 + max(places[name] for name in read))
 
 
 def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:

@@ -22,13 +22,13 @@ from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, Stage
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.errors import ExportError, GraftError
-from graft.networks.alone import alone
-from graft.networks.chain import chained, still
-from graft.networks.heat import as_map
-from graft.networks.network import Features, example, heard, mapped, pooled
-from graft.networks.normalise import normalised
-from graft.networks.places import last_place
+from graft.torch.alone import alone
 from graft.torch.build import build, headless
+from graft.torch.chain import chained, still
+from graft.torch.heat import as_map
+from graft.torch.network import Features, example, heard, mapped, pooled
+from graft.torch.normalise import normalised
+from graft.torch.places import last_place
 from graft.torch.weights import load
 
 OPSET, IR = 20, 10

@@ -101,7 +101,7 @@ def described(ground: Ground, course: Course) -> dict[str, Any]:
         "recipe": asdict(recipe) | {"batch": batch_of(recipe, len(ground.inner))},
         "inner": len(ground.inner),
         "valid": len(ground.valid),
-        "layers": read_from(ground.network.features),
+        "layers": read_from(ground.network.features.layers, ground.network.features.top),
         "head": {"name": ground.network.head.spec["kind"]},
     }
 

@@ -193,9 +193,7 @@ def embed(
     return Embedded(store, seed, good, digests[good], faults, network.computed, time.monotonic() - start, seen)
 
 
-def embed_again(
-    frozen: Frozen, data: Dataset, *, views: int = 1, seed: int = 0, watch: Watch = unwatched
-) -> Embedded:
+def embed_again(frozen: Frozen, data: Dataset, *, views: int = 1, seed: int = 0, watch: Watch = unwatched) -> Embedded:
     """The same for pictures that were good before; raises DataError where one has changed or vanished since."""
     embedded = embed(frozen, data, views=views, seed=seed, watch=watch)
     for row, why in embedded.faults.items():

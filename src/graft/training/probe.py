@@ -111,15 +111,15 @@ def read_by(frozen: Features, chosen: Chosen) -> Features:
     return replace(frozen, layers=tuple(layers))
 
 
-def read_from(features: Features) -> list[str]:
-    """The layers that a head reads, in words."""
-    return [*features.layers, *(["last"] if features.top else [])]
+def read_from(layers: Sequence[str], top: bool) -> list[str]:
+    """What a head reads, in words."""
+    return [*layers, *(["last"] if top else [])]
 
 
 def record(chosen: Chosen, frozen: Features, pca: int = 0) -> dict[str, Any]:
     """What was chosen, and what else was tried."""
     return {
-        "layers": read_from(read_by(frozen, chosen)),
+        "layers": read_from(read_by(frozen, chosen).layers, frozen.top),
         "head": {
             "name": chosen.solution.name,
             "strength": chosen.solution.strength,

@@ -28,7 +28,7 @@ from graft.jobs.export.parity import Described
 from graft.jobs.export.witnesses import witnesses
 from graft.model import pictures
 from graft.model.classifier import Classifier
-from graft.model.composed import Reads, composed
+from graft.model.composed import composed
 from graft.progress import Watch, unwatched
 from graft_runtime import contract
 from graft_runtime.contract import Export, ModelError
@@ -149,9 +149,8 @@ def _prepared(classifier: Classifier, data: Dataset, watch: Watch) -> Iterator[N
 
 def _network(classifier: Classifier) -> ModelProto:
     """The graph from prepared images to all answers."""
-    network, card = classifier.network, classifier.card
     known = classifier.memory.known if classifier.memory else None
-    whole = composed(network.features.graph, Reads.of(card), network.head, card, known)
+    whole = composed(classifier.network, classifier.card, known)
     names = set(wire.outputs(whole.structure))
     model = graphs.inlined(graphs.only(whole, [name for name in contract.OUTPUTS if name in names]))
     for place, node in enumerate(model.graph.node):

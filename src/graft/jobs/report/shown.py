@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, pixels
-from graft.errors import UsageError
 from graft.jobs.report.answers import Answers
 from graft.jobs.thumbnail import thumbnail
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.explain import drawn
+from graft.model.heat import heat
 from graft.progress import Watch
-from graft.torch.heat import heat
 
 SIDE, LARGE = 112, 196  # pixels along the longer side of a thumbnail, and of a mistake that is shown large
 MOST = 400  # thumbnails: 3 kB each
@@ -81,9 +79,6 @@ def _large(
     for row, prepared in seen.items():
         picture = np.ascontiguousarray(prepared.transpose(1, 2, 0))
         large[row] = thumbnail(picture, LARGE).uri
-        try:
-            places = heat(classifier.network, torch.from_numpy(prepared)[None], [answers.blamed(row)], answers.several)
-        except UsageError:  # a network without places: there is no heat map to show
-            continue
-        hot[row] = thumbnail(drawn(picture, places[0].numpy()), LARGE).uri
+        places = heat(classifier.network, prepared[None], [answers.blamed(row)], answers.several)
+        hot[row] = thumbnail(drawn(picture, places[0]), LARGE).uri
     return large, hot
