@@ -59,7 +59,7 @@ FILE_LINES, BODY_LINES, MEDIAN_BODY, ARGUMENTS = 500, 40, 10, 9
 
 # "<rule> <who>": "why it may". One that is no longer needed fails too.
 EXCEPTIONS: dict[str, str] = {
-    "arrow graft.backbones.backbone -> graft.torch.convert": "only where a network has to be converted, and it is there",
+    "arrow graft.backbones.backbone -> graft.torch.convert": "where a network has to be converted, and it is there",
     "arrow graft.networks.catalog -> graft.torch.build": "the old name, until those who import it stand in graft.torch",
     "arrow graft.networks.weights -> graft.torch.weights": "the same",
     "arguments graft.cli:fit": "typer makes one option of each argument; fit has those that people asked for",
