@@ -24,8 +24,9 @@ PACKAGES = {"graft": HOUSE / "src/graft", "graft_runtime": HOUSE / "runtime/src/
 ROOMS = [
     {"runtime": ["graft_runtime"]},
     {"ground": ["errors", "spec", "progress"]},
+    {"data": ["data"]},
     {"backbones": ["backbones"]},
-    {"data": ["data"], "networks": ["networks"]},
+    {"networks": ["networks"]},
     {"model": ["model"]},
     {"training": ["training"]},
     {"torch": ["torch"]},

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from graft.backbones import backbone as backbones
 from graft.backbones import catalog, graph_cache, lite, weights
@@ -19,6 +20,13 @@ from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError, WeightsError
 
 NAME = catalog.DEFAULT
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of each test's own, so that none finds what another kept."""
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "home"))
+    return tmp_path / "home" / "backbones"
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +60,13 @@ def test_the_default_is_built_from_arrays(default: Backbone) -> None:
     assert found.std(0).max() > 0
 
 
-def test_a_kept_graph_is_the_graph(default: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "cache" / "backbones"
-    first = load_backbone(offline=True, cache=cache)
+def test_a_kept_graph_is_the_graph(default: Backbone, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, cache = load_backbone(offline=True), own_folder
     key = key_of(first.entry, first.source, first.preprocess)
     assert sorted(path.suffix for path in cache.iterdir()) == [".onnx", ".safetensors"]
     assert all(path.name.startswith(key) for path in cache.iterdir())
     monkeypatch.setattr(lite, "build", lambda *_: pytest.fail("built again"))
-    second = load_backbone(offline=True, cache=cache)
+    second = load_backbone(offline=True)
     assert same(first.graph, default.graph)
     assert same(second.graph, default.graph)
     assert second.source == first.source
@@ -116,15 +123,21 @@ def test_a_cache_that_cannot_be_written_is_said_and_no_fault(default: Backbone, 
 
 
 @pytest.mark.fault(34)
-def test_a_full_disk_leaves_nothing(default: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> int:
-        path.touch()
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("place", ["pathlib.Path.write_bytes", "safetensors.numpy.save_file"])
+def test_a_full_disk_leaves_nothing_that_is_taken_for_a_graph(
+    default: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*given: Any) -> None:
+        next(each for each in given if isinstance(each, Path)).touch()
+        fault = "No space left on device"
+        raise OSError(28, fault) if place.startswith("pathlib") else SafetensorError(fault)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    found = load_backbone(offline=True, cache=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, full)
+        found = load_backbone(offline=True, cache=tmp_path)
     assert found.remarks == (f"The graph of '{NAME}' cannot be kept in {tmp_path}: No space left on device.",)
-    assert list(tmp_path.iterdir()) == []
+    assert not [*tmp_path.glob("*.safetensors"), *tmp_path.glob(".*")]
+    assert load_backbone(offline=True, cache=tmp_path).remarks == ()
 
 
 def test_tensors_of_all_kinds_are_kept(tmp_path: Path) -> None:
@@ -157,7 +170,7 @@ def test_what_has_to_be_converted_needs_more_than_the_core(nothing_but_the_core:
         load_backbone("test_resnet")  # and nothing is downloaded
     with pytest.raises(UsageError, match=want):
         load_backbone("test_resnet", tmp_path / "file.safetensors")
-    assert load_backbone(offline=True).graph.stages
+    assert load_backbone(offline=True, cache=tmp_path).graph.stages
 
 
 def test_weights_of_another_network_are_refused(default: Backbone, tmp_path: Path) -> None:

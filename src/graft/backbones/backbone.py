@@ -12,6 +12,7 @@ from graft.backbones.catalog import Entry
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
+from graft.data.cache import cache_folder
 from graft.errors import UsageError
 from graft.progress import Watch, unwatched
 
@@ -46,7 +47,7 @@ def load_backbone(
     cache: Path | None = None,
     watch: Watch = unwatched,
 ) -> Backbone:
-    """A pretrained backbone of the catalogue, ready to use; its graph is kept in the folder `cache`, if one is named.
+    """A pretrained backbone of the catalogue, ready to use; its graph is kept in a folder of the cache, or in `cache`.
 
     Raises UsageError for an unknown name, and for one that has to be converted where PyTorch is not installed;
     WeightsError where its weights cannot be had or do not fit, and ExportError where it cannot be converted.
@@ -57,19 +58,19 @@ def load_backbone(
         _check_means(entry)  # before the download
     source = weights.obtained(entry, source)
     preprocess = catalog.preprocess(entry)
-    key, remarks = key_of(entry, source, preprocess), []
+    folder, key = cache or cache_folder() / "backbones", key_of(entry, source, preprocess)
+    remarks: list[str] = []
     try:
-        graph = graph_cache.read(cache, key) if cache else None
+        graph = graph_cache.read(folder, key)
     except graph_cache.Damaged as damage:
         graph = None
         remarks.append(f"The graph of '{entry.name}' in the cache was damaged, and was made anew: {damage}.")
     if graph is None:
         graph = _made(entry, source, preprocess, watch)
         try:
-            if cache:
-                graph_cache.write(cache, key, graph)
+            graph_cache.write(folder, key, graph)
         except OSError as fault:
-            remarks.append(f"The graph of '{entry.name}' cannot be kept in {cache}: {fault.strerror or fault}.")
+            remarks.append(f"The graph of '{entry.name}' cannot be kept in {folder}: {fault.strerror or fault}.")
     return Backbone(entry, graph, preprocess, source, tuple(remarks))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def read(folder: Path, key: str) -> Graph | None:
 
 def write(folder: Path, key: str, graph: Graph) -> None:
     """Keep a graph under a name. What is there is whole, however this ends. Raises OSError."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,15 +60,18 @@ def write(folder: Path, key: str, graph: Graph) -> None:
         "averaged": graph.averaged,
     }
     _whole(_structure(folder, key, digest), lambda part: part.write_bytes(graph.structure))
-    # Last, as it names the other: two that write at once may have structures that differ, and leave a pair that fits.
-    _whole(folder / f"{key}.safetensors", lambda part: save_file(tensors, part, {FACTS: json.dumps(facts)}))
+    try:
+        # Last, as it names the other: two that write at once may have structures that differ, and leave a pair that fits.
+        _whole(folder / f"{key}.safetensors", lambda part: save_file(tensors, part, {FACTS: json.dumps(facts)}))
+    except SafetensorError as fault:  # its word for whatever the system says
+        raise OSError(str(fault)) from fault
 
 
 def _structure(folder: Path, key: str, digest: str) -> Path:
     return folder / f"{key}-{digest[:16]}.onnx"
 
 
-def _whole(path: Path, fill: Any) -> None:
+def _whole(path: Path, fill: Callable[[Path], Any]) -> None:
     part = path.with_name(f".{secrets.token_hex(16)}.part")
     try:
         fill(part)
