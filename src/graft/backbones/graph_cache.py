@@ -61,7 +61,7 @@ def write(folder: Path, key: str, graph: Graph) -> None:
     }
     _whole(_structure(folder, key, digest), lambda part: part.write_bytes(graph.structure))
     try:
-        # Last, as it names the other: two that write at once may have structures that differ, and leave a pair that fits.
+        # Last, as it names the other: two that write at once, with other structures, leave a pair that fits.
         _whole(folder / f"{key}.safetensors", lambda part: save_file(tensors, part, {FACTS: json.dumps(facts)}))
     except SafetensorError as fault:  # its word for whatever the system says
         raise OSError(str(fault)) from fault
