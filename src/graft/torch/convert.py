@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ OPSET, IR = 20, 10
 CLOSE = 1e-4  # largest difference to PyTorch, relative to the largest number of an output
 SMALL = 4096  # numbers; constants up to so many are worked out here, and stay inside the structure
 OWN = "constant/"  # + a name: a large tensor of the graph that the module's state dict does not have
+# What sizes are worked out with; ONNX Runtime folds the rest when it opens the graph, and faster.
+FOLDED = {
+    *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Max", "Min", "Ceil", "Floor", "Cast", "Equal", "Not", "Where"),
+    *("Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Reshape", "Transpose", "ConstantOfShape", "Range"),
+}
 EXAMPLES = 3  # images, in batches of 3, 1 and 2: a graph may have taken the number in its example for a constant
 
 
@@ -147,13 +153,14 @@ def _traced(listening: _Listening) -> ModelProto:
     By the tracing exporter, as the newer one takes many times as long and cannot follow hooks. Nothing is folded into
     weights: they keep their names and values.
     """
-    with BytesIO() as file, warnings.catch_warnings(), _exporter():
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), _exporter():
+        path = Path(folder) / "traced.onnx"
         warnings.simplefilter("ignore")  # it is deprecated, and warns of each size that becomes a constant
         try:
             torch.onnx.export(
                 listening,
                 (listening.images()[:2],),
-                file,
+                path,
                 dynamo=False,
                 opset_version=OPSET,
                 training=torch.onnx.TrainingMode.PRESERVE,
@@ -166,7 +173,7 @@ def _traced(listening: _Listening) -> ModelProto:
         except Exception as fault:  # an exporter fails in many ways
             reason = " ".join(str(fault).split())[:300]
             raise ExportError(f"This network cannot be converted: {type(fault).__name__}: {reason}") from fault
-        model = ModelProto.FromString(file.getvalue())
+        model = onnx.load(path)
     model.ir_version = IR
     for field in ("doc_string", "producer_version"):
         model.ClearField(field)
@@ -185,7 +192,7 @@ def _exporter() -> Iterator[None]:
     """
     name, module = "_jit_set_onnx_log_enabled", torch._C
     switch = getattr(module, name, None)
-    torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
+    torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # pyright: ignore[reportPrivateImportUsage]
     if switch:
         setattr(module, name, lambda _on: None)
     try:
@@ -193,14 +200,14 @@ def _exporter() -> Iterator[None]:
     finally:
         if switch:
             setattr(module, name, switch)
-        torch.onnx.unregister_custom_op_symbolic("aten::rms_norm", OPSET)
+        torch.onnx.unregister_custom_op_symbolic("aten::rms_norm", OPSET)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _rms_norm(graph: Any, given: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
     """x / sqrt(mean(x^2) + epsilon) * weight, over the last dimensions."""
-    count = len(symbolic_helper._maybe_get_const(shape, "is"))
-    axes = graph.op("Constant", value_t=torch.arange(-count, 0))
-    known = None if symbolic_helper._is_none(epsilon) else symbolic_helper._maybe_get_const(epsilon, "f")
+    last: Any = symbolic_helper._maybe_get_const(shape, "is")
+    axes = graph.op("Constant", value_t=torch.arange(-len(last), 0))
+    known: Any = None if symbolic_helper._is_none(epsilon) else symbolic_helper._maybe_get_const(epsilon, "f")
     least = torch.tensor(torch.finfo(torch.float32).eps if known is None else known)
     squares = graph.op("ReduceMean", graph.op("Mul", given, given), axes, keepdims_i=1)
     root = graph.op("Sqrt", graph.op("Add", squares, graph.op("Constant", value_t=least)))
@@ -245,12 +252,12 @@ def _fix_sizes(model: ModelProto) -> None:
 
 
 def _fold(graph: GraphProto) -> None:
-    """Work out all nodes that read small constants alone, and leave out those that nobody reads then."""
+    """Work out what follows from small constants alone, and leave out the nodes that nobody reads then."""
     known: dict[str, NDArray[Any]] = {}
     for node in graph.node:
         if node.op_type == "Constant":
             value = _constant(node)
-        elif node.input and all(name in known for name in node.input if name):
+        elif node.op_type in FOLDED and all(name in known for name in node.input if name):
             value = _worked_out(node, known)
         else:
             continue
@@ -263,11 +270,10 @@ def _fold(graph: GraphProto) -> None:
 
 
 def _worked_out(node: NodeProto, known: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-    """The output of one node, None where it has several or is not numbers."""
-    if len(node.output) != 1 or node.op_type.startswith("Random"):
-        return None
+    """The output of one node, None where it is not numbers."""
     inputs = {name: known[name] for name in node.input if name}
-    value = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, inputs)[0]
+    found: Any = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, inputs)
+    value = found[0]
     return np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None
 
 

@@ -1,0 +1,103 @@
+"""A pretrained network as a graph: out of the cache, built from arrays, or converted from PyTorch once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.backbones import catalog, checkpoint, graph_cache, lite, weights
+from graft.backbones.catalog import Entry
+from graft.backbones.graph import Graph
+from graft.backbones.preprocess import Preprocess
+from graft.backbones.weights import Source
+from graft.data.cache import cache_folder
+from graft.errors import UsageError
+from graft.progress import Watch, unwatched
+
+VERSION = 1  # of what makes graphs: raise it when they would be others, and those in the cache are made anew
+NEEDED = ("torch", "torchvision", "timm")  # to convert a network; the extra `train` brings them
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A network without its classifier: uint8 images, prepared, to what its stages say of them.
+
+    `remarks` are sentences for a person, of what went otherwise than it should while it was loaded.
+    """
+
+    entry: Entry
+    graph: Graph
+    preprocess: Preprocess
+    source: Source
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The network's, in the catalogue."""
+        return self.entry.name
+
+
+def load_backbone(
+    name: str = catalog.DEFAULT,
+    file: Path | None = None,
+    offline: bool = False,
+    *,
+    cache: Path | None = None,
+    watch: Watch = unwatched,
+) -> Backbone:
+    """A pretrained backbone of the catalogue, ready to use; its graph is kept in a folder of the cache, or in `cache`.
+
+    Raises UsageError for an unknown name, and for one that has to be converted where PyTorch is not installed;
+    WeightsError where its weights cannot be had or do not fit, and ExportError where it cannot be converted.
+    """
+    entry = catalog.find(name)
+    source = weights.locate(entry, file, offline)
+    if source.path is None:
+        _check_means(entry)  # before the download
+    source = weights.obtained(entry, source)
+    preprocess = catalog.preprocess(entry)
+    folder, key = cache or cache_folder() / "backbones", key_of(entry, source, preprocess)
+    remarks: list[str] = []
+    try:
+        graph = graph_cache.read(folder, key)
+    except graph_cache.Damaged as damage:
+        graph = None
+        remarks.append(f"The graph of '{entry.name}' in the cache was damaged, and was made anew: {damage}.")
+    if graph is None:
+        graph = _made(entry, source, preprocess, watch)
+        try:
+            graph_cache.write(folder, key, graph)
+        except OSError as fault:
+            remarks.append(f"The graph of '{entry.name}' cannot be kept in {folder}: {fault.strerror or fault}.")
+    return Backbone(entry, graph, preprocess, source, tuple(remarks))
+
+
+def key_of(entry: Entry, source: Source, preprocess: Preprocess) -> str:
+    """The name of a backbone's graph: of its network, weights and preprocessing, and of what made it."""
+    what = (VERSION, entry.name, source.sha256, preprocess)
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
+
+
+def _made(entry: Entry, source: Source, preprocess: Preprocess, watch: Watch) -> Graph:
+    assert source.path is not None
+    family = entry.name.partition(".")[0]
+    if family in lite.NETWORKS:
+        return lite.build(family, lite.arranged(family, checkpoint.read(source.path), source.path))
+    _check_means(entry)
+    for _ in watch([None], f"convert {entry.name}", 1):
+        from graft.torch import convert  # seconds, and only here
+
+        return convert.converted(entry, source, preprocess)
+    raise AssertionError("a watch that leaves things out")
+
+
+def _check_means(entry: Entry) -> None:
+    """Raises UsageError for a network that has to be converted where what that takes is not installed."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing and entry.name.partition(".")[0] not in lite.NETWORKS:
+        raise UsageError(
+            f"'{entry.name}' has to be converted once, and that needs {', '.join(missing)}: "
+            f"`pip install 'graft-vision[train]'` brings it. {catalog.DEFAULT} needs nothing."
+        )

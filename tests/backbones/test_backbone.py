@@ -1,0 +1,205 @@
+"""Backbones: from arrays, from the cache, or converted once; a cache that is damaged, or that cannot be written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+
+from graft.backbones import backbone as backbones
+from graft.backbones import catalog, graph_cache, lite, weights
+from graft.backbones.backbone import Backbone, key_of, load_backbone
+from graft.backbones.graph import TOP, Graph, Stage, session
+from graft.backbones.preprocess import Preprocess
+from graft.errors import UsageError, WeightsError
+
+NAME = catalog.DEFAULT
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of each test's own, so that none finds what another kept."""
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "home"))
+    return tmp_path / "home" / "backbones"
+
+
+@pytest.fixture(scope="module")
+def default() -> Backbone:
+    return load_backbone(offline=True)
+
+
+def answers(graph: Graph) -> np.ndarray:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), np.uint8)
+    return session(graph).run(images, [TOP])[0]
+
+
+def same(one: Graph, two: Graph) -> bool:
+    """Whether two graphs are equal to the bit."""
+    equal = [one.tensors[name].tobytes() == tensor.tobytes() for name, tensor in two.tensors.items()]
+    kinds = [(name, each.dtype, each.shape) for name, each in one.tensors.items()]
+    return (
+        all(equal)
+        and kinds == [(name, each.dtype, each.shape) for name, each in two.tensors.items()]
+        and (one.structure, one.stages, one.averaged) == (two.structure, two.stages, two.averaged)
+    )
+
+
+def test_the_default_is_built_from_arrays(default: Backbone) -> None:
+    entry = catalog.find(NAME)
+    assert (default.name, default.entry, default.preprocess) == (NAME, entry, catalog.preprocess(entry))
+    assert (default.source.where, default.source.sha256) == ("embedded", weights.PACKAGES[NAME].sha256)
+    assert default.remarks == ()
+    found = answers(default.graph)
+    assert found.shape == (2, 1280)
+    assert found.std(0).max() > 0
+
+
+def test_a_kept_graph_is_the_graph(default: Backbone, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, cache = load_backbone(offline=True), own_folder
+    key = key_of(first.entry, first.source, first.preprocess)
+    assert sorted(path.suffix for path in cache.iterdir()) == [".onnx", ".safetensors"]
+    assert all(path.name.startswith(key) for path in cache.iterdir())
+    monkeypatch.setattr(lite, "build", lambda *_: pytest.fail("built again"))
+    second = load_backbone(offline=True)
+    assert same(first.graph, default.graph)
+    assert same(second.graph, default.graph)
+    assert second.source == first.source
+    assert second.remarks == ()
+    assert np.array_equal(answers(second.graph), answers(default.graph))
+
+
+def test_the_key_is_of_all_that_the_graph_depends_on(default: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, source, preprocess = default.entry, default.source, default.preprocess
+    keys = {
+        key_of(entry, source, preprocess),
+        key_of(catalog.find("tf_efficientnet_lite1"), source, preprocess),
+        key_of(entry, replace(source, sha256="0" * 64), preprocess),
+        key_of(entry, source, replace(preprocess, mean=(0.5, 0.5, 0.6))),
+    }
+    assert key_of(entry, replace(source, where="file", origin="elsewhere"), preprocess) in keys
+    monkeypatch.setattr(backbones, "VERSION", backbones.VERSION + 1)
+    assert len(keys | {key_of(entry, source, preprocess)}) == 5
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [flip, cut, empty, Path.unlink])
+@pytest.mark.parametrize("ending", [".onnx", ".safetensors"])
+def test_a_damaged_graph_is_made_anew_and_said_once(default: Backbone, tmp_path: Path, harm: Any, ending: str) -> None:
+    load_backbone(offline=True, cache=tmp_path)
+    (path,) = tmp_path.glob(f"*{ending}")
+    harm(path)
+    again = load_backbone(offline=True, cache=tmp_path)
+    gone = harm is Path.unlink and ending == ".safetensors"  # then it is as if it had never been there
+    said = [remark.partition(" in the cache was damaged, and was made anew: ")[0] for remark in again.remarks]
+    assert said == [f"The graph of '{NAME}'"] * (not gone)
+    assert same(again.graph, default.graph)
+    assert load_backbone(offline=True, cache=tmp_path).remarks == ()
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_no_fault(default: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    found = load_backbone(offline=True, cache=tmp_path / "file" / "backbones")
+    assert found.remarks == (f"The graph of '{NAME}' cannot be kept in {tmp_path}/file/backbones: Not a directory.",)
+    assert same(found.graph, default.graph)
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("place", ["pathlib.Path.write_bytes", "safetensors.numpy.save_file"])
+def test_a_full_disk_leaves_nothing_that_is_taken_for_a_graph(
+    default: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*given: Any) -> None:
+        next(each for each in given if isinstance(each, Path)).touch()
+        fault = "No space left on device"
+        raise OSError(28, fault) if place.startswith("pathlib") else SafetensorError(fault)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, full)
+        found = load_backbone(offline=True, cache=tmp_path)
+    assert found.remarks == (f"The graph of '{NAME}' cannot be kept in {tmp_path}: No space left on device.",)
+    assert not [*tmp_path.glob("*.safetensors"), *tmp_path.glob(".*")]
+    assert load_backbone(offline=True, cache=tmp_path).remarks == ()
+
+
+def test_tensors_of_all_kinds_are_kept(tmp_path: Path) -> None:
+    tensors = {
+        "z.counter": np.array(3),
+        "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "a": np.zeros((0, 2), np.float16),
+        "mask": np.array([True, False]),
+    }
+    graph = Graph(b"structure", tensors, (Stage("a.0", (3, 2, 2), 7), Stage("a.1", (5,), 0)), averaged=True)
+    assert graph_cache.read(tmp_path, "key") is None
+    graph_cache.write(tmp_path, "key", graph)
+    found = graph_cache.read(tmp_path, "key")
+    assert found
+    assert same(found, graph)
+    assert graph_cache.read(tmp_path, "other") is None
+
+
+@pytest.fixture
+def nothing_but_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "NEEDED", ("no_such_torch", "timm"))
+
+
+def test_what_has_to_be_converted_needs_more_than_the_core(nothing_but_the_core: None, tmp_path: Path) -> None:
+    (tmp_path / "file.safetensors").write_bytes(b"not looked into")
+    want = (
+        r"^'test_resnet' has to be converted once, and that needs no_such_torch: `pip install 'graft-vision\[train\]'`"
+    )
+    with pytest.raises(UsageError, match=want):
+        load_backbone("test_resnet")  # and nothing is downloaded
+    with pytest.raises(UsageError, match=want):
+        load_backbone("test_resnet", tmp_path / "file.safetensors")
+    assert load_backbone(offline=True, cache=tmp_path).graph.stages
+
+
+def test_weights_of_another_network_are_refused(default: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="does not fit 'tf_efficientnet_lite1'"):
+        load_backbone("tf_efficientnet_lite1", default.source.path)
+    with pytest.raises(WeightsError, match="There is no weights file"):
+        load_backbone(NAME, tmp_path / "none.pth")
+    with pytest.raises(UsageError, match="Did you mean 'resnet50'"):
+        load_backbone("resnet5O")
+
+
+def test_a_name_with_a_tag_is_the_same_network(default: Backbone) -> None:
+    tagged = load_backbone(f"{NAME}.in1k", default.source.path)
+    assert tagged.name == f"{NAME}.in1k"
+    assert same(tagged.graph, default.graph)
+    assert tagged.preprocess == default.preprocess == Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def test_neither_torch_nor_onnx_is_needed_once_the_graph_is_kept(tmp_path: Path) -> None:
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        from graft.backbones.backbone import load_backbone
+        found = load_backbone(offline=True, cache=Path({str(tmp_path)!r}))
+        print(len(found.graph.tensors), *[name for name in ("torch", "timm", "onnx") if name in sys.modules])
+    """
+    said = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    ]
+    assert said[0][1:] == ["onnx"]
+    assert said[1] == said[0][:1]

@@ -1,0 +1,73 @@
+"""A network that is converted at its first use: as PyTorch has it, and without PyTorch from then on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from graft.backbones import catalog
+from graft.backbones.backbone import load_backbone
+from graft.backbones.graph import TOP, session
+from graft.errors import WeightsError
+from graft.networks import network
+from graft.networks.alone import seeded
+from graft.networks.network import Features
+from graft.torch import convert
+from graft.torch.build import build
+
+NAME = "test_resnet"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    with seeded(3):
+        save_file(build(catalog.find(NAME)).state_dict(), path)
+    return path
+
+
+def test_a_converted_network_says_what_pytorch_says(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    watch = lambda things, what, count: [shown.append(f"{what} {count}"), *things][1:]  # noqa: E731
+    first = load_backbone(NAME, file, cache=tmp_path, watch=watch)
+    monkeypatch.setattr(convert, "converted", lambda *_: pytest.fail("converted again"))
+    second = load_backbone(NAME, file, cache=tmp_path, watch=watch)
+    assert shown == [f"convert {NAME} 1"]
+    assert first.source == second.source
+    theirs = network.load_backbone(NAME, file)
+    assert first.preprocess == theirs.preprocess
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 160, 160), np.uint8)
+    with torch.no_grad():
+        want = Features(theirs.module, theirs.preprocess, ())(torch.from_numpy(images)).numpy()
+    for backbone in (first, second):
+        assert list(backbone.graph.tensors) == list(theirs.module.state_dict())
+        found = session(backbone.graph).run(images, [TOP])[0]
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
+def test_a_network_that_was_converted_needs_torch_no_more(file: Path, tmp_path: Path) -> None:
+    load_backbone(NAME, file, cache=tmp_path)
+    code = f"""if True:
+        import sys
+        sys.modules["torch"] = None  # an import of it fails
+        from pathlib import Path
+        from graft.backbones.backbone import load_backbone
+        found = load_backbone({NAME!r}, Path({str(file)!r}), cache=Path({str(tmp_path)!r}))
+        print(len(found.graph.stages), *[name for name in ("timm", "torchvision", "onnx") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{len(load_backbone(NAME, file, cache=tmp_path).graph.stages)}\n", done.stderr
+
+
+def test_weights_of_another_network_are_not_converted(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="does not fit 'test_vit'"):
+        load_backbone("test_vit", file, cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
