@@ -6,9 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
@@ -17,9 +15,7 @@ from graft.jobs import logs
 from graft.jobs.export import export, formats, program
 from graft.model import storage
 from graft.networks import catalog, fresh
-from graft.networks.head import HEADS
 from graft.training import checkpoint, choices
-from graft.training.heads.names import DESIGNS
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.
 ASK = """
@@ -142,5 +138,3 @@ def test_what_is_written_down_twice_is_the_same() -> None:
     assert (choices.BACKBONE, choices.RANDOM) == (catalog.DEFAULT, fresh.RANDOM)
     assert formats.ENDINGS[formats.TORCH] == program.SUFFIX
     assert tuple(export.FORMATS) == formats.NAMES
-    own = {name: {each.name: get_type_hints(kind)[each.name] for each in fields(kind)} for name, kind in HEADS.items()}
-    assert own == DESIGNS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -52,17 +52,21 @@ def told(option: str, given: Sequence[str], own: Sequence[str]) -> str:
 
 def _inside(strategy: str, head: str) -> dict[str, str]:
     """Words of the recipe, the strategies and the heads, each with the option that it belongs into."""
-    from graft.training.heads.names import DESIGNS
+    from graft.heads.designs import HEADS
     from graft.training.recipe import Recipe
     from graft.training.strategies import STRATEGIES
 
-    plans: dict[str, Any] = {name: [each.name for each in fields(kind)] for name, kind in STRATEGIES.items()}
+    heads, plans = (_options(kinds) for kinds in (HEADS, STRATEGIES))
     found = {}
-    for option, kinds, chosen in (("--head", DESIGNS, head), ("--strategy", plans, strategy or "tail")):
+    for option, kinds, chosen in (("--head", heads, head), ("--strategy", plans, strategy or "tail")):
         first = chosen.partition(":")[0]
         for name in [*(each for each in kinds if each != first), *[first] * (first in kinds)]:  # the later one counts
             found |= {word: f"{option} {name}:{word}" for word in kinds[name] if name == first or word not in found}
     return found | {each.name: f"--recipe {each.name}" for each in fields(Recipe)}
+
+
+def _options(kinds: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {name: [each.name for each in fields(kind)] for name, kind in kinds.items()}
 
 
 def _after(given: Sequence[str], *options: str) -> str:

@@ -59,8 +59,8 @@ def linear(
     weight = tensors["judge.weight"] * tensors["scale"]
     own = (weight if several else weight - weight.mean(axis=0))[list(classes)]
     parts = np.split(own, np.cumsum([part.shape[1] for part in maps])[:-1], axis=1)
-    places = (_on_grid(_spoken(each, part)) for each, part in zip(parts, maps, strict=True))
-    return np.sum(list(places), axis=0, dtype=np.float32)
+    places = [_on_grid(_spoken(each, part)) for each, part in zip(parts, maps, strict=True)]
+    return np.stack(places).sum(axis=0)
 
 
 def _spoken(weight: NDArray[np.floating], part: NDArray[np.floating]) -> NDArray[np.float32]:

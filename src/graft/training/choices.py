@@ -11,7 +11,8 @@ from graft import spec
 from graft.data import strengths
 from graft.data.dataset import Dataset
 from graft.errors import UsageError
-from graft.training.heads.names import check, check_trained
+from graft.heads.designs import HEADS
+from graft.training.heads.names import check, check_installed
 from graft.training.recipe import Recipe, check_teachers
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
@@ -60,17 +61,12 @@ class Choices:
 
     @cached_property
     def design(self) -> Any:
-        """The head to train, a graft.networks.head.Design; None if none was named."""
-        if not self.head:
-            return None
-        from graft.networks.head import HEADS  # here and below: torch, which the checks of what was typed need not
-
-        return spec.parse(self.head, HEADS, "head")
+        """The head to train, a graft.heads.designs.Design; None if none was named."""
+        return spec.parse(self.head, HEADS, "head") if self.head else None
 
     def check(self) -> None:
         """Raises UsageError for what cannot be, or does not go together: now, and not after minutes of embedding."""
-        if self.head:
-            check_trained(self.head)
+        _ = self.design
         if self.head and not isinstance(self.plan, Training):
             raise UsageError(f"--head is for strategies that train. {self.strategy!r} takes its own, see its options.")
         if self.weights and isinstance(self.plan, Direct):
@@ -86,7 +82,8 @@ class Choices:
             self._check_early(self.plan)
         if self.settings:
             self._check_recipe(self.settings)
-        _ = self.design  # the numbers of its options; last, as it needs torch
+        if self.solver:
+            check_installed(self.solver)
 
     def _check_early(self, plan: EarlyFeatures) -> None:
         if not self.head and plan.cut != "head":
@@ -138,10 +135,8 @@ class Choices:
                 "These pictures have several labels each, and 'direct' answers one class. Every other strategy takes "
                 "several: probe, for instance."
             )
-        if isinstance(self.plan, Probe):
-            check(self.plan.head, self.plan.layers, several)
-        if isinstance(self.plan, EarlyFeatures) and not self.trains:
-            check(self.plan.solver, "auto", several)
+        if self.solver:
+            check(self.solver, self.plan.layers if isinstance(self.plan, Probe) else "auto", several)
         if self.settings:
             from graft.training import metrics
             from graft.training.losses import loss_of
@@ -155,6 +150,13 @@ class Choices:
             raise UsageError(
                 f"pca={self.pca} needs more than {self.pca:,} training images. There are {images:,} in all."
             )
+
+    @property
+    def solver(self) -> str:
+        """The name of the head that is solved; empty where none is."""
+        if isinstance(self.plan, EarlyFeatures):
+            return "" if self.trains else self.plan.solver
+        return self.plan.head if isinstance(self.plan, Probe) else ""
 
     @property
     def pca(self) -> int:
