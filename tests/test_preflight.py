@@ -10,14 +10,12 @@ from pathlib import Path
 
 from graft import preflight
 from graft.backbones import catalog
+from graft.heads import designs
 from graft.jobs import logs
 from graft.jobs.export import export, formats, program
 from graft.model import storage
 from graft.torch import checkpoint, fresh, head
-from graft.torch.head import HEADS
 from graft.training import choices
-from graft.training.heads.names import DESIGNS
-from graft.heads import designs
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.
 ASK = """

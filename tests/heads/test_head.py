@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from graft.heads import designs
 from graft.heads.checks import ACTIVATIONS, shapes
 from graft.heads.head import Head, blank
 from graft.networks import head as modules
@@ -150,8 +153,19 @@ def test_its_tensors_are_those_of_the_module(spec: dict[str, Any]) -> None:
     assert blank(spec).keys() == want.keys()
 
 
-def test_activations_are_those_of_the_module() -> None:
+def test_activations_and_initialisers_are_those_of_the_module() -> None:
     assert list(modules.ACTIVATIONS) == list(ACTIVATIONS)
+    assert list(modules.INITIALISERS) == list(designs.INITIALISERS)
+
+
+def test_telling_what_a_head_may_be_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from graft.training.choices import Choices; Choices('tail', 'mlp:hidden=8+8').check(); "
+        "from graft.training.heads import choose; from graft.model import composed, heat; "
+        "print(*{'torch', 'timm', 'sklearn', 'onnx'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 @pytest.mark.parametrize(

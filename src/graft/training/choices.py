@@ -11,7 +11,7 @@ from graft import spec
 from graft.data import strengths
 from graft.errors import UsageError
 from graft.heads.designs import HEADS, Design
-from graft.training.heads.names import check
+from graft.training.heads.names import check, check_installed
 from graft.training.recipe import Recipe, check_teachers
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
@@ -80,6 +80,8 @@ class Choices:
             self._check_early(self.plan)
         if self.settings:
             self._check_recipe(self.settings)
+        if self.solver:
+            check_installed(self.solver)
 
     def _check_early(self, plan: EarlyFeatures) -> None:
         if not self.head and plan.cut != "head":
@@ -122,10 +124,8 @@ class Choices:
                 "These pictures have several labels each, and 'direct' answers one class. Every other strategy takes "
                 "several: probe, for instance."
             )
-        if isinstance(self.plan, Probe):
-            check(self.plan.head, self.plan.layers, several)
-        if isinstance(self.plan, EarlyFeatures) and not self.trains:
-            check(self.plan.solver, "auto", several)
+        if self.solver:
+            check(self.solver, self.plan.layers if isinstance(self.plan, Probe) else "auto", several)
         if self.settings:
             from graft.torch.losses import loss_of
             from graft.training import metrics
@@ -139,6 +139,13 @@ class Choices:
             raise UsageError(
                 f"pca={self.pca} needs more than {self.pca:,} training images. There are {images:,} in all."
             )
+
+    @property
+    def solver(self) -> str:
+        """The name of the head that is solved; empty where none is."""
+        if isinstance(self.plan, EarlyFeatures):
+            return "" if self.trains else self.plan.solver
+        return self.plan.head if isinstance(self.plan, Probe) else ""
 
     @property
     def pca(self) -> int:

@@ -13,7 +13,7 @@ from graft.errors import DataError
 from graft.model.calibrate import tempered
 from graft.progress import Watch, unwatched
 from graft.training.heads import logistic, ridge
-from graft.training.heads.names import check
+from graft.training.heads.names import check, check_installed
 from graft.training.heads.pca import reduced, whole
 from graft.training.heads.problem import Problem, Solution
 
@@ -56,6 +56,7 @@ def choose(head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0
     Raises UsageError for an unknown name and DataError where the features exceed what the head can hold in memory, or
     have fewer axes.
     """
+    check_installed(head)
     check(head, layers, several=any(problem.several for problem in problems.values()))
     wanted = problems if layers == "auto" else {layers: problems[layers]}
     smaller = {name: reduced(problem, pca) if pca else (problem, None) for name, problem in wanted.items()}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from graft import spec
 from graft.errors import UsageError
 
 NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp", "forest")
+CLASSICAL = ("svm", "lda", "ncm", "knn", "mlp", "forest")  # by scikit-learn
+INSTALL = "pip install 'graft-vision[train]'"
 ONE_LABEL = ("knn",)  # heads that count votes for one class of each picture
 LAYERS = ("auto", "last", "all")
 
@@ -19,6 +23,15 @@ def check(head: str, layers: str, several: bool = False) -> None:
         raise UsageError(f"The head {head!r} takes one label for each picture. Several labels are taken by {able}.")
     if layers not in LAYERS:
         raise UsageError(f"Layers are {', '.join(LAYERS)}. Got {layers!r}.{spec.meant(layers, LAYERS)}")
+
+
+def check_installed(head: str) -> None:
+    """Raises UsageError for a head that scikit-learn fits where that is not installed."""
+    if head in CLASSICAL and find_spec("sklearn") is None:
+        raise UsageError(
+            f"The head {head!r} needs scikit-learn, which is not installed. Add it with `{INSTALL}`, or choose one of "
+            f"{', '.join(name for name in NAMES if name not in CLASSICAL)}."
+        )
 
 
 def check_pca(pca: int) -> None:
