@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from graft import spec
+from graft import extras, spec
 from graft.errors import DataError, ModelError, OutputError, UsageError, WeightsError
 from graft.jobs import logs, outputs
 from graft.jobs.export import formats
@@ -63,7 +63,10 @@ def model(path: str | Path, *, named: bool = True) -> None:
 def backbone(name: str) -> None:
     """Raises UsageError for a name that no network has."""
     if not plausible(name):
-        raise UsageError(f"There is no network '{name}'.{spec.meant(name, networks())} `graft backbones` lists all.")
+        beyond = "" if find_spec("timm") else " " + extras.missing("timm", "A network that is not among these")
+        raise UsageError(
+            f"There is no network '{name}'.{spec.meant(name, networks())} `graft backbones` lists all.{beyond}"
+        )
 
 
 def weights(file: str | Path | None) -> None:
