@@ -13,7 +13,6 @@ from shaken import shaken
 
 from graft.backbones import pixels
 from graft.heads.designs import Conv, Linear, Mlp
-from graft.torch.answering import Answering
 from graft.model.card import describe
 from graft.model.classifier import Classifier
 from graft.model.memory import Memory
@@ -25,7 +24,6 @@ from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Conv, Head, Linear, Mlp, fresh
 from graft.torch.network import Features, Network
 from graft.torch.places import last_place
-from graft.backbones import pixels
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT, IMAGE, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 

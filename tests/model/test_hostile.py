@@ -34,10 +34,9 @@ from graft.model.classifier import Classifier, load
 from graft.model.memory import Memory, Pictures, examined
 from graft.model.unknown import Known
 from graft.torch import build
-from graft.torch.head import Head, fresh, Linear as LinearDesign
+from graft.torch.head import Head, fresh
+from graft.torch.head import Linear as LinearDesign
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones import catalog
-from graft.backbones.weights import Source
 from graft_runtime.decide import NO_NUMBER
 
 CARD, WEIGHTS, MEMORY, REPORT = storage.CARD, storage.TENSORS, storage.MEMORY, storage.REPORT

@@ -33,8 +33,6 @@ from graft.model.classifier import Classifier, load
 from graft.torch import build
 from graft.torch.head import HEADS, Head, fresh
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones import catalog
-from graft.backbones.weights import Source
 
 QUICK = "probe:head=ridge,layers=last"
 

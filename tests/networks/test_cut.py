@@ -21,11 +21,11 @@ from graft.backbones.catalog import Entry
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.errors import CutError, UsageError
-from graft.torch import build, cut, chain as chains
+from graft.torch import build, cut
+from graft.torch import chain as chains
 from graft.torch.chain import Stage
 from graft.torch.head import Head
 from graft.torch.network import Backbone, Features, Network
-from graft.backbones import catalog
 
 BORDERS = [  # network, pictures' side, borders
     ("alexnet", 96, ["features.3", "features.10", "classifier.4"]),

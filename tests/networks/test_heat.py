@@ -9,16 +9,16 @@ import torch
 from shaken import shaken
 from torch import Tensor, nn
 
+from graft.backbones.normalise import normalised
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
+from graft.heads.designs import Conv, Linear, Mlp
 from graft.torch.chain import probed
 from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Conv, Head, Linear, Mlp, fresh
 from graft.torch.heat import COVERED, GRID, heat
 from graft.torch.network import Features, Network, heard
 from graft.torch.normalise import normalised
-from graft.heads.designs import Conv, Linear, Mlp
-from graft.backbones.normalise import normalised
 
 CLASSES = 5
 

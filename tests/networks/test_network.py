@@ -10,14 +10,14 @@ import timm
 import torch
 from torch import nn
 
+from graft.backbones.normalise import normalised
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
+from graft.heads.designs import Conv, Linear
 from graft.torch import engine
 from graft.torch.head import Conv, Head, Linear, fresh
 from graft.torch.network import AllHeard, Features, Network, heard, mapped, pooled
 from graft.torch.normalise import normalised
-from graft.heads.designs import Conv, Linear
-from graft.backbones.normalise import normalised
 
 PLAIN = Preprocess(size=8, resize=8)
 

@@ -22,14 +22,15 @@ from graft.data import views as seeded
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
-from graft.torch import cut, feed as feeds
+from graft.heads.designs import Linear
+from graft.torch import cut
+from graft.torch import feed as feeds
 from graft.torch.augment import Augment
 from graft.torch.cut import Halves
 from graft.torch.feed import Feed, Pictures, Stored
 from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Linear, fresh
 from graft.torch.network import Backbone, Features, Network
-from graft.heads.designs import Linear
 from graft.training.embed import Embedded, embed
 
 VIEWS, SEED, BORDER = 4, 3, "layer3"

@@ -16,9 +16,6 @@ from graft.backbones.weights import Source
 from graft.data.read.folder import read_folder
 from graft.errors import CutError, GraftError, TrainingError, UsageError
 from graft.model.history import Epoch
-from graft.torch.chain import probed
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Backbone, Network, load_backbone
 from graft.progress import unwatched
 from graft.torch import loop, phases, start
 from graft.torch.chain import probed

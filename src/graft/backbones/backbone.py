@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.backbones import catalog, checkpoint, graph_cache, lite, weights
+from graft.backbones import catalog, checkpoint, facts, graph_cache, lite, weights
 from graft.backbones.catalog import Entry
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
@@ -66,7 +66,7 @@ def load_backbone(
         graph = None
         remarks.append(f"The graph of '{entry.name}' in the cache was damaged, and was made anew: {damage}.")
     if graph is None:
-        graph = _made(entry, source, preprocess, watch)
+        graph = facts.completed(_made(entry, source, preprocess, watch), preprocess.size, key)
         try:
             graph_cache.write(folder, key, graph)
         except OSError as fault:

@@ -27,7 +27,9 @@ def completed(graph: Graph, size: int, identity: str) -> Graph:
 
 
 def dump(graph: Graph) -> bytes:
-    """The structure with what is known of it."""
+    """The structure with what is known of it, which may be in there from before."""
+    if FACTS in protobuf.properties(graph.structure):
+        return graph.structure
     stages = [[stage.name, list(stage.shape), stage.parameters] for stage in graph.stages]
     shapes = {name: list(shape) for name, shape in graph.shapes.items()}
     facts = {"identity": graph.identity, "averaged": graph.averaged, "stages": stages, "shapes": shapes}

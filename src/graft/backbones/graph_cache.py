@@ -6,17 +6,18 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.backbones.graph import Graph, Stage
+from graft.backbones import facts
+from graft.backbones.graph import Graph
+from graft.errors import ModelError
 from graft_runtime import regular
 
-FACTS = "graft"  # the entry among the metadata of the file of weights
+SUMS = "graft"  # the entry among the metadata of the file of weights
 LARGEST = 256 * 2**20  # bytes of a structure; those of the catalogue have less than 3 MB
 
 
@@ -33,15 +34,15 @@ def read(folder: Path, key: str) -> Graph | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})[FACTS])
-            tensors = {name: file.get_tensor(name) for name in facts["tensors"]}
-        structure = regular.read(_structure(folder, key, facts["structure"]), LARGEST)
-        stages = tuple(Stage(each["name"], tuple(each["shape"]), each["parameters"]) for each in facts["stages"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
+            sums = json.loads((file.metadata() or {})[SUMS])
+            tensors = {name: file.get_tensor(name) for name in sums["tensors"]}
+        structure = regular.read(_structure(folder, key, sums["structure"]), LARGEST)
+        graph = facts.parse(structure, tensors)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ModelError) as fault:
         raise Damaged(f"{path} ({type(fault).__name__})") from fault
-    if hashlib.sha256(structure).hexdigest() != facts["structure"] or _sum(tensors) != facts["sum"]:
+    if hashlib.sha256(structure).hexdigest() != sums["structure"] or _sum(tensors) != sums["sum"]:
         raise Damaged(f"{path} (checksum)")
-    return Graph(structure, tensors, stages, bool(facts["averaged"]))
+    return graph
 
 
 def write(folder: Path, key: str, graph: Graph) -> None:
@@ -51,18 +52,13 @@ def write(folder: Path, key: str, graph: Graph) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.require(each, requirements="C") for name, each in graph.tensors.items()}
-    digest = hashlib.sha256(graph.structure).hexdigest()
-    facts = {
-        "structure": digest,
-        "sum": _sum(tensors),
-        "tensors": list(tensors),
-        "stages": [asdict(stage) for stage in graph.stages],
-        "averaged": graph.averaged,
-    }
-    _whole(_structure(folder, key, digest), lambda part: part.write_bytes(graph.structure))
+    structure = facts.dump(graph)
+    digest = hashlib.sha256(structure).hexdigest()
+    sums = {"structure": digest, "sum": _sum(tensors), "tensors": list(tensors)}
+    _whole(_structure(folder, key, digest), lambda part: part.write_bytes(structure))
     try:
         # Last, as it names the other: two that write at once, with other structures, leave a pair that fits.
-        _whole(folder / f"{key}.safetensors", lambda part: save_file(tensors, part, {FACTS: json.dumps(facts)}))
+        _whole(folder / f"{key}.safetensors", lambda part: save_file(tensors, part, {SUMS: json.dumps(sums)}))
     except SafetensorError as fault:  # its word for whatever the system says
         raise OSError(str(fault)) from fault
 

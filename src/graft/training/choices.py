@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from graft import spec
+from graft import extras, spec
 from graft.data import strengths
 from graft.errors import UsageError
 from graft.heads.designs import HEADS, Design
 from graft.training.heads.names import check, check_installed
 from graft.training.recipe import Recipe, check_teachers
-from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
+from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Lora, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
 
 # Of graft.backbones.catalog and .fresh, which cost an import of torch; a test compares. What cannot be is told before.
@@ -80,6 +80,8 @@ class Choices:
             self._check_early(self.plan)
         if self.settings:
             self._check_recipe(self.settings)
+            for package in ("torch", *["peft"] * isinstance(self.plan, Lora)):
+                extras.needed(package, f"The strategy {self.strategy.partition(':')[0]!r}")
         if self.solver:
             check_installed(self.solver)
 
