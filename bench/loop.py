@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graft.heads.designs import Linear
 from graft.torch import loop
 from graft.torch.cut import cut
 from graft.torch.feed import Rows
 from graft.torch.head import Linear, fresh
 from graft.torch.loop import Lesson, State
 from graft.torch.network import Features, Network, load_backbone
-from graft.heads.designs import Linear
 from graft.training.recipe import Recipe
 
 BATCH, STEPS, CLASSES = 16, 6, 10

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.errors import GraftError
+from graft.heads.designs import Linear
 from graft.torch import adapters
 from graft.torch.chain import stages
 from graft.torch.fresh import fresh_backbone
 from graft.torch.head import Linear, fresh
 from graft.torch.network import Backbone, Features, Network
 from graft.torch.phases import opened
-from graft.heads.designs import Linear
 from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training
 
 NETWORKS = [

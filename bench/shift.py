@@ -22,8 +22,8 @@ from graft.data.images import InMemory
 from graft.data.read.source import read_source
 from graft.model.forward import judged
 from graft.torch.chain import probed
-from graft.torch.network import Features, Network, load_backbone
 from graft.torch.head import module
+from graft.torch.network import Features, Network, load_backbone
 from graft.training.embed import embed
 from graft.training.heads.choose import Chosen, choose, lead
 from graft.training.material import prepare

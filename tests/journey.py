@@ -13,7 +13,6 @@ from itertools import combinations, product
 
 from graft.heads.designs import HEADS
 from graft.jobs.export.export import FORMATS, INT8, ONNX
-from graft.torch.head import HEADS
 from graft.torch.small import SMALL
 from graft.training.heads.names import NAMES as SOLVERS
 from graft.training.heads.names import ONE_LABEL

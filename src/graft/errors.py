@@ -16,10 +16,6 @@ Each message says what is wrong, where, and what to do. The command line prints 
 
 from __future__ import annotations
 
-import importlib.util
-
-TRAIN = ("torch", "torchvision", "timm")  # what the extra `train` brings, and changing a network takes
-
 
 class GraftError(Exception):
     """A mistake or a fault that its user can do something about."""
@@ -79,10 +75,3 @@ class UpdateError(GraftError):
     """A classifier cannot be updated, or its update is worse on the classes that it had."""
 
     exit_code = 9
-
-
-def needed(why: str) -> None:
-    """Raises UsageError where PyTorch and what goes with it are not installed; `why` begins the sentence."""
-    lacking = [name for name in TRAIN if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise UsageError(f"{why} needs {lacking[0]}, which is not installed: pip install 'graft-vision[train]'")

@@ -16,7 +16,7 @@ from graft.heads.designs import Linear
 from graft.jobs.direct import direct, relabelled
 from graft.model.classifier import Classifier, load
 from graft.torch.direct import class_names
-from graft.torch.head import Linear, fresh
+from graft.torch.head import fresh
 from graft.torch.network import Network
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)

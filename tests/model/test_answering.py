@@ -21,7 +21,7 @@ from graft.torch import graph
 from graft.torch.answering import Answering
 from graft.torch.chain import layers, stages
 from graft.torch.fresh import fresh_backbone
-from graft.torch.head import Conv, Head, Linear, Mlp, fresh
+from graft.torch.head import Head, fresh
 from graft.torch.network import Features, Network
 from graft.torch.places import last_place
 from graft_runtime.card import MULTICLASS, MULTILABEL

@@ -35,7 +35,6 @@ from graft.model.memory import Memory, Pictures, examined
 from graft.model.unknown import Known
 from graft.torch import build
 from graft.torch.head import Head, fresh
-from graft.torch.head import Linear as LinearDesign
 from graft.torch.network import Backbone, Features, Network
 from graft_runtime.decide import NO_NUMBER
 

@@ -31,7 +31,7 @@ from graft.model import storage
 from graft.model.card import describe
 from graft.model.classifier import Classifier, load
 from graft.torch import build
-from graft.torch.head import HEADS, Head, fresh
+from graft.torch.head import Head, fresh
 from graft.torch.network import Backbone, Features, Network
 
 QUICK = "probe:head=ridge,layers=last"

@@ -30,7 +30,8 @@ torch.set_num_threads(2)
 from graft.errors import UsageError
 from graft.torch import engine
 from graft.torch.heat import heat
-from graft.torch.head import Linear, fresh
+from graft.heads.designs import Linear
+from graft.torch.head import fresh
 from graft.torch.fresh import fresh_backbone
 from graft.torch.network import Features, Network
 from graft.heads.designs import Linear

@@ -14,7 +14,7 @@ from torch.nn import functional
 from graft import spec as texts
 from graft.errors import UsageError
 from graft.heads.designs import HEADS, Conv, Design, Linear, Mlp
-from graft.torch.head import ACTIVATIONS, HEADS, Conv, Design, Head, Linear, Mlp, NearestNeighbours, fresh
+from graft.torch.head import ACTIVATIONS, Head, NearestNeighbours, fresh
 
 SPECS = [
     {"kind": "linear", "width": 6, "classes": 3},

@@ -15,7 +15,7 @@ from graft.errors import UsageError
 from graft.heads.designs import Conv, Linear, Mlp
 from graft.torch.chain import probed
 from graft.torch.fresh import fresh_backbone
-from graft.torch.head import Conv, Head, Linear, Mlp, fresh
+from graft.torch.head import Head, fresh
 from graft.torch.heat import COVERED, GRID, heat
 from graft.torch.network import Features, Network, heard
 from graft.torch.normalise import normalised

@@ -15,7 +15,7 @@ from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.heads.designs import Conv, Linear
 from graft.torch import engine
-from graft.torch.head import Conv, Head, Linear, fresh
+from graft.torch.head import Head, fresh
 from graft.torch.network import AllHeard, Features, Network, heard, mapped, pooled
 from graft.torch.normalise import normalised
 

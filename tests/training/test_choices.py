@@ -12,7 +12,6 @@ from graft import spec
 from graft.backbones import catalog
 from graft.errors import UsageError
 from graft.heads.designs import Conv, Linear, Mlp
-from graft.torch.head import Conv, Linear, Mlp
 from graft.training.choices import Choices
 from graft.training.heads import choose, classical, names
 from graft.training.recipe import CHOICES, Recipe

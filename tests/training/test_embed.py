@@ -27,7 +27,7 @@ from graft.model.pictures import prepared
 from graft.torch import cut, engine
 from graft.torch.cut import Frozen, Halves
 from graft.torch.fresh import fresh_backbone
-from graft.torch.head import Linear, fresh
+from graft.torch.head import fresh
 from graft.torch.network import Features, Network
 from graft.training.embed import embed
 from graft.training.store import Store

@@ -29,7 +29,7 @@ from graft.torch.augment import Augment
 from graft.torch.cut import Halves
 from graft.torch.feed import Feed, Pictures, Stored
 from graft.torch.fresh import fresh_backbone
-from graft.torch.head import Linear, fresh
+from graft.torch.head import fresh
 from graft.torch.network import Backbone, Features, Network
 from graft.training.embed import Embedded, embed
 

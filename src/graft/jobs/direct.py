@@ -10,7 +10,8 @@ import numpy as np
 from graft.backbones import catalog
 from graft.backbones.weights import file_of
 from graft.data.dataset import Dataset
-from graft.errors import DataError, needed
+from graft.errors import DataError
+from graft.extras import needed
 from graft.model import card
 from graft.model.classifier import Classifier, load
 
@@ -23,7 +24,7 @@ def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *
     >>> direct().predict("photo.jpg")[0].label  # doctest: +SKIP
     'daisy'
     """
-    needed("A network's own classifier is read by PyTorch, and that")
+    needed("torch", "A network's own classifier is read by PyTorch, and that")
     from graft.torch import direct as pretrained
 
     network, classes, source = pretrained.direct(backbone, file_of(weights), offline)
@@ -51,7 +52,7 @@ def relabelled(data: Dataset, classifier: Classifier) -> Dataset:
     """
     if not len(data) or data.labels.min() < 0:
         raise DataError("A score needs pictures, and a label for each.")
-    needed("Folders are matched with the names of ImageNet's classes by timm, and that")
+    needed("torch", "Folders are matched with the names of ImageNet's classes by timm, and that")
     from graft.torch.direct import matches
 
     found = matches(data.classes, classifier.classes)

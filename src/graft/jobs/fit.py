@@ -15,7 +15,8 @@ from graft.backbones.weights import RANDOM, file_of
 from graft.data.classes import check_shared
 from graft.data.dataset import TEST, Dataset
 from graft.data.read.source import read_source
-from graft.errors import UsageError, needed
+from graft.errors import UsageError
+from graft.extras import needed
 from graft.jobs import direct, finish, logs, outputs
 from graft.jobs.report import commands
 from graft.jobs.report.report import page
@@ -117,7 +118,7 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
     choices.check()
     choices.check_run(bool(output), resume, log)
     if choices.trains:
-        needed(f"The strategy {choices.strategy!r} changes a network, and that")
+        needed("torch", f"The strategy {choices.strategy!r} changes a network, and that")
         from graft.torch.alone import check_gradients
 
         check_gradients()
@@ -159,7 +160,7 @@ def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backb
     if choices.drawn:
         if weights and weights != RANDOM:
             raise UsageError("The strategy 'scratch' begins with random weights. Leave --weights out, or choose full.")
-        needed("A network with random weights is drawn by PyTorch, and that")
+        needed("torch", "A network with random weights is drawn by PyTorch, and that")
         from graft.torch.fresh import fresh_backbone
 
         return fresh_backbone(choices.backbone, choices.seed)

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from graft.backbones import catalog
-from graft.errors import needed
+from graft.extras import needed
 
 
 def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
@@ -18,7 +18,7 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
     parameters that `last` would train with it. The list needs no pretrained weights: the network is built with random
     ones.
     """
-    needed("What each stage costs is counted by PyTorch, and that")
+    needed("torch", "What each stage costs is counted by PyTorch, and that")
     from graft.torch import chain, fresh
     from graft.torch.layers import weight_layers
     from graft.torch.network import Features

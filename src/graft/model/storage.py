@@ -32,7 +32,8 @@ from graft.backbones import facts
 from graft.backbones.features import Features
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
-from graft.errors import GraftError, ModelError, OutputError, needed
+from graft.errors import GraftError, ModelError, OutputError
+from graft.extras import needed
 from graft.heads.head import Head
 from graft.model import history, readme, whole
 from graft.model import memory as remembered
@@ -141,7 +142,7 @@ def _network(folder: Path, card: Card) -> Network:
 
 def _earlier(folder: Path, card: Card) -> Network:
     """A classifier of before, whose graph is made anew, by PyTorch."""
-    needed(f"{folder} was saved by an earlier version of graft, and to read it")
+    needed("torch", f"{folder} was saved by an earlier version of graft, and to read it")
     from graft.torch.revive import earlier
 
     return earlier(card, _tensors(folder, card, LARGEST), _preprocess(card))

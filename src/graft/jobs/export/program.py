@@ -6,7 +6,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from graft.errors import needed
+from graft.extras import needed
 from graft.jobs.export.parity import Answering, Described, Run, told
 from graft.model.classifier import Classifier
 from graft_runtime import contract
@@ -17,7 +17,7 @@ SUFFIX = ".pt2"
 
 def check() -> None:
     """Raises UsageError where PyTorch is not installed."""
-    needed("A program of torch.export is written by PyTorch, and that")
+    needed("torch", "A program of torch.export is written by PyTorch, and that")
 
 
 def made(classifier: Classifier) -> tuple[tuple[str, ...], Described]:

@@ -16,7 +16,8 @@ from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
 from graft.data.read.source import read_source
 from graft.data.recalled import Recalled
-from graft.errors import DataError, UpdateError, WeightsError, needed
+from graft.errors import DataError, UpdateError, WeightsError
+from graft.extras import needed
 from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.model.memory import Pictures
@@ -89,8 +90,7 @@ def backbone(classifier: Classifier) -> Backbone:
     of, features = classifier.card.backbone, classifier.network.features
     source = Source(of["where"], None, of["licence"], of["origin"], of["sha256"])
     graph = features.graph if TOP in features.graph.shapes else _whole(classifier, source)
-    entry = catalog.find(of["name"]) if catalog.known(of["name"]) else None
-    return Backbone(entry, graph, features.preprocess, source)
+    return Backbone(catalog.find(of["name"]), graph, features.preprocess, source)
 
 
 def _whole(classifier: Classifier, source: Source) -> Graph:
@@ -117,7 +117,7 @@ def _whole(classifier: Classifier, source: Source) -> Graph:
 def _loaded(name: str, source: Source, seed: int) -> Backbone:
     """From the file that was named then, if it is still there; else from where weights usually come from."""
     if source.where == RANDOM:
-        needed("Random weights are drawn again by PyTorch, and that")
+        needed("torch", "Random weights are drawn again by PyTorch, and that")
         from graft.torch.fresh import fresh_backbone
 
         return fresh_backbone(name, seed)
