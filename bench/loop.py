@@ -17,7 +17,7 @@ from graft.heads.designs import Linear
 from graft.torch import loop
 from graft.torch.cut import cut
 from graft.torch.feed import Rows
-from graft.torch.head import Linear, fresh
+from graft.torch.head import fresh
 from graft.torch.loop import Lesson, State
 from graft.torch.network import Features, Network, load_backbone
 from graft.training.recipe import Recipe

@@ -21,7 +21,7 @@ from graft.heads.designs import Linear
 from graft.torch import adapters
 from graft.torch.chain import stages
 from graft.torch.fresh import fresh_backbone
-from graft.torch.head import Linear, fresh
+from graft.torch.head import fresh
 from graft.torch.network import Backbone, Features, Network
 from graft.torch.phases import opened
 from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training

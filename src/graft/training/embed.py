@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from graft.training.store import Key, Store
 from graft_runtime.decide import NO_NUMBER, finite
 
 
+@runtime_checkable
 class Run(Protocol):
     """A frozen network at work: uint8 [n, 3, size, size], any n, to float32 [n, ...], `batch` at once."""
 
@@ -34,6 +35,7 @@ class Run(Protocol):
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
 
+@runtime_checkable
 class Frozen(Protocol):
     """What never changes of a network: a graph's features, or what lies below a cut."""
 

@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from graft.heads.head import Head
 from graft.torch import forest
 from graft.torch.forest import BAND, LEAST, Forest
-from graft.torch.head import Head, module
+from graft.torch.head import module
 from graft.training.heads import classical
 from graft.training.heads.problem import Problem, standardised
 

@@ -10,7 +10,6 @@ import timm
 import torch
 from torch import nn
 
-from graft.backbones.normalise import normalised
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.heads.designs import Conv, Linear

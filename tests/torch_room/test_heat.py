@@ -9,7 +9,6 @@ import torch
 from shaken import shaken
 from torch import Tensor, nn
 
-from graft.backbones.normalise import normalised
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.heads.designs import Conv, Linear, Mlp
