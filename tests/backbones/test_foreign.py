@@ -96,20 +96,21 @@ def several() -> Any:
 
 
 def test_outputs_before_the_last_are_stages(tmp_path: Path) -> None:
-    graph = opened(save(several(), tmp_path))
+    graph = opened(save(several(), tmp_path), mean=(0, 0, 0), std=(1, 1, 1))
     assert [(each.name, each.shape, each.parameters) for each in graph.stages] == [
         ("map", (8, 9, 9), WEIGHT.size),
         (TOP, (81, 8), 0),
         (PREPARED, (300,), 2400),
     ]
     assert not graph.averaged
-    given = ((images() / 255 - foreign.opened.__defaults__[1][0]) / 0.2).astype(np.float32)  # any images
-    tokens, features = (run(several(), given, name) for name in (TOP, PREPARED))
-    assert tokens.shape[1:] == (81, 8)
-    pooled = session(graph).run(images(), [POOLED + TOP, POOLED + PREPARED, TOP, LAST])
-    np.testing.assert_array_equal(pooled[1], pooled[2])
-    np.testing.assert_allclose(pooled[0], pooled[3].mean((2, 3)), rtol=1e-4, atol=1e-5)
-    assert features.shape == pooled[1].shape
+    given = (images() / 255).astype(np.float32)
+    want = {POOLED + name: run(several(), given, name) for name in (TOP, PREPARED)} | {
+        LAST: run(several(), given, "map")
+    }
+    want[POOLED + TOP] = want[POOLED + TOP].mean(1)
+    want[TOP] = want[POOLED + PREPARED]
+    for name, own in zip(want, session(graph).run(images(), list(want)), strict=True):
+        np.testing.assert_allclose(own, want[name], rtol=1e-4, atol=1e-4)
 
 
 def test_the_output_that_is_named(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "zeros of a shape that wraps around": (
         lambda: blown(node("ConstantOfShape", "s", "z"), s=[1 << 32, 1 << 32]),
-        r"cannot be used as a network: (ConstantOfShape|its shapes)",
+        r"(ConstantOfShape|its shapes)",
     ),
     "many zeros": (
         lambda: blown(
@@ -267,7 +268,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "maps": (
         lambda: model(
-            [node("Resize", "map  s", "y", mode="nearest")], {"s": np.float32([1, 1, 5e3, 5e3])}, outputs=("y",)
+            [helper.make_node("Resize", ["map", "", "s"], ["y"])], {"s": np.float32([1, 1, 5e3, 5e3])}, outputs=("y",)
         ),
         r"Resize \(node 'y'\) makes \[1, 8, 45000, 45000\] numbers of one image",
     ),
@@ -307,10 +308,7 @@ def test_refused(kind: str, tmp_path: Path) -> None:
     make, message = REFUSED[kind]
     tracemalloc.start()
     try:
-        with pytest.raises(
-            WeightsError,
-            match=rf"net\.onnx cannot be used as a network: .*{message.partition(': ')[2] if 'cannot be used' in message else message}",
-        ):
+        with pytest.raises(WeightsError, match=rf"net\.onnx cannot be used as a network: .*{message}"):
             opened(save(make(), tmp_path))
         assert tracemalloc.get_traced_memory()[1] < 50_000_000
     finally:
@@ -341,8 +339,8 @@ def test_nothing_runs_before_it_is_looked_into(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_limits_are_those_of_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "ONE", 8 * 9 * 9 * 4)
-    opened(save(model(), tmp_path), output="map")
-    monkeypatch.setattr(inspection, "ONE", 8 * 9 * 9 * 4 - 1)
-    with pytest.raises(WeightsError, match=r"Conv \(node 'map'\) makes \[1, 8, 9, 9\] numbers"):
-        opened(save(model(), tmp_path), output="map")
+    monkeypatch.setattr(inspection, "ONE", 3 * 16 * 16 * 4)
+    opened(save(model(), tmp_path))
+    monkeypatch.setattr(inspection, "ONE", 3 * 16 * 16 * 4 - 1)
+    with pytest.raises(WeightsError, match=r"Cast \(node 'float'\) makes \[1, 3, 16, 16\] numbers"):
+        opened(save(model(), tmp_path))

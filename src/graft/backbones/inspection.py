@@ -20,7 +20,7 @@ NESTED = ("If", "Loop", "Scan", "SequenceMap")
 DRAWN = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 DEEPEST = 20  # graphs inside graphs
 SMALL = 4096  # numbers: what is worked out here to learn the sizes of what follows from it
-ROUNDS = 12
+ROUNDS = 128  # a block of a transformer takes one, as its sizes follow from those before it
 ONE, ALL, FIXED = 1 << 29, 1 << 34, 1 << 30  # bytes for one image: of one value, of all, of those before any image
 FOLDED = {
     *("Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Range", "Reshape", "Shape", "Size"),
@@ -183,7 +183,8 @@ class _Sizes:
         import onnx
 
         try:
-            graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+            # Without data_prop, which would write out a Range of any length; `_fold` does that for small values.
+            graph = onnx.shape_inference.infer_shapes(self.model).graph
         except Exception as fault:
             raise Refused(f"its shapes do not fit each other: {str(fault).partition(chr(10))[0][:200]}") from fault
         found = {}
