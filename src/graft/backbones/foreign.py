@@ -103,7 +103,7 @@ def _made(model: Any, images: Any, size: int, outputs: list[str], norm: tuple[Th
     """The graph: our input and outputs around the nodes of the file."""
     from onnx import TensorProto, compose, helper, version_converter
 
-    newer = model if inspection._opset(model) == OPSET else version_converter.convert_version(model, OPSET)
+    newer = model if inspection.opset_of(model) == OPSET else version_converter.convert_version(model, OPSET)
     inner = compose.add_prefix(newer, OWN).graph
     shapes = _shapes(model, images, outputs, size)
     first, constants = _before(images, norm)

@@ -40,13 +40,14 @@ def check(model: Any) -> None:
         names = ", ".join(f"{each.domain}.{each.name}"[:80] for each in model.functions[:3])
         raise Refused(f"it holds functions ({names}), and operators alone are legal; onnx.inliner puts them in place")
     others = sorted({each.domain for each in model.opset_import} - set(DOMAINS))
-    _check_graph(model.graph, _opset(model))
+    _check_graph(model.graph, opset_of(model))
     if others:
         raise Refused(f"it asks for operators of {', '.join(map(repr, others[:3]))}; legal are ONNX's own (ai.onnx)")
     _check_sizes(model)
 
 
-def _opset(model: Any) -> int:
+def opset_of(model: Any) -> int:
+    """The version of ONNX's own operators that a model is written in."""
     return next((each.version for each in model.opset_import if each.domain in DOMAINS), 1)
 
 
@@ -234,7 +235,7 @@ class _Sizes:
             return None
         try:
             with np.errstate(all="ignore"):
-                evaluator = ReferenceEvaluator(node, opsets={"": _opset(self.model)})
+                evaluator = ReferenceEvaluator(node, opsets={"": opset_of(self.model)})
                 values: Any = evaluator.run(None, {name: self.known[name] for name in given})
         except Exception as fault:  # numpy and the evaluator raise anything
             raise Refused(f"{_where(node)} cannot be worked out: {str(fault)[:100]}") from fault
