@@ -1,0 +1,217 @@
+"""A ready `.onnx` file of a user's own as a graph: what it must be, checked before it runs.
+
+- One input: images, [n, 3, S, S] with n free and S a number; uint8, which gets the pixels as they are, or float32,
+  which gets them normalised: (pixel / 255 - mean) / std. Channels last, [n, S, S, 3], is not read.
+- Outputs of float32: the one named, or the last, is what a head learns from. [n, d] are features as they are; a map
+  [n, c, h, w] and tokens [n, t, c] are averaged. The outputs before it are stages, by their names; there are no others.
+- Whatever `inspection` refuses is not run: one file with all weights inside, of ONNX's own operators.
+
+How an image is resized is not in the file; whoever opens it says so, with mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.backbones import inspection
+from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, Stage, only, session, split, weights
+from graft.errors import ModelError, WeightsError
+from graft_runtime import regular
+
+OPSET, IR = 20, 10
+LARGEST = (1 << 31) - 1  # bytes: protobuf reads no more
+LARGE = 1024  # numbers: what is kept beside the structure
+CLOSE = 1e-4  # between the file as it is and as a graph, relative to the largest feature
+OWN = "net/"  # before every name of the file's, so that none is one of ours
+
+Three = tuple[float, float, float]
+
+
+def opened(
+    path: Path,
+    output: str = "",
+    mean: Three = (0.485, 0.456, 0.406),
+    std: Three = (0.229, 0.224, 0.225),
+) -> Graph:
+    """The network in the file as a graph. Raises WeightsError that says what is wrong with it, and what is legal."""
+    import onnx
+
+    try:
+        model = onnx.ModelProto.FromString(regular.read(path, LARGEST))
+        if not model.graph.node:
+            raise inspection.Refused("it holds no graph")
+        images, size = _input(model)
+        chosen = _outputs(model, output)
+        inspection.check(model)
+        graph = _made(model, images, size, chosen, (mean, std))
+        _check_same(model, images, chosen[-1], graph, (mean, std), size)
+    except inspection.Refused as fault:
+        raise WeightsError(f"{path} cannot be used as a network: {fault}.") from fault
+    except OSError as fault:
+        raise WeightsError(f"Cannot read {path}: {fault.strerror}.") from fault
+    except Exception as fault:  # hostile or cut-off bytes make the readers raise anything
+        reason = str(fault).strip().partition("\n")[0][:300]
+        raise WeightsError(f"{path} cannot be used as a network: {type(fault).__name__}: {reason}") from fault
+    return graph
+
+
+def _input(model: Any) -> tuple[Any, int]:
+    """The input for images and their side."""
+    import onnx
+
+    held = {each.name for each in model.graph.initializer}
+    inputs = [each for each in model.graph.input if each.name not in held]
+    legal = "legal is one input, float32 or uint8 [n, 3, S, S], with n free and S a number"
+    if len(inputs) != 1:
+        raise inspection.Refused(f"it has {len(inputs)} inputs; {legal}")
+    kind = inputs[0].type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim]
+    words = f"its input '{inputs[0].name[:80]}' is {_kind(kind.elem_type)} {dims[:8]}".replace("'", "")
+    if kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8):
+        raise inspection.Refused(f"{words}; {legal}")
+    if len(dims) == 4 and dims[3] == 3 and dims[1] != 3:
+        raise inspection.Refused(f"{words}, with the channels last; {legal}")
+    if len(dims) != 4 or dims[1] != 3 or not isinstance(dims[2], int) or dims[2] != dims[3] or not 0 < dims[2] < 4096:
+        raise inspection.Refused(f"{words}; {legal}")
+    if isinstance(dims[0], int):
+        raise inspection.Refused(f"{words}, for {dims[0]} images at a time; {legal}: export it with a free batch size")
+    return inputs[0], dims[2]
+
+
+def _kind(number: int) -> str:
+    import onnx
+
+    return onnx.TensorProto.DataType.Name(number).lower() if number in onnx.TensorProto.DataType.values() else "?"
+
+
+def _outputs(model: Any, output: str) -> list[str]:
+    """The outputs up to the one that is asked for."""
+    names = [each.name for each in model.graph.output]
+    if not names or (output and output not in names):
+        there = ", ".join(name[:80] for name in names[:20]) or "none"
+        raise inspection.Refused(f"it has no output '{output[:80]}'; there are {there}")
+    return names[: names.index(output) + 1] if output else names
+
+
+def _made(model: Any, images: Any, size: int, outputs: list[str], norm: tuple[Three, Three]) -> Graph:
+    """The graph: our input and outputs around the nodes of the file."""
+    from onnx import TensorProto, compose, helper, version_converter
+
+    newer = model if inspection._opset(model) == OPSET else version_converter.convert_version(model, OPSET)
+    inner = compose.add_prefix(newer, OWN).graph
+    shapes = _shapes(model, images, outputs, size)
+    first, constants = _before(images, norm)
+    last, made = _behind(outputs, shapes)
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape]) for name, shape in made]
+    given = helper.make_tensor_value_info(PREPARED, TensorProto.UINT8, ["n", 3, size, size])
+    whole = helper.make_graph([*first, *inner.node, *last], "foreign", [given], infos, [*inner.initializer, *constants])
+    bare = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    large = [each.name for each in inner.initializer if math.prod(each.dims) >= LARGE]
+    structure, tensors = split(bare, large)
+    graph = Graph(structure, tensors, (), averaged=len(shapes[-1]) == 3)
+    return only(Graph(structure, tensors, _stages(graph, outputs, shapes), graph.averaged), [name for name, _ in made])
+
+
+def _before(images: Any, norm: tuple[Three, Three]) -> tuple[list[Any], list[Any]]:
+    """What makes the file's input of ours: nothing but its name, or normalised pixels."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    name = OWN + images.name
+    if images.type.tensor_type.elem_type == TensorProto.UINT8:
+        return [helper.make_node("Identity", [PREPARED], [name])], []
+    nodes = [
+        helper.make_node("Cast", [PREPARED], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["float", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "deviation"], [name]),
+    ]
+    values = [np.asarray(np.multiply(each, 255), np.float32).reshape(1, 3, 1, 1) for each in norm]
+    return nodes, [numpy_helper.from_array(*each) for each in zip(values, ("mean", "deviation"), strict=True)]
+
+
+def _behind(outputs: list[str], shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[tuple[str, tuple[int, ...]]]]:
+    """The nodes that make our outputs of the file's, and our outputs with their shapes without n."""
+    from onnx import helper
+
+    nodes, made = [], []
+    for name, shape in zip(outputs, shapes, strict=True):
+        value = OWN + name
+        if len(shape) == 1:
+            nodes.append(helper.make_node("Identity", [value], [POOLED + name]))
+        else:
+            if len(shape) == 2:  # tokens: the channels come last
+                nodes.append(helper.make_node("Transpose", [value], [f"{name}/turned"], perm=[0, 2, 1]))
+            else:
+                nodes.append(helper.make_node("Identity", [value], [MAP + name]))
+                made.append((MAP + name, shape))
+            rows = f"{name}/turned" if len(shape) == 2 else value
+            nodes.append(helper.make_node("GlobalAveragePool", [rows], [f"{name}/average"]))
+            nodes.append(helper.make_node("Flatten", [f"{name}/average"], [POOLED + name]))
+        made.append((POOLED + name, (shape[1] if len(shape) == 2 else shape[0],)))
+    nodes.append(helper.make_node("Identity", [POOLED + outputs[-1]], [TOP]))
+    made.append((TOP, made[-1][1]))
+    maps = [each for each in made if each[0].startswith(MAP)]
+    if maps:
+        nodes.append(helper.make_node("Identity", [maps[-1][0]], [LAST]))
+        made.append((LAST, maps[-1][1]))
+    return nodes, made
+
+
+def _shapes(model: Any, images: Any, outputs: list[str], size: int) -> list[tuple[int, ...]]:
+    """What each output has for one image, found by running two; they must not know of each other."""
+    found = []
+    for name, value in zip(outputs, _run(model, images, outputs, _noise(size)), strict=True):
+        if value.dtype != np.float32 or value.ndim not in (2, 3, 4) or value.shape[0] != 2 or 0 in value.shape:
+            raise inspection.Refused(
+                f"its output '{name[:80]}' is {value.dtype} {list(value.shape)[:8]} for two images; legal are "
+                "float32 [2, d], [2, t, c] and [2, c, h, w]"
+            )
+        if not np.isfinite(value).all():
+            raise inspection.Refused(f"its output '{name[:80]}' is not a number for some images")
+        found.append(value.shape[1:])
+    return found
+
+
+def _stages(graph: Graph, outputs: list[str], shapes: list[tuple[int, ...]]) -> tuple[Stage, ...]:
+    """Each output with the weights that it needs and none before it does."""
+    stages, counted = [], set()
+    for name, shape in zip(outputs, shapes, strict=True):
+        needed = weights(only(graph, [POOLED + name]))
+        stages.append(Stage(name, shape, sum(each.size for own, each in needed.items() if own not in counted)))
+        counted.update(needed)
+    return tuple(stages)
+
+
+def _noise(size: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (2, 3, size, size), dtype=np.uint8)
+
+
+def _run(model: Any, images: Any, outputs: Sequence[str], given: NDArray[Any]) -> list[NDArray[Any]]:
+    """The file as it is."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # an error comes as an exception
+    options.intra_op_num_threads = 1
+    where = ["CPUExecutionProvider"]
+    opened = onnxruntime.InferenceSession(model.SerializeToString(), options, where, enable_fallback=0)
+    kind = np.uint8 if "uint8" in opened.get_inputs()[0].type else np.float32
+    return [np.asarray(each) for each in opened.run(list(outputs), {images.name: given.astype(kind)})]
+
+
+def _check_same(model: Any, images: Any, output: str, graph: Graph, norm: tuple[Three, Three], size: int) -> None:
+    """Whether the graph, of our opset and with our names, says what the file says."""
+    given: NDArray[Any] = _noise(size)
+    got = session(graph, threads=1).run(given, [TOP])[0]
+    if "mean" in [each.name for each in _before(images, norm)[1]]:
+        mean, std = (np.multiply(each, 255).reshape(1, 3, 1, 1) for each in norm)
+        given = (given - mean) / std
+    want = _run(model, images, [output], given)[0]
+    want = want.mean((2, 3)) if want.ndim == 4 else want.mean(1) if want.ndim == 3 else want
+    if np.abs(got - want).max() > CLOSE * max(np.abs(want).max(), 1e-6):
+        raise ModelError(f"it answers differently in opset {OPSET}; export it with this opset")
