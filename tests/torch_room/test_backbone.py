@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
 from graft.backbones.graph import TOP, session
-from graft.errors import WeightsError
+from graft.backbones.preprocess import Preprocess
+from graft.errors import UsageError, WeightsError
 from graft.networks import network
 from graft.networks.alone import seeded
 from graft.networks.network import Features
+from graft.networks.normalise import normalised
 from graft.torch import convert
 from graft.torch.build import build
 
@@ -71,3 +76,27 @@ def test_weights_of_another_network_are_not_converted(file: Path, tmp_path: Path
     with pytest.raises(WeightsError, match="does not fit 'test_vit'"):
         load_backbone("test_vit", file, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_of_ones_own_is_a_backbone(tmp_path: Path) -> None:
+    with seeded(1):
+        module = nn.Sequential(nn.Conv2d(3, 5, 7, stride=4), nn.ReLU(), nn.Conv2d(5, 6, 3)).eval()
+    path, given = tmp_path / "mine.onnx", np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (torch.zeros(2, 3, 64, 64),), path, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}
+        )
+    found = load_backbone(file=path)
+    assert (found.entry, found.name, found.preprocess) == (None, f"file {path}", Preprocess(64, 73))
+    assert found.source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    with torch.no_grad():
+        want = module(normalised(found.preprocess, torch.from_numpy(given))).mean((2, 3)).numpy()
+    np.testing.assert_allclose(session(found.graph).run(given, [TOP])[0], want, rtol=0, atol=1e-5)
+    with pytest.raises(UsageError, match="is a whole network, and so is --backbone resnet18"):
+        load_backbone("resnet18", path)
+    with pytest.raises(WeightsError, match="There is no weights file"):
+        load_backbone(file=tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no graph")
+    with pytest.raises(WeightsError, match=r"text\.onnx cannot be used as a network"):
+        load_backbone(file=tmp_path / "text.onnx")

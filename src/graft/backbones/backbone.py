@@ -7,13 +7,13 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.backbones import catalog, checkpoint, facts, graph_cache, lite, weights
+from graft.backbones import catalog, checkpoint, facts, graph_cache, lite, weights, foreign
 from graft.backbones.catalog import Entry
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.data.cache import cache_folder
-from graft.errors import UsageError
+from graft.errors import UsageError, WeightsError
 from graft.progress import Watch, unwatched
 
 VERSION = 1  # of what makes graphs: raise it when they would be others, and those in the cache are made anew
@@ -27,7 +27,7 @@ class Backbone:
     `remarks` are sentences for a person, of what went otherwise than it should while it was loaded.
     """
 
-    entry: Entry
+    entry: Entry | None  # None: a graph of a user's own, which no catalogue knows
     graph: Graph
     preprocess: Preprocess
     source: Source
@@ -35,8 +35,8 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """The network's, in the catalogue."""
-        return self.entry.name
+        """The network's in the catalogue, or where its file is."""
+        return self.entry.name if self.entry else self.source.origin
 
 
 def load_backbone(
@@ -49,9 +49,12 @@ def load_backbone(
 ) -> Backbone:
     """A pretrained backbone of the catalogue, ready to use; its graph is kept in a folder of the cache, or in `cache`.
 
-    Raises UsageError for an unknown name, and for one that has to be converted where PyTorch is not installed;
-    WeightsError where its weights cannot be had or do not fit, and ExportError where it cannot be converted.
+    With a `file` that ends in .onnx it is the network in there, as `foreign` reads it. Raises UsageError for an unknown
+    name, and for one that has to be converted where PyTorch is not installed; WeightsError where its weights cannot be
+    had or do not fit, and ExportError where it cannot be converted.
     """
+    if file is not None and file.suffix == ".onnx":
+        return _foreign(name, file)
     entry = catalog.find(name)
     source = weights.locate(entry, file, offline)
     if source.path is None:
@@ -72,6 +75,20 @@ def load_backbone(
         except OSError as fault:
             remarks.append(f"The graph of '{entry.name}' cannot be kept in {folder}: {fault.strerror or fault}.")
     return Backbone(entry, graph, preprocess, source, tuple(remarks))
+
+
+def _foreign(name: str, file: Path) -> Backbone:
+    """The network in a file: images are resized for it as for most of the catalogue, as the file does not say how."""
+    if name != catalog.DEFAULT:
+        raise UsageError(f"{file} is a whole network, and so is --backbone {name}. Leave one of them out.")
+    if not file.is_file():
+        raise WeightsError(f"There is no weights file {file}.")
+    import onnx
+
+    graph = foreign.opened(file)
+    size = onnx.ModelProto.FromString(graph.structure).graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    source = Source("file", file, catalog.NOT_STATED, f"file {file}", weights.digest(file))
+    return Backbone(None, graph, Preprocess(size, size * 256 // 224), source)
 
 
 def key_of(entry: Entry, source: Source, preprocess: Preprocess) -> str:

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from graft import spec
-from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 
 DEFAULT = "tf_efficientnet_lite0"
@@ -122,8 +121,10 @@ def known(name: str) -> bool:
     return True
 
 
-def preprocess(entry: Entry) -> Preprocess:
-    """What the weights of this network expect of an image."""
+def preprocess(entry: Entry) -> Any:
+    """What the weights of this network expect of an image: a graft.backbones.preprocess.Preprocess."""
+    from graft.backbones.preprocess import Preprocess  # needs numpy, which takes longer than to refuse a wrong name
+
     row = _facts(entry.name)
     return Preprocess(
         size=int(row.size),

@@ -136,9 +136,9 @@ def hub_offline() -> bool:
 def obtained(entry: Entry, source: Source) -> Source:
     """The same with a file that is there, downloaded if need be, and is what its source promises, with its SHA-256."""
     path = source.path or _download(entry)
-    digest = _digest(path)
-    _check(path, digest, _promised(entry, source, path), _cure(entry, source, path))
-    return replace(source, path=path, sha256=digest)
+    found = digest(path)
+    _check(path, found, _promised(entry, source, path), _cure(entry, source, path))
+    return replace(source, path=path, sha256=found)
 
 
 def is_packaged(entry: Entry, source: Source) -> bool:
@@ -259,7 +259,7 @@ def _fetch(url: str) -> Path:
     part = target.with_name(f".{secrets.token_hex(16)}.part")  # nobody can have laid a link there
     try:
         _copy(url, part)
-        _check(target, _digest(part), _hash_in(target), "The download was damaged on its way: try again.")
+        _check(target, digest(part), _hash_in(target), "The download was damaged on its way: try again.")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -278,7 +278,8 @@ def _copy(url: str, part: Path) -> None:
 # The file
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The SHA-256 of a file. Raises WeightsError for one that cannot be read."""
     try:
         with regular.opened(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
