@@ -98,7 +98,7 @@ def speeds(classifier: Classifier, float32: Predictor, int8: Predictor) -> None:
 
     def eager(images: np.ndarray) -> None:
         with torch.inference_mode():
-            network(torch.stack([preprocess.prepare(image) for image in images])).softmax(1)
+            network(torch.from_numpy(np.stack([preprocess.prepare(image) for image in images]))).softmax(1)
 
     ways: dict[str, Callable[[np.ndarray], object]] = {"PyTorch": eager, "float32": float32.run, "int8": int8.run}
     print(f"| pictures of {SIZE[0]} x {SIZE[1]} at once | {' | '.join(f'{name}, ms each' for name in ways)} |")

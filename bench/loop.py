@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graft.heads.designs import Linear
 from graft.networks.cut import cut
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Features, Network, load_backbone
 from graft.training import loop
 from graft.training.feed import Rows

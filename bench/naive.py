@@ -24,7 +24,7 @@ async def predict(request: fastapi.Request) -> dict[str, float]:
     image = Image.open(io.BytesIO(await request.body())).convert("RGB")
     prepared = classifier.network.preprocess.prepare(np.asarray(image))[None]
     with torch.inference_mode():
-        logits = classifier.network(prepared).numpy()
+        logits = classifier.network(torch.from_numpy(prepared)).numpy()
     return dict(zip(classifier.classes, classifier.calibrated(logits)[0].tolist(), strict=True))
 
 

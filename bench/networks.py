@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.errors import GraftError
+from graft.heads.designs import Linear
 from graft.networks import adapters
 from graft.networks.chain import stages
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Backbone, Features, Network
-from graft.networks.preprocess import Preprocess
 from graft.training.phases import opened
 from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training
 
@@ -98,17 +98,14 @@ def made(name: str) -> Backbone:
                 torch.nn.init.kaiming_normal_(weight, generator=generator)
             elif weight.ndim == 1 and "bias" not in part:
                 weight.uniform_(0.5, 1.5, generator=generator)
-    backbone.module.double()
-    exact = Exact(**vars(backbone.preprocess))
-    return replace(backbone, preprocess=exact if name.startswith(OWN_SIZE) else replace(exact, size=SIDE, resize=SIDE))
+    backbone.module.double().register_forward_pre_hook(_doubled)
+    own = backbone.preprocess
+    return replace(backbone, preprocess=own if name.startswith(OWN_SIZE) else replace(own, size=SIDE, resize=SIDE))
 
 
-class Exact(Preprocess):
-    """The same in float64, in which a small step can be seen."""
-
-    def normalise(self, batch: Tensor) -> Tensor:
-        """uint8 pictures to float64."""
-        return super().normalise(batch).double()
+def _doubled(_module: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """In float64, in which a small step can be seen."""
+    return (inputs[0].double(),)
 
 
 def pictures(side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What our resize (torch, on uint8) costs against timm's own transform (Pillow): pixels, features, accuracy.
+"""What our resize (whole weights, uint8) costs against timm's own transform (Pillow): pixels, features, accuracy.
 
 python bench/resize.py ../shared/data/flowers5 [more data sets ...]
 """
@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import TRAIN, Dataset, pixels
 from graft.data.read.folder import read_folder
 from graft.data.split import folds
 from graft.networks import engine
 from graft.networks.network import Features, load_backbone
-from graft.networks.preprocess import Preprocess
 from graft.training.heads import ridge
 from graft.training.heads.problem import Problem, standardised
 
@@ -36,13 +36,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for folder in map(Path, sys.argv[1:]):
         data = read_folder(folder)
-        ours = np.stack([start.preprocess.prepare(decoded(data, row)).numpy() for row in range(len(data))])
+        ours = np.stack([start.preprocess.prepare(decoded(data, row)) for row in range(len(data))])
         pillow = np.stack([transformed(theirs, data, row) for row in range(len(data))])
         gap = np.abs(ours.astype(int) - pillow)
         one, two = run(ours), run(pillow)
         relative = np.linalg.norm(one - two, axis=1) / np.linalg.norm(two, axis=1)
         scores = [f"{100 * accuracy(data, each):.1f}" for each in (one, two)]
-        far = max(np.abs(floats.prepare(decoded(data, row)).numpy() - pillow[row]).max() for row in range(len(data)))
+        far = max(np.abs(floats.prepare(decoded(data, row)) - pillow[row]).max() for row in range(len(data)))
         shares = f"{(gap > 0).mean():.2%} | {gap.max()} of 255 | {far:.0f} of 255"
         print(f"| {folder.name} | {shares} | {np.median(relative):.1e} | {' | '.join(scores)} |", flush=True)
 
@@ -50,10 +50,12 @@ def main() -> None:
 class InFloat(Preprocess):
     """The same, but resized in float arithmetic and rounded once, at the end."""
 
-    def _resized(self, image: np.ndarray, height: int, width: int) -> torch.Tensor:
+    def prepare(self, image: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None].float()
-        large = functional.interpolate(tensor, size=(height, width), mode=self.interpolation, antialias=True)
-        return large[0].round().clamp(0, 255)
+        size = self._target(*image.shape[:2])
+        large = functional.interpolate(tensor, size=size, mode=self.interpolation, antialias=True)[0]
+        top, left = (round((side - self.size) / 2) for side in size)
+        return large[:, top : top + self.size, left : left + self.size].round().clamp(0, 255).numpy()
 
 
 def decoded(data: Dataset, row: int) -> np.ndarray:

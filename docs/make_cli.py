@@ -41,15 +41,15 @@ def shown(*command: str) -> str:
     graft = shutil.which("graft", path=str(Path(sys.executable).parent))
     assert graft, "graft is not installed beside this Python: run `make setup`"
     plain = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "GITHUB_ACTIONS")}
-    plain |= {"TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+    plain |= {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run([graft, *command, "--help"], env=plain, capture_output=True, encoding="utf-8", check=True)
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 
 def commands(program: str) -> list[str]:
     """The names that the program's own help lists under Commands."""
-    listed = program.partition(" Commands ")[2]
-    return re.findall(r"^│ ([a-z]\S*) ", listed, re.MULTILINE)
+    listed = program.partition("\nCommands:\n")[2]
+    return re.findall(r"^  ([a-z]\S*) ", listed, re.MULTILINE)
 
 
 if __name__ == "__main__":

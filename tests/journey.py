@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
+from graft.heads.designs import HEADS
 from graft.jobs.export.export import FORMATS, INT8, ONNX
-from graft.networks.head import HEADS
 from graft.networks.small import SMALL
 from graft.training.heads.names import NAMES as SOLVERS
 from graft.training.heads.names import ONE_LABEL

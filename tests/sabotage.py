@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from graft.backbones.preprocess import Preprocess
 from graft.networks import pixels
-from graft.networks.preprocess import Preprocess
 
 HONEST = pixels.before
 

@@ -23,10 +23,11 @@ PACKAGES = {"graft": HOUSE / "src/graft", "graft_runtime": HOUSE / "runtime/src/
 # the left; the two of one line do not know each other.
 ROOMS = [
     {"runtime": ["graft_runtime"]},
-    {"ground": ["errors", "spec", "progress"]},
+    {"ground": ["errors", "spec", "progress", "extras"]},
+    {"data": ["data"]},
     {"backbones": ["backbones"]},
     {"heads": ["heads"]},
-    {"data": ["data"], "networks": ["networks"]},
+    {"networks": ["networks"]},
     {"model": ["model"]},
     {"training": ["training"]},
     {"jobs": ["jobs"]},
@@ -53,7 +54,21 @@ PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}
 RUNTIME_MAY_IMPORT = sys.stdlib_module_names | {"graft_runtime", "numpy", "PIL", "onnxruntime"}
 RUNTIME_MAY_IMPORT |= {"pi_heif"}  # where it is installed: the extra [heic]
 SERVER_MAY_IMPORT = {"starlette", "uvicorn", "h11", "python_multipart", "prometheus_client"}  # the extra `serve`
-HEAVY = ["torch", "timm", "sklearn", "onnxruntime", "PIL"]
+HEAVY = ["torch", "timm", "sklearn", "scipy", "onnx", "onnxruntime", "numpy", "PIL", "rich", "jinja2"]
+LIGHT = [  # what is answered before anything heavy is loaded, with its exit code
+    ("--help", 0),
+    ("fit --help", 0),
+    ("fti photos -o model", 2),
+    ("fit nowhere -o model", 3),
+    ("fit . -o model --strategy prbe", 2),
+    ("fit . -o model --strategy probe:view=2", 2),
+    ("fit . -o model --strategy tail --head mlp:hiden=64", 2),
+    ("fit . -o model --strategy full --recipe augment=sttrong", 2),
+    ("fit . -o model --backbone resnt50", 2),
+    ("fit . -o model --epochs 3", 2),
+    ("predict nowhere photo.jpg", 5),
+    ("evaluate nowhere photos", 5),
+]
 NO_NAMES = {"utils", "common", "helpers"}
 FILE_LINES, BODY_LINES, MEDIAN_BODY, ARGUMENTS = 500, 40, 10, 9
 
@@ -245,10 +260,21 @@ def test_the_runtime_knows_little() -> None:
 
 
 def test_importing_graft_is_light() -> None:
-    code = f"import sys, graft; print(*[name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not done.stdout.split(), f"`import graft` also imports {done.stdout.strip()}: seconds before any work"
+    assert loaded("import graft") == []
+
+
+@pytest.mark.parametrize(("words", "code"), LIGHT)
+def test_what_only_reads_the_command_line_loads_nothing_heavy(words: str, code: int) -> None:
+    asked = f"import sys; from graft import cli; sys.argv = {['graft', *words.split()]}; cli.main()"
+    assert loaded(asked, code) == []
+
+
+def loaded(code: str, ends: int = 0) -> list[str]:
+    """What is loaded of HEAVY when this code, in a process of its own, has ended with this exit code."""
+    last = f"import atexit, sys; atexit.register(lambda: print('loaded', *(sys.modules.keys() & set({HEAVY}))))"
+    done = subprocess.run([sys.executable, "-c", f"{last}\n{code}"], capture_output=True, text=True, check=False)
+    assert done.returncode == ends, done.stderr
+    return done.stdout.splitlines()[-1].split()[1:]
 
 
 def test_text_goes_out_in_one_place() -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from graft import preflight
+from graft.heads import designs
 from graft.jobs import logs
 from graft.jobs.export import export, formats, program
 from graft.model import storage
-from graft.networks import catalog, fresh
+from graft.networks import catalog, fresh, head
 from graft.training import checkpoint, choices
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.
@@ -138,3 +139,5 @@ def test_what_is_written_down_twice_is_the_same() -> None:
     assert (choices.BACKBONE, choices.RANDOM) == (catalog.DEFAULT, fresh.RANDOM)
     assert formats.ENDINGS[formats.TORCH] == program.SUFFIX
     assert tuple(export.FORMATS) == formats.NAMES
+    assert tuple(head.ACTIVATIONS) == designs.ACTIVATIONS
+    assert tuple(head.INITIALISERS) == designs.INITIALISERS

@@ -78,6 +78,8 @@ def __getattr__(name: str) -> Any:
     """Loads what is asked for, and torch with it, only then: `import graft` itself takes no time."""
     if name not in _HOMES:
         raise AttributeError(f"module 'graft' has no attribute {name!r}")
+    if name == "ImageClassifier":
+        import_module("graft.extras").needed("sklearn", "graft.ImageClassifier")
     return getattr(import_module(_HOMES[name]), name)
 
 

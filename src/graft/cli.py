@@ -6,7 +6,6 @@ import io
 import sys
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from graft.terminal import (
     Backbone,
     Boxes,
     Columns,
+    Commands,
     Coverage,
     Force,
     Model,
@@ -43,7 +43,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # plain text: what draws boxes takes longer to load than all else
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    cls=Commands,
 )
 
 BEGAN = time.monotonic()
@@ -53,6 +55,8 @@ UNKNOWN_RATE = 0.05  # graft_runtime.decide.RATE, which costs an import of torch
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib import metadata
+
         say(f"graft {metadata.version('graft-vision')}")
         raise typer.Exit
 
@@ -159,17 +163,18 @@ def predict(
     """Say what pictures show."""
     with told_of("predict to a file" if output else "predict"):
         from graft import preflight
-        from graft.jobs import predict as job
 
         if (resume or top) and not output:
             raise UsageError("--resume and --top belong to a file of answers: name one with --output.")
         rate, watch = 0.0 if no_unknown else unknown, watching(quiet)
         preflight.shares(coverage, rate)
-        if output:
-            job.check(output, resume=resume, force=force)
         preflight.model(model)
         preflight.images(images)
+        with loading():
+            from graft.jobs import predict as job
+
         if output:
+            job.check(output, resume=resume, force=force)
             asked = job.Asked(coverage, rate, top)
             written = asdict(job.write(str(model), images, output, asked, resume=resume, force=force, watch=watch))
             printed(written, as_json, show.written)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from graft.scores import percent
-from graft.terminal import AsJson, Force, Model, Quiet, installed, loading, printed, told_of, watching
+from graft.terminal import AsJson, Force, Model, Quiet, loading, printed, told_of, watching
 from graft_runtime.terminal import say
 
 NEXT = {
@@ -56,7 +55,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a classifier as one file, or a page for browsers, that runs without graft, checked against it."""
-    with told_of("export"), installed("openvino") if to == "openvino" else nullcontext():
+    with told_of("export"):
         from graft import preflight
 
         preflight.export(to, output, int8=int8, blind=check is None and calibrate is None, force=force)

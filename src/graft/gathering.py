@@ -21,7 +21,6 @@ from graft.terminal import (
     Photos,
     Quiet,
     Weights,
-    installed,
     loading,
     printed,
     told_of,
@@ -47,7 +46,7 @@ def collect(
 ) -> None:
     """Fetch labelled pictures from a list of URLs into class folders; the same command goes on where it was stopped."""
     with told_of("collect"):
-        with installed("collect"), loading():
+        with loading():
             from graft.jobs.collect.collect import collect as job
             from graft.jobs.collect.limits import Limits
 

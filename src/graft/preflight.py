@@ -12,9 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from graft import spec
-from graft.data.read.columns import Columns
-from graft.data.read.source import read_source
+from graft import extras, spec
 from graft.errors import DataError, ModelError, OutputError, UsageError, WeightsError
 from graft.jobs import logs, outputs
 from graft.jobs.export import formats
@@ -33,6 +31,9 @@ def source(path: str | Path | None, columns: str = "") -> None:
     if path is not None and not PATTERN.search(str(path)) and not os.path.lexists(path):
         raise DataError(f"There is no folder or file {path}.")
     if columns:
+        from graft.data.read.columns import Columns  # here: NumPy, which nothing else that is checked needs
+        from graft.data.read.source import read_source
+
         Columns.of(columns)
         read_source(path, (), columns)  # () as one class may do where a classifier has others
 
@@ -62,7 +63,10 @@ def model(path: str | Path, *, named: bool = True) -> None:
 def backbone(name: str) -> None:
     """Raises UsageError for a name that no network has."""
     if not plausible(name):
-        raise UsageError(f"There is no network '{name}'.{spec.meant(name, networks())} `graft backbones` lists all.")
+        beyond = "" if find_spec("timm") else " " + extras.missing("timm", "A network that is not among these")
+        raise UsageError(
+            f"There is no network '{name}'.{spec.meant(name, networks())} `graft backbones` lists all.{beyond}"
+        )
 
 
 def weights(file: str | Path | None) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from graft import show
+from graft import extras, show
 from graft.errors import GraftError, UsageError
 from graft.progress import unwatched, watched
 from graft_runtime import strict_json
@@ -55,6 +56,14 @@ Model = Annotated[
 ]
 
 
+class Commands(TyperGroup):
+    """The commands in `--help`, each with its whole sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.commands])
+
+
 def watching(quiet: bool) -> Any:
     return unwatched if quiet else watched
 
@@ -80,17 +89,6 @@ def loading() -> Iterator[None]:
             say(" " * 9, end="\r", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def installed(extra: str) -> Iterator[None]:
-    """A package that only some jobs need is missing: say which, and how to get it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"This needs the package {error.name}, which is not installed: pip install 'graft-vision[{extra}]'"
-        ) from error
-
-
 def end_at_second_press() -> None:
     """The first Ctrl-C lets all tidy up; a second one meanwhile ends the program there and then, as a kill does."""
 
@@ -104,13 +102,23 @@ def end_at_second_press() -> None:
 
 @contextmanager
 def told_of(job: str) -> Iterator[None]:
-    """A user's mistake becomes one clear message and an exit code of its own; Ctrl-C says what is kept."""
+    """A user's mistake becomes one clear message and an exit code of its own; Ctrl-C says what is kept.
+
+    So does a package that is not installed and that only some jobs need.
+    """
     try:
         yield
         sys.stdout.flush()
     except GraftError as error:
         show.failed(error)
         raise typer.Exit(error.exit_code) from error
+    except ModuleNotFoundError as error:  # what a job imports, before it begins
+        package = (error.name or "").partition(".")[0]
+        if package not in extras.EXTRAS:
+            raise
+        missing = UsageError(extras.missing(package, f"`graft {job.partition(' ')[0]}` as it was asked for"))
+        show.failed(missing)
+        raise typer.Exit(missing.exit_code) from error
     except KeyboardInterrupt as error:
         show.stopped(job)
         raise typer.Exit(130) from error

@@ -12,10 +12,11 @@ import torch
 from graft.data.dataset import from_arrays
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
+from graft.heads.designs import Linear
 from graft.jobs.direct import direct, relabelled
 from graft.model.classifier import Classifier, load
 from graft.networks.direct import class_names
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Network
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)

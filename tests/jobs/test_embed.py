@@ -46,7 +46,7 @@ def test_the_features_are_what_the_network_says_of_each_picture(photos: Path) ->
     for row in (0, 17, 35):
         pixels = table.pixels((photos / found.names[row]).read_bytes(), backbone.preprocess.enough)
         with torch.inference_mode():
-            want = network(backbone.preprocess.prepare(pixels)[None]).numpy()[0]
+            want = network(torch.from_numpy(backbone.preprocess.prepare(pixels)[None])).numpy()[0]
         assert found.features[row] == pytest.approx(want, abs=1e-4)
 
 

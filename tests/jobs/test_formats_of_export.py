@@ -24,13 +24,14 @@ from typer.testing import CliRunner, Result
 
 import graft_runtime
 from graft import cli
+from graft.backbones.preprocess import Preprocess
 from graft.errors import ExportError, OutputError
 from graft.jobs.export import evidence, program
 from graft.jobs.export import export as job
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.networks.preprocess import Preprocess
+from graft.networks.normalise import prepared_batch
 from graft_runtime import contract
 from graft_runtime.image import decode
 
@@ -108,7 +109,7 @@ class Prepared(nn.Module):
         self.preprocess = preprocess
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.preprocess.prepare_batch(image)
+        return prepared_batch(self.preprocess, image)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_program_prepares_the_very_same_pixels_at_every_size(preprocess: Prepr
     rng = np.random.default_rng(0)
     for height, width in [*evidence.SIZES, (33, 100), (34, 100), (100, 1700), (1700, 101)]:
         images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-        want = torch.stack([preprocess.prepare(image) for image in images])
+        want = torch.from_numpy(np.stack([preprocess.prepare(image) for image in images]))
         assert torch.equal(prepare(torch.from_numpy(images)), want), (height, width)
         assert torch.equal(prepare(torch.from_numpy(images[:1])), want[:1]), (height, width)
 

@@ -22,6 +22,7 @@ from graft.networks.chain import Stage, stages
 from graft.networks.fresh import fresh_backbone
 from graft.networks.maps import Maps
 from graft.networks.network import Backbone, load_backbone
+from graft.networks.normalise import normalised
 
 
 def graft(*words: object) -> Result:
@@ -39,7 +40,7 @@ def hooked(backbone: Backbone, raw: bytes, name: str) -> torch.Tensor:
     handle = backbone.module.get_submodule(name).register_forward_hook(lambda _part, _in, out: heard.append(out))
     pixels = table.pixels(raw, backbone.preprocess.enough)
     with torch.inference_mode():
-        backbone.module(backbone.preprocess.normalise(backbone.preprocess.prepare(pixels)[None]))
+        backbone.module(normalised(backbone.preprocess, torch.from_numpy(backbone.preprocess.prepare(pixels)[None])))
     handle.remove()
     return heard[0][0]
 
@@ -84,7 +85,7 @@ def test_maps_that_lie_with_the_channels_last_come_with_the_channels_first() -> 
     images = torch.randint(0, 256, (2, 3, side * 8, side * 8), dtype=torch.uint8)
     with torch.inference_mode():
         found = network.divided(network(images).numpy())
-        want = module[0](backbone.preprocess.normalise(images)).numpy()
+        want = module[0](normalised(backbone.preprocess, images)).numpy()
     assert network.shapes == {"0": (5, side, side), "1": (5, side, side)}
     assert np.array_equal(found["0"], want)
     assert np.array_equal(found["1"], want)

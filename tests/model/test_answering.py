@@ -11,6 +11,7 @@ import pytest
 import torch
 from shaken import shaken
 
+from graft.heads.designs import Conv, Linear, Mlp
 from graft.model.answering import Answering
 from graft.model.card import describe
 from graft.model.classifier import Classifier
@@ -19,7 +20,7 @@ from graft.model.unknown import NEIGHBOURS, Known, unit
 from graft.networks import graph, pixels
 from graft.networks.chain import layers, stages
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, fresh
+from graft.networks.head import Head, fresh
 from graft.networks.network import Features, Network
 from graft.networks.places import last_place
 from graft_runtime.card import MULTICLASS, MULTILABEL
@@ -89,7 +90,7 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarra
     images[1] //= 4
     said = told(classifier, outputs, images)
     network = classifier.network
-    prepared = torch.stack([network.preprocess.prepare(image) for image in images])
+    prepared = torch.from_numpy(np.stack([network.preprocess.prepare(image) for image in images]))
     with torch.no_grad():
         logits = network(prepared).numpy()
     assert np.abs(logits[0] - logits[1]).max() > 1e-3, "a network that says the same of every picture proves nothing"

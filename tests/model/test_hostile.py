@@ -25,6 +25,7 @@ from safetensors import numpy as arrays
 from safetensors import torch as tensors
 
 from graft.errors import DataError, ModelError
+from graft.heads.designs import Linear as LinearDesign
 from graft.model import storage
 from graft.model.card import choices, describe
 from graft.model.classifier import Classifier, load
@@ -32,7 +33,6 @@ from graft.model.memory import Memory, Pictures, examined
 from graft.model.unknown import Known
 from graft.networks import catalog
 from graft.networks.head import Head, fresh
-from graft.networks.head import Linear as LinearDesign
 from graft.networks.network import Backbone, Features, Network
 from graft.networks.weights import Source
 from graft_runtime.decide import NO_NUMBER

@@ -23,12 +23,13 @@ import torch
 
 from graft import spec
 from graft.errors import GraftError, ModelError, OutputError
+from graft.heads.designs import HEADS
 from graft.jobs.fit import fit
 from graft.model import storage
 from graft.model.card import describe
 from graft.model.classifier import Classifier, load
 from graft.networks import catalog
-from graft.networks.head import HEADS, Head, fresh
+from graft.networks.head import Head, fresh
 from graft.networks.network import Backbone, Features, Network
 from graft.networks.weights import Source
 

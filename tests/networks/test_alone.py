@@ -30,7 +30,8 @@ torch.set_num_threads(2)
 from graft.errors import UsageError
 from graft.networks import engine
 from graft.networks.heat import heat
-from graft.networks.head import Linear, fresh
+from graft.heads.designs import Linear
+from graft.networks.head import fresh
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Features, Network
 import numpy as np

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.networks import catalog
-from graft.networks.preprocess import Preprocess
 
 FEATURES = {  # name -> what comes out without the classifier, as published
     "alexnet": 4096,

@@ -11,11 +11,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.networks import chain as chains
 from graft.networks.chain import Stage
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Backbone
-from graft.networks.preprocess import Preprocess
 
 DEIT = "deit_tiny_patch16_224"
 

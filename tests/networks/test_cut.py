@@ -16,6 +16,7 @@ from shaken import shaken
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, UsageError
 from graft.networks import catalog, cut
 from graft.networks import chain as chains
@@ -23,7 +24,6 @@ from graft.networks.catalog import Entry
 from graft.networks.chain import Stage
 from graft.networks.head import Head
 from graft.networks.network import Backbone, Features, Network
-from graft.networks.preprocess import Preprocess
 from graft.networks.weights import Source
 
 BORDERS = [  # network, pictures' side, borders

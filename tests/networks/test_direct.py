@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graft.errors import DataError, UsageError, WeightsError
 from graft.networks import catalog, weights
 from graft.networks.direct import class_names, direct, matches
+from graft.networks.normalise import normalised
 
 IMAGENET = class_names(1000)
 
@@ -47,7 +48,7 @@ def gap(name: str, file: Path | None = None) -> float:
     side = backbone.preprocess.size
     images = torch.randint(0, 256, (4, 3, side, side), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
     images[1:] //= 3
-    want, got = whole(name, file)(backbone.preprocess.normalise(images)), network(images)
+    want, got = whole(name, file)(normalised(backbone.preprocess, images)), network(images)
     assert got.shape == (4, len(classes))
     return float((want - got).abs().max() / (want[0] - want[1]).abs().max())
 

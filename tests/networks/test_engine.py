@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.networks import engine
 from graft.networks.network import Features, load_backbone
-from graft.networks.preprocess import Preprocess
 
 MANY = engine.WORTH_COMPILING
 

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from graft import spec as texts
 from graft.errors import UsageError
-from graft.networks.head import ACTIVATIONS, HEADS, Conv, Design, Head, Linear, Mlp, NearestNeighbours, fresh
+from graft.heads.designs import HEADS, Conv, Design, Linear, Mlp
+from graft.networks.head import ACTIVATIONS, Head, NearestNeighbours, fresh
 
 SPECS = [
     {"kind": "linear", "width": 6, "classes": 3},

@@ -9,13 +9,15 @@ import torch
 from shaken import shaken
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
+from graft.heads.designs import Conv, Linear, Mlp
 from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, fresh
+from graft.networks.head import Head, fresh
 from graft.networks.heat import COVERED, GRID, heat
 from graft.networks.network import Features, Network, heard
-from graft.networks.preprocess import Preprocess
+from graft.networks.normalise import normalised
 
 CLASSES = 5
 
@@ -67,7 +69,7 @@ def test_with_one_averaged_map_it_is_the_class_activation_map() -> None:
     judge = network("test_resnet", Features(backbone.module, Preprocess(size=224, resize=224), ()))
     images = pictures(224)
     with torch.no_grad(), heard(backbone.module, ["layer4"]) as outputs:
-        backbone.module(judge.preprocess.normalise(images))
+        backbone.module(normalised(judge.preprocess, images))
     last = outputs["layer4"]
     assert GRID % last.shape[-1] == 0
     weight = judge.head.state_dict()["judge.weight"]

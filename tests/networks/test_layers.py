@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graft.backbones.preprocess import Preprocess
 from graft.networks.catalog import Entry
 from graft.networks.fresh import fresh_backbone
 from graft.networks.layers import weight_layers
 from graft.networks.network import Backbone, Features
-from graft.networks.preprocess import Preprocess
 from graft.networks.weights import Source
 
 

@@ -10,11 +10,13 @@ import timm
 import torch
 from torch import nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
+from graft.heads.designs import Conv, Linear
 from graft.networks import engine
-from graft.networks.head import Conv, Head, Linear, fresh
+from graft.networks.head import Head, fresh
 from graft.networks.network import AllHeard, Features, Network, heard, mapped, pooled
-from graft.networks.preprocess import Preprocess
+from graft.networks.normalise import normalised
 
 PLAIN = Preprocess(size=8, resize=8)
 
@@ -29,7 +31,7 @@ def backbone() -> nn.Module:
 def test_features_are_each_layer_averaged_over_space_and_then_the_last(backbone: nn.Module) -> None:
     images = torch.randint(0, 256, (3, 3, 8, 8)).to(torch.uint8)
     network = Features(backbone, PLAIN, ("0", "2"))
-    normal = PLAIN.normalise(images)
+    normal = normalised(PLAIN, images)
     first = backbone.get_submodule("0")(normal)
     want = torch.cat([first.mean((2, 3)), backbone(normal), backbone(normal)], dim=1)
     assert torch.allclose(network(images), want, atol=1e-6)
@@ -121,7 +123,7 @@ class Never(nn.Module):
 
 def test_the_map_of_one_layer_is_flattened_and_its_shape_is_known(backbone: nn.Module) -> None:
     features = Features(backbone, PLAIN, ("0",), pool=False)
-    want = backbone.get_submodule("0")(PLAIN.normalise(images(8)))
+    want = backbone.get_submodule("0")(normalised(PLAIN, images(8)))
     assert torch.equal(features(images(8)), want.flatten(1))
     assert (features.shape, features.widths, features.top) == ((4, 6, 6), (144,), False)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import WeightsError
 from graft.networks import catalog, chain, cut, fresh, small, weights
 from graft.networks.head import Head
 from graft.networks.network import Features, Network
-from graft.networks.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 FACTS = {  # name -> features, parameters counted by hand, stages

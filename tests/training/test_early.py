@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.networks.chain import Stage, stages
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Backbone
-from graft.networks.preprocess import Preprocess
+from graft.networks.normalise import normalised
 from graft.training.early import early, named
 
 NAMES = ["stem", "blocks.0", "blocks.1", "blocks.2", "neck", "norm"]
@@ -45,7 +46,7 @@ def outputs(backbone: Backbone, chain: list[Stage], images: Tensor) -> dict[str,
         part = backbone.module.get_submodule(stage.name)
         part.register_forward_hook(lambda _part, _given, output, name=stage.name: said.update({name: output}))
     with torch.no_grad():
-        backbone.module(backbone.preprocess.normalise(images))
+        backbone.module(normalised(backbone.preprocess, images))
     for part in backbone.module.modules():
         part._forward_hooks.clear()
     return said

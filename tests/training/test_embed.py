@@ -17,16 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data.dataset import Dataset, pixels
 from graft.data.looks import glimpse, look
 from graft.data.read.folder import read_folder
+from graft.heads.designs import Linear
+from graft.model.pictures import prepared
 from graft.networks import cut, engine
 from graft.networks.cut import Frozen, Halves
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Features, Network
-from graft.networks.preprocess import Preprocess
 from graft.training.embed import embed
 from graft.training.store import Store
 
@@ -36,8 +38,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from graft.data.read.folder import read_folder
+from graft.model.pictures import prepared
 from graft.networks.network import Features
-from graft.networks.preprocess import Preprocess
+from graft.backbones.preprocess import Preprocess
 from graft.training.embed import embed
 from graft.training.store import Store
 
@@ -62,11 +65,9 @@ def frozen() -> Features:
 
 def one_by_one(frozen: Features, data: Dataset) -> NDArray[np.float32]:
     """Features of each picture's centre, without batches, threads or a store."""
-    prepared = [
-        frozen.preprocess.prepare(table.pixels(data.read(row), frozen.preprocess.enough)) for row in range(len(data))
-    ]
+    ready = [prepared(frozen.preprocess, data.read(row)) for row in range(len(data))]
     with torch.inference_mode():
-        return torch.cat([frozen(each[None]) for each in prepared]).numpy()
+        return torch.cat([frozen(torch.from_numpy(each[None])) for each in ready]).numpy()
 
 
 def test_what_the_cache_holds_is_what_the_network_says(frozen: Features, photos: Path, tmp_path: Path) -> None:
@@ -142,11 +143,9 @@ def test_views_are_the_centre_its_mirror_image_and_seeded_crops(frozen: Features
     zero, one = (each.chosen(rows, 4)[np.arange(4 * 36)].reshape(36, 4, -1) for each in shown)
     assert shown[0].computed == 4 * 36
     assert np.allclose(zero[:, 0], one_by_one(frozen, data), atol=1e-5)
-    prepared = [
-        frozen.preprocess.prepare(table.pixels(data.read(row), frozen.preprocess.enough)).flip(2) for row in range(36)
-    ]
+    mirrored = np.stack([prepared(frozen.preprocess, data.read(row))[:, :, ::-1] for row in range(36)])
     with torch.inference_mode():
-        assert np.allclose(zero[:, 1], frozen(torch.stack(prepared)).numpy(), atol=1e-5)
+        assert np.allclose(zero[:, 1], frozen(torch.from_numpy(mirrored)).numpy(), atol=1e-5)
     assert np.allclose(zero[:, :2], one[:, :2], atol=1e-6)
     apart = np.abs(zero[:, 2:] - one[:, 2:]).max(axis=2)
     assert (apart > 1e-4).all()
@@ -244,8 +243,8 @@ def test_what_crosses_a_border_is_kept_in_16_bits(halves: Halves, photos: Path, 
     assert isinstance(below, Frozen)
     done = embed(below, data, cache=tmp_path)
     preprocess, every = below.preprocess, np.arange(36)
-    images = [preprocess.prepare(table.pixels(data.read(row), preprocess.enough)) for row in range(36)]
-    computed = torch.cat([below(each[None]) for each in images]).numpy()
+    images = [prepared(preprocess, data.read(row)) for row in range(36)]
+    computed = torch.cat([below(torch.from_numpy(each[None])) for each in images]).numpy()
     cached = done[every]
     assert cached.dtype == np.float32
     assert np.array_equal(cached, cached.astype(np.float16))  # nothing beyond 16 bits

@@ -16,18 +16,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.augment import Augment
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import DataError
+from graft.heads.designs import Linear
 from graft.networks import cut
 from graft.networks.cut import Halves
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Linear, fresh
+from graft.networks.head import fresh
 from graft.networks.network import Backbone, Features, Network
-from graft.networks.preprocess import Preprocess
 from graft.training import feed as feeds
 from graft.training.embed import Embedded, embed
 from graft.training.feed import Feed, Pictures, Stored
@@ -145,10 +146,11 @@ def shown(data: Dataset, row: int, view: int, preprocess: Preprocess) -> Tensor:
     raw = data.read(row)
     pixels = table.pixels(raw, preprocess.enough)
     if view < 2:
-        centre = preprocess.prepare(pixels)
+        centre = torch.from_numpy(preprocess.prepare(pixels))
         return centre.flip(2) if view else centre
     crop = seeded.crop(SEED, table.digest(raw), view, pixels.shape[1], pixels.shape[0])
-    return preprocess.prepare_crop(pixels, (crop.left, crop.top, crop.width, crop.height), crop.flip)
+    box = (crop.left, crop.top, crop.width, crop.height)
+    return torch.from_numpy(preprocess.prepare_crop(pixels, box, crop.flip))
 
 
 @pytest.mark.parametrize("layers", [(), ("layer1", "layer4")], ids=["last", "several"])
@@ -211,7 +213,8 @@ def test_crops_are_those_of_seed_epoch_and_content(photos: Path, each: dict[str,
         raw = data.read(int(row))
         pixels = table.pixels(raw, preprocess.enough)
         crop = seeded.crop(SEED, table.digest(raw), 0, pixels.shape[1], pixels.shape[0], epoch=epoch)
-        want.append(preprocess.prepare_crop(pixels, (crop.left, crop.top, crop.width, crop.height), crop.flip))
+        box = (crop.left, crop.top, crop.width, crop.height)
+        want.append(torch.from_numpy(preprocess.prepare_crop(pixels, box, crop.flip)))
     assert torch.equal(next(iter(feed.batches([rows], epoch))), torch.stack(want))
     other = pictures(data, stored.embedded, nn.Identity(), augment="light", seed=SEED + 1)
     assert not torch.equal(next(iter(other.batches([rows], epoch))), torch.stack(want))

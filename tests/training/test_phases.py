@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.read.folder import read_folder
 from graft.errors import UsageError
 from graft.networks.chain import probed, stages
 from graft.networks.cut import Frozen
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Backbone
-from graft.networks.preprocess import Preprocess
 from graft.progress import unwatched
 from graft.training import loop, phases, start
 from graft.training.choices import Choices

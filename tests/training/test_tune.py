@@ -11,13 +11,13 @@ import pytest
 import timm
 import torch
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.read.folder import read_folder
 from graft.errors import CutError, GraftError, TrainingError, UsageError
 from graft.model.history import Epoch
 from graft.networks.chain import probed
 from graft.networks.fresh import fresh_backbone
 from graft.networks.network import Backbone, Network, load_backbone
-from graft.networks.preprocess import Preprocess
 from graft.networks.weights import Source
 from graft.progress import unwatched
 from graft.training import loop, phases, start
@@ -163,7 +163,7 @@ def test_the_solved_start_is_the_probe(material: Material, shaken: Any) -> None:
     taught = phases.taught(ground, 0, {})
     assert isinstance(taught.held_out, Stored)
     whole = ground.network.eval()
-    images = torch.stack([ground.network.preprocess.prepare(pixels(material, int(row))) for row in ground.valid])
+    images = torch.stack([pixels_of(ground.network, material, row) for row in ground.valid])
     said = loop.logits(taught.lesson.tuned, taught.held_out, len(ground.valid), 8)
     with torch.no_grad():
         want = whole(images).double().numpy()
@@ -351,7 +351,7 @@ def test_a_refit_that_explodes_leaves_what_there_was_before(
 
 
 def pixels_of(network: Network, material: Material, row: np.intp) -> torch.Tensor:
-    return network.preprocess.prepare(pixels(material, int(row)))
+    return torch.from_numpy(network.preprocess.prepare(pixels(material, int(row))))
 
 
 def test_many_pictures_are_not_trained_on_twice(

@@ -14,7 +14,7 @@ from graft_runtime.kinds import FORMATS, READ
 
 TINY = 16  # pixels of the short side
 SMALLER = 8  # times smaller than the median picture is tiny too
-LONG = 4  # times the short side; a network sees no more than that of it (networks/preprocess.py)
+LONG = 4  # times the short side; a network sees no more than that of it (backbones/preprocess.py)
 HUGE = 25_000_000  # pixels
 RARE = 0.5  # share of grey pictures below which they are the odd ones
 

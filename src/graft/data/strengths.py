@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from graft import spec
-from graft.data import views
 from graft.errors import UsageError
+
+LEAST = 0.35  # share of the area that a random crop keeps at least
 
 Step = tuple[str, float | None]  # name and strength
 
@@ -23,7 +24,7 @@ class Strength:
 
 
 STRENGTHS = {
-    "crop": Strength(views.SCALE[0], 0.05),  # the smallest share of the area
+    "crop": Strength(LEAST, 0.05),  # the smallest share of the area
     "flip": Strength(),
     "vflip": Strength(),
     "rotate": Strength(15, most=180),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graft.data.strengths import LEAST
+
 CENTRE, MIRROR = 0, 1  # view 0 is the picture as it will be judged; view 1 the same, mirrored; from 2 on random crops
-SCALE = (0.35, 1.0)  # share of the area that a random crop keeps
+SCALE = (LEAST, 1.0)  # share of the area that a random crop keeps
 ASPECT = (3 / 4, 4 / 3)
 
 

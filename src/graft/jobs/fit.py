@@ -24,7 +24,7 @@ from graft.networks.chain import probed
 from graft.networks.fresh import RANDOM, file_of, fresh_backbone
 from graft.networks.network import Backbone, load_backbone
 from graft.progress import Watch, unwatched
-from graft.training import start
+from graft.training import start, teachers
 from graft.training.choices import Choices
 from graft.training.embed import embed
 from graft.training.material import Findings, Material, prepare
@@ -88,7 +88,7 @@ def fit(
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
         check_shared(data)
         choices = replace(choices, task=data.task)
-        choices.check_data(data)
+        _check_data(choices, data)
         if isinstance(choices.plan, Direct):
             return _saved(_direct(choices, data, weights, offline, times, watch), place, force)
         with timed(times, "load network"):
@@ -122,6 +122,14 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
     logs.check(log)
     choices.check()
     choices.check_run(bool(output), resume, log)
+
+
+def _check_data(choices: Choices, data: Dataset) -> None:
+    """Raises UsageError for what does not go with the labels, or with so few images: a head, a loss, a teacher."""
+    choices.check_task(data.task)
+    choices.check_count(len(data))
+    if choices.settings:
+        teachers.check(choices.settings, data)
 
 
 def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:

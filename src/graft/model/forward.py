@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data.dataset import Dataset
 from graft.model import pictures
 from graft.model.unknown import NEIGHBOURS, Known, Near
 from graft.networks import engine
 from graft.networks.network import Network
-from graft.networks.preprocess import Preprocess
 from graft.networks.reference import WithReference
 from graft.progress import Watch
 from graft_runtime.decide import NO_NUMBER, finite

@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import Dataset, pixels
 from graft.networks import engine
-from graft.networks.preprocess import Preprocess
 from graft.progress import Watch
 from graft_runtime.image import ImageError
 
@@ -51,7 +51,7 @@ def each(data: Dataset, make: Callable[[bytes | NDArray[np.uint8]], Made], watch
 
 def prepared(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A stored picture as the network gets it: uint8 [3, size, size]. Raises ImageError."""
-    return preprocess.prepare(pixels(raw, preprocess.enough)).numpy()
+    return preprocess.prepare(pixels(raw, preprocess.enough))
 
 
 def _in_threads(work: Callable[[int], Picture[Made]], count: int) -> Iterator[Picture[Made]]:

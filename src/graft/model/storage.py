@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import GraftError, ModelError, OutputError
 from graft.model import history, readme, whole
 from graft.model import memory as remembered
@@ -36,7 +37,6 @@ from graft.model.unknown import compared_by
 from graft.networks import catalog
 from graft.networks.head import Head
 from graft.networks.network import Features, Network
-from graft.networks.preprocess import Preprocess
 from graft.networks.reference import WithReference
 from graft.networks.shorter import shorten, unread
 from graft.networks.tensors import check

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +12,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.linear import Linear
 from torch import nn
 
+from graft import extras
 from graft.errors import UsageError
 from graft.networks.alone import seeded
 
@@ -50,8 +50,7 @@ def adaptable(module: nn.Module, stages: Sequence[str]) -> list[str]:
 
     Raises UsageError where there is none, or the library peft is missing.
     """
-    if find_spec("peft") is None:  # importing it takes seconds
-        raise UsageError("LoRA needs a library that is missing: pip install graft-vision[lora].")
+    extras.needed("peft", "LoRA")  # importing it takes seconds
     names = [name for name, layer in _within(module, stages) if _takes_adapter(layer)]
     if not names:
         raise UsageError(
@@ -115,9 +114,7 @@ def _forget(module: nn.Module) -> None:
 
 
 def _peft() -> ModuleType:
-    try:
-        import peft  # seconds: it brings the library transformers along
-        import peft.tuners.lora
-    except ImportError as error:
-        raise UsageError(f"LoRA needs a library that is missing: pip install graft-vision[lora] ({error}).") from error
+    import peft  # seconds: it brings the library transformers along
+    import peft.tuners.lora
+
     return peft

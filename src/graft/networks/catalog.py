@@ -19,8 +19,8 @@ from timm.models import PretrainedCfg, get_deprecated_models, get_pretrained_cfg
 from torch import nn
 from torchvision.models import WeightsEnum
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
-from graft.networks.preprocess import Preprocess
 from graft.networks.small import SIZE, SMALL
 
 DEFAULT = "tf_efficientnet_lite0"

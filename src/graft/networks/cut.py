@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, UsageError
 from graft.networks.chain import Stage, stages, still
 from graft.networks.layers import weight_layers
 from graft.networks.network import FORMAT, AllHeard, Backbone, Features, Network, heard, mapped, pooled
-from graft.networks.preprocess import Preprocess
+from graft.networks.normalise import normalised
 
 TOLERANCE = 1e-3  # of the difference between two pictures' answers; float32 leaves about 1e-6
 
@@ -267,7 +268,7 @@ class _Prefix(nn.Module):
 
         hook = self.features.backbone.get_submodule(self.border).register_forward_pre_hook(stop)
         try:
-            self.features.backbone(self.features.preprocess.normalise(images))
+            self.features.backbone(normalised(self.features.preprocess, images))
         except _Reached as reached:
             return reached.features
         finally:

@@ -18,6 +18,7 @@ from graft.networks import catalog, weights
 from graft.networks.catalog import Entry
 from graft.networks.head import Head
 from graft.networks.network import Backbone, Features, Network
+from graft.networks.normalise import normalised
 
 TOLERANCE = 1e-4  # of the difference between two pictures' logits; float32 leaves about 1e-6
 
@@ -39,7 +40,7 @@ def direct(
     backbone = Backbone(entry, whole.eval().requires_grad_(False), catalog.preprocess(entry), source)
     images = (backbone.example() * 40 + 128).clamp(0, 255).to(torch.uint8)
     with torch.no_grad():
-        want = whole(backbone.preprocess.normalise(images))
+        want = whole(normalised(backbone.preprocess, images))
     layer = _last(entry, whole)
     catalog.headless(entry, whole)  # in place: from here on the backbone has no classifier
     network = _network(backbone, layer)

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.heads.checks import BEFORE, KERNEL, PADDINGS, check_places, check_spec
-from graft.heads.designs import HEADS as HEADS
-from graft.heads.designs import Conv as Conv
-from graft.heads.designs import Design, Linear, Mlp, widths
+from graft.heads.checks import BEFORE, KERNEL, check_places, check_spec
+from graft.heads.designs import PADDINGS, Design, Linear, Mlp, widths
 from graft.heads.head import Head as Arrays
 from graft.heads.nodes import SHARPNESS
 from graft.networks.alone import seeded
@@ -24,7 +22,7 @@ from graft.networks.forest import Forest
 
 Shape = int | tuple[int, ...]  # a width, or [channels, height, width] of a feature map
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {  # a test compares the names with those of graft.heads.designs
     "relu": nn.ReLU,
     "leaky-relu": nn.LeakyReLU,
     "tanh": nn.Tanh,

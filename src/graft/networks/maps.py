@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graft.errors import UsageError
 from graft.networks.chain import Stage
 from graft.networks.network import AllHeard, Backbone, heard, mapped
+from graft.networks.normalise import normalised
 
 
 class Maps(nn.Module):
@@ -40,7 +41,7 @@ class Maps(nn.Module):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         with heard(self.backbone, self.names, stop=True) as outputs, suppress(AllHeard):
-            self.backbone(self.preprocess.normalise(images))
+            self.backbone(normalised(self.preprocess, images))
         return [mapped(name, outputs[name]) for name in self.names]
 
     @cached_property

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.networks import catalog, weights
 from graft.networks.alone import alone
 from graft.networks.catalog import Entry
 from graft.networks.head import Head
-from graft.networks.preprocess import Preprocess
+from graft.networks.normalise import normalised
 from graft.networks.weights import Source
 
 FORMAT = 2  # of cached features: raise it when decoding, resizing or pooling changes
@@ -86,7 +87,7 @@ class Features(nn.Module):
     def _parts(self, images: Tensor) -> list[Tensor]:
         last: list[Tensor] = []
         with heard(self.backbone, self.layers, stop=not self.top) as outputs, suppress(AllHeard):
-            last = [self.backbone(self.preprocess.normalise(images))]
+            last = [self.backbone(normalised(self.preprocess, images))]
         parts = [pooled(outputs[name]) if self.pool else mapped(name, outputs[name]) for name in self.layers]
         return parts + last if self.top else parts
 

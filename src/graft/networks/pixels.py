@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, compose, inliner, parser
 
-from graft.networks.preprocess import Preprocess
+from graft.backbones.preprocess import Preprocess
 from graft_runtime.card import LONGEST
 
 IMAGE, PREPARED = "image", "prepared"

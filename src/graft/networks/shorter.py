@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from torch import nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.networks.chain import LeftOut, blocks, chained
 from graft.networks.network import Features, example
-from graft.networks.preprocess import Preprocess
 
 
 def unread(features: Features, also: Collection[str] = ()) -> tuple[str, ...]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from graft import spec
+from graft import extras, spec
 from graft.data import strengths
-from graft.data.dataset import Dataset
 from graft.errors import UsageError
-from graft.heads.designs import HEADS
+from graft.heads.designs import HEADS, Design
 from graft.training.heads.names import check, check_installed
 from graft.training.recipe import Recipe, check_teachers
-from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Probe, Scratch, Start, Training
+from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Lora, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
 
 # Of graft.networks.catalog and .fresh, which cost an import of torch; a test compares. What cannot be is told before.
@@ -60,14 +59,13 @@ class Choices:
         return spec.parse(self.strategy, STRATEGIES)
 
     @cached_property
-    def design(self) -> Any:
-        """The head to train, a graft.heads.designs.Design; None if none was named."""
+    def design(self) -> Design | None:
+        """The head to train; None if none was named."""
         return spec.parse(self.head, HEADS, "head") if self.head else None
 
     def check(self) -> None:
         """Raises UsageError for what cannot be, or does not go together: now, and not after minutes of embedding."""
-        _ = self.design
-        if self.head and not isinstance(self.plan, Training):
+        if self.design and not isinstance(self.plan, Training):
             raise UsageError(f"--head is for strategies that train. {self.strategy!r} takes its own, see its options.")
         if self.weights and isinstance(self.plan, Direct):
             raise UsageError(
@@ -80,10 +78,11 @@ class Choices:
             )
         if isinstance(self.plan, EarlyFeatures):
             self._check_early(self.plan)
+        check_installed(self.solver)
         if self.settings:
             self._check_recipe(self.settings)
-        if self.solver:
-            check_installed(self.solver)
+            for package in ("torch", *["peft"] * isinstance(self.plan, Lora)):
+                extras.needed(package, f"The strategy {self.strategy.partition(':')[0]!r}")
 
     def _check_early(self, plan: EarlyFeatures) -> None:
         if not self.head and plan.cut != "head":
@@ -118,15 +117,6 @@ class Choices:
                 "--log is for strategies that train, with an --output beside which the curves are written."
             )
 
-    def check_data(self, data: Dataset) -> None:
-        """Raises UsageError for what does not go with the labels, or with so few images: a head, a loss, a teacher."""
-        self.check_task(data.task)
-        self.check_count(len(data))
-        if self.settings:
-            from graft.training import teachers
-
-            teachers.check(self.settings, data)
-
     def check_task(self, task: str) -> None:
         """Raises UsageError for a strategy, head, loss or metric that does not go with the pictures' labels."""
         several = task == MULTILABEL
@@ -138,7 +128,7 @@ class Choices:
         if self.solver:
             check(self.solver, self.plan.layers if isinstance(self.plan, Probe) else "auto", several)
         if self.settings:
-            from graft.training import metrics
+            from graft.training import metrics  # torch, which the checks of what was typed need not
             from graft.training.losses import loss_of
 
             loss_of(self.settings, "multilabel" if several else "multiclass")

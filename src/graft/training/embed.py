@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.cache import cache_folder
@@ -22,7 +23,6 @@ from graft.model import pictures
 from graft.networks import engine
 from graft.networks.cut import Frozen
 from graft.networks.network import Features
-from graft.networks.preprocess import Preprocess
 from graft.progress import Watch, unwatched
 from graft.training.store import Key, Store
 from graft_runtime.decide import NO_NUMBER, finite
@@ -218,10 +218,10 @@ class _Views:
     def _view(self, pixels: NDArray[np.uint8], digest: bytes, view: int) -> NDArray[np.uint8]:
         if view in (seeded.CENTRE, seeded.MIRROR):
             centre = self.preprocess.prepare(pixels)
-            return (centre.flip(2) if view == seeded.MIRROR else centre).numpy()
+            return centre[:, :, ::-1] if view == seeded.MIRROR else centre
         crop = seeded.crop(self.seed, digest, view, pixels.shape[1], pixels.shape[0])
         box = (crop.left, crop.top, crop.width, crop.height)
-        return self.preprocess.prepare_crop(pixels, box, crop.flip).numpy()
+        return self.preprocess.prepare_crop(pixels, box, crop.flip)
 
 
 class _Notes:

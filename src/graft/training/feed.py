@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.augment import Augment
 from graft.data.dataset import Dataset, pixels
 from graft.errors import DataError
 from graft.networks import engine
-from graft.networks.preprocess import Preprocess
 from graft.training.embed import Embedded, view_id
 from graft_runtime.image import ImageError
 
@@ -94,19 +94,23 @@ class Pictures:
 
     def still(self, rows: Rows) -> Tensor:
         with ThreadPoolExecutor(engine.cores()) as threads:
-            made = list(threads.map(lambda row: self.preprocess.prepare(self._decoded(int(row))), rows))
+            made = list(threads.map(lambda row: self._prepared(int(row)), rows))
         return self._through(torch.stack(made))
 
     def _through(self, batch: Tensor) -> Tensor:
         return self.frozen(batch.to(engine.device()))
+
+    def _prepared(self, row: int) -> Tensor:
+        return torch.from_numpy(self.preprocess.prepare(self._decoded(row)))
 
     def _cropped(self, row: int, epoch: int) -> Tensor:
         picture = self._decoded(row)
         height, width = picture.shape[:2]
         crop = self.augment.box(self.seed, epoch, self.digests[row].tobytes(), 0, width, height)
         if crop is None:
-            return self.preprocess.prepare(picture)
-        return self.preprocess.prepare_crop(picture, (crop.left, crop.top, crop.width, crop.height), crop.flip)
+            return torch.from_numpy(self.preprocess.prepare(picture))
+        box = (crop.left, crop.top, crop.width, crop.height)
+        return torch.from_numpy(self.preprocess.prepare_crop(picture, box, crop.flip))
 
     def _augmented(self, crop: Future[Tensor], row: int, epoch: int) -> Tensor:
         return self.augment.pixels(crop.result(), self.seed, epoch, self.digests[row].tobytes(), 0)

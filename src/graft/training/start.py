@@ -11,11 +11,12 @@ from torch import Tensor
 
 from graft.data import dataset as table
 from graft.errors import DataError, UsageError
+from graft.heads.designs import Conv, Linear
 from graft.model.calibrate import temperature
 from graft.model.pictures import prepared
 from graft.networks import adapters, engine
 from graft.networks.chain import Stage, layers, stages
-from graft.networks.head import Conv, Linear, fresh, module
+from graft.networks.head import fresh, module
 from graft.networks.network import Backbone, Features, Network
 from graft.progress import Watch
 from graft.training import teachers

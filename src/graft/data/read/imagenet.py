@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from graft import extras
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.data.read.layout import PARTS
@@ -76,6 +77,7 @@ def _names() -> Mapping[str, str]:
     Of ILSVRC's thousand classes those are told apart by id that share a name among the thousand; of all others those
     that share one with any.
     """
+    extras.needed("timm", "To name WordNet ids")
     from timm.data.imagenet_info import ImageNetInfo  # timm imports torch, which takes seconds
 
     few, many = (

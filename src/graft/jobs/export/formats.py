@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graft import spec
+from graft import extras, spec
 from graft.errors import UsageError
 
 NAMES = ONNX, OPENVINO, TORCH, WEB = "onnx", "openvino", "torch", "web"
@@ -21,6 +21,10 @@ def chosen(to: str | None, path: Path, int8: bool, *, blind: bool) -> str:
         raise UsageError(f"An export to web is a folder. Got {path.name}, which is the name of a file.")
     if kind != WEB and path.suffix != ENDINGS[kind]:
         raise UsageError(f"A file for {kind} ends in {ENDINGS[kind]}. Got {path.name}.")
+    if kind == TORCH:
+        extras.needed("torch", "An export to torch")
+    if kind == OPENVINO:
+        extras.needed("openvino", "An export to openvino")
     if int8 and kind == WEB:
         raise UsageError("In browsers 8-bit numbers are slower than float32 and answer otherwise. Leave --int8 out.")
     if int8 and kind != ONNX:

@@ -186,7 +186,7 @@ def _timed(classifier: Classifier, alone: Callable[[Any], Any], data: Dataset) -
     preprocess = network.preprocess
 
     def trained(image: NDArray[np.uint8]) -> None:
-        network(engine.ready(preprocess.prepare(image)[None]))
+        network(engine.ready(torch.from_numpy(preprocess.prepare(image)[None])))
 
     ways, spent = (trained, alone), ([], [])
     rows = range(0, len(data), max(1, len(data) // TIMED))

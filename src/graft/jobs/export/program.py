@@ -23,6 +23,7 @@ from graft.jobs.export.parity import Described, Run, told
 from graft.model.answering import Answering
 from graft.model.classifier import Classifier
 from graft.networks.alone import alone
+from graft.networks.normalise import prepared_batch
 from graft_runtime import contract
 from graft_runtime.contract import CARD, EXPORT, Export, Witness
 
@@ -41,7 +42,7 @@ class Program(nn.Module):
         self.answering = answering if classifier.network.features.top else _graph(answering, self.preprocess.size)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        said = self.answering(self.preprocess.prepare_batch(image))
+        said = self.answering(prepared_batch(self.preprocess, image))
         return dict(zip(self.outputs, said, strict=True))
 
 

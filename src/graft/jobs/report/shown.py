@@ -45,7 +45,7 @@ def shown(classifier: Classifier, answers: Answers, source: Dataset, where: Mapp
 
     def look(raw: bytes | NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
         whole = pixels(raw, prepare.enough)
-        return thumbnail(whole, SIDE).uri, prepare.prepare(whole).numpy()
+        return thumbnail(whole, SIDE).uri, prepare.prepare(whole)
 
     for picture in pictures.each(source.take(rows), look, watch):
         if picture.made:  # one that has vanished since is only not shown

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from graft.backbones.preprocess import Preprocess
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
 from graft.data.read.source import read_source
@@ -20,7 +21,6 @@ from graft.model.memory import Pictures
 from graft.networks import catalog
 from graft.networks.fresh import RANDOM, fresh_backbone
 from graft.networks.network import Backbone, Features, load_backbone
-from graft.networks.preprocess import Preprocess
 from graft.networks.shorter import shortened
 from graft.networks.weights import Source
 from graft.progress import Watch

@@ -1,0 +1,37 @@
+"""What graft does without and some jobs need: which package it is, and the command that brings it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from graft.errors import UsageError
+
+TRAIN = "train"
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "peft", "sklearn", "huggingface_hub"), TRAIN),
+    "pyarrow": "parquet",
+    "openvino": "openvino",
+    **dict.fromkeys(("httpx2", "protego"), "collect"),
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "datasets": "hf",
+}
+TITLES = {"torch": "PyTorch", "sklearn": "scikit-learn"}  # of packages that are imported by another name
+
+
+def needed(package: str, what: str) -> None:
+    """Raises UsageError where a package is not installed that `what`, the beginning of a sentence, needs.
+
+    Nothing is imported to find out: it costs no time, and goes before any work.
+    """
+    if find_spec(package) is None:
+        raise UsageError(missing(package, what))
+
+
+def missing(package: str, what: str = "This") -> str:
+    """What to say of a package of EXTRAS that is not there."""
+    extra = EXTRAS[package]
+    said = f"{what} needs {TITLES.get(package, package)}, which is not installed: pip install 'graft-vision[{extra}]'"
+    if extra == TRAIN:
+        said += f", or, without what only GPUs need, uv pip install --torch-backend cpu 'graft-vision[{extra}]'"
+    return f"{said}."
