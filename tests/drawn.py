@@ -15,6 +15,7 @@ from shaken import shaken
 from torch import Tensor, nn
 
 from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, Stage, split
+from graft.heads.designs import Conv, Linear, Mlp
 from graft.model.card import describe
 from graft.model.classifier import Classifier
 from graft.model.composed import Reads, composed
@@ -22,7 +23,7 @@ from graft.model.memory import Memory
 from graft.model.unknown import Known, unit
 from graft.networks.chain import layers, stages
 from graft.networks.fresh import fresh_backbone
-from graft.networks.head import Conv, Head, Linear, Mlp, arrays, fresh
+from graft.networks.head import Head, arrays, fresh
 from graft.networks.heat import as_map
 from graft.networks.network import Backbone, Features, Network, heard, mapped, pooled
 from graft.networks.places import last_place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -56,17 +56,13 @@ def _inside(strategy: str, head: str) -> dict[str, str]:
     from graft.training.recipe import Recipe
     from graft.training.strategies import STRATEGIES
 
-    heads, plans = (_options(kinds) for kinds in (HEADS, STRATEGIES))
     found = {}
-    for option, kinds, chosen in (("--head", heads, head), ("--strategy", plans, strategy or "tail")):
+    for option, classes, chosen in (("--head", HEADS, head), ("--strategy", STRATEGIES, strategy or "tail")):
+        kinds: dict[str, Any] = {name: [each.name for each in fields(kind)] for name, kind in classes.items()}
         first = chosen.partition(":")[0]
         for name in [*(each for each in kinds if each != first), *[first] * (first in kinds)]:  # the later one counts
             found |= {word: f"{option} {name}:{word}" for word in kinds[name] if name == first or word not in found}
     return found | {each.name: f"--recipe {each.name}" for each in fields(Recipe)}
-
-
-def _options(kinds: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {name: [each.name for each in fields(kind)] for name, kind in kinds.items()}
 
 
 def _after(given: Sequence[str], *options: str) -> str:

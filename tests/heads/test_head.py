@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from graft.heads import designs
-from graft.heads.checks import ACTIVATIONS, shapes
+from graft.heads.checks import shapes
 from graft.heads.head import Head, blank
 from graft.networks import head as modules
 
@@ -26,7 +26,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "linear", "pca": 4},
     {"kind": "mlp", "hidden": [7]},  # as before activations could be chosen
     {"kind": "mlp", **DENSE, "hidden": []},
-    *({"kind": "mlp", **DENSE, "activation": name, "dropout": 0.2} for name in ACTIVATIONS),
+    *({"kind": "mlp", **DENSE, "activation": name, "dropout": 0.2} for name in designs.ACTIVATIONS),
     {"kind": "conv", "shape": MAP, "filters": 4, "spatial_dropout": 0.0, **DENSE},
     {"kind": "conv", "shape": [2, 3, 4], "filters": 4, "padding": "valid", "spatial_dropout": 0.3, **DENSE},
     {"kind": "conv", "shape": [1, 6, 4], "filters": 4, "padding": "same", "spatial_dropout": 0.3, **DENSE},
@@ -154,7 +154,7 @@ def test_its_tensors_are_those_of_the_module(spec: dict[str, Any]) -> None:
 
 
 def test_activations_and_initialisers_are_those_of_the_module() -> None:
-    assert list(modules.ACTIVATIONS) == list(ACTIVATIONS)
+    assert list(modules.ACTIVATIONS) == list(designs.ACTIVATIONS)
     assert list(modules.INITIALISERS) == list(designs.INITIALISERS)
 
 

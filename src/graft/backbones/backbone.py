@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.backbones import catalog, checkpoint, facts, graph_cache, lite, weights, foreign
+from graft.backbones import catalog, checkpoint, facts, foreign, graph_cache, lite, weights
 from graft.backbones.catalog import Entry
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ACTIVATIONS = ("relu", "leaky-relu", "tanh", "sigmoid", "gelu")
-PADDINGS = {"same": 1, "valid": 0}  # rows of zeros around a map before its 3 x 3 convolution
+from graft.heads.designs import ACTIVATIONS, PADDINGS
+
 KERNEL = 3
 DEEPEST = 1000  # hidden layers of a head, and steps from the root of a tree to a leaf
 BEFORE = {"activation": "relu", "dropout": 0.0, "padding": "same"}  # what the specs of heads once left unsaid

@@ -1,15 +1,16 @@
-"""Heads to be trained, as a person designs them: a line of text, checked before anything heavy is loaded."""
+"""The heads to train, as they are asked for: 'mlp:hidden=256+128'. Options and their checks, without PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import UsageError
-from graft.heads.checks import ACTIVATIONS, PADDINGS
 
+ACTIVATIONS = ("relu", "leaky-relu", "tanh", "sigmoid", "gelu")
 INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "normal", "zero")
+PADDINGS = {"same": 1, "valid": 0}  # rows of zeros around a map before its 3 x 3 convolution
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Conv:
     def __post_init__(self) -> None:
         if self.filters < 1:
             raise UsageError(f"'filters' must be at least 1. Got {self.filters}.")
-        _check_choice("padding", self.padding, list(PADDINGS))
+        _check_choice("padding", self.padding, PADDINGS)
         _check_share("spatial_dropout", self.spatial_dropout)
         _check_share("dropout", self.dropout)
         _check_layers(self.activation, self.init, self.seed, ["conv", *map(str, widths(self.hidden)), "classes"])
@@ -91,7 +92,7 @@ def _check_share(name: str, value: float) -> None:
         raise UsageError(f"{name!r} must be from 0 to below 1. Got {value}.")
 
 
-def _check_choice(name: str, value: str, legal: Sequence[str]) -> None:
+def _check_choice(name: str, value: str, legal: Collection[str]) -> None:
     if value not in legal:
         raise UsageError(f"{name!r} must be one of {', '.join(legal)}. Got {value!r}.")
 

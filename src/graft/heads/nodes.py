@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from graft.heads.checks import BEFORE, PADDINGS, dense, pooled
+from graft.heads.checks import BEFORE, dense, pooled
+from graft.heads.designs import PADDINGS
 
 Node = Any  # an onnx.NodeProto; predicting does without onnx, so it is imported where nodes are made
 OPSET = 20  # as the graphs of backbones have it

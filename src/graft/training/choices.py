@@ -78,12 +78,11 @@ class Choices:
             )
         if isinstance(self.plan, EarlyFeatures):
             self._check_early(self.plan)
+        check_installed(self.solver)
         if self.settings:
             self._check_recipe(self.settings)
             for package in ("torch", *["peft"] * isinstance(self.plan, Lora)):
                 extras.needed(package, f"The strategy {self.strategy.partition(':')[0]!r}")
-        if self.solver:
-            check_installed(self.solver)
 
     def _check_early(self, plan: EarlyFeatures) -> None:
         if not self.head and plan.cut != "head":

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from graft import spec
+from graft import extras, spec
 from graft.errors import UsageError
 
 NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp", "forest")
-CLASSICAL = ("svm", "lda", "ncm", "knn", "mlp", "forest")  # by scikit-learn
-INSTALL = "pip install 'graft-vision[train]'"
+CLASSICAL = ("svm", "lda", "ncm", "knn", "mlp", "forest")  # fitted by scikit-learn
 ONE_LABEL = ("knn",)  # heads that count votes for one class of each picture
 LAYERS = ("auto", "last", "all")
 
@@ -27,11 +24,8 @@ def check(head: str, layers: str, several: bool = False) -> None:
 
 def check_installed(head: str) -> None:
     """Raises UsageError for a head that scikit-learn fits where that is not installed."""
-    if head in CLASSICAL and find_spec("sklearn") is None:
-        raise UsageError(
-            f"The head {head!r} needs scikit-learn, which is not installed. Add it with `{INSTALL}`, or choose one of "
-            f"{', '.join(name for name in NAMES if name not in CLASSICAL)}."
-        )
+    if head in CLASSICAL:
+        extras.needed("sklearn", f"The head {head!r}")
 
 
 def check_pca(pca: int) -> None:
