@@ -21,7 +21,7 @@ def write(out: Path) -> int:
     """Write every digit to out/LABEL/NNNN.png, where NNNN is its row in the table; return how many."""
     digits = np.loadtxt(TABLE, delimiter=",", dtype=np.int64)
     for row, (*image, label) in enumerate(digits):
-        pixels = np.round(np.reshape(image, (8, 8)) * (255 / 16)).astype(np.uint8)  # the scanner's levels go from 0 to 16
+        pixels = np.round(np.reshape(image, (8, 8)) * (255 / 16)).astype(np.uint8)  # the scans go from 0 to 16
         folder = out / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"{row:04d}.png")
