@@ -13,16 +13,23 @@ help:  ## print this list
 
 setup: .venv/.ready  ## create .venv with graft, its runtime and all tools (once; later calls do nothing)
 
-.venv/.ready: pyproject.toml runtime/pyproject.toml constraints.txt
+SOURCES := pyproject.toml runtime/pyproject.toml constraints.txt
+
+# The core alone, without PyTorch; .venv/.ready adds the rest to the same environment, after which this is there too.
+.venv/.core: $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "graft needs Python 3.11 or newer, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 | head -n 1)"; \
 	  echo "Name another one, for example: make setup PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ./runtime -e .
+	@touch $@
+
+.venv/.ready: .venv/.core $(SOURCES)
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ./runtime -e '.[dev]'
 	@touch $@
 
-demo: .venv/.ready  ## train on 1,797 handwritten digits and predict three of them (into demo/)
+demo: .venv/.core  ## train on 1,797 handwritten digits and predict three of them (into demo/)
 	$(BIN)/python examples/digits.py demo/digits
 	$(BIN)/graft fit demo/digits -o demo/model --force
 	$(BIN)/graft predict demo/model demo/digits/3/0003.png demo/digits/5/0015.png demo/digits/8/0008.png

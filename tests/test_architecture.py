@@ -23,7 +23,7 @@ PACKAGES = {"graft": HOUSE / "src/graft", "graft_runtime": HOUSE / "runtime/src/
 # the left; the two of one line do not know each other.
 ROOMS = [
     {"runtime": ["graft_runtime"]},
-    {"ground": ["errors", "spec", "progress", "extras"]},
+    {"ground": ["errors", "spec", "progress", "extras", "device"]},
     {"data": ["data"]},
     {"backbones": ["backbones"]},
     {"heads": ["heads"]},

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from graft import changing, deploy, gathering, judging, show
+from graft.device import AUTO
 from graft.errors import UsageError
 from graft.hints import Hinted
 from graft.terminal import (
@@ -23,6 +24,7 @@ from graft.terminal import (
     Columns,
     Commands,
     Coverage,
+    Device,
     Force,
     Model,
     Offline,
@@ -33,6 +35,7 @@ from graft.terminal import (
     Weights,
     end_at_second_press,
     loading,
+    placed,
     printed,
     told_of,
     watching,
@@ -97,6 +100,7 @@ def fit(
     columns: Columns = "",
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a file that a table lists is not there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in OUTPUT.run.")] = False,
+    device: Device = AUTO,
     log: Annotated[str, typer.Option(help="Where else to log: tensorboard, mlflow, or both with a comma.")] = "",
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html as well.")] = True,
     force: Force = False,
@@ -112,6 +116,7 @@ def fit(
         preflight.folder(output, force=force)
         asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
         preflight.choices(output, like, resume, log, weights, **asked)
+        placed(device)
         with loading():
             from graft.jobs.fit import fit as job
 
@@ -155,6 +160,7 @@ def predict(
     top: Annotated[int, typer.Option(min=0, show_default="all", help="So many likeliest classes in the file.")] = 0,
     coverage: Coverage = None,
     unknown: UnknownRate = UNKNOWN_RATE,
+    device: Device = AUTO,
     no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never answer 'unknown'.")] = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -170,6 +176,7 @@ def predict(
         preflight.shares(coverage, rate)
         preflight.model(model)
         preflight.images(images)
+        placed(device, model)
         with loading():
             from graft.jobs import predict as job
 
@@ -204,6 +211,7 @@ def embed(
     offline: Offline = False,
     columns: Columns = "",
     boxes: Boxes = False,
+    device: Device = AUTO,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -217,6 +225,7 @@ def embed(
         preflight.source(photos, columns)
         preflight.backbone(backbone)
         preflight.weights(weights)
+        placed(device)
         with loading():
             from graft.jobs import embed as job
             from graft.jobs import maps as spatial

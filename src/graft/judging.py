@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from graft import scores, show
+from graft.device import AUTO
 from graft.terminal import (
     Against,
     AsJson,
     Boxes,
     Columns,
+    Device,
     Force,
     Model,
     Photos,
     Quiet,
     loading,
+    placed,
     printed,
     told_of,
     watching,
@@ -31,6 +34,7 @@ def evaluate(
     against: Against = None,
     columns: Columns = "",
     boxes: Boxes = False,
+    device: Device = AUTO,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,6 +45,7 @@ def evaluate(
         preflight.model(model)
         preflight.source(photos, columns)
         preflight.source(against)
+        placed(device, model)
         with loading():
             from graft.jobs.evaluate import evaluate as job
 

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from graft import device as devices
 from graft import extras, show
 from graft.errors import GraftError, UsageError
 from graft.progress import unwatched, watched
@@ -43,6 +44,9 @@ Against = Annotated[
     str | None,
     typer.Option(help="One class against the rest: PHOTOS is a folder of the class, this holds anything else."),
 ]
+Device = Annotated[
+    str, typer.Option(help="Where networks run: auto, cpu, cuda or mps; auto takes a GPU where there is one.")
+]
 Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
 Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is a picture.")]
 Coverage = Annotated[
@@ -62,6 +66,12 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.commands])
+
+
+def placed(device: str, model: Path | None = None) -> None:
+    """Choose where networks run. Raises UsageError for what cannot be; a GPU is looked for with PyTorch."""
+    with loading() if device in (devices.CUDA, devices.MPS) else nullcontext():
+        devices.use(device, model)
 
 
 def watching(quiet: bool) -> Any:

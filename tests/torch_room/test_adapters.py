@@ -177,9 +177,8 @@ def test_an_adapter_that_cannot_be_is_refused(rank: int, alpha: float) -> None:
 def test_without_its_library_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     module = plain()
-    with pytest.raises(
-        UsageError, match=r"LoRA needs peft, which is not installed: pip install 'graft-vision\[train\]'"
-    ):
+    how = r"LoRA needs peft, which is not installed: pip install 'graft-vision\[train\]'"
+    with pytest.raises(UsageError, match=how):
         add_lora(module, ["6"], rank=2, alpha=2)
     assert all(tensor.requires_grad for tensor in module.parameters())
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graft.torch.alone import alone, check_device
+from graft import device as devices
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -37,8 +38,15 @@ class Run(Protocol):
 
 
 def device() -> torch.device:
-    """CUDA or Apple's GPU where there is one, else the CPU. Raises UsageError where a fork has made it useless."""
+    """What was chosen (graft.device): unless named, CUDA or Apple's GPU where there is one, else the CPU.
+
+    Raises UsageError where a fork has made it useless.
+    """
+    if (name := devices.chosen()) == devices.CPU:
+        return torch.device(name)
     check_device()
+    if name != devices.AUTO:
+        return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

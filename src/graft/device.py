@@ -1,0 +1,56 @@
+"""Where networks run: chosen once for the whole process, and told to be impossible before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft import extras
+from graft.errors import UsageError
+
+AUTO, CPU, CUDA, MPS = NAMES = "auto", "cpu", "cuda", "mps"
+
+
+@dataclass
+class _Process:
+    """What was chosen."""
+
+    name: str = AUTO
+
+
+_HERE = _Process()
+
+
+def chosen() -> str:
+    """auto: a GPU where PyTorch finds one, else the CPU."""
+    return _HERE.name
+
+
+def use(name: str, model: str | Path | None = None) -> None:
+    """Run every network of this process there, from now on.
+
+    Raises UsageError for a name that there is not, for a GPU that is not there, and for a GPU where `model` is an
+    exported file, which ONNX Runtime runs on the CPU.
+
+    >>> use("cpu"); chosen()
+    'cpu'
+    >>> use("auto")
+    """
+    if name not in NAMES:
+        raise UsageError(f"A device is {', '.join(NAMES)}. Got {name!r}.")
+    if name in (CUDA, MPS):
+        if model is not None and Path(model).is_file():
+            raise UsageError(f"{model} is an exported file, which runs on the CPU. Leave the device out.")
+        _check(name)
+    _HERE.name = name
+
+
+def _check(name: str) -> None:
+    extras.needed("torch", f"The device {name!r}")
+    import torch  # seconds, which whoever has a GPU spends anyway
+
+    there = torch.cuda.is_available() if name == CUDA else torch.backends.mps.is_available()
+    if not there:
+        raise UsageError(
+            f"PyTorch {torch.__version__} finds no device {name!r} here. Leave the device out, or choose {CPU}."
+        )
