@@ -26,7 +26,7 @@ def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], str
         preprocess=asdict(network.preprocess),
         backbone={
             "name": backbone.name,
-            "library": backbone.entry.library,
+            "library": backbone.entry.library if backbone.entry else "onnx",
             "origin": source.origin,
             "where": source.where,
             "sha256": source.sha256,

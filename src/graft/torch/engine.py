@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graft.torch.alone import alone, check_device
 from graft import device as devices
+from graft.torch.alone import alone, check_device
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from graft.errors import UsageError
 from graft.heads.checks import BEFORE, KERNEL, PADDINGS, check_places, check_spec
 from graft.heads.designs import HEADS as HEADS
-from graft.heads.designs import PADDINGS, Design, Linear, Mlp, widths
 from graft.heads.designs import Conv as Conv
+from graft.heads.designs import Design, Linear, Mlp, widths
 from graft.heads.head import Head as Arrays
 from graft.heads.nodes import SHARPNESS
 from graft.torch.alone import seeded

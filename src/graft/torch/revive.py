@@ -35,7 +35,7 @@ def backbone_of(backbone: looking.Backbone) -> changing.Backbone:
 
     Raises UsageError for a user's own graph, of which there is no module.
     """
-    if backbone.entry.library == "onnx":
+    if backbone.entry is None:
         raise UsageError(
             f"{backbone.source.path} is a graph that can be looked through and not changed: choose the strategy probe "
             "or early-features, or name a network of `graft backbones` and a file of its weights."

@@ -19,7 +19,7 @@ from graft.model.calibrate import temperature
 from graft.model.pictures import prepared
 from graft.progress import Watch
 from graft.torch import adapters, engine, teachers
-from graft.torch.chain import Stage, layers, stages
+from graft.torch.chain import stages
 from graft.torch.head import fresh, module
 from graft.torch.network import Backbone, Features, Network
 from graft.torch.phases import Ground, changeable, epochs_of, opened

@@ -90,7 +90,8 @@ def backbone(classifier: Classifier) -> Backbone:
     of, features = classifier.card.backbone, classifier.network.features
     source = Source(of["where"], None, of["licence"], of["origin"], of["sha256"])
     graph = features.graph if TOP in features.graph.shapes else _whole(classifier, source)
-    return Backbone(catalog.find(of["name"]), graph, features.preprocess, source)
+    entry = None if of["library"] == "onnx" else catalog.find(of["name"])
+    return Backbone(entry, graph, features.preprocess, source)
 
 
 def _whole(classifier: Classifier, source: Source) -> Graph:
