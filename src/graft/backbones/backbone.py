@@ -83,12 +83,9 @@ def _foreign(name: str, file: Path) -> Backbone:
         raise UsageError(f"{file} is a whole network, and so is --backbone {name}. Leave one of them out.")
     if not file.is_file():
         raise WeightsError(f"There is no weights file {file}.")
-    import onnx
-
-    graph = foreign.opened(file)
-    size = onnx.ModelProto.FromString(graph.structure).graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    graph, size = foreign.opened(file)
     source = Source("file", file, catalog.NOT_STATED, f"file {file}", weights.digest(file))
-    return Backbone(None, graph, Preprocess(size, size * 256 // 224), source)
+    return Backbone(None, facts.completed(graph, size, source.sha256), Preprocess(size, size * 256 // 224), source)
 
 
 def key_of(entry: Entry, source: Source, preprocess: Preprocess) -> str:

@@ -38,8 +38,11 @@ def opened(
     output: str = "",
     mean: Three = (0.485, 0.456, 0.406),
     std: Three = (0.229, 0.224, 0.225),
-) -> Graph:
-    """The network in the file as a graph. Raises WeightsError that says what is wrong with it, and what is legal."""
+) -> tuple[Graph, int]:
+    """The network in the file as a graph, and the side of its images.
+
+    Raises WeightsError that says what is wrong with it, and what is legal.
+    """
     import onnx
 
     try:
@@ -58,7 +61,7 @@ def opened(
     except Exception as fault:  # hostile or cut-off bytes make the readers raise anything
         reason = str(fault).strip().partition("\n")[0][:300]
         raise WeightsError(f"{path} cannot be used as a network: {type(fault).__name__}: {reason}") from fault
-    return graph
+    return graph, size
 
 
 def _input(model: Any) -> tuple[Any, int]:

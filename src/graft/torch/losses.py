@@ -7,17 +7,14 @@ is a question of its own (sigmoid). Targets are chances: one-hot, multi-hot or a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from graft.errors import UsageError
-from graft.training.recipe import Recipe
+from graft.training.recipe import Recipe, Task, check_loss
 
-Task = Literal["multiclass", "multilabel"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 GAMMA = 2.0  # of the focal loss (Lin et al. 2017)
@@ -32,12 +29,9 @@ def loss_of(recipe: Recipe, task: Task) -> Loss:
     (Wightman et al. 2021). Smoothing moves the targets of every loss: towards 1/classes, or towards 1/2 where each
     class is asked for by itself.
     """
-    name = _name(recipe, task)
+    check_loss(recipe, task)
     legal = {**_SIGMOID, **_SOFTMAX} if task == "multiclass" else _SIGMOID
-    if name not in legal:
-        kind = "one class for each picture" if task == "multiclass" else "several labels for each picture"
-        raise UsageError(f"'loss' must be one of auto, {', '.join(sorted(legal))} with {kind}. Got {name!r}.")
-    loss, alone = legal[name], one_vs_rest(recipe, task)
+    loss, alone = legal[_name(recipe, task)], one_vs_rest(recipe, task)
 
     def smoothed(logits: Tensor, targets: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision has no room for logs

@@ -12,7 +12,7 @@ from graft.data import strengths
 from graft.errors import UsageError
 from graft.heads.designs import HEADS, Design
 from graft.training.heads.names import check, check_installed
-from graft.training.recipe import Recipe, check_teachers
+from graft.training.recipe import Recipe, check_loss, check_teachers
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, Lora, Probe, Scratch, Start, Training
 from graft_runtime.card import MULTICLASS, MULTILABEL
 
@@ -128,10 +128,9 @@ class Choices:
         if self.solver:
             check(self.solver, self.plan.layers if isinstance(self.plan, Probe) else "auto", several)
         if self.settings:
-            from graft.torch.losses import loss_of
             from graft.training import metrics
 
-            loss_of(self.settings, "multilabel" if several else "multiclass")
+            check_loss(self.settings, "multilabel" if several else "multiclass")
             metrics.check(self.settings.metric, task)
 
     def check_count(self, images: int) -> None:

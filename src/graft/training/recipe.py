@@ -25,6 +25,10 @@ SHARES = ("warmup", "smoothing", "ema")  # from 0 to below 1
 POSITIVE = ("epochs", "accumulate")
 JOIN = "+"  # of teachers
 
+Task = Literal["multiclass", "multilabel"]
+SEVERAL = ("asymmetric", "bce", "focal", "mse")  # losses for several labels an image
+ONE = ("cross-entropy", "kl")  # and those for one label alone
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -112,3 +116,11 @@ def _check(name: str, value: Any) -> None:
         raise UsageError(f"'layer_decay' must be above 0 and at most 1. Got {value}.")
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(f"{name!r} must be 0 or more. Got {value}.")
+
+
+def check_loss(recipe: Recipe, task: Task) -> None:
+    """Raises UsageError for a loss that does not go with the labels."""
+    legal = SEVERAL + ONE if task == "multiclass" else SEVERAL
+    if recipe.loss not in ("auto", *legal):
+        kind = "one class for each picture" if task == "multiclass" else "several labels for each picture"
+        raise UsageError(f"'loss' must be one of auto, {', '.join(sorted(legal))} with {kind}. Got {recipe.loss!r}.")
