@@ -189,7 +189,7 @@ def _looked_at(
 
 def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dict[str, Any]:
     """What a run is, so that another one is not mistaken for it."""
-    versions = {name: card.versions()[name] for name in ("graft", "torch", "timm")}
+    versions = {name: card.versions().get(name, "") for name in ("graft", "torch", "timm")}
     recipe = {f"recipe {name}": value for name, value in (asdict(choices.settings) if choices.settings else {}).items()}
     weights = pretrained.source.sha256 or pretrained.source.origin
     known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": weights}
