@@ -98,6 +98,15 @@ def test_broken_features_are_judged_as_pytorch_judges_them(spec: dict[str, Any],
     np.testing.assert_allclose(got[sound], want[sound], rtol=1e-4, atol=1e-5)
 
 
+@each_kind
+def test_one_broken_feature_is_noticed_wherever_pytorch_notices_it(spec: dict[str, Any]) -> None:
+    head = filled(spec)
+    features = np.random.default_rng(1).normal(0.2, 1, (WIDTH, WIDTH)).astype(np.float32)
+    np.fill_diagonal(features, np.nan)
+    got, want = head(features), told(head, features)
+    assert (np.isfinite(got).all(axis=1) == np.isfinite(want).all(axis=1)).all()
+
+
 def test_a_feature_on_a_threshold_hears_both_sides() -> None:
     head = filled({**FOREST, "several": False})
     features = np.random.default_rng(1).normal(0.2, 1, (200, WIDTH)).astype(np.float32)
