@@ -28,8 +28,8 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "mlp", **DENSE, "hidden": []},
     *({"kind": "mlp", **DENSE, "activation": name, "dropout": 0.2} for name in designs.ACTIVATIONS),
     {"kind": "conv", "shape": MAP, "filters": 4, "spatial_dropout": 0.0, **DENSE},
-    {"kind": "conv", "shape": [2, 3, 4], "filters": 4, "padding": "valid", "spatial_dropout": 0.3, **DENSE},
-    {"kind": "conv", "shape": [1, 6, 4], "filters": 4, "padding": "same", "spatial_dropout": 0.3, **DENSE},
+    {"kind": "conv", "shape": [2, 3, 4], "filters": 4, "padding": "same", "spatial_dropout": 0.3, **DENSE},
+    {"kind": "conv", "shape": [1, 6, 4], "filters": 4, "padding": "valid", "spatial_dropout": 0.3, **DENSE},
     {"kind": "conv", "shape": [24, 1, 1], "filters": 4, "spatial_dropout": 0.0, **DENSE},
     {"kind": "knn", "stored": 30, "neighbours": 7},
     {"kind": "knn", "stored": 4, "neighbours": 99, "pca": 6},
@@ -96,6 +96,15 @@ def test_broken_features_are_judged_as_pytorch_judges_them(spec: dict[str, Any],
     assert (np.isfinite(got).all(axis=1) == sound).all()
     assert sound[2]
     np.testing.assert_allclose(got[sound], want[sound], rtol=1e-4, atol=1e-5)
+
+
+@each_kind
+def test_one_broken_feature_is_noticed_wherever_pytorch_notices_it(spec: dict[str, Any]) -> None:
+    head = filled(spec)
+    features = np.random.default_rng(1).normal(0.2, 1, (WIDTH, WIDTH)).astype(np.float32)
+    np.fill_diagonal(features, np.nan)
+    got, want = head(features), told(head, features)
+    assert (np.isfinite(got).all(axis=1) == np.isfinite(want).all(axis=1)).all()
 
 
 def test_a_feature_on_a_threshold_hears_both_sides() -> None:

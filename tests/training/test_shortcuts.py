@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.tree import DecisionTreeClassifier
 
 from graft.data.looks import Looks
-from graft.training.shortcuts import shortcuts
+from graft.training.shortcuts import DEPTH, LEAF, grown, shortcuts
 
 COUNT = 120
 LABELS = (np.arange(COUNT) % 3).astype(np.int32)
@@ -45,3 +46,25 @@ def test_each_giveaway_is_found(column: int, what: str) -> None:
 def test_a_few_pictures_or_one_class_tell_nothing() -> None:
     assert list(shortcuts(Looks(table()[:29]), LABELS[:29], FOLDS[:29])) == []
     assert list(shortcuts(Looks(table()), np.zeros(COUNT, np.int32), FOLDS)) == []
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_the_tree_answers_as_scikit_learns(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = np.sort(rng.integers(0, classes, 400) * rng.integers(0, 2, 400))  # class 0 is the largest
+    columns = rng.normal(0, 1, (400, 4)).astype(np.float32)
+    columns[:, 2] += labels * rng.normal(0.8, 0.3, 400)
+    asked = rng.normal(1, 2, (500, 4)).astype(np.float32)
+    tree = DecisionTreeClassifier(max_depth=DEPTH, min_samples_leaf=LEAF, class_weight="balanced", random_state=0)
+    want = tree.fit(columns, labels).predict(asked)
+    got = grown(columns, labels, 1 / np.bincount(labels, minlength=classes), asked, DEPTH)
+    assert len(np.unique(want)) == classes
+    assert (got == want).mean() > 0.97  # splits that are equally good are drawn by lot
+
+
+def test_equal_values_stay_on_one_side() -> None:
+    columns = np.repeat(np.float32([1, 2]), 10)[:, None]
+    labels = np.r_[np.zeros(10, int), np.ones(10, int)]
+    assert grown(columns, labels, np.ones(2), np.float32([[1.4], [1.6]]), DEPTH).tolist() == [0, 1]
+    alike = np.zeros((20, 3), np.float32)
+    assert set(grown(alike, labels, np.float64([1, 3]), alike, DEPTH)) == {1}
