@@ -74,8 +74,8 @@ def save(
     """
     _refuse(folder, force)
     graph = read_of(network, compared_by(card.unknown))
-    tensors = {f"{PREFIX}{name}": np.ascontiguousarray(each) for name, each in graph.tensors.items()}
-    tensors |= {f"{HEAD}{name}": np.ascontiguousarray(each) for name, each in network.head.tensors.items()}
+    tensors = {f"{PREFIX}{name}": np.require(each, requirements="C") for name, each in graph.tensors.items()}
+    tensors |= {f"{HEAD}{name}": np.require(each, requirements="C") for name, each in network.head.tensors.items()}
     raw = {TENSORS: safetensors.save(tensors), GRAPH: facts.dump(graph)}
     raw |= {MEMORY: remembered.dump(memory)} if memory else {}
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
