@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from tensors import same
 
 from graft.data.dataset import from_arrays
 from graft.data.read.folder import read_folder
@@ -15,9 +15,9 @@ from graft.errors import DataError
 from graft.heads.designs import Linear
 from graft.jobs.direct import direct, relabelled
 from graft.model.classifier import Classifier, load
+from graft.model.network import Network
 from graft.torch.direct import class_names
-from graft.torch.head import fresh
-from graft.torch.network import Network
+from graft.torch.head import arrays, fresh
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -38,9 +38,7 @@ def test_it_answers_with_the_classes_of_imagenet(classifier: Classifier) -> None
 
 def test_saved_is_loaded(classifier: Classifier, tmp_path: Path) -> None:
     again = load(classifier.save(tmp_path / "model"))
-    mine, theirs = classifier.network.state_dict(), again.network.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert same(classifier, again)
     assert again.classes == classifier.classes
     assert "head: published" in (tmp_path / "model" / "README.md").read_text()
 
@@ -67,7 +65,7 @@ def test_what_cannot_be_scored_is_told(classifier: Classifier) -> None:
 
 def test_a_classifier_of_other_classes_matches_by_their_names(classifier: Classifier) -> None:
     features = classifier.network.features
-    network = Network(features, fresh(Linear(), features.width, 2))
+    network = Network(features, arrays(fresh(Linear(), features.width, 2)))
     other = Classifier(network, replace(classifier.card, classes=("cat", "dog")))
     assert relabelled(from_arrays([PICTURE], [0], ("Dog",)), other).labels.tolist() == [1]
 

@@ -12,10 +12,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from graft import cli
+from graft.backbones.backbone import load_backbone
 from graft.data import dataset as table
 from graft.errors import OutputError
 from graft.jobs import embed as job
-from graft.torch.network import Features, load_backbone
+from graft.torch.network import Features
+from graft.torch.revive import backbone_of
 
 
 def graft(*words: object) -> Result:
@@ -41,7 +43,7 @@ def test_the_file_holds_features_labels_names_and_classes(photos: Path, tmp_path
 
 def test_the_features_are_what_the_network_says_of_each_picture(photos: Path) -> None:
     found = job.embed(photos)
-    backbone = load_backbone()
+    backbone = backbone_of(load_backbone())
     network = Features(backbone.module, backbone.preprocess, ())
     for row in (0, 17, 35):
         pixels = table.pixels((photos / found.names[row]).read_bytes(), backbone.preprocess.enough)
@@ -55,7 +57,7 @@ def test_the_second_time_everything_comes_from_the_cache(
 ) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
     first = job.embed(photos)
-    monkeypatch.setattr("graft.torch.engine.compile", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("graft.backbones.features.Features.compiled", lambda *_: pytest.fail("computed again"))
     again = job.embed(photos, all_layers=True)
     assert (first.computed, again.computed) == (36, 0)
     assert np.array_equal(again.features[:, -1280:], first.features)

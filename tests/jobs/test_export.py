@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import sabotage
@@ -17,13 +19,13 @@ from typer.testing import CliRunner, Result
 import graft_runtime
 from graft import cli, deploy
 from graft.backbones import pixels
+from graft.backbones.graph import Graph
 from graft.errors import DataError, ExportError, OutputError, UsageError
 from graft.jobs.export import evidence, parity
 from graft.jobs.export import export as job
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.torch.answering import Answering
 from graft_runtime import contract
 
 
@@ -178,12 +180,20 @@ def test_permuted_classes_are_refused(
 ) -> None:
     monkeypatch.setattr(job.web, "runtime", lambda _: tmp_path / "not reached")
 
-    class Permuted(Answering):
-        def forward(self, prepared):
-            first, *others = super().forward(prepared)
-            return first.roll(1, dims=1), *others
+    honest = job.composed
 
-    monkeypatch.setattr(job, "Answering", Permuted)
+    def permuted(*given: Any) -> Graph:
+        whole = honest(*given)
+        model = onnx.ModelProto.FromString(whole.structure)
+        for node in model.graph.node:
+            node.output[:] = ["straight" if name == contract.PROBABILITIES else name for name in node.output]
+        order = onnx.numpy_helper.from_array(np.array([2, 0, 1]), "order")
+        model.graph.initializer.append(order)
+        taken = onnx.helper.make_node("Gather", ["straight", "order"], [contract.PROBABILITIES], axis=1)
+        model.graph.node.append(taken)
+        return replace(whole, structure=model.SerializeToString())
+
+    monkeypatch.setattr(job, "composed", permuted)
     with pytest.raises(ExportError, match="a probability is off by"):
         export(classifier, tmp_path / name, to=to, check=photos)
     assert not list(tmp_path.iterdir())
@@ -223,9 +233,19 @@ def test_int8_is_smaller_and_loses_no_more_than_is_allowed(
     assert report["precision"] == graft_runtime.load(tmp_path / "small.onnx").export.precision == "int8"
     assert report["parity"]["size"] < 0.6 * exported.stat().st_size
     assert 1e-4 < report["parity"]["worst"] < 1
+    layers = [node for node in heavy(exported) if node.name.startswith("features.backbone.")]
+    depthwise = {node.name for node in layers if any(each.name == "group" and each.i > 1 for each in node.attribute)}
+    late = {node.name for node in layers[16:]} - depthwise
+    assert (len(layers), len(depthwise), len(late)) == (49, 16, 22)
+    assert {node.name for node in heavy(tmp_path / "small.onnx") if "DequantizeLinear" in node.input[1]} == late
     with pytest.raises(ExportError, match="--allow-loss"):
         export(classifier, tmp_path / "other.onnx", int8=True, check=photos, allow_loss=-1.0)
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def heavy(path: Path) -> list[onnx.NodeProto]:
+    """The products with weights, in order."""
+    return [node for node in onnx.load(path).graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
 
 
 def test_int8_needs_pictures(model: Path, tmp_path: Path) -> None:
@@ -274,9 +294,7 @@ def test_no_file_has_the_ending_of_another_kind(
 
 
 def test_what_cannot_be_exported_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        job.graph, "traced", lambda *_: (_ for _ in ()).throw(RuntimeError("no such operator: aten::x"))
-    )
+    monkeypatch.setattr(job, "composed", lambda *_: (_ for _ in ()).throw(RuntimeError("no such operator: aten::x")))
     with pytest.raises(ExportError, match=r"cannot be written as ONNX: no such operator: aten::x.*--backbone"):
         export(model, tmp_path / "a.onnx")
 

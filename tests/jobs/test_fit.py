@@ -15,13 +15,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from graft import cli
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
 from graft.data.dataset import TEST, TRAIN, Dataset
 from graft.data.read.folder import read_folder
 from graft.errors import DataError, OutputError, UsageError, WeightsError
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.torch.chain import layers, stages
-from graft.torch.network import Features, load_backbone
 from graft.training.embed import embed
 from graft.training.material import prepare
 
@@ -81,8 +81,7 @@ def classifier(saved: Path) -> Classifier:
 @pytest.fixture(scope="module")
 def held_out(photos: Path) -> Dataset:
     """The pictures that `fit` keeps for the score, found here by calling what it calls."""
-    pretrained = load_backbone()
-    frozen = Features(pretrained.module, pretrained.preprocess, layers(stages(pretrained), 8))
+    frozen = probed(load_backbone())
     data = read_folder(photos)
     material = prepare(data, embed(frozen, data), 0)
     return material.data.take(material.test)

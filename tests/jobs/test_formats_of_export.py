@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import sys
@@ -26,11 +25,12 @@ import graft_runtime
 from graft import cli
 from graft.backbones.preprocess import Preprocess
 from graft.errors import ExportError, OutputError
-from graft.jobs.export import evidence, program
+from graft.jobs.export import evidence
 from graft.jobs.export import export as job
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
+from graft.torch import program
 from graft.torch.normalise import prepared_batch
 from graft_runtime import contract
 from graft_runtime.image import decode
@@ -199,9 +199,9 @@ class Permuted(program.Program):
 
 class WrongMean(program.Program):
     def __init__(self, classifier: Classifier) -> None:
-        network = copy.deepcopy(classifier.network)
-        network.features.preprocess = replace(network.preprocess, mean=(0.4, 0.4, 0.4))
-        super().__init__(replace(classifier, network=network))
+        features = classifier.network.features
+        features = replace(features, preprocess=replace(features.preprocess, mean=(0.4, 0.4, 0.4)))
+        super().__init__(replace(classifier, network=replace(classifier.network, features=features)))
 
 
 class Squashed(program.Program):

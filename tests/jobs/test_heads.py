@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import graft_runtime
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
 from graft.data.read.folder import read_folder
 from graft.errors import DataError, UsageError
 from graft.jobs import fit as job
@@ -18,9 +20,7 @@ from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
-from graft.torch import start
-from graft.torch.chain import probed
-from graft.torch.network import load_backbone
+from graft.training import probe
 from graft.training.choices import Choices
 from graft.training.heads import classical
 
@@ -139,9 +139,9 @@ def test_more_components_than_a_probe_has_features_are_refused(read: str, weight
     backbone = load_backbone("test_resnet", weights)
     widths = probed(backbone).widths
     most, which = (sum(widths), "these layers together give") if read == "all" else (widths[-1], "the last layer gives")
-    start.check(Choices(f"probe:layers={read},pca={most}"), backbone)
+    probe.check(Choices(f"probe:layers={read},pca={most}"), backbone)
     with pytest.raises(UsageError, match=f"'pca' must be at most {most}, as many features as {which}. Got {most + 1}"):
-        start.check(Choices(f"probe:layers={read},pca={most + 1}"), backbone)
+        probe.check(Choices(f"probe:layers={read},pca={most + 1}"), backbone)
 
 
 def test_more_components_than_training_images_are_refused(photos: Path, weights: Path) -> None:

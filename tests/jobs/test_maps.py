@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,17 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from graft import cli
+from graft.backbones.backbone import load_backbone
+from graft.backbones.graph import BATCH, MAP, Session
+from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs import maps as job
-from graft.networks.maps import Maps
-from graft.torch import engine
-from graft.torch.chain import Stage, stages
+from graft.torch.convert import graph_of
 from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Backbone, load_backbone
+from graft.torch.network import Backbone
 from graft.torch.normalise import normalised
+from graft.torch.revive import backbone_of
 
 
 def graft(*words: object) -> Result:
@@ -45,13 +46,9 @@ def hooked(backbone: Backbone, raw: bytes, name: str) -> torch.Tensor:
     return heard[0][0]
 
 
-@pytest.mark.parametrize("exported", [False, True], ids=["torch", "onnx"])
-def test_the_maps_are_what_a_hook_hears(
-    photos: Path, tmp_path: Path, small: dict[str, Any], exported: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "WORTH_COMPILING", 1 if exported else 10**6)
-    backbone = load_backbone("test_resnet", small["weights"])
-    names = [stage.name for stage in stages(backbone) if len(stage.shape) == 3][1:3]
+def test_the_maps_are_what_a_hook_hears(photos: Path, tmp_path: Path, small: dict[str, Any]) -> None:
+    graph = load_backbone("test_resnet", small["weights"])
+    backbone, names = backbone_of(graph), [stage.name for stage in graph.graph.stages if len(stage.shape) == 3][1:3]
     shutil.copytree(photos, tmp_path / "p")
     (tmp_path / "p/disc/bad.jpg").write_bytes(b"")
     written = job.maps(tmp_path / "p", tmp_path / "m.npz", "+".join(reversed(names)), **small)
@@ -73,44 +70,48 @@ def test_the_maps_are_what_a_hook_hears(
 class ChannelsLast(nn.Module):
     """Hands its map on as Swin does."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.permute(0, 2, 3, 1)
+        return images.permute(0, 2, 3, 1) * self.factor
+
+
+class Averaged(nn.Module):
+    """Its end."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.mean((1, 2))
 
 
 def test_maps_that_lie_with_the_channels_last_come_with_the_channels_first() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 5, 8, 8), ChannelsLast()).eval()
-    backbone = replace(fresh_backbone("test_resnet"), module=module)
-    side = backbone.preprocess.size // 8
-    network = Maps(backbone, [Stage("0", (5, side, side), 1), Stage("1", (side, side, 5), 1)], ["1", "0"])
-    images = torch.randint(0, 256, (2, 3, side * 8, side * 8), dtype=torch.uint8)
-    with torch.inference_mode():
-        found = network.divided(network(images).numpy())
-        want = module[0](normalised(backbone.preprocess, images)).numpy()
-    assert network.shapes == {"0": (5, side, side), "1": (5, side, side)}
-    assert np.array_equal(found["0"], want)
-    assert np.array_equal(found["1"], want)
+    module = nn.Sequential(nn.Conv2d(3, 5, 8, 8), ChannelsLast(), Averaged()).eval().requires_grad_(False)
+    preprocess = Preprocess(32, 32)
+    graph = graph_of(module, preprocess)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    first, last = graph.running.run(images.numpy(), [f"{MAP}0", f"{MAP}1"])
+    want = module[0](normalised(preprocess, images)).numpy()
+    assert [stage.shape for stage in graph.stages] == [(5, 4, 4), (4, 4, 5)]
+    np.testing.assert_allclose(first, want, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(last, 2 * want, rtol=0, atol=1e-5)
 
 
 def test_memory_holds_a_batch_and_no_more(
     photos: Path, tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    compile_ = engine.compile
+    run = Session.run
+    load_backbone("test_resnet", small["weights"])  # from here on in the cache: a conversion runs the graph as well
 
-    def counted(module: Maps, size: int, count: int) -> Any:
-        run = compile_(module, size, count)
+    def counting(session: Session, images: np.ndarray[Any, Any], outputs: Any) -> Any:
+        sizes.append(len(images))
+        return run(session, images, outputs)
 
-        def counting(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            sizes.append(len(images))
-            return run(images)
-
-        counting.batch = run.batch
-        return counting
-
-    monkeypatch.setattr("graft.jobs.maps.engine.compile", counted)
+    monkeypatch.setattr(Session, "run", counting)
     job.maps(photos, tmp_path / "m.npz", "0", **small)
     assert sum(sizes) == 36
-    assert max(sizes) <= engine.BATCH_CPU
+    assert max(sizes) <= BATCH
 
 
 def test_what_cannot_be_is_told_before_any_image(
@@ -125,9 +126,9 @@ def test_what_cannot_be_is_told_before_any_image(
     ):
         with pytest.raises(kind, match=message):
             job.maps(photos, tmp_path / output, at, **small)
-    vit = fresh_backbone("test_vit")
+    monkeypatch.setattr(job, "load_backbone", lambda *_: fresh_backbone("test_vit"))
     with pytest.raises(UsageError, match=r"'blocks\.0' of test_vit gives no feature map .* with a map: patch_embed\.$"):
-        Maps(vit, stages(vit), ["blocks.0"])
+        job.maps(photos, tmp_path / "m.npz", "blocks.0", **small)
     done = graft("embed", photos, "-o", tmp_path / "m.npz", "--maps", "0", "--all-layers")
     assert (done.exit_code, "leave --all-layers and --boxes out" in done.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []

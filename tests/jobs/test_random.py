@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import save_file
+from tensors import same, tensors
 from typer.testing import CliRunner
 
 from graft import cli
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
 from graft.data.read.folder import read_folder
 from graft.errors import DataError, GraftError, UsageError, WeightsError
 from graft.jobs.check import check
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
-from graft.model.classifier import Classifier, load
-from graft.torch.chain import probed
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import load_backbone
+from graft.model.classifier import load
+from graft.torch.fresh import fresh_module
 from graft.training.strategies import STRATEGIES
 
 PROBE = "probe:head=ridge,layers=last"
@@ -33,14 +33,9 @@ RECIPES = dict.fromkeys(STRATEGIES, "epochs=4,refit=no") | dict.fromkeys(("probe
 TAKES_NO_FILE = ("direct", "scratch")
 
 
-def same(one: Classifier, two: Classifier) -> bool:
-    first, second = one.network.state_dict(), two.network.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 def drawn(seed: int, folder: Path) -> Path:
     """The weights that a seed draws, in a file, as if they had been published."""
-    save_file(fresh_backbone("test_resnet", seed).module.state_dict(), folder / "drawn.safetensors")
+    save_file(fresh_module("test_resnet", seed).module.state_dict(), folder / "drawn.safetensors")
     return folder / "drawn.safetensors"
 
 
@@ -59,8 +54,8 @@ def test_it_is_what_a_file_with_the_same_weights_gives(
     monkeypatch.setattr("graft.jobs.fit.looking", lambda _pretrained, offline: load_backbone(offline=offline))
     filed = fit(photos, weights=drawn(3, tmp_path), **options)
     assert same(random, filed)
-    state, saved = random.network.state_dict(), load(tmp_path / "model").network.state_dict()
-    assert all(torch.equal(each, state[key]) for key, each in saved.items())
+    state, saved = tensors(random.network), tensors(load(tmp_path / "model").network)
+    assert all(np.array_equal(each, state[key]) for key, each in saved.items())
     assert saved.keys() == state.keys() or name == "early-features"  # what it does not read is not saved
     assert random.report["evaluation"] == filed.report["evaluation"]
     assert random.card.backbone | {"name": ""} == {
@@ -88,9 +83,9 @@ def test_the_default_network_looks_for_near_duplicates_and_is_not_what_the_head_
         photos, strategy=PROBE, weights="random", offline=True, seed=1
     )  # the default network, with other weights
     assert keys == [probed(load_backbone(offline=True)).key()]
-    begin = fresh_backbone("tf_efficientnet_lite0", 1).module.state_dict()
-    state = made.network.features.backbone.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in begin.items())
+    begin = fresh_module("tf_efficientnet_lite0", 1).module.state_dict()
+    state = made.network.features.graph.tensors
+    assert all(np.array_equal(value, state[name]) for name, value in begin.items())
     names = sorted((photos / "disc").iterdir())
     pixels = read_folder(photos)
     assert len(pixels) > len(names)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensors import same
 
 from graft.errors import ModelError, OutputError, UsageError
 from graft.jobs.fit import fit
@@ -133,8 +134,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     older, newest = sorted((tmp_path / "model.run").glob("checkpoint-*.pt"))
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])  # as a full disk leaves it
     resumed = fit(photos, output, strategy=STRATEGIES[0], weights=weights, resume=True, **OPTIONS)
-    for name, value in undisturbed[1].network.state_dict().items():
-        assert torch.equal(resumed.network.state_dict()[name], value), name
+    assert same(resumed, undisturbed[1])
     assert any(
         "damaged" in each and older.stem.split("-")[1].lstrip("0") in each for each in resumed.report["troubles"]
     )
@@ -158,8 +158,7 @@ def test_what_was_chosen_is_written_and_can_be_repeated(
     assert card["recipe"]["batch"] == 8
     again = fit(photos, tmp_path / "two", like=folder / "model.json", weights=weights, offline=True)
     assert first.card.cut == again.card.cut
-    for name, value in first.network.state_dict().items():
-        assert torch.equal(again.network.state_dict()[name], value), name
+    assert same(again, first)
     other = fit(photos, like=folder, recipe="epochs=1,blend=none", seed=3, weights=weights, offline=True)
     assert other.card.recipe["epochs"] == 1
     assert (other.card.choices["strategy"], other.card.choices["seed"]) == (STRATEGIES[0], 3)

@@ -39,7 +39,7 @@ def test_work_adds_up_and_every_layer_is_in_one_stage(name: str) -> None:
     assert sum(each["work"] for each in found) == pytest.approx(1.0, abs=1e-3)
     for one, other in pairwise([*found, {"above": 0.0}]):
         assert one["above"] - other["above"] == pytest.approx(one["work"], abs=2e-4)
-    backbone = fresh.fresh_backbone(name)
+    backbone = fresh.fresh_module(name)
     layers = weight_layers(Features(backbone.module, backbone.preprocess, ()))
     assert [layer for each in found for layer in each["layers"]] == [
         {"name": layer.name, "parameters": layer.parameters} for layer in layers
@@ -48,7 +48,7 @@ def test_work_adds_up_and_every_layer_is_in_one_stage(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_above_is_the_share_of_the_work_that_a_cut_there_trains(name: str) -> None:
-    backbone = fresh.fresh_backbone(name)
+    backbone = fresh.fresh_module(name)
     features = Features(backbone.module, backbone.preprocess, ())
     network = Network(features, Head({"kind": "linear", "width": features.width, "classes": 2}))
     chain = stages(name)
@@ -60,7 +60,7 @@ def test_above_is_the_share_of_the_work_that_a_cut_there_trains(name: str) -> No
 
 @pytest.mark.parametrize("name", ["cnn", "test_resnet"])
 def test_a_cut_by_index_share_or_name_freezes_what_the_list_says(name: str) -> None:
-    backbone = fresh.fresh_backbone(name)
+    backbone = fresh.fresh_module(name)
     features = Features(backbone.module, backbone.preprocess, ())
     network = Network(features, Head({"kind": "linear", "width": features.width, "classes": 2}))
     chain = stages(name)

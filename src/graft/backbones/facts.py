@@ -27,9 +27,7 @@ def completed(graph: Graph, size: int, identity: str) -> Graph:
 
 
 def dump(graph: Graph) -> bytes:
-    """The structure with what is known of it, which may be in there from before."""
-    if FACTS in protobuf.properties(graph.structure):
-        return graph.structure
+    """The structure with what is known of it."""
     stages = [[stage.name, list(stage.shape), stage.parameters] for stage in graph.stages]
     shapes = {name: list(shape) for name, shape in graph.shapes.items()}
     facts = {"identity": graph.identity, "averaged": graph.averaged, "stages": stages, "shapes": shapes}
@@ -37,7 +35,10 @@ def dump(graph: Graph) -> bytes:
 
 
 def parse(content: bytes, tensors: Mapping[str, NDArray[np.generic]]) -> Graph:
-    """The graph that was dumped, with its weights. Raises ModelError for what is none."""
+    """The graph that was dumped, with its weights. Raises ModelError for what is none.
+
+    The property is taken out again: of a part of the graph, or of one that is made of it, it would tell what is not so.
+    """
     try:
         facts = json.loads(protobuf.properties(content)[FACTS])
         stages = tuple(Stage(str(name), _shape(shape), _count(count)) for name, shape, count in facts["stages"])
@@ -45,7 +46,16 @@ def parse(content: bytes, tensors: Mapping[str, NDArray[np.generic]]) -> Graph:
         identity, averaged = str(facts["identity"]), facts["averaged"] is True
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"it is no graph that graft wrote ({type(error).__name__}: {error})") from error
-    return Graph(content, tensors, stages, averaged, shapes, identity)
+    return Graph(_plain(content), tensors, stages, averaged, shapes, identity)
+
+
+def _plain(content: bytes) -> bytes:
+    """The structure without the property."""
+    message = memoryview(content)
+    for number, begin, start, end in protobuf.spans(message):
+        if number == protobuf.PROPERTY and dict(protobuf.fields(message[start:end]))[protobuf.KEY] == FACTS.encode():
+            return content[:begin] + content[end:]
+    return content
 
 
 def shortened(graph: Graph, count: int) -> Graph:

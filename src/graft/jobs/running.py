@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graft.jobs.logs import Log, open_log
 from graft.model import history
 from graft.model.history import Epoch
-
-if TYPE_CHECKING:
-    from graft.torch.checkpoint import Run
 
 Told = Callable[[Epoch], None]
 
@@ -24,9 +21,12 @@ def unheard(_epoch: Epoch) -> None:
 
 @dataclass
 class Running:
-    """What is open while a training lasts; `run` is None where nothing is saved, or nothing trained."""
+    """What is open while a training lasts.
 
-    run: Run | None
+    `run` is a graft.torch.checkpoint.Run, a name that would import PyTorch; None where nothing is saved, or trained.
+    """
+
+    run: Any
     told: Told
     logs: Sequence[Log] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def running(
     from graft.torch.checkpoint import Run  # only what trains has a run
 
     with Run.begin(output.with_name(f"{output.name}.run"), settings, resume=resume, force=force) as run:
-        now = Running(run, told, open_log(log, run.folder, settings, done=_done(run)))
+        now = Running(run, told, open_log(log, run.folder, settings, done=_done(run.folder)))
         try:
             yield now
         finally:
@@ -69,7 +69,7 @@ def running(
                 each.close(now.scores if now.finished else None)
 
 
-def _done(run: Run) -> int:
+def _done(folder: Path) -> int:
     """Epochs that were logged before."""
-    path = run.folder / history.FILE
+    path = folder / history.FILE
     return len(history.read(path)) if path.exists() else 0

@@ -92,7 +92,10 @@ def _is_map(shape: Sequence[int]) -> bool:
 
 
 def _prefixed(backbone: Graph) -> Graph:
-    """The backbone with its tensors by the names that they have in the network of a classifier."""
+    """The backbone with its tensors by the names that they have in the network of a classifier, and nodes like them.
+
+    By these names an export in 8 bits knows the backbone's layers, whatever the nodes of a user's graph were called.
+    """
     import onnx
 
     model = onnx.ModelProto.FromString(backbone.structure)
@@ -100,7 +103,8 @@ def _prefixed(backbone: Graph) -> Graph:
     for each in model.graph.initializer:
         if each.name in names:
             each.name = BACKBONE + each.name
-    for node in model.graph.node:
+    for place, node in enumerate(model.graph.node):
+        node.name = f"{BACKBONE}{place}"
         node.input[:] = [BACKBONE + name if name in names else name for name in node.input]
     tensors = {BACKBONE + name: tensor for name, tensor in backbone.tensors.items()}
     return replace(backbone, structure=model.SerializeToString(deterministic=True), tensors=tensors)

@@ -30,7 +30,7 @@ from safetensors import numpy as safetensors
 
 from graft.backbones import facts
 from graft.backbones.features import Features
-from graft.backbones.graph import Graph
+from graft.backbones.graph import Graph, weights
 from graft.backbones.preprocess import Preprocess
 from graft.errors import GraftError, ModelError, OutputError
 from graft.extras import needed
@@ -74,8 +74,8 @@ def save(
     """
     _refuse(folder, force)
     graph = read_of(network, compared_by(card.unknown))
-    tensors = {f"{PREFIX}{name}": np.ascontiguousarray(each) for name, each in graph.tensors.items()}
-    tensors |= {f"{HEAD}{name}": np.ascontiguousarray(each) for name, each in network.head.tensors.items()}
+    tensors = {f"{PREFIX}{name}": np.require(each, requirements="C") for name, each in graph.tensors.items()}
+    tensors |= {f"{HEAD}{name}": np.require(each, requirements="C") for name, each in network.head.tensors.items()}
     raw = {TENSORS: safetensors.save(tensors), GRAPH: facts.dump(graph)}
     raw |= {MEMORY: remembered.dump(memory)} if memory else {}
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
@@ -135,7 +135,12 @@ def _network(folder: Path, card: Card) -> Network:
         raise ValueError(f"unexpected {odd[0]}")
     if lost := [name for name, each in tensors.items() if each.dtype.kind == "f" and not np.isfinite(each).all()]:
         raise ValueError(f"not a number in {lost[0]}")
-    graph = facts.parse(_sound(folder, GRAPH, card, TEXT), own)
+    structure = _sound(folder, GRAPH, card, TEXT)
+    try:
+        graph = facts.parse(structure, own)
+        weights(graph)
+    except ModelError as error:
+        raise ModelError(f"{folder / TENSORS} and {folder / GRAPH} do not belong together: {error}") from error
     features = Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool)
     return _fitting(features, Head(card.head, head), card)
 

@@ -152,10 +152,7 @@ def _network(classifier: Classifier) -> ModelProto:
     known = classifier.memory.known if classifier.memory else None
     whole = composed(classifier.network, classifier.card, known)
     names = set(wire.outputs(whole.structure))
-    model = graphs.inlined(graphs.only(whole, [name for name in contract.OUTPUTS if name in names]))
-    for place, node in enumerate(model.graph.node):
-        node.name = node.name or f"{quantise.BACKBONE}{place}"
-    return folded(model)
+    return folded(graphs.inlined(graphs.only(whole, [name for name in contract.OUTPUTS if name in names])))
 
 
 def _serialised(model: ModelProto) -> bytes:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from graft.backbones.pixels import PREPARED
+from graft.model.composed import BACKBONE
 
-PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it asks for what graph.traced has done
+PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it asks for what fold.folded has done
 HEAVY = ("Conv", "MatMul", "Gemm")
-BACKBONE = "backbone/"  # names of its nodes begin so
 
 
 def int8(network: ModelProto, prepared: Iterator[NDArray[np.uint8]]) -> ModelProto:
