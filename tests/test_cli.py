@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 
 from graft import cli, preflight, show
 from graft.backbones import catalog
-from graft.backbones.catalog import build
+from graft.torch.build import build
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from graft import cli, device
 from graft.errors import UsageError
-from graft.networks import engine
+from graft.torch import engine
 
 
 @pytest.fixture(autouse=True)

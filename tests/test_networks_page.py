@@ -12,7 +12,8 @@ from torch import nn
 from torchvision.models.googlenet import Inception
 
 from graft.backbones import catalog
-from graft.backbones.catalog import build, headless, preprocess
+from graft.backbones.catalog import preprocess
+from graft.torch.build import build, headless
 from graft.backbones.weights import Source
 from graft.torch import chain
 from graft.torch.network import Backbone
