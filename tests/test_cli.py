@@ -271,7 +271,7 @@ def test_every_option_reaches_the_job(words: list[str], options: dict[str, Any],
 def test_no_option_is_left_out_above() -> None:
     tried = {name for _, options in OPTIONS for name in options}
     command = typer.main.get_command(cli.app).commands["fit"]  # pyright: ignore[reportAttributeAccessIssue]
-    assert tried == {each.name for each in command.params} - {"photos", "output", "as_json", "quiet"}
+    assert tried == {each.name for each in command.params} - {"photos", "output", "device", "as_json", "quiet"}
 
 
 def test_the_strategies_in_the_help_are_all_there_are() -> None:
