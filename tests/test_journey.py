@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 from journey import OWN, Cell, cells, covering, reason
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
 from serving import running
 from shaken import shaken
 
 import graft_runtime
 from graft.backbones import catalog
-from graft.errors import GraftError, UsageError
+from graft.errors import GraftError
 from graft.jobs.evaluate import evaluate
 from graft.jobs.export.export import INT8, ONNX, OPENVINO, TORCH, WEB, export
 from graft.jobs.fit import fit
@@ -29,7 +32,6 @@ from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.model.explain import Explanation, explain
 from graft.torch import build
-from graft.torch.heat import STEPS
 from graft.torch.small import SMALL
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.prediction import Prediction
@@ -132,6 +134,31 @@ def walk(cell: Cell, sources: dict[str, Path], pretrained: Path, folder: Path) -
     exported(cell, changed, images, folder)
 
 
+WITHOUT = """
+import sys
+for name in ("torch", "torchvision", "timm", "peft", "sklearn"):
+    sys.modules[name] = None
+import graft
+classifier = graft.load(sys.argv[1])
+for each in classifier.predict(sys.argv[2:]):
+    print(f"{each.label}/{each.unknown}/{max(each.probabilities.values()):.6f}")
+"""
+
+
+@pytest.mark.parametrize("strategy", ["probe", "tail", "lora", "norm"])
+def test_a_saved_classifier_answers_where_pytorch_is_not_installed(
+    strategy: str, sources: dict[str, Path], pretrained: Path, tmp_path: Path
+) -> None:
+    cell = next(cell for cell in QUICK if cell.strategy == strategy and cell.task == MULTICLASS)
+    made = fitted(cell, sources, pretrained, tmp_path / "model")
+    images = [str(path) for path in sorted(source_of(cell, sources).parent.rglob("*.png"))[::5]]
+    words = [sys.executable, "-c", WITHOUT, str(tmp_path / "model"), *images]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [f"{each.label}/{each.unknown}/{max(each.probabilities.values()):.6f}" for each in made.predict(images)]
+    assert done.stdout.split("\n")[:-1] == told
+
+
 def different(answers: Sequence[Prediction]) -> None:
     """A classifier that says the same of every image proves nothing."""
     found = np.array([list(each.probabilities.values()) for each in answers])
@@ -144,8 +171,8 @@ def trained(cell: Cell, classifier: Classifier, pretrained: Path) -> None:
     if not cell.trains or cell.strategy == "scratch" or cell.network in SMALL:
         return
     before = load_file(pretrained / f"{cell.network}.safetensors")
-    now = classifier.network.features.backbone.state_dict()
-    moved = {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
+    now = {name: each for name, each in classifier.network.features.graph.tensors.items() if name in before}
+    moved = {name for name, tensor in now.items() if not np.array_equal(tensor, before[name])}
     phases, kept = classifier.report["phases"], classifier.report["training"]["kept"]
     ends = np.cumsum([phase["epochs"] for phase in phases])
     phase = phases[int(np.searchsorted(ends, kept))]  # the one of the epoch that was kept
@@ -165,11 +192,7 @@ def scored(cell: Cell, classifier: Classifier, folder: Path, source: Path) -> No
 
 
 def explained(classifier: Classifier, images: Sequence[Path]) -> None:
-    """A map of each image for its own answer; a network or head without one says so in a sentence."""
-    if classifier.card.backbone["name"] in ("mlp", "rnn") and classifier.card.head["kind"] not in STEPS:
-        with pytest.raises(UsageError, match="keeps no map"):
-            list(explain(classifier, images))
-        return
+    """A map of each image for its own answer."""
     for one, other in zip(explain(classifier, images), classifier.predict(images), strict=True):
         assert isinstance(one, Explanation)
         assert one.prediction == other

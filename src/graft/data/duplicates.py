@@ -8,8 +8,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from graft.data.hashes import BITS, differing
 from graft.progress import Watch, unwatched
@@ -142,8 +140,7 @@ def joined(groups: NDArray[np.int64], others: NDArray[np.int64] | None) -> NDArr
     own = np.where(others < 0, others.max(initial=0) + 1 + np.arange(len(others)), others)
     own = np.unique(own, return_inverse=True)[1] + groups.max(initial=0) + 1
     size = int(own.max(initial=0)) + 1
-    graph = coo_array((np.ones(len(own), bool), (groups, own)), shape=(size, size))
-    return numbered(connected_components(graph, directed=False)[1][groups].astype(np.int64))
+    return numbered(_components(groups, own, size)[groups])
 
 
 def blocks(features: Rows, size: int = BLOCK) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
@@ -187,7 +184,15 @@ def merged(groups: NDArray[np.int64], one: NDArray[np.intp], two: NDArray[np.int
     if not apart.any():
         return groups
     left, right = groups[one[apart]], groups[two[apart]]
-    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(len(groups), len(groups)))
-    found = connected_components(graph, directed=False)[1]
+    found = _components(left, right, len(groups))
     _, first = np.unique(found, return_index=True)
     return first[found[groups]].astype(np.int64)
+
+
+def _components(one: NDArray[np.int64], two: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """The number of the connected component of each of so many nodes, by the edges between them."""
+    from scipy.sparse import coo_array  # here, because it takes half a second to import
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(one), bool), (one, two)), shape=(size, size))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -105,8 +105,8 @@ def opened(model: str | Path | Judge, watch: Watch = unwatched) -> Judge:
 
         with _told():
             return load(model)
-    for _ in watch([None], "load PyTorch", 1):
-        from graft.jobs.direct import opened as trained
+    from graft.jobs.direct import opened as trained
+
     return trained(model)
 
 

@@ -59,10 +59,10 @@ def exported(model: str | Path, evidence: str | None, watch: Watch) -> Path:
                 "A file that was exported has its evidence inside: name photos to `graft export --evidence`."
             )
         return Path(model)
-    for _ in watch([None], "load PyTorch", 1):
-        from graft.jobs.direct import opened
-        from graft.jobs.export.export import export
-        from graft.model.card import versions
+    from graft.jobs.direct import opened  # here, as what follows: a file is served without it
+    from graft.jobs.export.export import export
+    from graft.model.card import versions
+
     classifier = opened(model)
     photos = str(Path(evidence).absolute()) if evidence else ""
     made_by = [version for name, version in versions().items() if name != "created"]

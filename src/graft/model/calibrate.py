@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
 
 from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL, RANGES
 from graft_runtime.decide import UNSURE, probabilities, rank
@@ -102,6 +101,8 @@ def _by_class(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Cali
         slope = np.r_[(error * scaled).sum(axis=0), error.sum(axis=0)] + prior
         return float(whole - (wanted * moved).sum() + (prior**2).sum() / 2), slope
 
+    from scipy.optimize import minimize  # here, because it takes half a second to import
+
     found = minimize(loss, neutral, jac=True, method="L-BFGS-B").x
     if found[:classes].min() < RANGES["scales"][0]:  # it would turn a class's logits round: that is noise
         return Calibration(heat)
@@ -137,6 +138,8 @@ def temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> tu
 
     def loss(log_temperature: float) -> float:
         return float(judge(logits, smooth, float(np.exp(log_temperature))).mean())
+
+    from scipy.optimize import minimize_scalar  # as above
 
     best = minimize_scalar(loss, bounds=(_LOWEST, _HIGHEST), method="bounded")
     return float(np.exp(best.x)), float(best.fun)

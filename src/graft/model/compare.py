@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
 
 from graft.errors import DataError, UsageError
 from graft.model.bootstrap import Interval, around, draws
@@ -152,6 +151,8 @@ def _table_of_right(side: Side, rows: NDArray[np.intp]) -> dict[str, NDArray[np.
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """The chance that two equal classifiers split so lopsidedly what just one of them answers right (McNemar 1947)."""
+    from scipy.special import bdtr  # here, because it takes half a second to import
+
     fewer = min(only_first, only_second)  # twice the tail of the binomial distribution of a fair coin
     return min(1.0, 2 * float(bdtr(fewer, only_first + only_second, 0.5)))
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from graft.model import ranking
 from graft.model.bootstrap import Figures, Interval, Measure, intervals, mean, number, once, ratio, wilson
@@ -133,6 +132,8 @@ def judge(
 
 def _measure(chances: NDArray[np.float64], labels: NDArray[np.integer]) -> Measure:
     """Every figure but those of the order, as a function of how often each picture counts."""
+    from scipy.sparse import csr_array  # here, as in other places scipy: it takes half a second to import
+
     count, classes = chances.shape
     said, rows, sure = chances.argmax(axis=1), np.arange(count), chances.max(axis=1)
     right = said == labels
