@@ -27,25 +27,33 @@ def completed(graph: Graph, size: int, identity: str) -> Graph:
 
 
 def dump(graph: Graph) -> bytes:
-    """The structure with what is known of it, which may be in there from before."""
-    if FACTS in protobuf.properties(graph.structure):
-        return graph.structure
+    """The structure with what is known of the graph."""
     stages = [[stage.name, list(stage.shape), stage.parameters] for stage in graph.stages]
     shapes = {name: list(shape) for name, shape in graph.shapes.items()}
+    beside = sorted(graph.tensors.keys() - wire.external(graph.structure).keys())
     facts = {"identity": graph.identity, "averaged": graph.averaged, "stages": stages, "shapes": shapes}
-    return graph.structure + protobuf.entry(FACTS, json.dumps(facts))
+    return graph.structure + protobuf.entry(FACTS, json.dumps({**facts, "beside": beside}))
 
 
 def parse(content: bytes, tensors: Mapping[str, NDArray[np.generic]]) -> Graph:
-    """The graph that was dumped, with its weights. Raises ModelError for what is none."""
+    """The graph that was dumped, with its weights: all that it had, and no others. Raises ModelError for what is none.
+
+    Whether they are of its shapes is seen when it is opened.
+    """
     try:
+        files, own = wire.reads_files(content), wire.external(content)
         facts = json.loads(protobuf.properties(content)[FACTS])
         stages = tuple(Stage(str(name), _shape(shape), _count(count)) for name, shape, count in facts["stages"])
         shapes = {str(name): _shape(shape) for name, shape in facts["shapes"].items()}
         identity, averaged = str(facts["identity"]), facts["averaged"] is True
+        wanted = own.keys() | set(map(str, facts["beside"]))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"it is no graph that graft wrote ({type(error).__name__}: {error})") from error
-    return Graph(content, tensors, stages, averaged, shapes, identity)
+    if files:
+        raise ModelError("some of its tensors lie in other files, which a graph of graft never does")
+    if odd := sorted(wanted ^ tensors.keys()):
+        raise ModelError(f"{'missing' if odd[0] in wanted else 'unexpected'} {odd[0]}")
+    return Graph(wire.without(content, FACTS), tensors, stages, averaged, shapes, identity)
 
 
 def shortened(graph: Graph, count: int) -> Graph:
