@@ -26,7 +26,6 @@ from typer.testing import CliRunner, Result
 
 from graft import cli, preflight, show
 from graft.backbones import catalog
-from graft.torch.build import build
 from graft.jobs.direct import direct
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -36,6 +35,7 @@ from graft.model.classifier import load
 from graft.model.history import Epoch
 from graft.progress import unwatched
 from graft.torch import small
+from graft.torch.build import build
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide
 from graft_runtime.cli import main as runtime

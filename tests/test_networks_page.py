@@ -13,9 +13,9 @@ from torchvision.models.googlenet import Inception
 
 from graft.backbones import catalog
 from graft.backbones.catalog import preprocess
-from graft.torch.build import build, headless
 from graft.backbones.weights import Source
 from graft.torch import chain
+from graft.torch.build import build, headless
 from graft.torch.network import Backbone
 
 PAGE = Path(__file__).parents[1] / "docs/networks.md"

@@ -16,7 +16,6 @@ from graft.jobs.export import export, formats, program
 from graft.model import storage
 from graft.torch import checkpoint, fresh, head
 from graft.training import choices
-from graft.backbones import catalog
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.
 ASK = """

@@ -10,25 +10,26 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from drawn import CLASSES, images_of, made, outputs_of, start, whole
+from drawn import images_of, made, module_of, outputs_of, start, whole
 
+from graft.backbones import facts
+from graft.backbones.features import Features
 from graft.backbones.graph import only, session
-from graft.errors import ModelError
-from graft.heads.head import Head as Arrays
-from graft.model.answering import Answering
+from graft.errors import ModelError, UsageError
+from graft.heads.head import Head
 from graft.model.classifier import Classifier
-from graft.model.composed import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, Reads, composed, tensors_of
-from graft.torch.chain import stages
-from graft.torch.head import arrays
+from graft.model.composed import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, composed, tensors_of
+from graft.model.unknown import compared_by
+from graft.torch.answering import Answering
 from graft.torch.reference import WithReference
-from graft_runtime.card import MULTICLASS, MULTILABEL, Card
+from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
 NEAR = (NEAREST, SIMILARITY)
 
 
-def check(name: str, classifier: Classifier, outputs: Sequence[str]) -> dict[str, Any]:
-    graph, network = whole(name, classifier), classifier.network
+def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, Any]:
+    graph, network = whole(classifier), module_of(classifier)
     images = images_of(network.preprocess.size, 3, 1)
     names = [*outputs, FEATURES, REFERENCE]
     assert list(outputs_of(graph))[: len(names)] == names
@@ -40,6 +41,7 @@ def check(name: str, classifier: Classifier, outputs: Sequence[str]) -> dict[str
     with torch.no_grad():
         given = torch.from_numpy(images)
         parts, reference = WithReference(network.features, classifier.compared).each(given)
+        reference = reference if classifier.compared else torch.nn.functional.normalize(reference)
         want = [*answering(given), torch.cat(parts, dim=1), reference]
     for at, (each, value) in enumerate(zip(names, want, strict=True)):
         if each == NEAREST:
@@ -64,7 +66,7 @@ def check(name: str, classifier: Classifier, outputs: Sequence[str]) -> dict[str
 )
 def test_every_head_and_task_answers_as_before(head: str, reads: str, task: str) -> None:
     classifier = made("test_resnet", head, reads, task)
-    check("test_resnet", classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (head == "linear"), *NEAR])
+    check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (head == "linear"), *NEAR])
 
 
 @pytest.mark.parametrize(
@@ -79,14 +81,14 @@ def test_every_head_and_task_answers_as_before(head: str, reads: str, task: str)
 )
 def test_every_kind_of_network_answers_as_before(name: str, drawn: bool | None) -> None:
     places = [MAP] * (drawn is not None) + [HEAT] * bool(drawn)
-    check(name, made(name, "linear", "all"), [PROBABILITIES, UNKNOWN, LOGITS, *places, *NEAR])
+    check(made(name, "linear", "all"), [PROBABILITIES, UNKNOWN, LOGITS, *places, *NEAR])
 
 
 @pytest.mark.parametrize("reads", ["last", "early", "map"])
 def test_images_are_compared_by_the_layers_that_the_card_names(reads: str) -> None:
-    compared = [stage.name for stage in stages(start("test_resnet")[0])][1:3]
+    compared = [stage.name for stage in start("test_resnet").graph.stages][1:3]
     classifier = made("test_resnet", "conv" if reads == "map" else "linear", reads, compared=compared)
-    said = check("test_resnet", classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (reads != "map"), *NEAR])
+    said = check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (reads != "map"), *NEAR])
     assert np.linalg.norm(said[REFERENCE], axis=1) == pytest.approx(np.sqrt(2), rel=1e-5)
 
 
@@ -96,58 +98,67 @@ def test_what_is_unknown_is_told_with_few_images_without_any_and_not_at_all(know
     classifier = made("test_resnet", "linear", "last", task, max(known, 0))
     classifier = classifier if known >= 0 else replace(classifier, memory=None)
     outputs = [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, *[*NEAR] * (known > 0)]
-    said = check("test_resnet", classifier, outputs)
+    said = check(classifier, outputs)
     assert said[UNKNOWN].any() == (known >= 0)
 
 
 def test_logits_without_bounds_have_an_energy() -> None:
     classifier = made("test_resnet", "linear", "last", known=0)
-    with torch.no_grad():
-        classifier.network.head.get_parameter("judge.weight").mul_(1e5)
-    said = check("test_resnet", classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT])
+    head = classifier.network.head
+    head = head.with_tensors({"judge.weight": head.tensors["judge.weight"] * np.float32(1e5)})
+    classifier = replace(classifier, network=replace(classifier.network, head=head))
+    said = check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT])
     assert np.isfinite(said[UNKNOWN]).all()
 
 
 def test_the_head_alone_says_of_the_features_what_the_graph_says() -> None:
     classifier = made("test_resnet", "mlp", "all")
-    graph = whole("test_resnet", classifier)
+    graph = whole(classifier)
     features, logits = session(graph).run(images_of(classifier.network.preprocess.size, 3, 1), [FEATURES, LOGITS])
-    head = Arrays(classifier.network.head.spec, tensors_of(graph, HEAD))
+    head = Head(classifier.network.head.spec, tensors_of(graph, HEAD))
     np.testing.assert_allclose(head(features), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_tensors_are_there_once_by_the_names_of_the_classifier() -> None:
     classifier = made("test_resnet", "linear", "early")
-    backbone = start("test_resnet")[1]
-    graph = whole("test_resnet", classifier)
-    own = {BACKBONE + name for name in backbone.tensors}
-    assert graph.tensors.keys() == own | {HEAD + name for name in classifier.network.head.state_dict()} | {KNOWN}
-    assert all(graph.tensors[BACKBONE + name] is tensor for name, tensor in backbone.tensors.items())
+    backbone = start("test_resnet").graph
+    graph = whole(classifier)
+    read = [stage.name for stage in backbone.stages].index(classifier.network.features.layers[-1])
+    own = {BACKBONE + name for name in facts.shortened(backbone, read + 1).tensors}
+    assert graph.tensors.keys() == own | {HEAD + name for name in classifier.network.head.tensors} | {KNOWN}
+    assert all(graph.tensors[name] is backbone.tensors[name.removeprefix(BACKBONE)] for name in own)
     assert graph.tensors[KNOWN].dtype == np.float16
-    needed = only(graph, [PROBABILITIES]).tensors
-    assert len(needed) < len(graph.tensors)  # early features need no last stage
+    assert len(own) < len(backbone.tensors)  # early features need no last stage
+    assert len(only(graph, [MAP]).tensors) < len(graph.tensors)
     inside = onnx.ModelProto.FromString(graph.structure).graph
     assert len(graph.structure) < 100_000
     assert {each.name for each in inside.initializer if each.external_data} <= graph.tensors.keys()
 
 
 def test_a_stage_that_is_not_there_is_named() -> None:
-    graph = start("test_resnet")[1]
     classifier = made("test_resnet", "linear", "last")
-    head = arrays(classifier.network.head)
-    with pytest.raises(ModelError, match="has no output 'pooled/layer9'; it has top, pooled/"):
-        composed(graph, Reads(compared=("layer9",)), head, classifier.card, None)
+    card = replace(classifier.card, unknown={"layers": ["layer9"]})
+    with pytest.raises(ModelError, match=r"has no output 'pooled/layer9'; it has pooled/"):
+        composed(classifier.network, card, None)
+    features = replace(classifier.network.features, layers=("layer9",))
+    with pytest.raises(ModelError, match=r"has no output 'pooled/layer9'; it has pooled/"):
+        composed(replace(classifier.network, features=features), classifier.card, None)
 
 
 @pytest.mark.parametrize(
     ("layers", "top", "pool", "message"),
-    [((), False, True, "reads nothing"), (("a", "b"), False, False, "that of one layer"), (("a",), True, False, "map")],
+    [
+        ((), False, True, "need the name of at least one layer"),
+        (("a", "b"), False, False, "that of one layer"),
+        ((), True, False, "that of one layer"),
+    ],
 )
 def test_reading_what_cannot_be_read_is_refused(layers: Any, top: bool, pool: bool, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Reads(layers, top, pool)
+    backbone = start("test_resnet")
+    with pytest.raises(UsageError, match=message):
+        Features(backbone.graph, backbone.preprocess, layers, top, pool)
 
 
-def test_a_card_says_what_is_read() -> None:
-    card = Card(CLASSES, {}, {}, {}, "probe", 1.0, layers=("a",), top=True, pool=False, unknown={"layer": "b"})
-    assert Reads.of(card) == Reads(("a",), top=False, pool=False, compared=("b",))
+def test_a_card_says_what_images_are_compared_by() -> None:
+    assert compared_by({"layers": ["b", "c"]}) == ("b", "c")
+    assert compared_by({"layer": "b"}) == ("b",)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from drawn import images_of, made, whole
+from drawn import images_of, made, module_of, whole
 
 from graft.backbones.graph import session
 from graft.heads.head import Head
-from graft.model.composed import Reads
-from graft.model.heat import COVERED, GRID, covered, exact_from, heat, linear
+from graft.model.composed import averaged_maps
+from graft.model.heat import COVERED, GRID, covered, heat, linear
 from graft.torch import heat as gradients
-from graft.torch.head import arrays
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT
 
@@ -27,12 +26,11 @@ from graft_runtime.contract import HEAT
 )
 def test_of_a_linear_head_they_are_those_by_gradients(name: str, reads: str, several: bool) -> None:
     classifier = made(name, "linear", reads, MULTILABEL if several else MULTICLASS)
-    graph, network = whole(name, classifier), classifier.network
-    exact = exact_from(graph, Reads.of(classifier.card))
-    assert len(exact) == len(network.features.widths)
+    network = classifier.network
+    assert len(averaged_maps(network.features, network.head)) == len(network.features.widths)
     images = images_of(network.preprocess.size, 3, 1)
-    got = heat(session(graph).run, exact, arrays(network.head), images, [1, 3, 0], several)
-    want = gradients.heat(network, torch.from_numpy(images), [1, 3, 0], several).numpy()
+    got = heat(network, images, [1, 3, 0], several)
+    want = gradients.heat(module_of(classifier), torch.from_numpy(images), [1, 3, 0], several).numpy()
     assert got.shape == (3, GRID, GRID)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
@@ -40,11 +38,9 @@ def test_of_a_linear_head_they_are_those_by_gradients(name: str, reads: str, sev
 
 def test_of_the_last_layer_alone_they_are_the_output_heat() -> None:
     classifier = made("test_resnet", "linear", "last")
-    graph, head = whole("test_resnet", classifier), arrays(classifier.network.head)
     images = images_of(classifier.network.preprocess.size, 2, 1)
-    run = session(graph).run
-    (plain,) = run(images, [HEAT])
-    found = heat(run, exact_from(graph, Reads.of(classifier.card)), head, images, [1, 3])
+    (plain,) = session(whole(classifier)).run(images, [HEAT])
+    found = heat(classifier.network, images, [1, 3])
     np.testing.assert_allclose(found.sum((1, 2)), plain[[0, 1], [1, 3]].sum((1, 2)), rtol=1e-4)
 
 
@@ -73,22 +69,20 @@ def test_other_heads_are_explained_by_covering_as_forests_always_were(
     name: str, head: str, reads: str, several: bool
 ) -> None:
     classifier = made(name, head, reads, MULTILABEL if several else MULTICLASS)
-    graph, network = whole(name, classifier), classifier.network
-    assert exact_from(graph, Reads.of(classifier.card)) == ()
+    network = classifier.network
+    assert averaged_maps(network.features, network.head) == ()
     images = images_of(network.preprocess.size, 2, 1)
-    got = heat(session(graph).run, (), arrays(network.head), images, [1, 3], several)
-    want = gradients.covered(network, torch.from_numpy(images), [1, 3], several).numpy()
+    got = heat(network, images, [1, 3], several)
+    want = gradients.covered(module_of(classifier), torch.from_numpy(images), [1, 3], several).numpy()
     assert np.abs(want).max() > 1e-3
     np.testing.assert_allclose(got, want, atol=1e-4 * max(np.abs(want).max(), 1))
 
 
 @pytest.mark.parametrize("name", ["test_vit", "mlp"])
 def test_networks_without_averaged_maps_are_explained_by_covering(name: str) -> None:
-    classifier = made(name, "linear", "last")
-    graph = whole(name, classifier)
-    assert exact_from(graph, Reads.of(classifier.card)) == ()
-    images = images_of(classifier.network.preprocess.size, 1, 1)
-    found = heat(session(graph).run, (), arrays(classifier.network.head), images, [1])
+    network = made(name, "linear", "last").network
+    assert averaged_maps(network.features, network.head) == ()
+    found = heat(network, images_of(network.preprocess.size, 1, 1), [1])
     assert found.std() > 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -20,19 +21,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import numpy as safetensors
 
 from graft import spec
-from graft.backbones import catalog
-from graft.backbones.weights import Source
+from graft.backbones.backbone import Backbone
+from graft.backbones.features import Features
 from graft.errors import GraftError, ModelError, OutputError
 from graft.heads.designs import HEADS
 from graft.jobs.fit import fit
 from graft.model import storage
 from graft.model.card import describe
 from graft.model.classifier import Classifier, load
-from graft.torch import build
-from graft.torch.head import Head, fresh
-from graft.torch.network import Backbone, Features, Network
+from graft.model.network import Network
+from graft.torch.fresh import fresh_backbone
+from graft.torch.head import Head, arrays, fresh
+from graft.torch.revive import network_of
 
 QUICK = "probe:head=ridge,layers=last"
 
@@ -66,13 +69,19 @@ def model(classifier: Classifier, tmp_path: Path) -> Path:
 
 def test_saved_and_loaded_is_what_was_in_memory(classifier: Classifier, model: Path) -> None:
     loaded = load(model)
-    mine, theirs = classifier.network.state_dict(), loaded.network.state_dict()
-    assert list(mine) == list(theirs)
-    assert all(np.array_equal(mine[name].numpy(), theirs[name].numpy()) for name in mine)
+    pairs = [(each.network.features.graph.tensors, each.network.head.tensors) for each in (classifier, loaded)]
+    for mine, theirs in zip(*pairs, strict=True):
+        assert sorted(mine) == sorted(theirs)
+        assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        assert all(mine[name].dtype == theirs[name].dtype for name in mine)
+    own, read = classifier.network.features.graph, loaded.network.features.graph
+    assert (read.stages, read.averaged, read.shapes, read.identity) == (
+        *(own.stages, own.averaged, own.shapes, own.identity),
+    )
     assert loaded.report == json.loads(json.dumps(classifier.report))
     assert loaded.card.temperature == classifier.card.temperature
-    assert loaded.card.weights == {name: sha(model, name) for name in ("model.safetensors", "memory.safetensors")}
-    assert sorted(path.name for path in model.iterdir()) == sorted((*storage.ALWAYS, storage.MEMORY))
+    assert loaded.card.weights == {name: sha(model, name) for name in (storage.TENSORS, storage.GRAPH, storage.MEMORY)}
+    assert sorted(path.name for path in model.iterdir()) == sorted((*storage.ALWAYS, storage.GRAPH, storage.MEMORY))
     assert hidden(model.parent) == []
 
 
@@ -91,13 +100,16 @@ READS: dict[str, dict[str, Any]] = {
 }
 
 
+@functools.cache
+def start(seed: int = 0) -> Backbone:
+    return fresh_backbone("test_resnet", seed)
+
+
 def made(head: str, reads: str, seed: int = 0) -> Classifier:
     """A classifier of random weights: this head on these features."""
     torch.manual_seed(seed)
-    entry = catalog.find("test_resnet")
-    source = Source("file", None, "none", "nowhere")
-    backbone = Backbone(entry, build.headless(entry, build.build(entry)), catalog.preprocess(entry), source)
-    features = Features(backbone.module, backbone.preprocess, **READS[reads]).eval()
+    backbone = start(seed)
+    features = Features(backbone.graph, backbone.preprocess, **READS[reads])
     if head == "knn":
         judge = Head({"kind": "knn", "width": features.width, "classes": 3, "stored": 9, "neighbours": 4})
         judge.load_state_dict(
@@ -106,7 +118,7 @@ def made(head: str, reads: str, seed: int = 0) -> Classifier:
     else:
         judge = fresh(spec.parse(head, HEADS, "head"), features.shape, 3)
         judge.standardise(torch.rand(features.width), torch.rand(features.width) + 0.5)
-    network = Network(features, judge).eval().requires_grad_(False)
+    network = Network(features, arrays(judge))
     card = describe(network, backbone, ("a", "b", "c"), "test", 1.0)
     data = {"train": 0, "test": 0, "seed": 0}
     return Classifier(network, replace(card, head=card.head | {"solver": "none"}, data=data))
@@ -123,11 +135,74 @@ PAIRS = [(head, reads) for head in HEAD_TEXTS for reads in READS] + [
 def test_each_head_on_each_kind_of_features_comes_back_bit_for_bit(head: str, reads: str, tmp_path: Path) -> None:
     classifier = made(head, reads)
     loaded = load(classifier.save(tmp_path / "model"))
-    images = torch.randint(0, 256, (4, 3, 160, 160)).to(torch.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 160, 160), np.uint8)
     answers = classifier.network(images)
-    assert torch.equal(loaded.network(images), answers)
-    assert not torch.equal(made(head, reads, seed=1).network(images), answers)
+    assert np.array_equal(loaded.network(images), answers)
+    assert not np.array_equal(made(head, reads, seed=1).network(images), answers)
     assert (loaded.card.top, loaded.card.pool) == (reads in ("last", "all"), reads != "map")
+
+
+def test_a_card_that_names_another_network_answers_by_its_graph_and_is_never_trained_on(
+    classifier: Classifier, model: Path
+) -> None:
+    """What answers is the graph; the name is that of the module, whose weights these are not."""
+    edit(model, backbone=json.loads((model / "model.json").read_text())["backbone"] | {"name": "resnet18"})
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), np.uint8)
+    loaded = load(model)
+    assert np.array_equal(loaded.network(images), classifier.network(images))
+    with pytest.raises(ModelError, match=r"The weights are not those of 'resnet18': "):
+        network_of(loaded.network, loaded.card)
+
+
+@pytest.mark.parametrize(("head", "reads"), [("linear:init=he_normal", "all"), ("knn", "early"), PAIRS[-1]])
+def test_a_folder_of_before_without_a_graph_answers_the_same(head: str, reads: str, tmp_path: Path) -> None:
+    classifier = made(head, reads)
+    model = classifier.save(tmp_path / "model")
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 160, 160), np.uint8)
+    answers = load(model).network(images)
+    of_before(model, dict)
+    loaded = load(model)
+    assert storage.GRAPH not in loaded.card.weights
+    np.testing.assert_allclose(loaded.network(images), answers, atol=1e-5 * np.abs(answers).max())
+    network_of(loaded.network, loaded.card)
+    again = loaded.save(tmp_path / "again")  # in the form of today
+    assert storage.GRAPH in load(again).card.weights
+    np.testing.assert_array_equal(load(again).network(images), loaded.network(images))
+
+
+def of_before(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """The same folder in the form of before, with other tensors."""
+    held = safetensors.load((model / storage.TENSORS).read_bytes())
+    change(held)
+    (model / storage.TENSORS).write_bytes(safetensors.save(held))
+    (model / storage.GRAPH).unlink()
+    edit(model, weights={storage.TENSORS: sha(model)})
+
+
+@pytest.mark.parametrize(
+    ("reads", "change", "message"),
+    [
+        ("last", lambda held: held.update({"head.mean": held["head.mean"][1:]}), "the head's 'mean' must be"),
+        ("last", lambda held: held.pop("features.backbone.layer1.0.bn1.bias"), "missing layer1.0.bn1.bias"),
+        ("last", lambda held: held.update(more=held["head.mean"]), "unexpected more"),
+        ("early", lambda held: without(held, "layer2"), "This stage was left out"),
+        ("early", lambda held: without(held, "layer1"), "This stage was left out"),
+    ],
+)
+def test_a_folder_of_before_that_is_none_is_refused(
+    reads: str, change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
+    model = made("linear:init=he_normal", reads).save(tmp_path / "model")
+    of_before(model, change)
+    with pytest.raises(
+        ModelError, match=rf"{storage.TENSORS} and .*{storage.CARD} do not belong together: .*{message}"
+    ):
+        load(model)
+
+
+def without(held: dict[str, Any], stage: str) -> None:
+    for name in [name for name in held if f".{stage}." in name]:
+        held.pop(name)
 
 
 def test_a_card_of_the_first_version_reads_the_last_layer_and_pools(classifier: Classifier, model: Path) -> None:
@@ -163,6 +238,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (cut, "model.safetensors is damaged: its SHA-256"),
     "no memory": (lambda model: (model / "memory.safetensors").unlink(), "memory.safetensors cannot be read: No such"),
     "memory cut": (lambda model: os.truncate(model / "memory.safetensors", 99), "memory.safetensors is damaged"),
+    "no graph": (lambda model: (model / "graph.onnx").unlink(), "graph.onnx cannot be read: No such"),
+    "graph cut": (lambda model: os.truncate(model / "graph.onnx", 999), "graph.onnx is damaged: its SHA-256"),
     "no weights": (lambda model: (model / "model.safetensors").unlink(), "model.safetensors cannot be read: No such"),
     "no card": (lambda model: (model / "model.json").unlink(), "is no saved classifier.*model.json"),
     "no report": (lambda model: (model / "report.json").unlink(), "report.json cannot be read"),
@@ -175,7 +252,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "twice a class": (lambda model: edit(model, classes=["disc", "disc", "frame"]), "same name"),
     "no list": (lambda model: edit(model, classes=3), "'classes' is no list of names"),
     "no number": (lambda model: edit(model, temperature="hot"), "'temperature' cannot be 'hot'"),
-    "other network": (lambda model: edit(model, backbone={"name": "resnet18"}), "do not belong together"),
     "no network": (lambda model: edit(model, backbone={"name": "nonsense"}), "do not belong together.*nonsense"),
     "no head": (lambda model: edit(model, head={"kind": "oracle", "width": 1, "classes": 3}), "do not belong together"),
     "no such layer": (lambda model: edit(model, layers=["attic"]), "do not belong together"),

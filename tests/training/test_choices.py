@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from graft import spec, extras
+from graft import extras, spec
 from graft.backbones import catalog
 from graft.errors import UsageError
 from graft.heads.designs import Conv, Linear, Mlp

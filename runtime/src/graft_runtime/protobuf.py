@@ -32,6 +32,8 @@ def spans(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
     while at < len(message):
         begin = at
         key, at = _varint(message, at)
+        if key >> 32:
+            raise ValueError("no such field")  # ONNX Runtime reads 32 bits of it: another field
         if key & 7 == 0:
             _, at = _varint(message, at)
         elif key & 7 in (1, 5):

@@ -16,7 +16,7 @@ from graft.data.cache import cache_folder
 from graft.errors import UsageError, WeightsError
 from graft.progress import Watch, unwatched
 
-VERSION = 1  # of what makes graphs: raise it when they would be others, and those in the cache are made anew
+VERSION = 2  # of what makes graphs: raise it when they would be others, and those in the cache are made anew
 NEEDED = ("torch", "torchvision", "timm")  # to convert a network; the extra `train` brings them
 
 

@@ -27,35 +27,33 @@ def completed(graph: Graph, size: int, identity: str) -> Graph:
 
 
 def dump(graph: Graph) -> bytes:
-    """The structure with what is known of it."""
+    """The structure with what is known of the graph."""
     stages = [[stage.name, list(stage.shape), stage.parameters] for stage in graph.stages]
     shapes = {name: list(shape) for name, shape in graph.shapes.items()}
+    beside = sorted(graph.tensors.keys() - wire.external(graph.structure).keys())
     facts = {"identity": graph.identity, "averaged": graph.averaged, "stages": stages, "shapes": shapes}
-    return graph.structure + protobuf.entry(FACTS, json.dumps(facts))
+    return graph.structure + protobuf.entry(FACTS, json.dumps({**facts, "beside": beside}))
 
 
 def parse(content: bytes, tensors: Mapping[str, NDArray[np.generic]]) -> Graph:
-    """The graph that was dumped, with its weights. Raises ModelError for what is none.
+    """The graph that was dumped, with its weights: all that it had, and no others. Raises ModelError for what is none.
 
-    The property is taken out again: of a part of the graph, or of one that is made of it, it would tell what is not so.
+    Whether they are of its shapes is seen when it is opened.
     """
     try:
+        files, own = wire.reads_files(content), wire.external(content)
         facts = json.loads(protobuf.properties(content)[FACTS])
         stages = tuple(Stage(str(name), _shape(shape), _count(count)) for name, shape, count in facts["stages"])
         shapes = {str(name): _shape(shape) for name, shape in facts["shapes"].items()}
         identity, averaged = str(facts["identity"]), facts["averaged"] is True
+        wanted = own.keys() | set(map(str, facts["beside"]))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"it is no graph that graft wrote ({type(error).__name__}: {error})") from error
-    return Graph(_plain(content), tensors, stages, averaged, shapes, identity)
-
-
-def _plain(content: bytes) -> bytes:
-    """The structure without the property."""
-    message = memoryview(content)
-    for number, begin, start, end in protobuf.spans(message):
-        if number == protobuf.PROPERTY and dict(protobuf.fields(message[start:end]))[protobuf.KEY] == FACTS.encode():
-            return content[:begin] + content[end:]
-    return content
+    if files:
+        raise ModelError("some of its tensors lie in other files, which a graph of graft never does")
+    if odd := sorted(wanted ^ tensors.keys()):
+        raise ModelError(f"{'missing' if odd[0] in wanted else 'unexpected'} {odd[0]}")
+    return Graph(wire.without(content, FACTS), tensors, stages, averaged, shapes, identity)
 
 
 def shortened(graph: Graph, count: int) -> Graph:

@@ -63,7 +63,9 @@ class Features:
         known = self.graph.shapes
         if lacking := [name for name in self.outputs if name not in known]:
             layer = lacking[0].partition("/")[2]
-            shape = next((list(stage.shape) for stage in self.graph.stages if stage.name == layer), [])
+            shape = next((list(stage.shape) for stage in self.graph.stages if stage.name == layer), None)
+            if self.pool or shape is None:
+                raise UsageError(f"The graph has no output {lacking[0]!r}: it has no such layer.")
             raise UsageError(
                 f"The layer {layer!r} gives no feature map but {shape} numbers for an image, and a conv head needs a "
                 "map. Networks made of convolutions have one, so has Swin; for this one choose an mlp head."

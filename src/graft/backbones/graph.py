@@ -105,16 +105,21 @@ class Session:
 
     def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """These outputs for any number of images, in the order asked for; `batch` images are computed at a time."""
-        opened = self._opened(tuple(dict.fromkeys(outputs)))
+        opened = self.open(outputs)
         batches = [images[start : start + self.batch] for start in range(0, max(len(images), 1), self.batch)]
         rows = [opened.run(batch, outputs) for batch in batches]
         return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
-    def _opened(self, outputs: tuple[str, ...]) -> _Opened:
+    def open(self, outputs: Sequence[str]) -> _Opened:
+        """What gives these outputs, ready to run.
+
+        Raises ModelError where ONNX Runtime cannot open it, or the outputs are not of the shapes that the graph states.
+        """
+        asked = tuple(dict.fromkeys(outputs))
         with self._lock:
-            if outputs not in self._made:
-                self._made[outputs] = _Opened(only(self.graph, outputs), self.threads)
-            return self._made[outputs]
+            if asked not in self._made:
+                self._made[asked] = _Opened(only(self.graph, asked), self.threads)
+            return self._made[asked]
 
 
 class _Opened:
@@ -123,12 +128,13 @@ class _Opened:
     def __init__(self, graph: Graph, threads: int) -> None:
         import onnxruntime
 
-        self.tensors = weights(graph)
+        self.tensors, self.shapes = weights(graph), graph.shapes
         self.values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor) for tensor in self.tensors.values()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # an error comes as an exception; it warns of what it leaves out
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the decoder
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # never its own, of no such check
         options.add_external_initializers(list(self.tensors), self.values)
         where = ["CPUExecutionProvider"]
         try:
@@ -136,12 +142,24 @@ class _Opened:
         except Exception as fault:  # its exceptions have no common base but this
             raise ModelError(f"ONNX Runtime cannot open the graph: {_reason(fault)}") from fault
         self.input = self.session.get_inputs()[0].name
+        for each in self.session.get_outputs():
+            self._check(each.name, tuple(each.shape[1:]))
 
     def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
         try:
-            return [np.asarray(each) for each in self.session.run(list(outputs), {self.input: images})]
+            found = [np.asarray(each) for each in self.session.run(list(outputs), {self.input: images})]
         except Exception as fault:
             raise ModelError(f"ONNX Runtime cannot run the graph: {_reason(fault)}") from fault
+        for name, each in zip(outputs, found, strict=True):
+            self._check(name, each.shape[1:])
+        return found
+
+    def _check(self, name: str, found: tuple[int | str | None, ...]) -> None:
+        """Raises ModelError where an output is not of the shape that the graph states, as far as it is known."""
+        want = self.shapes.get(name)
+        numbers = [(each, own) for each, own in zip(found, want or (), strict=False) if isinstance(each, int)]
+        if want is not None and (len(found) != len(want) or any(each != own for each, own in numbers)):
+            raise ModelError(f"The graph gives {list(found)} as {name}, and states {list(want)}.")
 
 
 def _reason(fault: Exception) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graft_runtime import protobuf
+
 # Numbers of the fields of onnx.proto that are read here.
 GRAPH = 7  # of a model
 NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO, ANNOTATION, SPARSE = 1, 5, 11, 12, 13, 14, 15  # of a graph
@@ -64,6 +66,12 @@ class Field:
         except UnicodeDecodeError as fault:
             raise Malformed(f"field {self.number} is no text") from fault
 
+    def number_alone(self) -> int:
+        """The value of a field of one number of 32 bits, as protobuf cuts it."""
+        if not isinstance(self.value, int):  # ONNX Runtime would overlook it
+            raise Malformed(f"field {self.number} is a message and should be a number")
+        return self.value & 0xFFFFFFFF
+
     def numbers(self) -> list[int]:
         """The value of a field of whole numbers, packed or single."""
         if isinstance(self.value, int):
@@ -90,6 +98,8 @@ def fields(message: memoryview) -> Iterator[Field]:
         start = at
         tag, at = _varint(message, at)
         kind = tag & 7
+        if tag >> 32:  # ONNX Runtime would read another number, of 32 bits
+            raise Malformed(f"no field begins with {tag}")
         if kind == 0:
             value, at = _varint(message, at)
         elif kind in (1, 5):
@@ -121,6 +131,29 @@ def outputs(structure: bytes) -> list[str]:
     return [_first_text(each.message()) for each in fields(_graph(structure)) if each.number == OUTPUT]
 
 
+def reads_files(structure: bytes) -> bool:
+    """Whether a tensor other than the weights of the graph itself says that its numbers lie elsewhere.
+
+    Weights are given by name; whatever else lies elsewhere, in a node, a branch or a function, would be read from a
+    file. Raises Malformed.
+    """
+    graph = b"".join(each.whole for each in fields(_graph(structure)) if each.number != INITIALIZER)
+    model = [each.whole for each in fields(memoryview(structure)) if each.number != GRAPH]
+    try:
+        return protobuf.external(b"".join([*model, protobuf.field(GRAPH, graph)]))
+    except (ValueError, IndexError) as fault:
+        raise Malformed(f"{fault}") from fault
+
+
+def without(structure: bytes, key: str) -> bytes:
+    """The structure without the property of this name. Raises Malformed."""
+    return b"".join(
+        field.whole
+        for field in fields(memoryview(structure))
+        if field.number != protobuf.PROPERTY or _first_text(field.message()) != key
+    )
+
+
 def inputs(structure: bytes) -> list[str]:
     """The names of the inputs, in their order. Raises Malformed."""
     return [_first_text(each.message()) for each in fields(_graph(structure)) if each.number == INPUT]
@@ -145,7 +178,7 @@ def pruned(structure: bytes, wanted: Sequence[str]) -> bytes:
             kept.append(field.whole)
     inner = b"".join([*kept, *(own[name].whole for name in wanted)])
     model = [each.whole for each in fields(memoryview(structure)) if each.number != GRAPH]
-    return b"".join([*model, _bytes_of(GRAPH << 3 | 2), _bytes_of(len(inner)), inner])
+    return b"".join([*model, protobuf.field(GRAPH, inner)])
 
 
 def _graph(structure: bytes) -> memoryview:
@@ -194,9 +227,9 @@ def _weight(tensor: memoryview) -> tuple[str, Tensor | None]:
         elif field.number == DIMS:
             dims += field.numbers()
         elif field.number == DATA_TYPE:
-            kind = field.numbers()[-1]
+            kind = field.number_alone()
         elif field.number == DATA_LOCATION:
-            elsewhere = field.numbers()[-1] == EXTERNAL
+            elsewhere = field.number_alone() == EXTERNAL
     return name, Tensor(DTYPES.get(kind), tuple(dims)) if elsewhere else None
 
 
@@ -215,12 +248,3 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         if byte < 128:
             return number, at
     raise Malformed("it ends within a number")
-
-
-def _bytes_of(number: int) -> bytes:
-    """A number as `_varint` reads it."""
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*found, number])

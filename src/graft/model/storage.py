@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from graft.backbones import facts
-from graft.backbones.features import Features
-from graft.backbones.graph import Graph, weights
+from graft.backbones import catalog, facts
+from graft.backbones import graph as graphs
+from graft.backbones.features import Features, Run
+from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.errors import GraftError, ModelError, OutputError
 from graft.extras import needed
@@ -115,7 +116,7 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
     card = read_card(folder)
     with _together(folder, TENSORS):
         _check_card(card)
-        network = _network(folder, card) if GRAPH in card.weights else _earlier(folder, card)
+    network = _network(folder, card) if GRAPH in card.weights else _earlier(folder, card)
     memory = read_memory(folder, card)
     if memory and memory.known and len(memory.known.features):
         with _together(folder, MEMORY):
@@ -128,21 +129,23 @@ def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
 
 def _network(folder: Path, card: Card) -> Network:
     """The network with the tensors of the file: all that the graph and the head have, of their shapes."""
-    tensors = _tensors(folder, card, LARGEST)
+    tensors, structure = _tensors(folder, card, LARGEST), _sound(folder, GRAPH, card, TEXT)
     own = {name.removeprefix(PREFIX): each for name, each in tensors.items() if name.startswith(PREFIX)}
     head = {name.removeprefix(HEAD): each for name, each in tensors.items() if name.startswith(HEAD)}
-    if odd := [name for name in tensors if not name.startswith((PREFIX, HEAD))]:
-        raise ValueError(f"unexpected {odd[0]}")
-    if lost := [name for name, each in tensors.items() if each.dtype.kind == "f" and not np.isfinite(each).all()]:
-        raise ValueError(f"not a number in {lost[0]}")
-    structure = _sound(folder, GRAPH, card, TEXT)
-    try:
+    with _together(folder, GRAPH, TENSORS):
         graph = facts.parse(structure, own)
-        weights(graph)
-    except ModelError as error:
-        raise ModelError(f"{folder / TENSORS} and {folder / GRAPH} do not belong together: {error}") from error
-    features = Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool)
-    return _fitting(features, Head(card.head, head), card)
+        graphs.weights(graph)
+    with _together(folder, TENSORS):
+        if odd := [name for name in tensors if not name.startswith((PREFIX, HEAD))]:
+            raise ValueError(f"unexpected {odd[0]}")
+        if lost := [name for name, each in tensors.items() if each.dtype.kind == "f" and not np.isfinite(each).all()]:
+            raise ValueError(f"not a number in {lost[0]}")
+        features = Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool)
+        network = _fitting(features, Head(card.head, head), card)
+    with _together(folder, GRAPH, TENSORS):
+        run = Run(features, features.compared(compared_by(card.unknown)))
+        run.session.open(run.outputs)  # what an answer takes: the same session will give it
+    return network
 
 
 def _earlier(folder: Path, card: Card) -> Network:
@@ -150,7 +153,10 @@ def _earlier(folder: Path, card: Card) -> Network:
     needed("torch", f"{folder} was saved by an earlier version of graft, and to read it")
     from graft.torch.revive import earlier
 
-    return earlier(card, _tensors(folder, card, LARGEST), _preprocess(card))
+    tensors = _tensors(folder, card, LARGEST)
+    with _together(folder, TENSORS):
+        network = earlier(card, tensors, _preprocess(card))
+        return _fitting(network.features, network.head, card)
 
 
 def _fitting(features: Features, head: Head, card: Card) -> Network:
@@ -164,19 +170,19 @@ def _fitting(features: Features, head: Head, card: Card) -> Network:
 
 
 @contextmanager
-def _together(folder: Path, name: str) -> Iterator[None]:
-    """Whatever goes wrong inside is told of this file and the card."""
+def _together(folder: Path, name: str, other: str = CARD) -> Iterator[None]:
+    """Whatever goes wrong inside, where no file is read, is told of these two files."""
     try:
         yield
-    except ModelError:
-        raise
     except (GraftError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder / name} and {folder / CARD} do not belong together: {error}") from error
+        raise ModelError(f"{folder / name} and {folder / other} do not belong together: {error}") from error
 
 
 def _check_card(card: Card) -> None:
     if not card.classes:
         raise ValueError("the card has no classes")
+    if card.backbone.get("library") != "onnx":
+        catalog.find(card.backbone["name"])
     if card.head.get("classes") != len(card.classes):
         raise ValueError(f"the head has {card.head.get('classes')} outputs, the card {len(card.classes)} classes")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from graft.torch import network as changing
 from graft.torch.build import build, headless
 from graft.torch.convert import graph_of
 from graft.torch.head import arrays, module
-from graft.torch.shorter import shorten
+from graft.torch.shorter import shorten, shortened
 from graft.torch.tensors import check
 from graft_runtime.card import Card
 
@@ -53,7 +54,10 @@ def _filled(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # what is drawn here is thrown away
         backbone = headless(entry, build(entry))
     shorten(backbone, list(tensors))
-    check(backbone.state_dict(), dict(tensors))
+    try:
+        check(backbone.state_dict(), dict(tensors))
+    except ValueError as fault:
+        raise ModelError(f"The weights are not those of '{entry.name}': {fault}.") from fault
     backbone.load_state_dict(tensors, strict=False)  # strict it was above, but for counters that nobody reads
     return backbone.eval().requires_grad_(False)
 
@@ -70,9 +74,13 @@ def network_of(network: Network, card: Card) -> changing.Network:
 
 def looked_through(network: changing.Network) -> Network:
     """A network that was trained, as a graph and a head, checked against the module."""
+    return _seen(network, network.features.backbone)
+
+
+def _seen(network: changing.Network, whole: nn.Module) -> Network:
+    """The same with the graph of this module, which has all stages."""
     read = network.features
-    graph = graph_of(read.backbone, read.preprocess)
-    graph = facts.completed(graph, read.preprocess.size, read.key())
+    graph = facts.completed(graph_of(whole, read.preprocess), read.preprocess.size, read.key())
     features = Features(graph, read.preprocess, read.layers, read.top, read.pool)
     return Network(features, arrays(network.head))
 
@@ -84,6 +92,18 @@ def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preproc
     head = {name.removeprefix(HEAD): each for name, each in tensors.items() if name.startswith(HEAD)}
     if odd := [name for name in tensors if not name.startswith((PREFIX, HEAD))]:
         raise ModelError(f"unexpected {odd[0]}")
-    backbone = _filled(catalog.find(card.backbone["name"]), own)
+    entry = catalog.find(card.backbone["name"])
+    backbone = _filled(entry, own)
     read = changing.Features(backbone, preprocess, card.layers, card.top, card.pool)
-    return looked_through(changing.Network(read, module(Head(card.head, head).checked())))
+    network = changing.Network(read, module(Head(card.head, head).checked()))
+    if not shortened(read):
+        return looked_through(network)
+    read.widths  # noqa: B018 - raises where a stage that is read was left out
+    with torch.random.fork_rng(devices=[]):  # traced with just any stages in the place of those that were left out
+        fresh = headless(entry, build(entry)).state_dict()
+    found = _seen(network, _filled(entry, {**fresh, **own}))
+    graph = found.features.graph
+    kept = [stage for stage in graph.stages if any(name.startswith(f"{stage.name}.") for name in own)]
+    if graph.stages[: len(kept)] != tuple(kept):
+        raise ModelError(f"missing all of a stage before {kept[-1].name}")
+    return replace(found, features=replace(found.features, graph=facts.shortened(graph, len(kept))))
