@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from shaken import shaken
 
-from graft.backbones import facts
-from graft.backbones.backbone import Backbone
+from graft.backbones import facts, lite
+from graft.backbones.backbone import Backbone, load_backbone
 from graft.backbones.features import Features
 from graft.backbones.graph import Graph
 from graft.backbones.stages import layers
@@ -28,11 +28,9 @@ from graft.model.memory import Memory
 from graft.model.network import Network
 from graft.model.unknown import Known, unit
 from graft.torch import network as changing
-from graft.torch.chain import layers
 from graft.torch.convert import graph_of
 from graft.torch.fresh import fresh_module
-from graft.torch.head import Head, arrays, fresh
-from graft.torch.network import Backbone, Features, Network
+from graft.torch.head import arrays, fresh
 from graft.torch.revive import network_of
 from graft_runtime.card import MULTICLASS
 
@@ -42,6 +40,8 @@ FOREST = {"trees": 40, "nodes": 120, "leaves": 80, "depth": 1, "several": False}
 
 @functools.cache
 def start(name: str) -> Backbone:
+    if name in lite.NETWORKS:  # built from arrays, and not converted
+        return load_backbone(name, offline=True)
     drawn = fresh_module(name)
     graph = graph_of(shaken(drawn.module), drawn.preprocess)
     return Backbone(drawn.entry, facts.completed(graph, drawn.preprocess.size, name), drawn.preprocess, drawn.source)

@@ -139,7 +139,7 @@ def rewritten(folder: Path, tensors: dict[str, NDArray[Any]], *, graph: bool) ->
     (folder / storage.CARD).write_text(json.dumps(card))
 
 
-@pytest.mark.parametrize(("graph", "says"), [(True, r"conv1\.6\.weight is missing"), (False, "stage was left out")])
+@pytest.mark.parametrize(("graph", "says"), [(True, r"missing .*conv1\.6\."), (False, "stage was left out")])
 def test_a_file_that_lacks_a_stage_that_is_read_is_refused(
     graph: bool, says: str, photos: Path, tmp_path: Path
 ) -> None:

@@ -52,7 +52,8 @@ class Head:
 
     def _linear(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The commonest head without onnx, which takes as long to import as all else that an answer takes."""
-        mean, scale, weight, bias = (np.float32(self.tensors[name]) for name in ("mean", "scale", "judge.weight", "judge.bias"))
+        names = "mean", "scale", "judge.weight", "judge.bias"
+        mean, scale, weight, bias = (np.float32(self.tensors[name]) for name in names)
         return np.asarray((features - mean) * scale @ weight.T + bias, np.float32)
 
     def judged(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -38,8 +38,8 @@ def explain(
     the PNG: on the left the picture as the network saw it, on the right the same with colours only where it speaks for
     the label. A picture that cannot be read has a fault and no drawing. A folder stands for all pictures in it.
 
-    Raises DataError for a path that is not there, UsageError for an unknown label or a network without places, and
-    OutputError rather than overwrite a drawing, unless `force`.
+    Raises DataError for a path that is not there, UsageError for an unknown label, and OutputError rather than
+    overwrite a drawing, unless `force`.
 
     >>> explain("model/", ["photo.jpg"], "why/")[0]["drawing"]  # doctest: +SKIP
     'why/photo.png'

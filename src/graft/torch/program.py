@@ -23,6 +23,7 @@ from graft.torch.normalise import prepared_batch
 from graft_runtime import contract
 from graft_runtime.contract import CARD, EXPORT, Export, Witness
 
+RUNTIME = f"torch {torch.__version__}"  # with the build, such as +cpu
 EXAMPLE = (2, 60, 80, 3)  # pictures to follow; the file keeps them
 Run = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]  # pixels [n, height, width, 3] to outputs by name
 

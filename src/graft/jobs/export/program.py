@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 from graft.extras import needed
@@ -32,7 +31,7 @@ def opened(content: bytes) -> tuple[Answering, Run, str]:
     from graft.torch import program
 
     run, texts = program.opened(content)
-    return told(run, *contract.understood(texts)), run, f"torch {version('torch')}"
+    return told(run, *contract.understood(texts)), run, program.RUNTIME
 
 
 def is_ours(path: Path) -> bool:
