@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from shaken import shaken
 
-from graft.backbones import facts
-from graft.backbones.backbone import Backbone
+from graft.backbones import facts, lite
+from graft.backbones.backbone import Backbone, load_backbone
 from graft.backbones.features import Features
 from graft.backbones.graph import Graph
 from graft.backbones.stages import layers
@@ -40,6 +40,8 @@ FOREST = {"trees": 40, "nodes": 120, "leaves": 80, "depth": 1, "several": False}
 
 @functools.cache
 def start(name: str) -> Backbone:
+    if name in lite.NETWORKS:  # built from arrays, and not converted
+        return load_backbone(name, offline=True)
     drawn = fresh_module(name)
     graph = graph_of(shaken(drawn.module), drawn.preprocess)
     return Backbone(drawn.entry, facts.completed(graph, drawn.preprocess.size, name), drawn.preprocess, drawn.source)
