@@ -21,7 +21,7 @@ from graft.backbones import checkpoint, pickled
 from graft.backbones.checkpoint import read
 from graft.backbones.lite import packaged
 from graft.errors import WeightsError
-from graft.networks import tensors
+from graft.torch import tensors
 
 OLD = {"_use_new_zipfile_serialization": False}
 FORMATS = [pytest.param({}, id="zip"), pytest.param(OLD, id="old")]

@@ -9,13 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from graft.backbones import lite
+from graft.backbones import catalog, lite
 from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, inlined, session
+from graft.backbones.stages import layers
 from graft.errors import WeightsError
-from graft.networks import catalog
-from graft.networks.chain import chained, layers
-from graft.networks.network import Features, heard, pooled
-from graft.networks.places import last_place
+from graft.torch import build
+from graft.torch.chain import chained
+from graft.torch.network import Features, heard, pooled
+from graft.torch.normalise import normalised
+from graft.torch.places import last_place
 
 CLOSE = {MAP: 1e-5, POOLED: 4e-6, TOP: 4e-6, LAST: 1e-5}  # of the largest number of an output; rounding leaves half
 FAMILY = list(lite.NETWORKS)
@@ -27,7 +29,7 @@ def drawn(name: str) -> tuple[torch.nn.Module, dict[str, NDArray[Any]]]:
     Each norm has the statistics of its input, as in a trained network: else rounding is blown up with every layer.
     """
     torch.manual_seed(0)
-    network = catalog.build(catalog.find(name))
+    network = build.build(catalog.find(name))
     norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     for part in norms:
         part.weight.data.uniform_(0.1, 0.4)
@@ -50,7 +52,7 @@ def test_every_output_is_that_of_timm(name: str) -> None:
     entry = catalog.find(name)
     whole, tensors = drawn(name)
     graph = lite.build(name, lite.arranged(name, tensors, Path("drawn")))
-    backbone, preprocess = catalog.headless(entry, whole), catalog.preprocess(entry)
+    backbone, preprocess = build.headless(entry, whole), catalog.preprocess(entry)
     side = torch.zeros(2, 3, preprocess.size, preprocess.size)
     assert [(each.name, each.shape, each.parameters) for each in graph.stages] == [
         (each.name, each.shape, each.parameters) for each in chained(backbone, side)
@@ -58,7 +60,7 @@ def test_every_output_is_that_of_timm(name: str) -> None:
     given = images(name, 2)
     names = [stage.name for stage in graph.stages]
     with torch.no_grad(), heard(backbone, names) as outputs:
-        top = backbone(preprocess.normalise(torch.from_numpy(given)))
+        top = backbone(normalised(preprocess, torch.from_numpy(given)))
     wanted = {MAP + each: outputs[each] for each in names}
     wanted |= {POOLED + each: pooled(outputs[each]) for each in names} | {TOP: top}
     features = Features(backbone, preprocess, layers(chained(backbone, side)))
@@ -76,7 +78,7 @@ def test_every_output_is_that_of_timm(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILY)
 def test_tensors_and_facts_are_those_of_timm(name: str) -> None:
     entry = catalog.find(name)
-    state = catalog.build(entry).state_dict()
+    state = build.build(entry).state_dict()
     assert list(lite.shapes(name).items()) == [(key, tuple(tensor.shape)) for key, tensor in state.items()]
     facts, own = catalog.preprocess(entry), lite.NETWORKS[name]
     assert (own.size, own.resize, own.interpolation) == (facts.size, facts.resize, facts.interpolation)

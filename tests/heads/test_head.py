@@ -15,7 +15,7 @@ import torch
 from graft.heads import designs
 from graft.heads.checks import shapes
 from graft.heads.head import Head, blank
-from graft.networks import head as modules
+from graft.torch import head as modules
 
 WIDTH, CLASSES, MAP = 24, 3, [6, 2, 2]
 DENSE = {"hidden": [7, 5], "activation": "relu", "dropout": 0.0}

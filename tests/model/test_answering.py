@@ -9,25 +9,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from shaken import shaken
+from drawn import made, module_of, outputs_of, whole
 
 from graft.backbones import pixels
-from graft.heads.designs import Conv, Linear, Mlp
-from graft.model.card import describe
+from graft.backbones.graph import inlined, only
+from graft.data.dataset import from_arrays
 from graft.model.classifier import Classifier
-from graft.model.memory import Memory
-from graft.model.unknown import NEIGHBOURS, Known, unit
-from graft.torch import graph
+from graft.model.unknown import NEIGHBOURS
 from graft.torch.answering import Answering
-from graft.torch.chain import layers, stages
-from graft.torch.fresh import fresh_backbone
-from graft.torch.head import Head, fresh
-from graft.torch.network import Features, Network
 from graft.torch.places import last_place
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT, IMAGE, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
-CLASSES = tuple("abcde")
 NEAR = (NEAREST, SIMILARITY)
 NETWORKS = [
     *(
@@ -43,46 +36,13 @@ NETWORKS = [
 ]
 
 
-def made(name: str, head: str = "linear", reads: str = "all", task: str = MULTICLASS, known: bool = True) -> Classifier:
-    """A classifier of random numbers that answers differently from picture to picture."""
-    backbone = fresh_backbone(name)
-    shaken(backbone.module).requires_grad_(False)
-    chain = layers(stages(backbone))
-    names = {"all": chain, "early": chain[:-1], "map": chain[-1:], "last": ()}[reads]
-    features = Features(backbone.module, backbone.preprocess, names, top=reads != "early", pool=reads != "map")
-    network = Network(features, _head(head, features)).eval().requires_grad_(False)
-    rng = np.random.default_rng(0)
-    with torch.no_grad():
-        seen = features(torch.from_numpy(rng.integers(0, 256, (4, 3, *[features.preprocess.size] * 2), dtype=np.uint8)))
-    network.head.standardise(seen.mean(0), 1 / (seen.std(0) + 0.1))
-    width = network.head.map[0] if network.head.map else features.widths[-1]
-    stored = unit(rng.normal(0, 1, (40, width)).astype(np.float32)).astype(np.float16)
-    scores = np.sort(rng.uniform(0.5, 1.2, 60)).astype(np.float32)
-    memory = Memory(np.empty((0, 8), np.uint8), known=Known(stored, rng.integers(0, 5, 40), ("x",) * 40, scores))
-    card = describe(network, backbone, CLASSES, "probe", 1.7)
-    card = replace(card, task=task, scales=(1.0, 0.5, 2.0, 1.5, 1.0), shifts=(0.0, 0.1, -0.2, 0.3, 0.0))
-    return Classifier(network, card, memory=memory if known else None)
-
-
-def _head(kind: str, features: Features) -> Head:
-    if kind == "knn":
-        head = Head({"kind": "knn", "width": features.width, "classes": 5, "stored": 30, "neighbours": 7})
-        random = torch.Generator().manual_seed(0)
-        head.judge.features.copy_(torch.nn.functional.normalize(torch.randn(30, features.width, generator=random)))
-        head.judge.labels.copy_(torch.arange(30) % 5)
-        return head
-    design = {"linear": Linear(init="normal"), "mlp": Mlp(hidden="16"), "conv": Conv(filters=4, hidden="8")}[kind]
-    return fresh(design, features.shape if kind == "conv" else features.width, 5)
-
-
 def told(classifier: Classifier, outputs: Sequence[str], images: np.ndarray) -> dict[str, np.ndarray]:
-    """What the graph says of decoded pictures [n, height, width, 3]."""
-    answering = Answering(classifier).eval()
-    assert answering.outputs == tuple(outputs)
-    side = classifier.network.preprocess.size
-    example = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
-    whole = pixels.before(classifier.network.preprocess, graph.traced(answering, example, outputs))
-    session = onnxruntime.InferenceSession(whole.SerializeToString())
+    """What the graph says of decoded images [n, height, width, 3]."""
+    composed = whole(classifier)
+    assert Answering(classifier).outputs == tuple(outputs)
+    assert list(outputs_of(composed))[: len(outputs)] == list(outputs)
+    model = pixels.before(classifier.network.preprocess, inlined(only(composed, outputs)))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
     return dict(zip(outputs, session.run(None, {IMAGE: images}), strict=True))
 
 
@@ -91,13 +51,15 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarra
     images[1] //= 4
     said = told(classifier, outputs, images)
     network = classifier.network
-    prepared = torch.from_numpy(np.stack([network.preprocess.prepare(image) for image in images]))
-    with torch.no_grad():
-        logits = network(prepared).numpy()
+    prepared = np.stack([network.preprocess.prepare(image) for image in images])
+    logits = network(prepared)
     assert np.abs(logits[0] - logits[1]).max() > 1e-3, "a network that says the same of every picture proves nothing"
+    with torch.no_grad():
+        module = module_of(classifier)(torch.from_numpy(prepared)).numpy()
+    np.testing.assert_allclose(logits, module, rtol=1e-3, atol=1e-4 * np.abs(logits).max())
     np.testing.assert_allclose(said[LOGITS], logits, rtol=1e-3, atol=1e-4 * np.abs(logits).max())
     np.testing.assert_allclose(said[PROBABILITIES], classifier.calibrated(logits), atol=1e-4)
-    look = classifier.look(_data(images))
+    look = classifier.look(from_arrays(list(images)))
     np.testing.assert_allclose(said[UNKNOWN], look.near.scores if look.near else np.zeros(3), atol=1e-4)
     if NEAR[0] in outputs:
         assert look.near
@@ -108,16 +70,10 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarra
     return said
 
 
-def _data(images: np.ndarray):
-    from graft.data.dataset import from_arrays
-
-    return from_arrays(list(images))
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_answers_the_same_as_one_graph(name: str) -> None:
-    classifier = made(name)
-    place = last_place(classifier.network.features)
+    classifier = made(name, "linear", "all")
+    place = last_place(module_of(classifier).features)
     drawn = place is not None and place.averaged
     check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (place is not None), *[HEAT] * drawn, *NEAR])
 
@@ -133,12 +89,13 @@ def test_every_head_answers_the_same_as_one_graph(head: str, reads: str, task: s
 
 
 def test_without_memory_the_score_of_unknown_is_0() -> None:
-    assert not check(made("test_resnet", known=False), [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT])[UNKNOWN].any()
+    classifier = replace(made("test_resnet", "linear", "all"), memory=None)
+    assert not check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT])[UNKNOWN].any()
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, MULTILABEL])
 def test_with_too_many_classes_to_remember_it_is_the_energy(task: str) -> None:
-    classifier = made("test_resnet", task=task)
+    classifier = made("test_resnet", "linear", "all", task)
     assert classifier.memory
     assert classifier.memory.known
     known = replace(classifier.memory.known, features=classifier.memory.known.features[:0], names=())
@@ -149,16 +106,13 @@ def test_with_too_many_classes_to_remember_it_is_the_energy(task: str) -> None:
 
 @pytest.mark.parametrize("name", ["test_resnet", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)])
 def test_the_places_of_a_linear_head_add_up_to_its_logits(name: str) -> None:
-    classifier = made(name, reads="last")
+    classifier = made(name, "linear", "last")
     said = check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, *NEAR])
     totals, logits = said[HEAT].sum((2, 3)), said[LOGITS] - said[LOGITS].mean(1, keepdims=True)
     np.testing.assert_allclose(totals - totals[:1], logits - logits[:1], rtol=1e-3, atol=1e-3)  # but for a constant
 
 
-def test_large_tensors_that_16_bits_hold_are_kept_in_them() -> None:
-    classifier = made("tf_efficientnet_lite0", reads="last")
-    answering = Answering(classifier).eval()
-    example = torch.zeros(2, 3, 224, 224, dtype=torch.uint8)
-    model = graph.traced(answering, example, answering.outputs)
+def test_stored_features_are_kept_in_16_bits() -> None:
+    model = inlined(whole(made("tf_efficientnet_lite0", "linear", "last")))
     halves = [list(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == 10]
-    assert halves == [[1280, 40]]
+    assert halves == [[40, 1280]]
