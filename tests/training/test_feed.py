@@ -28,7 +28,7 @@ from graft.torch import feed as feeds
 from graft.torch.augment import Augment
 from graft.torch.cut import Halves
 from graft.torch.feed import Feed, Pictures, Stored
-from graft.torch.fresh import fresh_backbone
+from graft.torch.fresh import fresh_module
 from graft.torch.head import fresh
 from graft.torch.network import Backbone, Features, Network
 from graft.training.embed import Embedded, embed
@@ -47,7 +47,7 @@ print(test_feed.names_of(test_feed.made(Path(sys.argv[2]), Path(sys.argv[3]))))
 
 def halves_of(shaken: Callable[[nn.Module], nn.Module] | None = None, layers: Sequence[str] = ()) -> Halves:
     """test_resnet cut in its middle."""
-    made = fresh_backbone("test_resnet")
+    made = fresh_module("test_resnet")
     if shaken:
         shaken(made.module)
     backbone: Backbone = replace(made, preprocess=Preprocess(size=64, resize=72))
