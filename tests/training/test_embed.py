@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from shaken import shaken
 from torch import Tensor, nn
 
 from graft.backbones import catalog, facts
@@ -248,7 +248,7 @@ def test_looks_are_those_of_the_pictures_and_read_again(frozen: Features, photos
 
 
 @pytest.fixture(scope="module")
-def halves(shaken: Callable[[nn.Module], nn.Module]) -> Halves:
+def halves() -> Halves:
     """A small network cut in its middle: the head reads a layer below the border, too."""
     made = fresh_module("test_resnet")
     shaken(made.module)
