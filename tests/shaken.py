@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from graft.backbones import backbone as looking
+from graft.backbones import facts
+from graft.backbones.preprocess import Preprocess
+from graft.torch.convert import graph_of
+from graft.torch.fresh import fresh_module
+from graft.torch.network import Backbone, Features
+
 
 @torch.no_grad()
 def shaken(module: nn.Module) -> nn.Module:
@@ -23,3 +30,17 @@ def shaken(module: nn.Module) -> nn.Module:
         elif name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5, generator=random)
     return module
+
+
+def pretrained(name: str, size: int, module: nn.Module | None = None) -> looking.Backbone:
+    """The network of this name, or this module, shaken, for images of this size, as a graph."""
+    made = fresh_module(name)
+    preprocess = Preprocess(size=size, resize=size)
+    return looked(Backbone(made.entry, shaken(module or made.module), preprocess, made.source))
+
+
+def looked(backbone: Backbone) -> looking.Backbone:
+    """A network of PyTorch as a graph. They share the weights: `revive.backbone_of` makes a copy of these."""
+    identity = Features(backbone.module, backbone.preprocess, ()).key()
+    graph = facts.completed(graph_of(backbone.module, backbone.preprocess), backbone.preprocess.size, identity)
+    return looking.Backbone(backbone.entry, graph, backbone.preprocess, backbone.source)

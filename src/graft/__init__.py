@@ -1,7 +1,10 @@
 """graft: transfer learning for image classification. A folder of photos becomes a classifier that someone can use."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as graft_runtime does, which says why
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
     from graft.data.dataset import Dataset, from_arrays, from_paths

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, load_file
 from torch import nn
 
 from graft.backbones import catalog
@@ -19,12 +19,14 @@ from graft.backbones.backbone import load_backbone
 from graft.backbones.graph import TOP, session
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError, WeightsError
-from graft.networks import network
-from graft.networks.alone import seeded
-from graft.networks.network import Features
-from graft.networks.normalise import normalised
+from graft.torch import network
+from graft.torch.alone import seeded
+from graft.torch.network import Features
+from graft.backbones.normalise import normalised
 from graft.torch import convert
-from graft.torch.build import build
+from graft.torch.alone import seeded
+from graft.torch.build import build, headless
+from graft.torch.network import Features
 
 NAME = "test_resnet"
 
@@ -47,13 +49,14 @@ def test_a_converted_network_says_what_pytorch_says(
     second = load_backbone(NAME, file, cache=tmp_path, watch=watch)
     assert shown == [f"convert {NAME} 1"]
     assert first.source == second.source
-    theirs = network.load_backbone(NAME, file)
-    assert first.preprocess == theirs.preprocess
+    whole = build(catalog.find(NAME))
+    whole.load_state_dict(load_file(file))
+    module = headless(first.entry, whole)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 160, 160), np.uint8)
     with torch.no_grad():
-        want = Features(theirs.module, theirs.preprocess, ())(torch.from_numpy(images)).numpy()
+        want = Features(module, first.preprocess, ())(torch.from_numpy(images)).numpy()
     for backbone in (first, second):
-        assert list(backbone.graph.tensors) == list(theirs.module.state_dict())
+        assert list(backbone.graph.tensors) == list(module.state_dict())
         found = session(backbone.graph).run(images, [TOP])[0]
         np.testing.assert_allclose(found, want, rtol=0, atol=1e-4 * np.abs(want).max())
 

@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 import timm
 import torch
+from shaken import looked
 from torch import Tensor, nn
 
 from graft.backbones.preprocess import Preprocess
+from graft.backbones.stages import layers, probed
 from graft.torch import chain as chains
 from graft.torch.chain import Stage
-from graft.torch.fresh import fresh_backbone
+from graft.torch.fresh import fresh_module
 from graft.torch.network import Backbone
 
 DEIT = "deit_tiny_patch16_224"
 
 
 def backbone_of(name: str, size: int) -> Backbone:
-    made = fresh_backbone(name)
+    made = fresh_module(name)
     if name == DEIT:  # built for one size of picture
         made = replace(made, module=timm.create_model(name, img_size=size, num_classes=0).eval())
     return replace(made, preprocess=Preprocess(size=size, resize=size))
@@ -38,7 +40,7 @@ def test_the_stages_of_efficientnet_lite0() -> None:
     assert chain[0] == Stage("conv_stem", (32, 112, 112), 864)
     assert chain[-1] == Stage("bn2", (1280, 7, 7), 2560)
     assert sum(stage.parameters for stage in chain) == 3_371_008
-    assert chains.layers(chain, 4) == ("blocks.0", "blocks.2.1", "blocks.4.2", "blocks.6")
+    assert layers(chain, 4) == ("blocks.0", "blocks.2.1", "blocks.4.2", "blocks.6")
 
 
 def test_the_stages_of_deit_tiny() -> None:
@@ -108,17 +110,17 @@ def test_modes_come_back_after_an_error_too() -> None:
 def test_layers_are_the_ends_of_each_width_or_quarters_of_a_network_of_one_width() -> None:
     widths = [4, 4, 8, 8, 8, 16, 32, 64]
     chain = [Stage(f"s{number}", (width,), 1) for number, width in enumerate(widths)]
-    assert chains.layers(chain, 9) == ("s1", "s4", "s5", "s6")
-    assert chains.layers(chain, 2) == ("s4", "s6")
-    assert chains.layers(chain, 1) == ("s6",)
+    assert layers(chain, 9) == ("s1", "s4", "s5", "s6")
+    assert layers(chain, 2) == ("s4", "s6")
+    assert layers(chain, 1) == ("s6",)
     same = [Stage(f"s{number}", (4,), 1) for number in range(12)]
-    assert chains.layers(same, 4) == ("s2", "s5", "s8", "s11")
+    assert layers(same, 4) == ("s2", "s5", "s8", "s11")
 
 
 def test_a_probe_sees_these_layers_and_the_last_word() -> None:
     backbone = backbone_of("test_resnet", 64)
-    features = chains.probed(backbone)
+    features = probed(looked(backbone))
     chain = chains.stages(backbone)
     widths = {stage.name: stage.shape[0] for stage in chain}
-    assert features.layers == chains.layers(chain)
+    assert features.layers == layers(chain)
     assert features.widths == (*(widths[name] for name in features.layers), chain[-1].shape[0])

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, inlined, session
 from graft.backbones.preprocess import Preprocess
 from graft.errors import ExportError
-from graft.networks import chain
-from graft.networks.alone import seeded
-from graft.networks.fresh import fresh_backbone
-from graft.networks.heat import as_map
-from graft.networks.network import Features, heard
-from graft.networks.places import last_place
+from graft.torch import chain
+from graft.torch.alone import seeded
 from graft.torch.convert import OWN, graph_of
+from graft.torch.fresh import fresh_module
+from graft.torch.network import Features, heard
+from graft.torch.places import as_map, last_place
 
 QUICK = [
     *("cnn", "mlp", "rnn"),  # our own; a GRU
@@ -52,7 +51,7 @@ def close(ours: np.ndarray, theirs: Tensor, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])
 def test_the_graph_says_what_pytorch_says(name: str) -> None:
-    backbone = fresh_backbone(name)
+    backbone = fresh_module(name)
     graph = graph_of(backbone.module, backbone.preprocess)
     own = backbone.module.state_dict()
     assert [(each.name, each.shape, each.parameters) for each in graph.stages] == [
@@ -90,7 +89,7 @@ def assert_same(graph: Graph, features: Features) -> None:
 
 
 def test_weights_stay_outside_of_the_structure() -> None:
-    backbone = fresh_backbone("test_resnet")
+    backbone = fresh_module("test_resnet")
     graph = graph_of(backbone.module, backbone.preprocess)
     inner = onnx.ModelProto.FromString(graph.structure).graph
     outside = [each for each in inner.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
@@ -115,7 +114,7 @@ def test_equal_and_shared_tensors_keep_their_names() -> None:
 
 
 def test_converting_leaves_the_module_as_it_was() -> None:
-    backbone = fresh_backbone("test_resnet")
+    backbone = fresh_module("test_resnet")
     module = backbone.module.train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     graph = graph_of(module, backbone.preprocess)

@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.backbones.backbone import load_backbone
 from graft.backbones.preprocess import Preprocess
 from graft.torch import engine
-from graft.torch.network import Features, load_backbone
+from graft.torch.network import Features
+from graft.torch.revive import backbone_of
 
 MANY = engine.WORTH_COMPILING
 
@@ -37,7 +39,7 @@ def eager(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def test_the_default_says_the_same_in_onnx_runtime_and_in_pytorch() -> None:
-    backbone = load_backbone(offline=True)
+    backbone = backbone_of(load_backbone(offline=True))
     network = Features(backbone.module, backbone.preprocess, ("blocks.2.1", "blocks.6"))
     run = engine.compile(network, backbone.preprocess.size, MANY)
     images = pictures(9, backbone.preprocess.size)

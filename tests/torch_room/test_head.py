@@ -349,26 +349,3 @@ def test_a_conv_head_without_a_map_is_refused(shape: int | tuple[int, ...]) -> N
 def test_a_conv_head_whose_map_and_width_differ_is_refused() -> None:
     with pytest.raises(ValueError, match=r"A map of \[6, 5, 4\] has 120 features, not 7"):
         Head(fresh(Conv(), MAP, 3).spec | {"width": 7})
-
-
-# --- centred ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("design", [Linear(init="normal"), Mlp(hidden="8"), Conv(filters=4, hidden="8")])
-def test_centred_logits_sum_to_0_and_softmax_does_not_see_it(design: Design) -> None:
-    shape = (4, 6, 6) if isinstance(design, Conv) else 12
-    head = fresh(design, shape, 5)
-    with torch.no_grad():
-        for parameter in head.judge.parameters():
-            parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-        features = torch.randn(7, head.spec["width"], generator=torch.Generator().manual_seed(2))
-        before = head(features)
-        assert head.centre()
-        after = head(features)
-    assert after.sum(1).abs().max() < 1e-4 < before.sum(1).abs().min()
-    torch.testing.assert_close(after.softmax(1), before.softmax(1))
-
-
-def test_votes_of_neighbours_are_not_centred() -> None:
-    head = Head({"kind": "knn", "width": 4, "classes": 3, "stored": 5, "neighbours": 2})
-    assert not head.centre()

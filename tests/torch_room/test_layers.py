@@ -12,13 +12,13 @@ from torch.nn import functional
 from graft.backbones.catalog import Entry
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
-from graft.torch.fresh import fresh_backbone
+from graft.torch.fresh import fresh_module
 from graft.torch.layers import weight_layers
 from graft.torch.network import Backbone, Features
 
 
 def features_of(name: str, size: int = 64, layers: tuple[str, ...] = (), top: bool = True) -> Features:
-    backbone = fresh_backbone(name)
+    backbone = fresh_module(name)
     return Features(backbone.module, replace(backbone.preprocess, size=size, resize=size), layers, top)
 
 

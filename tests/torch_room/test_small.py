@@ -48,14 +48,14 @@ def test_the_catalogue_knows_them(name: str, pictures: Tensor) -> None:
 
 @pytest.mark.parametrize("name", FACTS)
 def test_they_are_chains_of_stages(name: str) -> None:
-    stages = chain.stages(fresh.fresh_backbone(name))
+    stages = chain.stages(fresh.fresh_module(name))
     assert [stage.name for stage in stages] == FACTS[name][2]
     assert sum(stage.parameters for stage in stages) == FACTS[name][1]
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_they_can_be_cut_at_every_stage(name: str, pictures: Tensor) -> None:
-    backbone = fresh.fresh_backbone(name)
+    backbone = fresh.fresh_module(name)
     features = Features(backbone.module, backbone.preprocess, ())
     network = Network(features, Head({"kind": "linear", "width": features.width, "classes": 3})).eval()
     images = (pictures * 40 + 128).clamp(0, 255).to(torch.uint8)
@@ -67,7 +67,7 @@ def test_they_can_be_cut_at_every_stage(name: str, pictures: Tensor) -> None:
 
 def test_the_recurrent_one_reads_rows_from_top_to_bottom(pictures: Tensor) -> None:
     """A GRU written out, one row after the other."""
-    rows = fresh.fresh_backbone("rnn").module.get_submodule("rows")
+    rows = fresh.fresh_module("rnn").module.get_submodule("rows")
     cell = nn.GRUCell(96, 128)
     cell.load_state_dict(
         {name.removesuffix("_l0"): tensor for name, tensor in rows.get_submodule("gru").state_dict().items()}

@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from shaken import pretrained
+from torch import Tensor
 
-from graft.backbones.preprocess import Preprocess
+from graft.backbones.backbone import Backbone
+from graft.backbones.graph import only
 from graft.backbones.stages import early, named
 from graft.errors import UsageError
-from graft.torch.chain import Stage, stages
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Backbone
 from graft.torch.normalise import normalised
+from graft.torch.revive import backbone_of
 
 NAMES = ["stem", "blocks.0", "blocks.1", "blocks.2", "neck", "norm"]
 
 
 @pytest.fixture(scope="module")
-def backbone(shaken: Callable[[nn.Module], nn.Module]) -> Backbone:
-    made = fresh_backbone("test_resnet")
-    shaken(made.module)
-    return replace(made, preprocess=Preprocess(size=64, resize=64))
+def backbone() -> Backbone:
+    return pretrained("test_resnet", 64)
 
 
 @pytest.fixture(scope="module")
-def chain(backbone: Backbone) -> list[Stage]:
-    return stages(backbone)
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def outputs(backbone: Backbone, chain: list[Stage], images: Tensor) -> dict[str, Tensor]:
-    """What each stage says, from a plain forward pass with hooks of this test's own."""
-    said: dict[str, Tensor] = {}
-    for stage in chain:
-        part = backbone.module.get_submodule(stage.name)
-        part.register_forward_hook(lambda _part, _given, output, name=stage.name: said.update({name: output}))
+def said(backbone: Backbone, images: NDArray[np.uint8]) -> dict[str, Tensor]:
+    """What each stage says, from a plain forward pass in PyTorch with hooks of this test's own."""
+    found: dict[str, Tensor] = {}
+    module = backbone_of(backbone).module
+    for stage in backbone.graph.stages:
+        part = module.get_submodule(stage.name)
+        part.register_forward_hook(lambda _part, _given, output, name=stage.name: found.update({name: output}))
     with torch.no_grad():
-        backbone.module(normalised(backbone.preprocess, images))
-    for part in backbone.module.modules():
-        part._forward_hooks.clear()
-    return said
+        module(normalised(backbone.preprocess, torch.from_numpy(images)))
+    return found
+
+
+def assert_close(ours: NDArray[np.float32], theirs: Tensor) -> None:
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
 
 # --- which stages -----------------------------------------------------------------------------------------------------
@@ -91,9 +89,9 @@ def test_an_index_a_share_and_a_name_are_three_ways_to_a_stage(count: int) -> No
         assert [named(way, names) for way in ways] == [name] * 4
 
 
-def test_one_part_that_names_nothing_is_enough(backbone: Backbone, chain: list[Stage]) -> None:
+def test_one_part_that_names_nothing_is_enough(backbone: Backbone) -> None:
     with pytest.raises(UsageError, match=r"There is no stage 'layer9'\. The stages are conv1\.0, "):
-        early("layer2+layer9", backbone, chain)
+        early("layer2+layer9", backbone)
 
 
 # --- what they say ----------------------------------------------------------------------------------------------------
@@ -101,33 +99,29 @@ def test_one_part_that_names_nothing_is_enough(backbone: Backbone, chain: list[S
 
 @pytest.mark.parametrize("at", ["layer1", "layer1+layer3", "layer3+layer1", "layer3+0.9+layer1+layer1"])
 def test_features_are_what_the_stages_say_in_the_order_of_the_chain(
-    at: str, backbone: Backbone, chain: list[Stage], images: Tensor
+    at: str, backbone: Backbone, said: dict[str, Tensor], images: NDArray[np.uint8]
 ) -> None:
-    names = [stage.name for stage in chain]
+    names = [stage.name for stage in backbone.graph.stages]
     wanted = sorted({named(part, names) for part in at.split("+")}, key=names.index)
-    features = early(at, backbone, chain)
+    features = early(at, backbone)
     assert features.layers == tuple(wanted)
-    said = outputs(backbone, chain, images)
-    with torch.no_grad():
-        got = features(images)
-    assert torch.equal(got, torch.cat([said[name].mean((2, 3)) for name in wanted], dim=1))
+    got = features.compiled(3)(images)
+    assert_close(got, torch.cat([said[name].mean((2, 3)) for name in wanted], dim=1))
     assert got.shape == (3, features.width)
-    assert (got[0] - got[1]).abs().max() > 1e-3 * got.abs().max()
+    assert np.abs(got[0] - got[1]).max() > 1e-3 * np.abs(got).max()
 
 
-def test_without_pooling_they_are_the_map(backbone: Backbone, chain: list[Stage], images: Tensor) -> None:
-    features = early("layer2", backbone, chain, pool=False)
-    with torch.no_grad():
-        assert torch.equal(features(images).unflatten(1, features.shape), outputs(backbone, chain, images)["layer2"])
-    with pytest.raises(UsageError, match=r"A feature map is that of one layer\. Got 2"):
-        early("layer1+layer2", backbone, chain, pool=False)
-
-
-def test_nothing_after_the_last_named_stage_is_computed(
-    backbone: Backbone, chain: list[Stage], images: Tensor, monkeypatch: pytest.MonkeyPatch
+def test_without_pooling_they_are_the_map(
+    backbone: Backbone, said: dict[str, Tensor], images: NDArray[np.uint8]
 ) -> None:
-    def never(_images: Tensor) -> Tensor:
-        raise AssertionError("layer3 was computed")
+    features = replace(early("layer2", backbone), pool=False)
+    assert_close(features.compiled(3)(images).reshape(3, *features.shape), said["layer2"])
+    with pytest.raises(UsageError, match=r"A feature map is that of one layer\. Got 2"):
+        replace(early("layer1+layer2", backbone), pool=False)
 
-    monkeypatch.setattr(backbone.module.get_submodule("layer3"), "forward", never)
-    assert len(early("layer1+layer2", backbone, chain)(images)) == 3
+
+def test_nothing_after_the_last_named_stage_is_computed(backbone: Backbone, images: NDArray[np.uint8]) -> None:
+    features = early("layer1+layer2", backbone)
+    least = only(backbone.graph, features.outputs)
+    assert {name.partition(".")[0] for name in least.tensors} == {"conv1", "bn1", "layer1", "layer2"}
+    np.testing.assert_array_equal(replace(features, graph=least).compiled(3)(images), features.compiled(3)(images))

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
 from graft.data.read.source import read_source
 from graft.model.calibrate import temperature, thresholds
 from graft.model.multilabel import MultilabelEvaluation, judge_labels
-from graft.torch.chain import probed
-from graft.torch.network import load_backbone
 from graft.training.embed import embed
 from graft.training.heads.choose import Chosen, choose
 from graft.training.material import Material, prepare

@@ -7,8 +7,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime since 1.29 reports its use to its makers unless told otherwise before it is imported; and the threads
+# that do it are missing in the child of a fork, which then never ends.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
     from graft_runtime.predictor import load

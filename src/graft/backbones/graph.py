@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.backbones import wire
+from graft.backbones import forked, wire
 from graft.errors import ModelError
 
 PREPARED = "prepared"  # the input: uint8 [n, 3, size, size], resized and cropped, not normalised
@@ -102,6 +102,7 @@ class Session:
         self.graph, self.threads = graph, threads
         self._made: dict[tuple[str, ...], _Opened] = {}
         self._lock = threading.Lock()
+        forked.tell(self)
 
     def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """These outputs for any number of images, in the order asked for; `batch` images are computed at a time."""
@@ -120,6 +121,12 @@ class Session:
             if asked not in self._made:
                 self._made[asked] = _Opened(only(self.graph, asked), self.threads)
             return self._made[asked]
+
+    def forked(self) -> None:
+        """In the child of a fork the lock may be that of a thread that is not here."""
+        for opened in self._made.values():
+            forked.left(opened)
+        self._made, self._lock = {}, threading.Lock()
 
 
 class _Opened:

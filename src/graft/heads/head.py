@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones import forked
 from graft.heads.checks import check_places, check_spec, check_tensors, dense, shapes
 from graft.heads.nodes import OPSET, nodes
 
@@ -76,7 +77,13 @@ class Head:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
+        forked.tell(self)
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def forked(self) -> None:
+        """In the child of a fork: a session of its own."""
+        if session := vars(self).pop("_session", None):
+            forked.left(session)
 
     @property
     def judge(self) -> dict[str, NDArray[np.generic]]:

@@ -54,7 +54,7 @@ def check_gradients() -> None:
     try:
         torch.zeros((), requires_grad=True).backward()
     except RuntimeError as error:
-        raise UsageError(_cannot("trained or drawn heat maps", "do either")) from error
+        raise UsageError(_cannot("trained a network", "train")) from error
 
 
 def check_device() -> None:

@@ -8,9 +8,8 @@ from torch.nn import functional
 
 from graft.model.classifier import Classifier
 from graft.model.unknown import NEIGHBOURS, Known
-from graft.torch.heat import as_map
 from graft.torch.network import Network, heard
-from graft.torch.places import Place, last_place
+from graft.torch.places import Place, as_map, last_place
 from graft.torch.reference import WithReference
 from graft.torch.revive import network_of
 from graft_runtime.card import MULTILABEL, Card
@@ -94,7 +93,7 @@ class Strange(nn.Module):
 
 
 class Heat(nn.Module):
-    """The last map [n, c, h, w] to how much each place speaks for each class, [n, classes, h, w], as networks.heat.
+    """The last map [n, c, h, w] to how much each place speaks for each class, [n, classes, h, w], as graft.model.heat.
 
     The places add up to what the last layer says for the class's logit, above the mean of all logits where a picture
     has one label, but for a constant.

@@ -26,10 +26,9 @@ from graft.errors import ExportError, GraftError
 from graft.torch.alone import alone
 from graft.torch.build import build, headless
 from graft.torch.chain import chained, still
-from graft.torch.heat import as_map
 from graft.torch.network import Features, example, heard, mapped, pooled
 from graft.torch.normalise import normalised
-from graft.torch.places import last_place
+from graft.torch.places import as_map, last_place
 from graft.torch.weights import load
 
 OPSET, IR = 20, 10

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.heads.checks import BEFORE, KERNEL, PADDINGS, check_places, check_spec
+from graft.heads.checks import BEFORE, KERNEL, PADDINGS, check_spec
 from graft.heads.designs import HEADS as HEADS
 from graft.heads.designs import Conv as Conv
 from graft.heads.designs import Design, Linear, Mlp, widths
@@ -138,10 +138,6 @@ class Head(nn.Module):
         standardised = self.dropout((laid_out - self.mean) * self.scale)
         return self.judge(standardised @ self.axes.T if self.reduced else standardised)
 
-    def check(self) -> None:
-        """Raises ValueError where stored numbers say places that are not there; a head from a file may say anything."""
-        check_places(self.spec, {name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()})
-
     @torch.no_grad()
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
         """Take over the mean [d] and the scale [d], one over the spread, of the training features as they come."""
@@ -152,20 +148,6 @@ class Head(nn.Module):
             mean = centre
         self.mean.copy_(mean)
         self.scale.copy_(scale)
-
-    @torch.no_grad()
-    def centre(self) -> bool:
-        """Make the logits of every image sum to 0, where the last layer is linear; whether it is.
-
-        Softmax does not see what all logits share. Class-wise calibration does: it multiplies each logit, and is
-        found on logits of another fit, whose common part is another.
-        """
-        last = self.judge[-1] if isinstance(self.judge, nn.Sequential) else self.judge
-        if not isinstance(last, nn.Linear):
-            return False
-        last.weight.sub_(last.weight.mean(dim=0))
-        last.bias.sub_(last.bias.mean())
-        return True
 
 
 def arrays(head: Head) -> Arrays:

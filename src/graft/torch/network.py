@@ -7,22 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graft.backbones import catalog, weights
 from graft.backbones.catalog import Entry
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.errors import UsageError
-from graft.torch import build
 from graft.torch.alone import alone
 from graft.torch.head import Head
 from graft.torch.normalise import normalised
-from graft.torch.weights import load
 
 FORMAT = 2  # of cached features: raise it when decoding, resizing or pooling changes
 
@@ -45,19 +41,6 @@ def example(preprocess: Preprocess) -> Tensor:
     """Two different normalised images, so that answers that do not depend on the image are found out."""
     noise = torch.randn(2, 3, preprocess.size, preprocess.size, generator=torch.Generator().manual_seed(0))
     return noise * torch.tensor([0.3, 2.0]).view(2, 1, 1, 1)
-
-
-def load_backbone(name: str = catalog.DEFAULT, file: Path | None = None, offline: bool = False) -> Backbone:
-    """A pretrained backbone of the catalogue, ready to use: eval mode, nothing trainable.
-
-    Raises UsageError for an unknown name and WeightsError where its weights cannot be had or do not fit.
-    """
-    entry = catalog.find(name)
-    source = weights.locate(entry, file, offline)
-    whole = build.build(entry)
-    source = load(entry, whole, source)
-    module = build.headless(entry, whole).eval().requires_grad_(False)
-    return Backbone(entry, module, catalog.preprocess(entry), source)
 
 
 class Features(nn.Module):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from graft.torch.heat import as_map
-from graft.torch.network import Features, heard
+from graft.torch.network import Features, channels_last, heard
 from graft.torch.reference import last_of
 
 
@@ -41,3 +41,16 @@ def last_place(features: Features) -> Place | None:
             return Place(name, True)
         found = found or Place(name, False)
     return found
+
+
+def as_map(backbone: nn.Module, output: Tensor) -> Tensor | None:
+    """An output with places as [n, channels, height, width]; None for any other."""
+    if output.ndim == 4:
+        return output.permute(0, 3, 1, 2) if channels_last(output) else output
+    if output.ndim != 3:
+        return None
+    side = math.isqrt(output.shape[1])
+    rest = output.shape[1] - side * side  # tokens of the class or of nothing come before those of places
+    if rest not in (0, 1, getattr(backbone, "num_prefix_tokens", 0)):
+        return None
+    return output[:, rest:].unflatten(1, (side, side)).permute(0, 3, 1, 2)

@@ -6,28 +6,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from graft.backbones.preprocess import Preprocess
-from graft.torch.chain import LeftOut, blocks, chained
-from graft.torch.network import Features, example
-
-
-def unread(features: Features, also: Collection[str] = ()) -> tuple[str, ...]:
-    """The stages that a forward pass meets after all that the head reads, and after the stages named in `also`.
-
-    None where the last output of the backbone is read, and none again of a network that was shortened.
-    """
-    if features.top or shortened(features):
-        return ()
-    assert isinstance(features.preprocess, Preprocess)
-    names = [stage.name for stage in chained(features.backbone, example(features.preprocess))]
-    read = [names.index(name) for name in {*features.layers, *also} if name in names]
-    # A layer that is no stage lies inside one: then it is not known where the reading ends.
-    return tuple(names[max(read) + 1 :]) if len(read) == len({*features.layers, *also}) else ()
-
-
-def shortened(features: Features) -> bool:
-    """Whether stages are missing."""
-    return any(isinstance(part, LeftOut) for part in features.backbone.modules())
+from graft.torch.chain import LeftOut, blocks
 
 
 def shorten(backbone: nn.Module, kept: Collection[str]) -> None:

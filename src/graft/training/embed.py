@@ -300,12 +300,19 @@ class _Network:
     def _compute(self, count: int) -> None:
         keys, views = zip(*self.waiting[:count], strict=True)
         del self.waiting[:count]
-        rows = self.run(np.stack(views))
+        rows = self.run(_filled(np.stack(views), self.run.batch))[:count]
         good = finite(rows)
         self.lost |= {key[0] for key, sound in zip(keys, good.tolist(), strict=True) if not sound}
         if good.any():
             self.store.add([key for key, sound in zip(keys, good.tolist(), strict=True) if sound], rows[good])
         self.computed += count
+
+
+def _filled(images: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
+    """So many images, black ones at the end: with fewer in a batch the sums of a ViT differ in their last bits, and
+    what is cached would depend on which images were there before."""
+    missing = max(batch - len(images), 0)
+    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
 
 
 def view_id(seed: int, view: int) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from shaken import shaken
 from torch import Tensor, nn
 
 from graft.backbones.preprocess import Preprocess
@@ -28,7 +29,7 @@ from graft.torch import feed as feeds
 from graft.torch.augment import Augment
 from graft.torch.cut import Halves
 from graft.torch.feed import Feed, Pictures, Stored
-from graft.torch.fresh import fresh_backbone
+from graft.torch.fresh import fresh_module
 from graft.torch.head import fresh
 from graft.torch.network import Backbone, Features, Network
 from graft.training.embed import Embedded, embed
@@ -39,16 +40,16 @@ GROUPS = [np.array(rows) for rows in ([0, 7, 35], [12, 3, 3], [20], [9, 31, 2])]
 OTHER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 import test_feed
 print(test_feed.names_of(test_feed.made(Path(sys.argv[2]), Path(sys.argv[3]))))
 """
 
 
-def halves_of(shaken: Callable[[nn.Module], nn.Module] | None = None, layers: Sequence[str] = ()) -> Halves:
+def halves_of(layers: Sequence[str] = (), shake: bool = False) -> Halves:
     """test_resnet cut in its middle."""
-    made = fresh_backbone("test_resnet")
-    if shaken:
+    made = fresh_module("test_resnet")
+    if shake:
         shaken(made.module)
     backbone: Backbone = replace(made, preprocess=Preprocess(size=64, resize=72))
     features = Features(backbone.module, backbone.preprocess, layers)
@@ -155,9 +156,9 @@ def shown(data: Dataset, row: int, view: int, preprocess: Preprocess) -> Tensor:
 
 @pytest.mark.parametrize("layers", [(), ("layer1", "layer4")], ids=["last", "several"])
 def test_stored_views_are_what_the_frozen_half_says_of_these_views(
-    layers: tuple[str, ...], photos: Path, tmp_path: Path, shaken: Callable[[nn.Module], nn.Module]
+    layers: tuple[str, ...], photos: Path, tmp_path: Path
 ) -> None:
-    halves, data = halves_of(shaken, layers), read_folder(photos)
+    halves, data = halves_of(layers, shake=True), read_folder(photos)
     assert isinstance(halves.frozen, cut.Frozen)
     feed = Stored(embed(halves.frozen, data, views=VIEWS, seed=SEED, cache=tmp_path), halves.frozen.shape, VIEWS)
     rows = np.arange(0, 36, 3)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shaken import pretrained
 from torch import nn
 
-from graft.backbones.preprocess import Preprocess
+from graft.backbones.backbone import Backbone
+from graft.backbones.stages import probed
 from graft.data.read.folder import read_folder
 from graft.errors import UsageError
 from graft.progress import unwatched
-from graft.torch import loop, phases, start
-from graft.torch.chain import probed, stages
+from graft.torch import loop, phases, revive, start
 from graft.torch.cut import Frozen
 from graft.torch.feed import Pictures, Stored
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Backbone
 from graft.torch.phases import Ground, batch_of, epochs_of, taught
 from graft.training.choices import Choices
 from graft.training.embed import embed
@@ -34,27 +33,24 @@ from graft.training.strategies import Phase
 
 BACKBONE = "features.backbone."
 
-Shaken = Callable[[nn.Module], nn.Module]
 
-
-def backbone_of(shaken: Shaken, name: str = "test_resnet", size: int = 64) -> Backbone:
-    made = fresh_backbone(name)
-    shaken(made.module)
-    return replace(made, preprocess=Preprocess(size=size, resize=size))
+@functools.cache
+def backbone_of(name: str = "test_resnet", size: int = 64) -> Backbone:
+    return pretrained(name, size)
 
 
 @pytest.fixture(scope="module")
-def material(photos: Path, shaken: Shaken) -> Material:
+def material(photos: Path) -> Material:
     """The photos, looked at by a network with random weights."""
     data = read_folder(photos)
-    return prepare(data, embed(probed(backbone_of(shaken)), data), 0)
+    return prepare(data, embed(probed(backbone_of()), data), 0)
 
 
 def ground_of(
     strategy: str, recipe: str, material: Material, backbone: Backbone, head: str = "", everything: bool = False
 ) -> Ground:
     choices = Choices(strategy, head, recipe)
-    return start.ground(choices, backbone, material, unwatched, everything)
+    return start.ground(choices, backbone, revive.backbone_of(backbone), material, unwatched, everything)
 
 
 # --- how the epochs are shared ----------------------------------------------------------------------------------------
@@ -129,12 +125,12 @@ WAYS = [
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 @pytest.mark.parametrize(("strategy", "head"), WAYS)
 def test_what_may_change_is_what_differs_after_training(
-    strategy: str, head: str, batch_norm: str, material: Material, shaken: Shaken, monkeypatch: pytest.MonkeyPatch
+    strategy: str, head: str, batch_norm: str, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All names of parameters and nothing else; of the statistics, those that the tuned half computes anew."""
     recipe = f"epochs=1,batch=8,rate=1e-3,warmup=0,batch_norm={batch_norm}"
     monkeypatch.setattr(loop, "EXPLODED", math.inf)  # random weights, and how well they learn is not asked
-    ground = ground_of(strategy, recipe, material, backbone_of(shaken), head)
+    ground = ground_of(strategy, recipe, material, backbone_of(), head)
     before = {name: value.clone() for name, value in ground.network.state_dict().items()}
     lesson = taught(ground, 0, {}).lesson
     for _ in loop.train(lesson, loop.State(lesson)):
@@ -163,13 +159,13 @@ def test_what_may_change_is_what_differs_after_training(
 )
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 def test_a_band_is_the_whole_network_with_just_that_trained(
-    strategy: str, kept: tuple[str, ...], batch_norm: str, material: Material, shaken: Shaken
+    strategy: str, kept: tuple[str, ...], batch_norm: str, material: Material
 ) -> None:
     """The other run cuts nothing: all of the network goes on, in eval mode but for the parts that are trained."""
     recipe = f"epochs=1,batch=8,optimizer=sgd,rate=0.01,mixup=0,augment=none,layer_decay=0.9,batch_norm={batch_norm}"
     ends, start_at = [], dict[str, torch.Tensor]()
     for by_hand in (False, True):
-        ground = ground_of(strategy, recipe, material, backbone_of(shaken))
+        ground = ground_of(strategy, recipe, material, backbone_of())
         network, backbone = ground.network, ground.network.features.backbone
         start_at = {name: value.clone() for name, value in network.state_dict().items()}
         lesson = taught(ground, 0, {}).lesson
@@ -195,8 +191,8 @@ def test_a_band_is_the_whole_network_with_just_that_trained(
         torch.testing.assert_close(ends[0][name], value, rtol=0, atol=1e-6)
 
 
-def test_what_may_change_in_any_phase_is_named(material: Material, shaken: Shaken) -> None:
-    ground = ground_of("two-phase", "epochs=2", material, backbone_of(shaken))
+def test_what_may_change_in_any_phase_is_named(material: Material) -> None:
+    ground = ground_of("two-phase", "epochs=2", material, backbone_of())
     assert set(ground.names) == {name for name, _ in ground.network.named_parameters()}
     taught(ground, 0, {})  # the first phase freezes all but the head
     trained = {name for name, each in ground.network.named_parameters() if each.requires_grad}
@@ -207,8 +203,8 @@ def test_what_may_change_in_any_phase_is_named(material: Material, shaken: Shake
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 64), ("test_vit", 160)])
-def test_depths_are_counted_from_the_head_down(name: str, size: int, material: Material, shaken: Shaken) -> None:
-    ground = ground_of("full", "epochs=1", material, backbone_of(shaken, name, size))
+def test_depths_are_counted_from_the_head_down(name: str, size: int, material: Material) -> None:
+    ground = ground_of("full", "epochs=1", material, backbone_of(name, size))
     taught(ground, 0, {})
     placed = phases.placed(ground.network, ground.chain)
     assert {each for _, each, _ in placed} == {each for each, _ in ground.network.named_parameters()}
@@ -226,12 +222,10 @@ def test_depths_are_counted_from_the_head_down(name: str, size: int, material: M
 
 
 @pytest.mark.parametrize("strategy", ["tail:cut=layer1,until=layer3", "tail:last=3"])
-def test_a_stage_has_the_rate_that_it_has_when_everything_is_trained(
-    strategy: str, material: Material, shaken: Shaken
-) -> None:
+def test_a_stage_has_the_rate_that_it_has_when_everything_is_trained(strategy: str, material: Material) -> None:
     rates = []
     for each in (strategy, "lp-ft"):
-        ground = ground_of(each, "epochs=1,layer_decay=0.5", material, backbone_of(shaken))
+        ground = ground_of(each, "epochs=1,layer_decay=0.5", material, backbone_of())
         lesson = taught(ground, 0, {}).lesson
         shares = {
             id(tensor): part["lr"] for part in loop.State(lesson).optimizer.param_groups for tensor in part["params"]
@@ -255,9 +249,9 @@ def test_a_stage_has_the_rate_that_it_has_when_everything_is_trained(
     ],
 )
 def test_views_are_kept_where_something_is_frozen(
-    strategy: str, train: type[Any], held_out: type[Any], material: Material, shaken: Shaken
+    strategy: str, train: type[Any], held_out: type[Any], material: Material
 ) -> None:
-    ground = ground_of(strategy, "epochs=2", material, backbone_of(shaken))
+    ground = ground_of(strategy, "epochs=2", material, backbone_of())
     made = taught(ground, 0, {})
     assert type(made.lesson.feed) is train
     assert type(made.held_out) is held_out
@@ -276,10 +270,8 @@ def test_views_are_kept_where_something_is_frozen(
 
 
 @pytest.mark.parametrize("views", [0, 1])
-def test_the_held_out_pictures_are_judged_as_the_whole_network_judges_them(
-    views: int, material: Material, shaken: Shaken
-) -> None:
-    ground = ground_of(f"tail:cut=layer3,views={views}", "epochs=1", material, backbone_of(shaken))
+def test_the_held_out_pictures_are_judged_as_the_whole_network_judges_them(views: int, material: Material) -> None:
+    ground = ground_of(f"tail:cut=layer3,views={views}", "epochs=1", material, backbone_of())
     made = taught(ground, 0, {})
     said = loop.logits(made.lesson.tuned, made.held_out, len(ground.valid), 4)
     feed = Pictures(
@@ -296,8 +288,8 @@ def test_the_held_out_pictures_are_judged_as_the_whole_network_judges_them(
     assert np.ptp(want, axis=0).min() > 0
 
 
-def test_rates_and_epochs_of_each_phase(material: Material, shaken: Shaken) -> None:
-    ground = ground_of("two-phase:first=0.25,lower=0.5", "epochs=8,rate=0.01", material, backbone_of(shaken))
+def test_rates_and_epochs_of_each_phase(material: Material) -> None:
+    ground = ground_of("two-phase:first=0.25,lower=0.5", "epochs=8,rate=0.01", material, backbone_of())
     both = [taught(ground, number, {}) for number in (0, 1)]
     assert [each.name for each in both] == ["head", ground.chain[0].name]
     assert [(each.lesson.first, each.lesson.epochs, each.lesson.rate) for each in both] == [(0, 2, 0.01), (2, 6, 0.005)]
@@ -306,8 +298,8 @@ def test_rates_and_epochs_of_each_phase(material: Material, shaken: Shaken) -> N
     assert both[1].lesson.tuned is ground.network
 
 
-def test_an_automatic_rate_changes_nothing_else(material: Material, shaken: Shaken) -> None:
-    ground = ground_of("tail:cut=layer3", "epochs=2,rate=auto", material, backbone_of(shaken))
+def test_an_automatic_rate_changes_nothing_else(material: Material) -> None:
+    ground = ground_of("tail:cut=layer3", "epochs=2,rate=auto", material, backbone_of())
     before = {name: value.clone() for name, value in ground.network.state_dict().items()}
     rates = [taught(ground, 0, {}).lesson.rate for _ in range(2)]
     assert rates[0] == rates[1] > 0
@@ -317,14 +309,14 @@ def test_an_automatic_rate_changes_nothing_else(material: Material, shaken: Shak
 # --- what a training stands on ----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_held_out_of_all_of_them(material: Material, shaken: Shaken) -> None:
-    ground = ground_of("full", "epochs=1", material, backbone_of(shaken))
+def test_nothing_is_held_out_of_all_of_them(material: Material) -> None:
+    ground = ground_of("full", "epochs=1", material, backbone_of())
     inner, valid = material.inner()
     assert np.array_equal(ground.inner, inner)
     assert np.array_equal(ground.valid, valid)
     assert np.array_equal(ground.labels, material.data.labels[valid])
     assert np.array_equal(ground.targets.numpy(), np.eye(3, dtype=np.float32)[material.data.labels[inner]])
-    whole = ground_of("full", "epochs=1", material, backbone_of(shaken), everything=True)
+    whole = ground_of("full", "epochs=1", material, backbone_of(), everything=True)
     assert np.array_equal(whole.inner, material.train)
     assert len(whole.valid) == len(whole.labels) == 0
     assert whole.task == ground.task == "multiclass"
@@ -341,16 +333,16 @@ def test_nothing_is_held_out_of_all_of_them(material: Material, shaken: Shaken) 
     ],
 )
 def test_few_pictures_are_trained_on_once_more(
-    recipe: str, few: bool, refits: bool, material: Material, shaken: Shaken, monkeypatch: pytest.MonkeyPatch
+    recipe: str, few: bool, refits: bool, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ground = ground_of("full", f"epochs=1,{recipe}", material, backbone_of(shaken))
+    ground = ground_of("full", f"epochs=1,{recipe}", material, backbone_of())
     monkeypatch.setattr(phases, "FEW", len(ground.inner) + few)
     assert ground.refits is refits
 
 
-def test_adapters_stand_above_the_cut_only(material: Material, shaken: Shaken) -> None:
-    backbone = backbone_of(shaken)
-    names = [stage.name for stage in stages(backbone)]
+def test_adapters_stand_above_the_cut_only(material: Material) -> None:
+    backbone = backbone_of()
+    names = [stage.name for stage in backbone.graph.stages]
     ground = ground_of("lora:cut=layer3,rank=2", "epochs=1", material, backbone)
     added = {name for name, _ in ground.network.named_parameters() if "lora_" in name}
     above = tuple(f"features.backbone.{name}." for name in names[names.index("layer3") :])
