@@ -11,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file, load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
 from graft.backbones.graph import TOP, session
+from graft.backbones.normalise import normalised
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError, WeightsError
-from graft.torch import network
-from graft.torch.alone import seeded
-from graft.torch.network import Features
-from graft.backbones.normalise import normalised
 from graft.torch import convert
 from graft.torch.alone import seeded
 from graft.torch.build import build, headless
