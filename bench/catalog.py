@@ -26,7 +26,8 @@ from timm.models import PretrainedCfg, get_deprecated_models, get_pretrained_cfg
 from torch.utils.flop_counter import FlopCounterMode
 
 from graft.backbones import catalog
-from graft.backbones.catalog import HUB, NOT_NEEDED, NOT_STATED, TABLE, Entry, Row, build, entries
+from graft.backbones.catalog import HUB, NOT_NEEDED, NOT_STATED, TABLE, Entry, Row, entries
+from graft.torch.build import TORCHVISION, build, published
 from graft.torch.small import SIZE, SMALL
 
 INSTALLED = f"timm {timm.__version__}, torchvision {torchvision.__version__.partition('+')[0]}"

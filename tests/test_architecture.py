@@ -79,7 +79,7 @@ EXCEPTIONS: dict[str, str] = {
     "torch graft.data.read.imagenet -> timm.data.imagenet_info": "names of WordNet's ids, which timm has and graft not",
     "torch graft.device -> torch": "whether the GPU that is asked for is there, inside a function",
     "torch graft.jobs.logs -> torch.utils.tensorboard": "curves of a training, inside a function",
-    "arrow graft.backbones.backbone -> graft.torch.convert": "a network of timm becomes a graph once, inside a function",
+    "arrow graft.backbones.backbone -> graft.torch.convert": "what timm has becomes a graph once, inside a function",
     "arrow graft.model.storage -> graft.torch.revive": "a folder of before has no graph: made anew, inside a function",
     "arguments graft.cli:fit": "typer makes one option of each argument; fit has those that people asked for",
     "arguments graft.cli:embed": "the same",

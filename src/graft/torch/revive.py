@@ -96,7 +96,7 @@ def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preproc
     backbone = _filled(entry, own)
     read = changing.Features(backbone, preprocess, card.layers, card.top, card.pool)
     network = changing.Network(read, module(Head(card.head, head).checked()))
-    if not shortened(read):
+    if not shortened(backbone):
         return looked_through(network)
     read.widths  # noqa: B018 - raises where a stage that is read was left out
     with torch.random.fork_rng(devices=[]):  # traced with just any stages in the place of those that were left out

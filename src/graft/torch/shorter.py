@@ -15,3 +15,8 @@ def shorten(backbone: nn.Module, kept: Collection[str]) -> None:
         stage = backbone.get_submodule(name)
         if not any(each.startswith(f"{name}.") for each in kept):
             backbone.set_submodule(name, LeftOut(sum(each.numel() for each in stage.parameters())))
+
+
+def shortened(backbone: nn.Module) -> bool:
+    """Whether stages are missing."""
+    return any(isinstance(part, LeftOut) for part in backbone.modules())
