@@ -80,6 +80,7 @@ EXCEPTIONS: dict[str, str] = {
     "torch graft.device -> torch": "whether the GPU that is asked for is there, inside a function",
     "torch graft.jobs.logs -> torch.utils.tensorboard": "curves of a training, inside a function",
     "arrow graft.backbones.backbone -> graft.torch.convert": "what timm has becomes a graph once, inside a function",
+    "arrow graft.backbones.backbone -> graft.torch.gpu": "where there is a GPU, inside a function",
     "arrow graft.model.storage -> graft.torch.revive": "a folder of before has no graph: made anew, inside a function",
     "arguments graft.cli:fit": "typer makes one option of each argument; fit has those that people asked for",
     "arguments graft.cli:embed": "the same",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from graft import extras
@@ -24,6 +27,14 @@ _HERE = _Process()
 def chosen() -> str:
     """auto: a GPU where PyTorch finds one, else the CPU."""
     return _HERE.name
+
+
+def is_gpu_likely() -> bool:
+    """Whether it is worth asking PyTorch for a GPU, which takes seconds: one was chosen, or the system has one."""
+    if _HERE.name != AUTO:
+        return _HERE.name != CPU
+    there = Path("/dev/nvidiactl").exists() or (sys.platform == "darwin" and platform.machine() == "arm64")
+    return there and find_spec("torch") is not None
 
 
 def use(name: str, model: str | Path | None = None) -> None:

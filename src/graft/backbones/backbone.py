@@ -7,6 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft import device
 from graft.backbones import catalog, checkpoint, facts, foreign, graph_cache, lite, weights
 from graft.backbones.catalog import Entry
 from graft.backbones.graph import Graph
@@ -74,7 +75,16 @@ def load_backbone(
             graph_cache.write(folder, key, graph)
         except OSError as fault:
             remarks.append(f"The graph of '{entry.name}' cannot be kept in {folder}: {fault.strerror or fault}.")
-    return Backbone(entry, graph, preprocess, source, tuple(remarks))
+    return Backbone(entry, placed(entry, graph, preprocess), preprocess, source, tuple(remarks))
+
+
+def placed(entry: Entry, graph: Graph, preprocess: Preprocess) -> Graph:
+    """The graph, computed by PyTorch where there is a GPU."""
+    if not device.is_gpu_likely():
+        return graph
+    from graft.torch import gpu
+
+    return gpu.placed(entry, graph, preprocess)
 
 
 def _foreign(name: str, file: Path) -> Backbone:

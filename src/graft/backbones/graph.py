@@ -13,7 +13,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,21 @@ class Stage:
     parameters: int
 
 
+@runtime_checkable
+class Runs(Protocol):
+    """A graph at work; fastest with `batch` images at a time."""
+
+    batch: int
+
+    def open(self, outputs: Sequence[str]) -> None:
+        """Make ready what these outputs take."""
+        ...
+
+    def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """These outputs for any number of images, in the order asked for."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """uint8 images [n, 3, size, size] to the outputs by name, any number n.
@@ -46,7 +61,7 @@ class Graph:
     structure needs, as PyTorch wants them all. `stages` is the chain, in the order of a forward pass. `averaged` says
     that TOP is nothing but LAST averaged over space: the class activation map of a linear head (Zhou et al. 2016) is
     then exact. `shapes` is what each output gives for an image, and `identity` names the weights and what made the
-    graph of them: features are cached under it.
+    graph of them: features are cached under it. `elsewhere` computes the outputs in the place of ONNX Runtime.
     """
 
     structure: bytes
@@ -55,14 +70,16 @@ class Graph:
     averaged: bool = False
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     identity: str = ""
+    elsewhere: Runs | None = None
 
     @cached_property
-    def running(self) -> Session:
-        """The graph at work on all cores, opened once."""
-        return session(self)
+    def running(self) -> Runs:
+        """The graph at work, opened once: on all cores, or `elsewhere`."""
+        return self.elsewhere or session(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Graph, tuple(getattr(self, each.name) for each in fields(self))  # an open session cannot be copied
+        plain = tuple(getattr(self, each.name) for each in fields(self) if each.name != "elsewhere")
+        return Graph, plain  # an open session cannot be copied
 
 
 def only(graph: Graph, outputs: Sequence[str]) -> Graph:

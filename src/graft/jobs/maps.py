@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from graft.backbones import catalog
 from graft.backbones.backbone import Backbone, load_backbone
-from graft.backbones.graph import BATCH, MAP, Session
+from graft.backbones.graph import BATCH, MAP
 from graft.backbones.stages import chosen_of
 from graft.data.dataset import Dataset
 from graft.data.read.source import read_source
@@ -99,7 +99,7 @@ def _streamed(
 ) -> tuple[list[int], dict[int, str]]:
     """The maps of all good images, one after the other in a file for each stage; the good rows, and the faults."""
     good, faults = list[int](), dict[int, str]()
-    running: Session = frozen.graph.running
+    running = frozen.graph.running
 
     def readable() -> Iterator[NDArray[np.uint8]]:
         for picture in pictures.each(data, partial(pictures.prepared, frozen.preprocess), watch):

@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
+from graft import device
 from graft.backbones import catalog, facts
 from graft.backbones import graph as graphs
+from graft.backbones.backbone import placed
 from graft.backbones.features import Features, Run
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
@@ -142,8 +144,11 @@ def _network(folder: Path, card: Card) -> Network:
             raise ValueError(f"not a number in {lost[0]}")
         features = Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool)
         network = _fitting(features, Head(card.head, head), card)
+    if card.backbone.get("library") != "onnx" and device.is_gpu_likely():
+        graph = placed(catalog.find(card.backbone["name"]), graph, features.preprocess)
+        network = replace(network, features=replace(features, graph=graph))
     with _together(folder, GRAPH, TENSORS):
-        run = Run(features, features.compared(compared_by(card.unknown)))
+        run = Run(network.features, features.compared(compared_by(card.unknown)))
         run.session.open(run.outputs)  # what an answer takes: the same session will give it
     return network
 
