@@ -77,7 +77,9 @@ def made_head(kind: str, features: Features) -> Head:
 def filled(kind: str, width: int) -> Head:
     rng, own = np.random.default_rng(0), {"stored": 30, "neighbours": 7, "pca": 6} if kind == "knn" else FOREST
     spec: dict[str, Any] = {"kind": kind, "width": width, "classes": 5} | own
-    tensors = {name: rng.normal(0, 1, shape).astype(dtype) for name, (dtype, shape) in shapes(spec).items()}
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, (dtype, shape) in shapes(spec).items():
+        tensors[name] = rng.normal(0, 1, shape).astype(dtype)
     if kind == "knn":
         return Head(
             spec, tensors | {"judge.features": unit(tensors["judge.features"]), "judge.labels": rng.integers(0, 5, 30)}

@@ -43,7 +43,7 @@ def told(classifier: Classifier, outputs: Sequence[str], images: np.ndarray) -> 
     assert list(outputs_of(composed))[: len(outputs)] == list(outputs)
     model = pixels.before(classifier.network.preprocess, inlined(only(composed, outputs)))
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    return dict(zip(outputs, session.run(None, {IMAGE: images}), strict=True))
+    return {name: np.asarray(each) for name, each in zip(outputs, session.run(None, {IMAGE: images}), strict=True)}
 
 
 def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarray]:

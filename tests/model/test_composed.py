@@ -105,7 +105,8 @@ def test_what_is_unknown_is_told_with_few_images_without_any_and_not_at_all(know
 def test_logits_without_bounds_have_an_energy() -> None:
     classifier = made("test_resnet", "linear", "last", known=0)
     head = classifier.network.head
-    head = head.with_tensors({"judge.weight": head.tensors["judge.weight"] * np.float32(1e5)})
+    weight = np.asarray(head.tensors["judge.weight"], np.float32)
+    head = head.with_tensors({"judge.weight": weight * np.float32(1e5)})
     classifier = replace(classifier, network=replace(classifier.network, head=head))
     said = check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT])
     assert np.isfinite(said[UNKNOWN]).all()

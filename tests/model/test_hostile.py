@@ -322,7 +322,7 @@ def top(graph: onnx.ModelProto) -> onnx.NodeProto:
 
 
 def elsewhere(path: str, *dims: int) -> onnx.TensorProto:
-    tensor = onnx.TensorProto(name="secret", dims=dims, data_type=1, data_location=1)
+    tensor = onnx.TensorProto(name="secret", dims=dims, data_type=1, data_location="EXTERNAL")
     tensor.external_data.add(key="location", value=path)
     return tensor
 
