@@ -44,7 +44,7 @@ class Runs(Protocol):
 
     batch: int
 
-    def open(self, outputs: Sequence[str]) -> None:
+    def open(self, outputs: Sequence[str]) -> object:
         """Make ready what these outputs take."""
         ...
 
