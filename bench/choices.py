@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
 from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN
 from graft.data.read.folder import read_folder
 from graft.torch import engine
-from graft.torch.chain import probed
-from graft.torch.network import Backbone, Features, load_backbone
+from graft.torch.network import Features
+from graft.torch.revive import backbone_of
 from graft.training.embed import embed
 from graft.training.heads import problem as problems
 from graft.training.heads import ridge
@@ -46,7 +48,7 @@ def loaded(folder: Path, frozen: Features) -> Material:
 
 def batches(start: Backbone, rounds: int = 5) -> None:
     """Pictures per second of the compiled network by batch size, in turns."""
-    frozen, size = Features(start.module, start.preprocess, ()), start.preprocess.size
+    frozen, size = Features(backbone_of(start).module, start.preprocess, ()), start.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (128, 3, size, size)).astype(np.uint8)
     runs = {}
     for batch in (1, 2, 4, 8, 16, 32, 64):

@@ -18,7 +18,7 @@ from graft.data.read.source import read_source
 from graft.jobs.fit import fit
 from graft.model import pictures
 from graft.model.classifier import Classifier
-from graft.torch.heat import GRID, heat
+from graft.model.heat import GRID, heat
 
 
 def main() -> None:

@@ -19,13 +19,14 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from graft.backbones.backbone import load_backbone
+from graft.backbones.features import Features
+from graft.backbones.stages import probed
 from graft.data.dataset import UNSPLIT, Dataset, pixels
 from graft.data.duplicates import alike, near_duplicates
 from graft.data.images import InMemory, Raw
 from graft.data.read.source import read_source
 from graft.jobs.check import doubted
-from graft.torch.chain import probed
-from graft.torch.network import Features, load_backbone
 from graft.training.embed import Embedded, embed
 from graft.training.material import prepare
 

@@ -23,14 +23,17 @@ import torch
 from PIL import Image
 
 from graft import device
+from graft.backbones import catalog
+from graft.backbones.backbone import load_backbone
 from graft.data.read.folder import read_folder
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.model import pictures
 from graft.model.classifier import Classifier
-from graft.networks import catalog, engine
-from graft.networks.network import Features, load_backbone
 from graft.progress import unwatched
+from graft.torch import engine
+from graft.torch.network import Features
+from graft.torch.revive import backbone_of
 
 MOST = 480  # seconds after which nothing further is begun
 CLASSES, SIZE, TURNS, EPOCHS, CHECKED = 10, (640, 480), 5, 3, 256
@@ -72,7 +75,7 @@ def told(name: str) -> str:
 def measure(name: str, photos: Path, backbone: str, folder: str, began: float) -> None:
     """All rows; those that would begin too late are named and left out."""
     data = read_folder(photos)
-    start = load_backbone(backbone)
+    start = backbone_of(load_backbone(backbone))
     frozen = Features(start.module, start.preprocess, ())
     prepare = partial(pictures.prepared, start.preprocess)
     images = [each.made for each in pictures.each(data, prepare, unwatched) if each.made is not None]

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graft.backbones.backbone import load_backbone
 from graft.heads.designs import Linear
 from graft.torch import loop
 from graft.torch.cut import cut
 from graft.torch.feed import Rows
 from graft.torch.head import fresh
 from graft.torch.loop import Lesson, State
-from graft.torch.network import Features, Network, load_backbone
+from graft.torch.network import Features, Network
+from graft.torch.revive import backbone_of
 from graft.training.recipe import Recipe
 
 BATCH, STEPS, CLASSES = 16, 6, 10
@@ -59,7 +61,7 @@ def main() -> None:
 
 def prepared(at: str | int) -> tuple[Callable[[], None], Callable[[], None]]:
     """(bare, ours): two functions that each make STEPS steps on the same tensors."""
-    backbone = load_backbone()
+    backbone = backbone_of(load_backbone())
     features = Features(backbone.module, backbone.preprocess, ())
     network = Network(features, fresh(Linear(), features.width, CLASSES)).to(memory_format=torch.channels_last)
     halves = cut(network, backbone, at)

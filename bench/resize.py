@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from graft.backbones.backbone import load_backbone
 from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import TRAIN, Dataset, pixels
 from graft.data.read.folder import read_folder
 from graft.data.split import folds
 from graft.torch import engine
-from graft.torch.network import Features, load_backbone
+from graft.torch.network import Features
+from graft.torch.revive import backbone_of
 from graft.training.heads import ridge
 from graft.training.heads.problem import Problem, standardised
 
@@ -27,7 +29,7 @@ from graft.training.heads.problem import Problem, standardised
 def main() -> None:
     """One row for each data set."""
     warnings.simplefilter("ignore")
-    start = load_backbone()
+    start = backbone_of(load_backbone())
     frozen = Features(start.module, start.preprocess, ())
     run = engine.compile(frozen, start.preprocess.size, 1000)
     theirs = timm.data.create_transform(224, interpolation="bicubic", crop_pct=0.875, mean=(0,) * 3, std=(1,) * 3)

@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
+from graft.backbones.backbone import load_backbone
+from graft.backbones.features import Features
+from graft.backbones.stages import probed
 from graft.data.dataset import Dataset, pixels
 from graft.data.images import InMemory
 from graft.data.read.source import read_source
 from graft.model.forward import judged
-from graft.torch.chain import probed
+from graft.model.network import Network
 from graft.torch.head import module
-from graft.torch.network import Features, Network, load_backbone
 from graft.training.embed import embed
 from graft.training.heads.choose import Chosen, choose, lead
 from graft.training.material import prepare

@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from graft.backbones import catalog
+from graft.backbones.backbone import load_backbone
 from graft.data.dataset import Dataset
 from graft.data.read.folder import read_folder
 from graft.model import pictures
 from graft.progress import unwatched
 from graft.torch import engine
-from graft.torch.network import Features, load_backbone
+from graft.torch.network import Features
+from graft.torch.revive import backbone_of
 from graft.training.embed import embed
 
 MANY, FEW = 1500, 256  # pictures for the fast ones, and for plain PyTorch
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--backbone", default=catalog.DEFAULT)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    start = load_backbone(options.backbone)
+    start = backbone_of(load_backbone(options.backbone))
     frozen = Features(start.module, start.preprocess, ())
     data = read_folder(options.photos)
     data = data.take(np.arange(min(MANY, len(data))))

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from graft.backbones.backbone import load_backbone
+from graft.backbones.stages import probed
 from graft.data.dataset import TEST, TRAIN, Dataset
 from graft.data.read.folder import read_folder
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier
 from graft.model.forward import judged
-from graft.torch.chain import probed
-from graft.torch.network import load_backbone
 from graft.training.embed import Embedded, embed
 
 HEADS = ("ridge", "lda", "ncm", "knn", "logistic")

@@ -21,7 +21,8 @@ from fastai.vision.all import (
 )
 from torch import nn
 
-from graft.torch.network import load_backbone
+from graft.backbones.backbone import load_backbone
+from graft.torch.revive import backbone_of
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     start = time.perf_counter()
-    backbone = load_backbone()
+    backbone = backbone_of(load_backbone())
     size = backbone.preprocess.size
     numbers = backbone.preprocess.mean, backbone.preprocess.std
     loaders = ImageDataLoaders.from_folder(

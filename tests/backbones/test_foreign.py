@@ -64,7 +64,7 @@ def run(made: Any, given: NDArray[Any], output: str) -> NDArray[Any]:
 
 def test_a_map_is_pooled(tmp_path: Path) -> None:
     made = model(kind=UINT8)
-    graph = opened(save(made, tmp_path))
+    graph, _ = opened(save(made, tmp_path))
     want = run(made, images(), "map")
     got = session(graph).run(images(), [MAP + "map", POOLED + "map", TOP, LAST])
     for own, each in zip(got, (want, want.mean((2, 3)), want.mean((2, 3)), want), strict=True):
@@ -76,7 +76,7 @@ def test_a_map_is_pooled(tmp_path: Path) -> None:
 
 
 def test_float_images_are_normalised(tmp_path: Path) -> None:
-    graph = opened(save(model(), tmp_path), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    graph, _ = opened(save(model(), tmp_path), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     mean, std = (np.reshape(each, (1, 3, 1, 1)) for each in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
     want = run(model(), ((images() / 255 - mean) / std).astype(np.float32), "map")
     np.testing.assert_allclose(session(graph).run(images(), [LAST])[0], want, rtol=1e-5, atol=1e-4)
@@ -96,7 +96,7 @@ def several() -> Any:
 
 
 def test_outputs_before_the_last_are_stages(tmp_path: Path) -> None:
-    graph = opened(save(several(), tmp_path), mean=(0, 0, 0), std=(1, 1, 1))
+    graph, _ = opened(save(several(), tmp_path), mean=(0, 0, 0), std=(1, 1, 1))
     assert [(each.name, each.shape, each.parameters) for each in graph.stages] == [
         ("map", (8, 9, 9), WEIGHT.size),
         (TOP, (81, 8), 0),
@@ -114,7 +114,7 @@ def test_outputs_before_the_last_are_stages(tmp_path: Path) -> None:
 
 
 def test_the_output_that_is_named(tmp_path: Path) -> None:
-    graph = opened(save(several(), tmp_path), output="map")
+    graph, _ = opened(save(several(), tmp_path), output="map")
     assert [each.name for each in graph.stages] == ["map"]
     assert graph.averaged
     assert list(graph.tensors) == ["net/w"]
@@ -141,7 +141,7 @@ def test_what_pytorch_exports(name: str, opset: int, tmp_path: Path) -> None:
             output_names=["y"],
             dynamic_axes=free,
         )
-    graph = opened(tmp_path / "net.onnx", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    graph, _ = opened(tmp_path / "net.onnx", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     with torch.no_grad():
         want = network((torch.from_numpy(images(side)) / 255 - 0.5) / 0.5).numpy()
     got = session(graph).run(images(side), [TOP])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gradients
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,6 @@ from graft.backbones.graph import session
 from graft.heads.head import Head
 from graft.model.composed import averaged_maps
 from graft.model.heat import COVERED, GRID, covered, heat, linear
-from graft.torch import heat as gradients
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT
 
@@ -56,7 +56,7 @@ def test_whatever_the_size_of_the_map_the_places_add_up_to_the_logit(side: int) 
     np.testing.assert_allclose(linear(maps, head, [2, 0], True).sum((1, 2)), logits[[0, 1], [2, 0]], atol=1e-4)
     plain = logits - logits.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(linear(maps, head, [2, 0]).sum((1, 2)), plain[[0, 1], [2, 0]], atol=1e-4)
-    want = gradients._on_grid(torch.from_numpy(maps[0][:, 0])).numpy()
+    want = gradients.on_grid(torch.from_numpy(maps[0][:, 0])).numpy()
     weight = np.eye(3, 7, dtype=np.float32)
     plain_head = head.with_tensors({"judge.weight": weight, "scale": np.ones(7, np.float32)})
     got = linear([maps[0], 0 * maps[1]], plain_head, [0, 0], True) * (side * (side + 1))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import NETWORK, QUICK, graft
+from tensors import same
 
 import graft_runtime
 from graft.data.dataset import digest
@@ -64,8 +65,7 @@ def test_a_file_that_goes_while_training_is_told_and_put_back_the_run_goes_on(
     shutil.move(tmp_path / "aside", root / "frame")
     resumed = fit(root, tmp_path / "m", offline=True, resume=True, **options)
     whole = fit(root, tmp_path / "whole", offline=True, **options)
-    mine, theirs = resumed.network.state_dict(), whole.network.state_dict()
-    assert all(np.array_equal(mine[name].numpy(), theirs[name].numpy()) for name in mine)
+    assert same(resumed, whole)
 
 
 @pytest.mark.fault(6)

@@ -17,13 +17,13 @@ from torch import nn
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
 from graft.backbones.graph import TOP, session
-from graft.backbones.normalise import normalised
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError, WeightsError
 from graft.torch import convert
 from graft.torch.alone import seeded
 from graft.torch.build import build, headless
 from graft.torch.network import Features
+from graft.torch.normalise import normalised
 
 NAME = "test_resnet"
 

@@ -55,7 +55,8 @@ class Head:
         """The commonest head without onnx, which takes as long to import as all else that an answer takes."""
         names = "mean", "scale", "judge.weight", "judge.bias"
         mean, scale, weight, bias = (np.float32(self.tensors[name]) for name in names)
-        return np.asarray((features - mean) * scale @ weight.T + bias, np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
+            return np.asarray((features - mean) * scale @ weight.T + bias, np.float32)
 
     def judged(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
         """The logits [n, classes] of features that have been standardised already."""

@@ -193,6 +193,7 @@ def _exporter() -> Iterator[None]:
     switch = getattr(module, name, None)
     torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # pyright: ignore[reportPrivateImportUsage]
     if switch:
+        switch(False)  # whoever exported before left it on
         setattr(module, name, lambda _on: None)
     try:
         yield
