@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.backbones.backbone import load_backbone
+from graft.backbones import graph as graphs
+from graft.backbones.backbone import Backbone, load_backbone
+from graft.backbones.features import Features
 from graft.backbones.stages import probed
 from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN
 from graft.data.read.folder import read_folder
-from graft.torch import engine
-from graft.torch.network import Features
-from graft.torch.revive import backbone_of
 from graft.training.embed import embed
 from graft.training.heads import problem as problems
 from graft.training.heads import ridge
@@ -48,17 +47,17 @@ def loaded(folder: Path, frozen: Features) -> Material:
 
 def batches(start: Backbone, rounds: int = 5) -> None:
     """Pictures per second of the compiled network by batch size, in turns."""
-    frozen, size = Features(backbone_of(start).module, start.preprocess, ()), start.preprocess.size
+    size = start.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (128, 3, size, size)).astype(np.uint8)
     runs = {}
     for batch in (1, 2, 4, 8, 16, 32, 64):
-        engine.BATCH_CPU = batch
-        runs[batch] = engine.compile(frozen, size, 10_000)
+        runs[batch] = graphs.session(start.graph)
+        runs[batch].batch = batch
     rates: dict[int, list[float]] = {batch: [] for batch in runs}
     for _ in range(rounds):
         for batch, run in runs.items():
             begin = time.perf_counter()
-            run(images)
+            run.run(images, [graphs.TOP])
             rates[batch].append(len(images) / (time.perf_counter() - begin))
     print("| batch | pictures/s (median) |\n|---|---|")
     for batch, each in rates.items():

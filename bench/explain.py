@@ -42,16 +42,13 @@ def main() -> None:
         )
 
 
-@torch.inference_mode()
 def judged(judge: Classifier, picture: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
     """The answer's probability: as it is, without the hottest places, without random ones, without the coldest."""
-    whole = torch.from_numpy(picture)[None]
-    answer = int(judge.network(whole).argmax())
-    with torch.inference_mode(mode=False):
-        places = heat(judge.network, whole.clone(), [answer])[0].flatten().numpy()
+    answer = int(judge.network(picture[None]).argmax())
+    places, whole = heat(judge.network, picture[None], [answer])[0].flatten(), torch.from_numpy(picture)[None]
     orders = (np.argsort(-places), np.random.default_rng(0).permutation(len(places)), np.argsort(places))
     variants = torch.cat([whole, *(greyed(whole, order[:count]) for order in orders)])
-    return judge.calibrated(judge.network(variants).numpy())[:, answer]
+    return judge.calibrated(judge.network(variants.numpy()))[:, answer]
 
 
 def greyed(whole: torch.Tensor, places: NDArray[np.intp]) -> torch.Tensor:

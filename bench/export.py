@@ -21,6 +21,7 @@ import torch
 from graft.jobs.export.export import FORMATS, export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
+from graft.torch.revive import network_of
 from graft_runtime.predictor import Predictor
 from graft_runtime.predictor import load as exported
 
@@ -94,7 +95,7 @@ def chances(prediction: Any) -> list[float]:
 
 def speeds(classifier: Classifier, float32: Predictor, int8: Predictor) -> None:
     """Decoded pictures to answers, turn and turn about; the median."""
-    network, preprocess = classifier.network, classifier.network.preprocess
+    network, preprocess = network_of(classifier.network, classifier.card), classifier.network.preprocess
 
     def eager(images: np.ndarray) -> None:
         with torch.inference_mode():

@@ -13,9 +13,11 @@ import uvicorn
 from PIL import Image
 
 from graft.model.classifier import load
+from graft.torch.revive import network_of
 
 app = fastapi.FastAPI()
 classifier = load(sys.argv[1])
+network = network_of(classifier.network, classifier.card)
 
 
 @app.post("/predict")
@@ -24,7 +26,7 @@ async def predict(request: fastapi.Request) -> dict[str, float]:
     image = Image.open(io.BytesIO(await request.body())).convert("RGB")
     prepared = classifier.network.preprocess.prepare(np.asarray(image))[None]
     with torch.inference_mode():
-        logits = classifier.network(torch.from_numpy(prepared)).numpy()
+        logits = network(torch.from_numpy(prepared)).numpy()
     return dict(zip(classifier.classes, classifier.calibrated(logits)[0].tolist(), strict=True))
 
 

@@ -20,7 +20,7 @@ from graft.errors import GraftError
 from graft.heads.designs import Linear
 from graft.torch import adapters
 from graft.torch.chain import stages
-from graft.torch.fresh import fresh_backbone
+from graft.torch.fresh import fresh_module
 from graft.torch.head import fresh
 from graft.torch.network import Backbone, Features, Network
 from graft.torch.phases import opened
@@ -90,7 +90,7 @@ def cell(name: str, strategy: str) -> str:
 
 def made(name: str) -> Backbone:
     """A network with random weights that tell pictures apart."""
-    backbone = fresh_backbone(name)
+    backbone = fresh_module(name)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for part, weight in backbone.module.named_parameters():

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
@@ -23,9 +22,6 @@ from graft.backbones.stages import probed
 from graft.data.dataset import Dataset, pixels
 from graft.data.images import InMemory
 from graft.data.read.source import read_source
-from graft.model.forward import judged
-from graft.model.network import Network
-from graft.torch.head import module
 from graft.training.embed import embed
 from graft.training.heads.choose import Chosen, choose, lead
 from graft.training.material import prepare
@@ -137,9 +133,7 @@ def seen(frozen: Features, images: list[Image.Image]) -> NDArray[np.float32]:
 
 def accuracy(frozen: Features, chosen: Chosen, features: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
     """Share of right answers."""
-    network = Network(frozen, module(chosen.solution.head))
-    with torch.no_grad():
-        return float((judged(network, features[:, chosen.columns]).argmax(axis=1) == labels).mean())
+    return float((chosen.solution.head(features[:, chosen.columns]).argmax(axis=1) == labels).mean())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from graft.data.read.folder import read_folder
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier
-from graft.model.forward import judged
 from graft.training.embed import Embedded, embed
 
 HEADS = ("ridge", "lda", "ncm", "knn", "logistic")
@@ -72,7 +71,7 @@ def measure(data: Path, name: str, head: str) -> None:
 def logits(classifier: Classifier, embedded: Embedded, whole: Dataset) -> np.ndarray:
     """Of all test pictures, the classes in the order of the data set."""
     order = [classifier.classes.index(name) for name in whole.classes]
-    return judged(classifier.network, embedded[whole.part(TEST)])[:, order]
+    return classifier.network.head(embedded[whole.part(TEST)])[:, order]
 
 
 def timed(job: Callable[[], Classifier]) -> tuple[Classifier, tuple[float, float]]:
