@@ -20,7 +20,7 @@ from graft.torch.engine import BATCH_GPU, device
 from graft.torch.network import AllHeard, Features, heard, mapped, pooled
 from graft.torch.normalise import normalised
 from graft.torch.places import as_map, last_place
-from graft.torch.revive import module_of
+from graft.torch.weights import module_of
 
 
 def placed(entry: Entry, graph: Graph, preprocess: Preprocess) -> Graph:

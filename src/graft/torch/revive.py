@@ -13,9 +13,7 @@ from torch import nn
 
 from graft.backbones import backbone as looking
 from graft.backbones import catalog, facts
-from graft.backbones.catalog import Entry
 from graft.backbones.features import Features
-from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.errors import ModelError, UsageError
 from graft.heads.head import Head
@@ -24,8 +22,8 @@ from graft.torch import network as changing
 from graft.torch.build import build, headless
 from graft.torch.convert import graph_of
 from graft.torch.head import arrays, module
-from graft.torch.shorter import shorten, shortened
-from graft.torch.tensors import check
+from graft.torch.shorter import shortened
+from graft.torch.weights import filled, module_of
 from graft_runtime.card import Card
 
 PREFIX, HEAD = "features.backbone.", "head."  # as graft.model.storage names tensors
@@ -43,23 +41,6 @@ def backbone_of(backbone: looking.Backbone) -> changing.Backbone:
         )
     entry = backbone.entry
     return changing.Backbone(entry, module_of(entry, backbone.graph), backbone.preprocess, backbone.source)
-
-
-def module_of(entry: Entry, graph: Graph) -> nn.Module:
-    """The network of this entry, without its classifier and what the graph lacks, with the weights of the graph."""
-    return _filled(entry, {name: torch.from_numpy(np.array(each)) for name, each in graph.tensors.items()})
-
-
-def _filled(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is thrown away
-        backbone = headless(entry, build(entry))
-    shorten(backbone, list(tensors))
-    try:
-        check(backbone.state_dict(), dict(tensors))
-    except ValueError as fault:
-        raise ModelError(f"The weights are not those of '{entry.name}': {fault}.") from fault
-    backbone.load_state_dict(tensors, strict=False)  # strict it was above, but for counters that nobody reads
-    return backbone.eval().requires_grad_(False)
 
 
 def network_of(network: Network, card: Card) -> changing.Network:
@@ -93,7 +74,7 @@ def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preproc
     if odd := [name for name in tensors if not name.startswith((PREFIX, HEAD))]:
         raise ModelError(f"unexpected {odd[0]}")
     entry = catalog.find(card.backbone["name"])
-    backbone = _filled(entry, own)
+    backbone = filled(entry, own)
     read = changing.Features(backbone, preprocess, card.layers, card.top, card.pool)
     network = changing.Network(read, module(Head(card.head, head).checked()))
     if not shortened(backbone):
@@ -101,7 +82,7 @@ def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preproc
     read.widths  # noqa: B018 - raises where a stage that is read was left out
     with torch.random.fork_rng(devices=[]):  # traced with just any stages in the place of those that were left out
         fresh = headless(entry, build(entry)).state_dict()
-    found = _seen(network, _filled(entry, {**fresh, **own}))
+    found = _seen(network, filled(entry, {**fresh, **own}))
     graph = found.features.graph
     kept = [stage for stage in graph.stages if any(name.startswith(f"{stage.name}.") for name in own)]
     if graph.stages[: len(kept)] != tuple(kept):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+import torch
 from torch import nn
 
 from graft.backbones.catalog import Entry
+from graft.backbones.graph import Graph
 from graft.backbones.weights import Source, is_packaged, obtained
-from graft.torch.tensors import fill, read
+from graft.errors import ModelError
+from graft.torch.build import build, headless
+from graft.torch.shorter import shorten
+from graft.torch.tensors import check, fill, read
 
 
 def load(entry: Entry, network: nn.Module, source: Source) -> Source:
@@ -22,3 +30,21 @@ def load(entry: Entry, network: nn.Module, source: Source) -> Source:
         tensors = dict(zip(network.state_dict(), tensors.values(), strict=True))
     fill(entry, network, tensors, source.path)
     return source
+
+
+def module_of(entry: Entry, graph: Graph) -> nn.Module:
+    """The network of this entry, without its classifier and what the graph lacks, with the weights of the graph."""
+    return filled(entry, {name: torch.from_numpy(np.array(each)) for name, each in graph.tensors.items()})
+
+
+def filled(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The network of this entry, without its classifier, with these tensors. Raises ModelError for those of another."""
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is thrown away
+        backbone = headless(entry, build(entry))
+    shorten(backbone, list(tensors))
+    try:
+        check(backbone.state_dict(), dict(tensors))
+    except ValueError as fault:
+        raise ModelError(f"The weights are not those of '{entry.name}': {fault}.") from fault
+    backbone.load_state_dict(tensors, strict=False)  # strict it was above, but for counters that nobody reads
+    return backbone.eval().requires_grad_(False)
