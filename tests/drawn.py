@@ -44,7 +44,7 @@ def start(name: str) -> Backbone:
         return load_backbone(name, offline=True)
     drawn = fresh_module(name)
     graph = graph_of(shaken(drawn.module), drawn.preprocess)
-    return Backbone(drawn.entry, facts.completed(graph, drawn.preprocess.size, name), drawn.preprocess, drawn.source)
+    return Backbone(drawn.entry, facts.completed(graph, drawn.preprocess.size), drawn.preprocess, drawn.source)
 
 
 def made(

@@ -10,7 +10,7 @@ from graft.backbones import facts
 from graft.backbones.preprocess import Preprocess
 from graft.torch.convert import graph_of
 from graft.torch.fresh import fresh_module
-from graft.torch.network import Backbone, Features
+from graft.torch.network import Backbone
 
 
 @torch.no_grad()
@@ -41,6 +41,5 @@ def pretrained(name: str, size: int, module: nn.Module | None = None) -> looking
 
 def looked(backbone: Backbone) -> looking.Backbone:
     """A network of PyTorch as a graph. They share the weights: `revive.backbone_of` makes a copy of these."""
-    identity = Features(backbone.module, backbone.preprocess, ()).key()
-    graph = facts.completed(graph_of(backbone.module, backbone.preprocess), backbone.preprocess.size, identity)
+    graph = facts.completed(graph_of(backbone.module, backbone.preprocess), backbone.preprocess.size)
     return looking.Backbone(backbone.entry, graph, backbone.preprocess, backbone.source)

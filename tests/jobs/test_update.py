@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -20,6 +21,7 @@ from graft.data.read.folder import read_folder
 from graft.data.recalled import Recalled
 from graft.errors import DataError, GraftError, ModelError, OutputError, UpdateError, UsageError
 from graft.jobs.fit import fit
+from graft.jobs.update import recall
 from graft.jobs.update.changes import answered
 from graft.jobs.update.update import update
 from graft.model import storage
@@ -367,3 +369,18 @@ def test_the_printed_table_and_the_dry_run(saved: Path, photos: Path, tmp_path: 
     told = graft("update", saved, "-o", tmp_path / "m", "--add", photos / "stripes", "--allow-worse", "-q", "--json")
     assert json.loads(told.stdout)["update"]["effect"]["whole"]["shared"] == 6
     assert set(storage.FILES) >= {path.name for path in (tmp_path / "m").iterdir()}
+
+
+def test_features_are_cached_by_what_a_graph_is_not_by_what_its_folder_says(photos: Path, tmp_path: Path) -> None:
+    """A folder of a stranger must not put features where those of another network are looked for."""
+    fit(photos, tmp_path / "model", report=False)
+    card, graph = (tmp_path / "model" / name for name in ("model.json", "graph.onnx"))
+    own = load(tmp_path / "model").network.features.graph.identity
+    content = graph.read_bytes().replace(own.encode(), b"0" * len(own))
+    graph.write_bytes(content)
+    described = json.loads(card.read_text())
+    described["weights"]["graph.onnx"] = hashlib.sha256(content).hexdigest()
+    card.write_text(json.dumps(described))
+    stranger = load(tmp_path / "model")
+    assert stranger.network.features.graph.identity == "0" * len(own)
+    assert recall.backbone(stranger).graph.identity == own

@@ -18,7 +18,7 @@ from graft.torch.gpu import Placed
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
 def test_the_outputs_are_those_of_the_graph(name: str) -> None:
     drawn = fresh_module(name)
-    graph = facts.completed(graph_of(shaken(drawn.module), drawn.preprocess), drawn.preprocess.size, name)
+    graph = facts.completed(graph_of(shaken(drawn.module), drawn.preprocess), drawn.preprocess.size)
     gpu = Placed(drawn.module, drawn.preprocess, torch.device("cpu"), LAST in graph.shapes)
     gpu.batch = 2
     side = drawn.preprocess.size

@@ -62,7 +62,7 @@ def small() -> Features:
     with seeded(0):
         parts = nn.Sequential(nn.Conv2d(3, 6, 5, stride=3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
     preprocess = Preprocess(size=26, resize=28)
-    return Features(facts.completed(graph_of(parts, preprocess), preprocess.size, "small"), preprocess)
+    return Features(facts.completed(graph_of(parts, preprocess), preprocess.size), preprocess)
 
 
 @pytest.fixture(scope="module")

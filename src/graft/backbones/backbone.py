@@ -70,7 +70,7 @@ def load_backbone(
         graph = None
         remarks.append(f"The graph of '{entry.name}' in the cache was damaged, and was made anew: {damage}.")
     if graph is None:
-        graph = facts.completed(_made(entry, source, preprocess, watch), preprocess.size, key)
+        graph = facts.completed(_made(entry, source, preprocess, watch), preprocess.size)
         try:
             graph_cache.write(folder, key, graph)
         except OSError as fault:
@@ -95,7 +95,7 @@ def _foreign(name: str, file: Path) -> Backbone:
         raise WeightsError(f"There is no weights file {file}.")
     graph, size = foreign.opened(file)
     source = Source("file", file, catalog.NOT_STATED, f"file {file}", weights.digest(file))
-    return Backbone(None, facts.completed(graph, size, source.sha256), Preprocess(size, size * 256 // 224), source)
+    return Backbone(None, facts.completed(graph, size), Preprocess(size, size * 256 // 224), source)
 
 
 def key_of(entry: Entry, source: Source, preprocess: Preprocess) -> str:

@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones import wire
-from graft.backbones.graph import LAST, TOP, Graph, Stage
+from graft.backbones.graph import LAST, TOP, Graph, Stage, key
 from graft.errors import ModelError
 from graft_runtime import protobuf
 
 FACTS = "graft.graph"  # the property
 
 
-def completed(graph: Graph, size: int, identity: str) -> Graph:
+def completed(graph: Graph, size: int) -> Graph:
     """The graph with the shapes of its outputs, found on one black image of `size` pixels, and its identity."""
     outputs = wire.outputs(graph.structure)
     found = graph.running.run(np.zeros((1, 3, size, size), np.uint8), outputs)
     shapes = {name: tuple(each.shape[1:]) for name, each in zip(outputs, found, strict=True)}
-    return replace(graph, shapes=shapes, identity=identity)
+    return replace(graph, shapes=shapes, identity=key(graph))
 
 
 def dump(graph: Graph) -> bytes:

@@ -27,6 +27,5 @@ def fresh_backbone(name: str, seed: int = 0) -> Backbone:
     """The same as a graph."""
     drawn = fresh_module(name, seed)
     graph = graph_of(drawn.module, drawn.preprocess)
-    identity = changing.Features(drawn.module, drawn.preprocess, ()).key()
-    graph = facts.completed(graph, drawn.preprocess.size, identity)
+    graph = facts.completed(graph, drawn.preprocess.size)
     return Backbone(drawn.entry, graph, drawn.preprocess, drawn.source)

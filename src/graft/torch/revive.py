@@ -61,7 +61,7 @@ def looked_through(network: changing.Network) -> Network:
 def _seen(network: changing.Network, whole: nn.Module) -> Network:
     """The same with the graph of this module, which has all stages."""
     read = network.features
-    graph = facts.completed(graph_of(whole, read.preprocess), read.preprocess.size, read.key())
+    graph = facts.completed(graph_of(whole, read.preprocess), read.preprocess.size)
     features = Features(graph, read.preprocess, read.layers, read.top, read.pool)
     return Network(features, arrays(network.head))
 

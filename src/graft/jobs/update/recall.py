@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from graft.backbones import catalog
 from graft.backbones.backbone import Backbone, load_backbone
 from graft.backbones.features import Features
-from graft.backbones.graph import TOP, Graph
+from graft.backbones.graph import TOP, Graph, key
 from graft.backbones.weights import RANDOM, Source
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset, Labels, digest
@@ -90,6 +91,7 @@ def backbone(classifier: Classifier) -> Backbone:
     of, features = classifier.card.backbone, classifier.network.features
     source = Source(of["where"], None, of["licence"], of["origin"], of["sha256"])
     graph = features.graph if TOP in features.graph.shapes else _whole(classifier, source)
+    graph = replace(graph, identity=key(graph))  # by what is in it: a folder could say another's, whose cache it enters
     entry = None if of["library"] == "onnx" else catalog.find(of["name"])
     return Backbone(entry, graph, features.preprocess, source)
 
