@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, inlined, session
 from graft.backbones.preprocess import Preprocess
 from graft.errors import ExportError
-from graft.torch import chain
+from graft.torch import chain, convert
 from graft.torch.alone import seeded
 from graft.torch.convert import OWN, graph_of
 from graft.torch.fresh import fresh_module
@@ -152,3 +152,11 @@ def test_what_cannot_be_converted_is_an_error(
     with pytest.raises(ExportError, match=f"^This network cannot be converted: .*{reason}"):
         graph_of(kind().eval(), SMALL)
     assert capfd.readouterr() == ("", "")  # the exporter would print the whole graph
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(2, 6), (3, 7), (6, 6), (7, 3), (9, 2), (5, 1)])
+def test_means_over_maps_of_any_size_are_pytorchs(size: int, wanted: int) -> None:
+    """AlexNet and VGG pool to 6 x 6 and 7 x 7, whatever comes."""
+    given = torch.rand(1, 2, size, size, generator=torch.Generator().manual_seed(0))
+    means = convert._means(size, wanted)
+    torch.testing.assert_close(means @ given @ means.T, torch.nn.functional.adaptive_avg_pool2d(given, wanted))

@@ -191,7 +191,8 @@ def _exporter() -> Iterator[None]:
     """
     name, module = "_jit_set_onnx_log_enabled", torch._C
     switch = getattr(module, name, None)
-    torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # pyright: ignore[reportPrivateImportUsage]
+    for operator, written in _OWN.items():
+        torch.onnx.register_custom_op_symbolic(operator, written, OPSET)  # pyright: ignore[reportPrivateImportUsage]
     if switch:
         switch(False)  # whoever exported before left it on
         setattr(module, name, lambda _on: None)
@@ -200,7 +201,8 @@ def _exporter() -> Iterator[None]:
     finally:
         if switch:
             setattr(module, name, switch)
-        torch.onnx.unregister_custom_op_symbolic("aten::rms_norm", OPSET)  # pyright: ignore[reportPrivateImportUsage]
+        for operator in _OWN:
+            torch.onnx.unregister_custom_op_symbolic(operator, OPSET)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _rms_norm(graph: Any, given: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
@@ -231,6 +233,32 @@ def _move_out(graph: GraphProto, tensors: dict[str, NDArray[np.generic]]) -> Non
             graph.initializer.append(external(name, value))
             graph.node.remove(node)
             _rename(graph, {node.output[0]: name})
+
+
+def _adaptive(graph: Any, given: Any, wanted: Any) -> Any:
+    """Means over a map of whatever size, as two products where the one size is no multiple of the other."""
+    sizes, asked = symbolic_helper._get_tensor_sizes(given), symbolic_helper._maybe_get_const(wanted, "is")
+    if sizes is None or None in sizes[-2:] or not isinstance(asked, list | tuple):
+        return symbolic_helper._unimplemented("adaptive pooling", "of a map whose size is not known", given)
+    if list(asked) == [1, 1]:
+        return graph.op("GlobalAveragePool", given)
+    known: list[tuple[Any, Any]] = list(zip(sizes[-2:], asked, strict=True))
+    down, across = (_means(size, side or size) for size, side in known)
+    rows = graph.op("MatMul", graph.op("Constant", value_t=down), given)
+    return graph.op("MatMul", rows, graph.op("Constant", value_t=across.T.contiguous()))
+
+
+def _means(count: int, wanted: int) -> Tensor:
+    """The mean over the places [wanted, count] of which each place that is asked for is made."""
+    found = torch.zeros(wanted, count)
+    for place in range(wanted):
+        start, end = place * count // wanted, -(-(place + 1) * count // wanted)
+        found[place, start:end] = 1 / (end - start)
+    return found
+
+
+# Operators that the exporter has not, or not for every size.
+_OWN = {"aten::rms_norm": _rms_norm, "aten::adaptive_avg_pool2d": _adaptive}
 
 
 def _fix_sizes(model: ModelProto) -> None:
