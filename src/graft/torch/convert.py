@@ -238,10 +238,10 @@ def _move_out(graph: GraphProto, tensors: dict[str, NDArray[np.generic]]) -> Non
 def _adaptive(graph: Any, given: Any, wanted: Any) -> Any:
     """Means over a map of whatever size, as two products where the one size is no multiple of the other."""
     sizes, asked = symbolic_helper._get_tensor_sizes(given), symbolic_helper._maybe_get_const(wanted, "is")
+    if isinstance(asked, list | tuple) and list(asked) == [1, 1]:
+        return graph.op("GlobalAveragePool", given)
     if sizes is None or None in sizes[-2:] or not isinstance(asked, list | tuple):
         return symbolic_helper._unimplemented("adaptive pooling", "of a map whose size is not known", given)
-    if list(asked) == [1, 1]:
-        return graph.op("GlobalAveragePool", given)
     known: list[tuple[Any, Any]] = list(zip(sizes[-2:], asked, strict=True))
     down, across = (_means(size, side or size) for size, side in known)
     rows = graph.op("MatMul", graph.op("Constant", value_t=down), given)
