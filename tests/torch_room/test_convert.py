@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, inlined, session
+from graft.backbones.graph import LAST, MAP, OWN, POOLED, PREPARED, TOP, Graph, inlined, session
 from graft.backbones.preprocess import Preprocess
 from graft.errors import ExportError
 from graft.torch import chain, convert
 from graft.torch.alone import seeded
-from graft.torch.convert import OWN, graph_of
+from graft.torch.convert import graph_of
 from graft.torch.fresh import fresh_module
 from graft.torch.network import Features, heard
 from graft.torch.places import as_map, last_place

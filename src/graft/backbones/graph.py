@@ -25,6 +25,7 @@ PREPARED = "prepared"  # the input: uint8 [n, 3, size, size], resized and croppe
 TOP = "top"  # the output of the whole backbone, pooled: float32 [n, width]
 POOLED = "pooled/"  # + a stage's name: its output averaged over space or tokens, float32 [n, channels]
 MAP = "map/"  # + a stage's name: its output as a map, float32 [n, channels, height, width]; not of every stage
+OWN = "constant/"  # + a name: a large tensor of the graph that is none of the network's, as PyTorch has it
 BATCH = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
 LAST = "last"  # the last map of the network, float32 [n, channels, height, width]; not of every network
 

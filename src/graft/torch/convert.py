@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
 from graft.backbones.catalog import Entry
-from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, Graph, Stage, session
+from graft.backbones.graph import LAST, MAP, OWN, POOLED, PREPARED, TOP, Graph, Stage, session
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.errors import ExportError, GraftError
@@ -34,7 +34,6 @@ from graft.torch.weights import load
 OPSET, IR = 20, 10
 CLOSE = 1e-4  # largest difference to PyTorch, relative to the largest number of an output
 SMALL = 4096  # numbers; constants up to so many are worked out here, and stay inside the structure
-OWN = "constant/"  # + a name: a large tensor of the graph that the module's state dict does not have
 # What sizes are worked out with; ONNX Runtime folds the rest when it opens the graph, and faster.
 FOLDED = {
     *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Max", "Min", "Ceil", "Floor", "Cast", "Equal", "Not", "Where"),
@@ -191,7 +190,7 @@ def _exporter() -> Iterator[None]:
     """
     name, module = "_jit_set_onnx_log_enabled", torch._C
     switch = getattr(module, name, None)
-    for operator, written in _OWN.items():
+    for operator, written in _WRITTEN.items():
         torch.onnx.register_custom_op_symbolic(operator, written, OPSET)  # pyright: ignore[reportPrivateImportUsage]
     if switch:
         switch(False)  # whoever exported before left it on
@@ -201,7 +200,7 @@ def _exporter() -> Iterator[None]:
     finally:
         if switch:
             setattr(module, name, switch)
-        for operator in _OWN:
+        for operator in _WRITTEN:
             torch.onnx.unregister_custom_op_symbolic(operator, OPSET)  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -258,7 +257,7 @@ def _means(count: int, wanted: int) -> Tensor:
 
 
 # Operators that the exporter has not, or not for every size.
-_OWN = {"aten::rms_norm": _rms_norm, "aten::adaptive_avg_pool2d": _adaptive}
+_WRITTEN = {"aten::rms_norm": _rms_norm, "aten::adaptive_avg_pool2d": _adaptive}
 
 
 def _fix_sizes(model: ModelProto) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from graft.backbones.catalog import Entry
-from graft.backbones.graph import Graph
+from graft.backbones.graph import OWN, Graph
 from graft.backbones.weights import Source, is_packaged, obtained
 from graft.errors import ModelError
 from graft.torch.build import build, headless
@@ -34,7 +34,8 @@ def load(entry: Entry, network: nn.Module, source: Source) -> Source:
 
 def module_of(entry: Entry, graph: Graph) -> nn.Module:
     """The network of this entry, without its classifier and what the graph lacks, with the weights of the graph."""
-    return filled(entry, {name: torch.from_numpy(np.array(each)) for name, each in graph.tensors.items()})
+    own = {name: each for name, each in graph.tensors.items() if not name.startswith(OWN)}
+    return filled(entry, {name: torch.from_numpy(np.array(each)) for name, each in own.items()})
 
 
 def filled(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
