@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks as checks
 
 from graft.backbones import catalog
+from graft.backbones.features import Features, Run
 from graft.errors import DataError, UsageError
 from graft.estimator import ImageClassifier
 from graft.jobs.fit import fit
-from graft.torch import build, engine
+from graft.torch import build
 
 QUICK = "probe:head=ridge,layers=last"
 NO_TABLE_NEEDED = [  # but for ..._init_or_set_params, whose wrong types the run-time type checks of tests refuse
@@ -186,11 +186,13 @@ def test_a_search_and_its_folds_compute_each_feature_once(
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
     fit_seen: list[int] = []
 
-    def counting(module: Any, size: int, count: int) -> Any:
-        fit_seen.append(count)
-        return engine.compile(module, size, count)
+    compiled = Features.compiled
 
-    monkeypatch.setattr("graft.training.embed.engine", SimpleNamespace(compile=counting))
+    def counting(features: Features, count: int) -> Run:
+        fit_seen.append(count)
+        return compiled(features, count)
+
+    monkeypatch.setattr(Features, "compiled", counting)
     scores = cross_val_score(ImageClassifier(strategy=QUICK), X, y, cv=3)
     assert scores.shape == (3,)
     assert scores.mean() >= 0.8

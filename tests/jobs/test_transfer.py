@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensors import same
+from tensors import same, tensors
 
 from graft.backbones.backbone import load_backbone
 from graft.backbones.stages import probed
@@ -342,7 +342,9 @@ def test_a_head_of_choice_is_saved_and_loaded(head: str, photos: Path, tmp_path:
     again = load(tmp_path / "model")
     assert again.card.head["kind"] == head.partition(":")[0]
     assert again.card.pool == (not head.startswith("conv"))
-    assert same(made, again)
+    before, after = tensors(made.network), tensors(again.network)  # stages after a map that is read are not saved
+    assert after.keys() <= before.keys()
+    assert all(np.array_equal(before[name], each) for name, each in after.items())
     assert made.predict(photos / "disc" / "00.png") == again.predict(photos / "disc" / "00.png")
 
 
