@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from graft.model.calibrate import temperature
 from graft.progress import Watch, steps, unwatched
@@ -31,7 +32,8 @@ Targets = NDArray[np.generic]  # a class for each image [n], or 0 and 1 for each
 
 def solve(problem: Problem, watch: Watch = unwatched) -> Solution:
     """The logistic head whose penalty gives the lowest calibrated out-of-fold log-loss."""
-    with steps(watch, "logistic head", STEPS * len(STRENGTHS)) as step:
+    # Ten thousand small products: several threads of BLAS wait for each other, and take almost three times as long.
+    with threadpool_limits(1, "blas"), steps(watch, "logistic head", STEPS * len(STRENGTHS)) as step:
         return _along_the_path(problem, _Ticks(step))
 
 
