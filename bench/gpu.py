@@ -25,6 +25,7 @@ from PIL import Image
 from graft import device
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
+from graft.backbones.graph import cores
 from graft.data.read.folder import read_folder
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
@@ -57,7 +58,7 @@ def main() -> None:
     device.use(name)
     with tempfile.TemporaryDirectory() as folder:
         photos = options.photos or drawn(Path(folder, "photos"), options.images)
-        print(f"{told(name)}; {engine.cores()} cores; PyTorch {torch.__version__}; {options.backbone}\n")
+        print(f"{told(name)}; {cores()} cores; PyTorch {torch.__version__}; {options.backbone}\n")
         measure(name, photos, options.backbone, folder, began)
     print(f"\n{time.monotonic() - began:.0f} s in all")
 

@@ -17,9 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from graft.backbones import checkpoint, pickled
+from graft.backbones import catalog, checkpoint, pickled, weights
 from graft.backbones.checkpoint import read
-from graft.backbones.lite import packaged
 from graft.errors import WeightsError
 from graft.torch import tensors
 
@@ -99,9 +98,11 @@ def test_the_arrays_may_be_written_to(tmp_path: Path) -> None:
 
 
 def test_the_package(tmp_path: Path) -> None:
-    path = packaged("tf_efficientnet_lite0")
-    assert path is not None
-    assert_same(path)
+    source = weights.here(catalog.find("tf_efficientnet_lite0"))
+    assert source is not None
+    assert source.where == "embedded"
+    assert source.path is not None
+    assert_same(source.path)
 
 
 def test_real_files(shared: Path) -> None:

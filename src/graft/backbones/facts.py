@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones import wire
-from graft.backbones.graph import LAST, TOP, Graph, Stage, key
+from graft.backbones.graph import LAST, TOP, Graph, Stage, key, only
 from graft.errors import ModelError
 from graft_runtime import protobuf
 
@@ -60,11 +60,7 @@ def shortened(graph: Graph, count: int) -> Graph:
     """The graph with its first stages alone, so many of them: what early features leave of it."""
     kept = {stage.name for stage in graph.stages[:count]}
     outputs = [name for name in graph.shapes if name.partition("/")[2] in kept and name not in (TOP, LAST)]
-    names = wire.external(wire.pruned(graph.structure, outputs))
-    tensors = {name: each for name, each in graph.tensors.items() if name in names}
-    shapes = {name: graph.shapes[name] for name in outputs}
-    structure = wire.pruned(graph.structure, outputs)
-    return replace(graph, structure=structure, tensors=tensors, averaged=False, shapes=shapes)
+    return replace(only(graph, outputs), averaged=False, shapes={name: graph.shapes[name] for name in outputs})
 
 
 def _shape(value: Any) -> tuple[int, ...]:

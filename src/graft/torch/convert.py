@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
 from graft.backbones.catalog import Entry
-from graft.backbones.graph import LAST, MAP, OWN, POOLED, PREPARED, TOP, Graph, Stage, session
+from graft.backbones.graph import LAST, MAP, OWN, POOLED, PREPARED, TOP, Graph, Stage, external, session
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.errors import ExportError, GraftError
@@ -134,15 +134,6 @@ class _Listening(nn.Module):
             stages=tuple(self.chain),
             averaged=bool(self.place and self.place.averaged),
         )
-
-
-def external(name: str, tensor: NDArray[np.generic]) -> TensorProto:
-    """What stands in a structure for a weight that is held outside of it."""
-    kind = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
-    found = TensorProto(name=name, dims=tensor.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
-    for word, value in (("location", "weights"), ("offset", "0"), ("length", str(tensor.nbytes))):
-        found.external_data.add(key=word, value=value)
-    return found
 
 
 def _traced(listening: _Listening) -> ModelProto:

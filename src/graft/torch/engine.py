@@ -7,7 +7,6 @@ it is used; one that cannot be exported, or that differs, runs in PyTorch with t
 
 from __future__ import annotations
 
-import os
 import warnings
 from tempfile import TemporaryDirectory
 from typing import Protocol, TypeVar, runtime_checkable
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graft import device as devices
+from graft.backbones.graph import cores
 from graft.torch.alone import alone, check_device
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -150,8 +150,3 @@ def _exported(module: nn.Module, size: int) -> InOnnxRuntime | None:
         want = module(example).numpy()
     got = session(example.numpy())
     return session if np.abs(got - want).max() <= CLOSE * max(np.abs(want).max(), 1e-6) else None
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

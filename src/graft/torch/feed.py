@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.backbones.graph import cores
 from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import Dataset, pixels
 from graft.errors import DataError
@@ -83,7 +84,7 @@ class Pictures:
 
     def batches(self, groups: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
         """Decoded and cropped by threads, AHEAD of the network; the rest of the augmentation in this thread."""
-        with ThreadPoolExecutor(engine.cores()) as threads:
+        with ThreadPoolExecutor(cores()) as threads:
             waiting: deque[list[Future[Tensor]]] = deque()
             for place in range(len(groups) + AHEAD):
                 if place < len(groups):
@@ -93,7 +94,7 @@ class Pictures:
                     yield self._through(torch.stack([self._augmented(crop, int(row), epoch) for row, crop in made]))
 
     def still(self, rows: Rows) -> Tensor:
-        with ThreadPoolExecutor(engine.cores()) as threads:
+        with ThreadPoolExecutor(cores()) as threads:
             made = list(threads.map(lambda row: self._prepared(int(row)), rows))
         return self._through(torch.stack(made))
 
