@@ -7,6 +7,7 @@ at least once. Slow: all of them, and the networks of the mission.
 from __future__ import annotations
 
 import csv
+import gc
 import shutil
 import subprocess
 import sys
@@ -126,11 +127,14 @@ def walk(cell: Cell, sources: dict[str, Path], pretrained: Path, folder: Path) -
     images = every[1 :: len(every) // 3]  # of all classes
     answers = classifier.predict(images)
     assert answers == made.predict(images)
+    del made  # VGG-16 is half a gigabyte each time
     different(answers)
     trained(cell, classifier, pretrained)
     scored(cell, classifier, folder / "model", source_of(cell, sources))
     explained(classifier, images[:1])  # of one: a head without a slope takes 50 passes for each
     changed = updated(cell, classifier, source_of(cell, sources), folder / "model2")
+    del classifier
+    gc.collect()
     exported(cell, changed, images, folder)
 
 

@@ -28,8 +28,9 @@ from graft.model.classifier import Classifier, load
 from graft.model.heat import heat
 from graft.model.network import Network
 from graft.torch import build
-from graft.torch.chain import LeftOut, blocks
+from graft.torch.chain import blocks
 from graft.torch.fresh import fresh_backbone, fresh_module
+from graft.torch.network import LeftOut
 from graft.torch.revive import network_of
 
 CASES: dict[str, dict[str, Any]] = {

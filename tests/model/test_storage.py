@@ -170,6 +170,16 @@ def test_a_folder_of_before_without_a_graph_answers_the_same(head: str, reads: s
     np.testing.assert_array_equal(load(again).network(images), loaded.network(images))
 
 
+def test_a_folder_of_before_whose_last_layer_was_read_before_its_activation_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READS, "activated", {"layers": ("bn1",), "top": False})
+    model = made("linear:init=he_normal", "activated").save(tmp_path / "model")
+    of_before(model, dict)
+    with pytest.raises(ModelError, match=r"model cannot be read: This graft reads the layer 'bn1' after .* Fit it"):
+        load(model)
+
+
 def of_before(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """The same folder in the form of before, with other tensors."""
     held = safetensors.load((model / storage.TENSORS).read_bytes())

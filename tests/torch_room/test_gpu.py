@@ -24,7 +24,7 @@ def test_the_outputs_are_those_of_the_graph(name: str) -> None:
     side = drawn.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (3, 3, side, side), np.uint8)
     outputs = wire.outputs(graph.structure)
-    for asked in (outputs, outputs[:1]):
+    for asked in (outputs, *([name] for name in outputs)):  # alone: activations work in place
         for own, theirs in zip(gpu.run(images, asked), graph.running.run(images, asked), strict=True):
             assert own.shape == theirs.shape
             assert np.abs(own - theirs).max() <= 1e-4 * np.abs(theirs).max()

@@ -115,7 +115,11 @@ def test_early_features_are_all_features_without_the_last_and_what_comes_after_i
 
 
 class Never(nn.Module):
-    """Fails when it is run."""
+    """Has weights, and fails when it is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, _features: torch.Tensor) -> torch.Tensor:
         raise AssertionError("this layer comes after the last that is needed")
@@ -203,9 +207,20 @@ def test_the_key_tells_early_features_and_maps_apart_and_stays_what_it_was_for_a
 
 
 def test_stopping_waits_for_the_last_of_the_layers(backbone: nn.Module) -> None:
-    with pytest.raises(AllHeard), heard(backbone, ["2", "0"], stop=True) as outputs:
-        backbone(torch.randn(2, 3, 8, 8))
-    assert list(outputs) == ["0", "2"]
+    layers = nn.Sequential(backbone, Never())
+    with pytest.raises(AllHeard), heard(layers, ["0.2", "0.0"], stop=True) as outputs:
+        layers(torch.randn(2, 3, 8, 8))
+    assert list(outputs) == ["0.0", "0.2"]
+
+
+def test_what_is_read_early_is_what_stands_there_at_the_end_of_a_whole_pass() -> None:
+    """An activation that works in place changes the output of the layer before it."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.AdaptiveAvgPool2d(1))
+    whole = nn.Sequential(*whole, nn.Flatten()).eval()
+    early = Features(whole, PLAIN, ("0",), top=False)(images(8))
+    assert (early >= 0).all()
+    assert torch.equal(early, Features(whole, PLAIN, ("0",))(images(8))[:, :4])
 
 
 def test_a_linear_head_on_early_features_is_a_network(backbone: nn.Module) -> None:

@@ -24,10 +24,11 @@ from graft.errors import ModelError
 PREPARED = "prepared"  # the input: uint8 [n, 3, size, size], resized and cropped, not normalised
 TOP = "top"  # the output of the whole backbone, pooled: float32 [n, width]
 POOLED = "pooled/"  # + a stage's name: its output averaged over space or tokens, float32 [n, channels]
+LAST = "last"  # the last map of the network, float32 [n, channels, height, width]; not of every network
 MAP = "map/"  # + a stage's name: its output as a map, float32 [n, channels, height, width]; not of every stage
 OWN = "constant/"  # + a name: a large tensor of the graph that is none of the network's, as PyTorch has it
 BATCH = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
-LAST = "last"  # the last map of the network, float32 [n, channels, height, width]; not of every network
+WIDER = 1.05  # the length of a structure, over that of fewer outputs, up to which its session gives these too
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ def session(graph: Graph, threads: int | None = None) -> Session:
 class Session:
     """Runs a graph in ONNX Runtime; several threads may use it at once.
 
-    ONNX Runtime computes every node whatever is asked for, so for each set of outputs there is a session of its own,
-    made when it is first asked for, of the nodes that these outputs need. All share the weights.
+    ONNX Runtime computes every node whatever is asked for, so a set of outputs that needs fewer nodes has a session of
+    its own, made when it is first asked for. All share the weights, but each lays some of them out anew for itself.
     """
 
     batch = BATCH
@@ -137,7 +138,10 @@ class Session:
         asked = tuple(dict.fromkeys(outputs))
         with self._lock:
             if asked not in self._made:
-                self._made[asked] = _Opened(only(self.graph, asked), self.threads)
+                graph = only(self.graph, asked)
+                wider = (each for names, each in self._made.items() if set(asked) <= set(names))
+                enough = (each for each in wider if each.length <= WIDER * len(graph.structure))
+                self._made[asked] = next(enough, None) or _Opened(graph, self.threads)
             return self._made[asked]
 
     def forked(self) -> None:
@@ -153,7 +157,7 @@ class _Opened:
     def __init__(self, graph: Graph, threads: int) -> None:
         import onnxruntime
 
-        self.tensors, self.shapes = weights(graph), graph.shapes
+        self.tensors, self.shapes, self.length = weights(graph), graph.shapes, len(graph.structure)
         self.values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor) for tensor in self.tensors.values()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -35,7 +35,7 @@ from graft.backbones.backbone import placed
 from graft.backbones.features import Features, Run
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
-from graft.errors import GraftError, ModelError, OutputError
+from graft.errors import CutError, GraftError, ModelError, OutputError
 from graft.extras import needed
 from graft.heads.head import Head
 from graft.model import history, readme, whole
@@ -179,6 +179,8 @@ def _together(folder: Path, name: str, other: str = CARD) -> Iterator[None]:
     """Whatever goes wrong inside, where no file is read, is told of these two files."""
     try:
         yield
+    except CutError as error:
+        raise ModelError(f"{folder} cannot be read: {error}") from error
     except (GraftError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder / name} and {folder / other} do not belong together: {error}") from error
 

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from graft.backbones.graph import Stage
-from graft.errors import UsageError
-from graft.torch.network import Backbone, heard
+from graft.torch.network import Backbone, LeftOut, heard
 
 _STACKS = (nn.Sequential, nn.ModuleList)
-
-
-class LeftOut(nn.Module):
-    """Stands where a stage was that a saved classifier does not need, and remembers how large it was."""
-
-    def __init__(self, parameters: int) -> None:
-        super().__init__()
-        self.parameters_before = parameters
-
-    def forward(self, *_inputs: Any, **_options: Any) -> Tensor:
-        raise UsageError("This stage was left out of the saved classifier, as its head reads earlier ones only.")
 
 
 def stages(backbone: Backbone) -> list[Stage]:

@@ -131,17 +131,37 @@ class AllHeard(Exception):
     """Ends a forward pass whose remainder nobody needs."""
 
 
-class _Hook:
-    """Keeps the output of a part, and ends the pass when it is the last that is `needed`.
+class LeftOut(nn.Module):
+    """Stands where a stage was that a saved classifier does not need, and remembers how large it was."""
+
+    def __init__(self, parameters: int) -> None:
+        super().__init__()
+        self.parameters_before = parameters
+
+    def forward(self, *_inputs: Any, **_options: Any) -> Tensor:
+        raise UsageError("This stage was left out of the saved classifier, as its head reads earlier ones only.")
+
+
+class _Keep:
+    """Keeps the output of a part.
 
     No inner function: the tests check the types of each one anew whenever it is made, which took a quarter of a fit.
     """
 
-    def __init__(self, outputs: dict[str, Any], name: str, needed: int) -> None:
-        self.outputs, self.name, self.needed = outputs, name, needed
+    def __init__(self, outputs: dict[str, Any], name: str) -> None:
+        self.outputs, self.name = outputs, name
 
     def __call__(self, _part: nn.Module, _inputs: object, output: object) -> None:
         self.outputs[self.name] = output
+
+
+class _Stop:
+    """Ends the pass before a part that is not needed."""
+
+    def __init__(self, outputs: dict[str, Any], needed: int) -> None:
+        self.outputs, self.needed = outputs, needed
+
+    def __call__(self, _part: nn.Module, _inputs: object) -> None:
         if len(self.outputs) == self.needed:
             raise AllHeard
 
@@ -150,15 +170,19 @@ class _Hook:
 def heard(module: nn.Module, names: Sequence[str], stop: bool = False) -> Iterator[dict[str, Any]]:
     """Collects the outputs of the named parts during a forward pass, in the order in which they come.
 
-    With `stop`, AllHeard leaves the forward pass as soon as each of them has come once. Alone, as the module may be
-    another thread's too, whose passes would be heard here.
+    With `stop`, AllHeard leaves the forward pass once each of them has come, where the next weights would be used: an
+    activation that works in place has then changed the output, as it has in a pass to the end. Alone, as the module may
+    be another thread's too, whose passes would be heard here.
     """
     outputs: dict[str, Any] = {}
-    needed = len(set(names)) if stop else -1
     with alone(), ExitStack() as stack:
         for name in names:
-            handle = module.get_submodule(name).register_forward_hook(_Hook(outputs, name, needed))
-            stack.callback(handle.remove)
+            stack.callback(module.get_submodule(name).register_forward_hook(_Keep(outputs, name)).remove)
+        if stop:
+            ending = _Stop(outputs, len(set(names)))
+            for part in module.modules():
+                if isinstance(part, LeftOut) or next(part.parameters(recurse=False), None) is not None:
+                    stack.callback(part.register_forward_pre_hook(ending).remove)
         yield outputs
 
 

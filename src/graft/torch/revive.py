@@ -15,7 +15,7 @@ from graft.backbones import backbone as looking
 from graft.backbones import catalog, facts
 from graft.backbones.features import Features
 from graft.backbones.preprocess import Preprocess
-from graft.errors import ModelError, UsageError
+from graft.errors import CutError, ModelError, UsageError
 from graft.heads.head import Head
 from graft.model.network import Network
 from graft.torch import network as changing
@@ -67,7 +67,10 @@ def _seen(network: changing.Network, whole: nn.Module) -> Network:
 
 
 def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preprocess) -> Network:
-    """The network of a folder that was saved without a graph. Raises ModelError where the two are not of one."""
+    """The network of a folder that was saved without a graph.
+
+    Raises ModelError where the two are not of one, and CutError where it read a layer in another way than we do.
+    """
     named = {name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}
     own = {name.removeprefix(PREFIX): each for name, each in named.items() if name.startswith(PREFIX)}
     head = {name.removeprefix(HEAD): each for name, each in tensors.items() if name.startswith(HEAD)}
@@ -77,6 +80,11 @@ def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preproc
     backbone = filled(entry, own)
     read = changing.Features(backbone, preprocess, card.layers, card.top, card.pool)
     network = changing.Network(read, module(Head(card.head, head).checked()))
+    if not card.top and _changed_after(read):
+        raise CutError(
+            f"This graft reads the layer {read.layers[-1]!r} after its activation, and the one that saved the "
+            "classifier read it before. Fit it again."
+        )
     if not shortened(backbone):
         return looked_through(network)
     read.widths  # noqa: B018 - raises where a stage that is read was left out
@@ -88,3 +96,16 @@ def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preproc
     if graph.stages[: len(kept)] != tuple(kept):
         raise ModelError(f"missing all of a stage before {kept[-1].name}")
     return replace(found, features=replace(found.features, graph=facts.shortened(graph, len(kept))))
+
+
+@torch.no_grad()
+def _changed_after(read: changing.Features) -> bool:
+    """Whether an activation works in place on the output of the last layer, where earlier versions had stopped."""
+    found: list[torch.Tensor] = []
+    last = read.backbone.get_submodule(read.layers[-1])
+    hook = last.register_forward_hook(lambda _part, _inputs, output: found.extend([output, output.clone()]))
+    try:
+        read(read.blank())
+    finally:
+        hook.remove()
+    return not torch.equal(*found)

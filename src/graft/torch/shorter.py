@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from torch import nn
 
-from graft.torch.chain import LeftOut, blocks
+from graft.torch.chain import blocks
+from graft.torch.network import LeftOut
 
 
 def shorten(backbone: nn.Module, kept: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -35,6 +36,7 @@ def train(
     pristine = {name: value.clone() for name, value in backbone.module.state_dict().items()}
 
     def ground(all_of_them: bool = False) -> Ground:
+        gc.collect()  # the halves of a cut refer to themselves: gradients and copies of an earlier training
         _merge(choices, backbone)
         backbone.module.load_state_dict(pristine)
         return start.ground(choices, pretrained, backbone, material, watch, all_of_them)
@@ -58,7 +60,9 @@ def train(
             why = "Training once more on all pictures failed: what was held out to choose by is not learned from."
             record["training"]["trouble"] = f"{why} {error}"
     _merge(choices, backbone)
-    network = trained.network.eval().requires_grad_(False).cpu()
+    network = trained.network.eval().requires_grad_(False).to("cpu", memory_format=torch.contiguous_format)
+    del trained
+    gc.collect()
     solved = {"solver": "trained"}
     return Trained(looked_through(network), material, tuned.logits, held_out, rows, record, solved).centred()
 
