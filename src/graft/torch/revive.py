@@ -101,11 +101,12 @@ def earlier(card: Card, tensors: Mapping[str, NDArray[Any]], preprocess: Preproc
 @torch.no_grad()
 def _changed_after(read: changing.Features) -> bool:
     """Whether an activation works in place on the output of the last layer, where earlier versions had stopped."""
-    found: list[torch.Tensor] = []
+    found: list[Any] = []
     last = read.backbone.get_submodule(read.layers[-1])
     hook = last.register_forward_hook(lambda _part, _inputs, output: found.extend([output, output.clone()]))
     try:
         read(read.blank())
     finally:
         hook.remove()
-    return not torch.equal(*found)
+    now, then = found
+    return not torch.equal(now, then)

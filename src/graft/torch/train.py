@@ -60,7 +60,8 @@ def train(
             why = "Training once more on all pictures failed: what was held out to choose by is not learned from."
             record["training"]["trouble"] = f"{why} {error}"
     _merge(choices, backbone)
-    network = trained.network.eval().requires_grad_(False).to("cpu", memory_format=torch.contiguous_format)
+    network = trained.network.eval().requires_grad_(False)
+    network.to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     del trained
     gc.collect()
     solved = {"solver": "trained"}
