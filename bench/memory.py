@@ -24,7 +24,7 @@ CHILD = """
 import json, resource, sys
 from graft.jobs.fit import fit
 from graft.backbones.catalog import DEFAULT
-from graft.torch.network import load_backbone
+from graft.backbones.backbone import load_backbone
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

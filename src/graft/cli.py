@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo
 
 from graft import changing, deploy, gathering, judging, show
 from graft.device import AUTO
-from graft.errors import UsageError
+from graft.errors import Remark, UsageError
 from graft.hints import Hinted
 from graft.terminal import (
     DEFAULT,
@@ -299,16 +300,29 @@ for command in (deploy.export, deploy.serve):
 app.command()(changing.update)
 
 
+def _remarked(message: Warning | str, *_where: object) -> None:
+    show.cautioned([str(message)])
+
+
+def _name(command: CommandInfo) -> str:
+    return command.name or getattr(command.callback, "__name__", "").replace("_", "-")
+
+
 def main() -> None:
     """The program `graft`."""
     if not sys.flags.dev_mode:  # libraries' warnings are for the people who write graft
         import warnings
 
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", category=Remark)
+        warnings.showwarning = _remarked
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an old terminal shows '日' as an escape, not a traceback
     end_at_second_press()
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if own := [each for each in app.registered_commands if asked == _name(each)]:
+        app.registered_commands = own  # all others would be worked out too
     app()
 
 

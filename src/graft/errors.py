@@ -23,6 +23,10 @@ class GraftError(Exception):
     exit_code = 1
 
 
+class Remark(UserWarning):
+    """What went otherwise than it should, and cost no more than time."""
+
+
 class UsageError(GraftError, ValueError):
     """An option or argument that cannot be."""
 

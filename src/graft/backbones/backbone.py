@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from warnings import warn
 
 from graft import device
 from graft.backbones import catalog, checkpoint, facts, foreign, graph_cache, lite, weights
@@ -14,7 +15,7 @@ from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import Source
 from graft.data.cache import cache_folder
-from graft.errors import UsageError, WeightsError
+from graft.errors import Remark, UsageError, WeightsError
 from graft.progress import Watch, unwatched
 
 VERSION = 2  # of what makes graphs: raise it when they would be others, and those in the cache are made anew
@@ -23,16 +24,12 @@ NEEDED = ("torch", "torchvision", "timm")  # to convert a network; the extra `tr
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A network without its classifier: uint8 images, prepared, to what its stages say of them.
-
-    `remarks` are sentences for a person, of what went otherwise than it should while it was loaded.
-    """
+    """A network without its classifier: uint8 images, prepared, to what its stages say of them."""
 
     entry: Entry | None  # None: a graph of a user's own, which no catalogue knows
     graph: Graph
     preprocess: Preprocess
     source: Source
-    remarks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,6 +50,8 @@ def load_backbone(
     With a `file` that ends in .onnx it is the network in there, as `foreign` reads it. Raises UsageError for an unknown
     name, and for one that has to be converted where PyTorch is not installed; WeightsError where its weights cannot be
     had or do not fit, and ExportError where it cannot be converted.
+
+    Warns with Remark of a cache that is damaged or full.
     """
     if file is not None and file.suffix == ".onnx":
         return _foreign(name, file)
@@ -63,19 +62,20 @@ def load_backbone(
     source = weights.obtained(entry, source)
     preprocess = catalog.preprocess(entry)
     folder, key = cache or cache_folder() / "backbones", key_of(entry, source, preprocess)
-    remarks: list[str] = []
     try:
         graph = graph_cache.read(folder, key)
     except graph_cache.Damaged as damage:
         graph = None
-        remarks.append(f"The graph of '{entry.name}' in the cache was damaged, and was made anew: {damage}.")
+        remark = f"The graph of '{entry.name}' in the cache was damaged, and was made anew: {damage}."
+        warn(Remark(remark), stacklevel=2)
     if graph is None:
         graph = facts.completed(_made(entry, source, preprocess, watch), preprocess.size)
         try:
             graph_cache.write(folder, key, graph)
         except OSError as fault:
-            remarks.append(f"The graph of '{entry.name}' cannot be kept in {folder}: {fault.strerror or fault}.")
-    return Backbone(entry, placed(entry, graph, preprocess), preprocess, source, tuple(remarks))
+            remark = f"The graph of '{entry.name}' cannot be kept in {folder}: {fault.strerror or fault}."
+            warn(Remark(remark), stacklevel=2)
+    return Backbone(entry, placed(entry, graph, preprocess), preprocess, source)
 
 
 def placed(entry: Entry, graph: Graph, preprocess: Preprocess) -> Graph:

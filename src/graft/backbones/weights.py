@@ -16,13 +16,11 @@ libraries that publish the networks are needed for any of it; `graft.torch.weigh
 from __future__ import annotations
 
 import hashlib
-import http.client
 import importlib.util
 import os
 import re
 import secrets
 import shutil
-import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -267,6 +265,9 @@ def _fetch(url: str) -> Path:
 
 
 def _copy(url: str, part: Path) -> None:
+    import http.client  # with urllib.request a tenth of what an answer takes, and seldom needed
+    import urllib.request
+
     request = urllib.request.Request(url, headers={"User-Agent": "graft"})
     with urllib.request.urlopen(request, timeout=SILENCE) as answer, part.open("xb") as out:
         shutil.copyfileobj(answer, out, 1 << 20)

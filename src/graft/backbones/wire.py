@@ -6,8 +6,9 @@ structure asks for, and which of its nodes an output needs. Both are answered on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -115,7 +116,8 @@ def fields(message: memoryview) -> Iterator[Field]:
         yield Field(tag >> 3, value, message[start:at])
 
 
-def external(structure: bytes) -> dict[str, Tensor]:
+@lru_cache(maxsize=4)
+def external(structure: bytes) -> Mapping[str, Tensor]:
     """The weights that a structure holds elsewhere, by name. Raises Malformed."""
     found = {}
     for field in fields(_graph(structure)):

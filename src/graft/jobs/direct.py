@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from graft.backbones import catalog
-from graft.backbones.weights import file_of
 from graft.data.dataset import Dataset
 from graft.errors import DataError
 from graft.extras import needed
@@ -25,6 +24,7 @@ def direct(backbone: str = catalog.DEFAULT, weights: str | Path | None = None, *
     'daisy'
     """
     needed("torch", "A network's own classifier is read by PyTorch, and that")
+    from graft.backbones.weights import file_of
     from graft.torch import direct as pretrained
 
     network, classes, source = pretrained.direct(backbone, file_of(weights), offline)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from graft.data import dataset as table
 from graft.data.dataset import NO_LABEL, TEST, Dataset
-from graft.data.read.source import read_source
 from graft.errors import DataError, UsageError
 from graft.model import forward, scoring, storage
 from graft.model.forward import Glance, Look
@@ -164,6 +163,8 @@ class Classifier:
         Pictures of classes that it does not know are told apart: see `Trust.strangers`. Raises DataError where it
         knows none of the classes, where one is only spelt in another way, or when not one picture can be read.
         """
+        from graft.data.read.source import read_source  # all readers: a single answer needs none
+
         several = self.card.task == MULTILABEL
         data = scoring.matched(read_source(source, self.classes, columns, several=several), self.card)
         if (data.split == TEST).any():

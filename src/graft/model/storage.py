@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
@@ -204,6 +203,8 @@ def _preprocess(card: Card) -> Preprocess:
 @contextmanager
 def claimed(folder: Path, *, force: bool) -> Iterator[None]:
     """Refuses at once a folder that is taken, not writable, or being written to by another run."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
