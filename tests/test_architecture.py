@@ -372,17 +372,15 @@ def test_signatures_are_short() -> None:
     assert_kept("arguments", {name: f"{n}, {ARGUMENTS} allowed" for name, n in counts.items() if n > ARGUMENTS})
 
 
-# --- the README's tree ------------------------------------------------------------------------------------------------
+# --- the printed tree -------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_prints_the_real_tree() -> None:
-    readme = HOUSE / "README.md"
-    assert readme.is_file(), "there is no README.md"
-    printed = printed_tree(readme.read_text(encoding="utf-8"))
+def test_the_architecture_page_prints_the_real_tree() -> None:
+    printed = printed_tree((HOUSE / "docs/architecture.md").read_text(encoding="utf-8"))
     real = {each.path.relative_to(HOUSE).as_posix() for each in modules().values() if not each.is_init}
-    breaches = {path: "is not in the README's tree" for path in sorted(real - printed.keys())}
-    breaches |= {path: "is in the README's tree, but not there" for path in sorted(printed.keys() - real)}
-    breaches |= {path: "has no comment in the README's tree" for path, comment in printed.items() if not comment}
+    breaches = {path: "is not in the tree" for path in sorted(real - printed.keys())}
+    breaches |= {path: "is in the tree, but not there" for path in sorted(printed.keys() - real)}
+    breaches |= {path: "has no comment in the tree" for path, comment in printed.items() if not comment}
     assert_kept("tree", breaches)
 
 
@@ -392,7 +390,7 @@ def printed_tree(text: str) -> dict[str, str]:
     A line is `name.py   comment` or `folder/   comment`, further in than the folder that it stands in.
     """
     block = re.search(r"^## The house\n(?:(?!## )[^\n]*\n)*?```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert block, 'README.md has no ```text block under the heading "## The house"'
+    assert block, 'docs/architecture.md has no ```text block under the heading "## The house"'
     found, folders = {}, [(-1, "")]  # folders: how far in, and the path, from the outermost to the one we are in
     for line in filter(str.strip, re.sub("[│├└─]", " ", block[1]).splitlines()):
         depth = len(line) - len(line.lstrip())
