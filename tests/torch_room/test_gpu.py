@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,14 +12,32 @@ from shaken import shaken
 from graft import device
 from graft.backbones import backbone, facts, wire
 from graft.backbones.graph import LAST
+from graft.backbones.preprocess import Preprocess
 from graft.torch.convert import graph_of
 from graft.torch.fresh import fresh_module
 from graft.torch.gpu import Placed
 
+CLASSIC = [
+    ("alexnet", 96),
+    ("vgg11", 64),
+    ("googlenet", 64),
+    ("inception_v3", 96),
+    ("resnet18", 64),
+    ("densenet121", 64),
+]
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_the_outputs_are_those_of_the_graph(name: str) -> None:
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *(("test_resnet", 0), ("test_vit", 0), ("test_efficientnet", 0)),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in CLASSIC),
+    ],
+)
+def test_the_outputs_are_those_of_the_graph(name: str, size: int) -> None:
     drawn = fresh_module(name)
+    if size:
+        drawn = replace(drawn, preprocess=Preprocess(size=size, resize=size))
     graph = facts.completed(graph_of(shaken(drawn.module), drawn.preprocess), drawn.preprocess.size)
     gpu = Placed(drawn.module, drawn.preprocess, torch.device("cpu"), LAST in graph.shapes)
     gpu.batch = 2
