@@ -27,3 +27,18 @@ def test_a_good_part_of_the_data_lost_is_said_with_care(
     said = capsys.readouterr().out
     assert f"{count} pictures that cannot be used" in said
     assert f"and {count - 5} more (HEIC is not read here)" in said  # what is wrong, not what helps
+
+
+def test_an_unknown_image_is_explained_as_what_it_is_like(capsys: pytest.CaptureFixture[str]) -> None:
+    """`graft predict` answers 'unknown', and so must `graft explain`."""
+    plain = {"fault": "", "explained": "tulip", "probabilities": {"tulip": 0.995}, "drawing": "why/a.png"}
+    show.explained([plain | {"picture": "a.jpg", "unknown": True}, plain | {"picture": "b.jpg", "unknown": False}])
+    assert capsys.readouterr().out.splitlines() == [
+        "      -  (unknown) like tulip  a.jpg  drawn in why/a.png",
+        "  99.5%  tulip                 b.jpg  drawn in why/a.png",
+    ]
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 test picture has a"), (2, "2 test pictures have a")])
+def test_leaks_are_counted_in_english(count: int, said: str) -> None:
+    assert show.careful({"data": PLAIN | {"faults": {}, "leaks": count}})[0].startswith(said)

@@ -335,6 +335,12 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path: Path, kind: st
         load(path)
 
 
+def test_a_saved_classifier_is_told_from_an_exported_file(tmp_path: Path) -> None:
+    (tmp_path / "model.json").touch()
+    with pytest.raises(ModelError, match=r"it is a saved classifier; `graft export .* -o model\.onnx` makes a file of"):
+        load(tmp_path)
+
+
 def test_a_network_whose_outputs_do_not_say_their_size_is_tried() -> None:
     free = exported.GRAPH.replace("float[n, 3] probabilities", "float[n, classes] probabilities")
     free = free.replace("whole = {255.0}", "whole = {255.0}, bool[3] mask = {1, 1, 1}")

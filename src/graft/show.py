@@ -10,6 +10,7 @@ from shlex import join, quote
 from typing import Any
 
 from graft import scores
+from graft.extras import missing
 from graft.model import history
 from graft.model.history import Epoch
 from graft.model.spans import span
@@ -76,8 +77,11 @@ def stages(network: str, chain: Sequence[Mapping[str, Any]]) -> None:
     say(f"{'index':>5} {'share':>6}  {'stage':<{width}}  {'output':<16} {columns}")
     for stage in chain:
         shape = " x ".join(map(str, stage["shape"]))
-        numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%} {stage['work']:>7.1%} {stage['above']:>7.1%}"
+        work, above = ("-" if stage[name] is None else f"{stage[name]:.1%}" for name in ("work", "above"))
+        numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%} {work:>7} {above:>7}"
         say(f"{stage['index']:>5} {stage['share']:>6}  {stage['name']:<{width}}  {shape:<16} {numbers}")
+    if chain[0]["work"] is None:
+        say(missing("torch", "The work of a stage is counted by PyTorch, and that"))
     _last(chain)
     say(f"A cut freezes what is above its line. Next:  graft fit photos/ -o model/ --backbone {network} ", end="")
     say("--strategy scratch" if network in SMALL else f"--strategy tail:cut={chain[len(chain) * 3 // 4]['name']}")
@@ -145,13 +149,14 @@ def predicted(predictions: Sequence[Mapping[str, Any]]) -> None:
 
 def explained(found: Sequence[Mapping[str, Any]]) -> None:
     """The answer and the drawing of each picture of `graft explain`."""
-    width = max((len(each["explained"]) for each in found), default=0)
-    for each in found:
+    words = [f"(unknown) like {each['explained']}" if each["unknown"] else each["explained"] for each in found]
+    width = max(map(len, words), default=0)
+    for each, word in zip(found, words, strict=True):
         if each["fault"]:
             say(f"    -    not judged, {each['fault']}  {each['picture']}")
         else:
-            chance = each["probabilities"][each["explained"]]
-            say(f"{chance:7.1%}  {each['explained']:<{width}}  {each['picture']}  drawn in {each['drawing']}")
+            chance = "-" if each["unknown"] else f"{each['probabilities'][each['explained']]:.1%}"
+            say(f"{chance:>7}  {word:<{width}}  {each['picture']}  drawn in {each['drawing']}")
 
 
 def embedded(table: Mapping[str, Any], output: Path) -> None:
@@ -265,16 +270,21 @@ def careful(report: Mapping[str, Any]) -> list[str]:
     data, said = report["data"], list[str]()
     if data["leaks"]:
         said.append(
-            f"{data['leaks']:,} test pictures have a near-duplicate among the training pictures: the score flatters"
+            f"{data['leaks']:,} test {_have(data['leaks'])} a near-duplicate among the training pictures: "
+            "the score flatters"
         )
     said += [*data.get("placeholders", ())[:SOME], *data["alike_names"], *data["conflicts"][:SOME], *_lost(data)]
     return [*said, *filter(None, [report.get("training", {}).get("trouble")]), *report.get("troubles", ())]
 
 
+def _have(count: int) -> str:
+    return "picture has" if count == 1 else "pictures have"
+
+
 def findings(data: Mapping[str, Any]) -> None:
     """What was noticed about the pictures, but for what `careful` says."""
     if data["alike"] and not data["leaks"]:
-        say(f"  duplicates   {data['alike']} pictures have a near-duplicate; these were kept on one side")
+        say(f"  duplicates   {data['alike']:,} {_have(data['alike'])} a near-duplicate; these were kept on one side")
     _doubts(data)
     if data["columns"]:
         say(f"  columns      {data['columns']}")

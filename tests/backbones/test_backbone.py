@@ -111,8 +111,9 @@ def test_a_damaged_graph_is_made_anew_and_said_once(default: Backbone, tmp_path:
         warnings.simplefilter("always")
         again = load_backbone(offline=True, cache=tmp_path)
     gone = harm is Path.unlink and ending == ".safetensors"  # then it is as if it had never been there
-    said = [str(each.message).partition(" in the cache was damaged, and was made anew: ")[0] for each in caught]
-    assert said == [f"The graph of '{NAME}'"] * (not gone)
+    what = "is missing" if harm is Path.unlink else "is not what was written there"
+    remark = f"The graph of '{NAME}' in the cache was damaged, and was made anew: {path} {what}."
+    assert [str(each.message) for each in caught] == [remark] * (not gone)
     assert all(each.category is Remark for each in caught)
     assert same(again.graph, default.graph)
     load_backbone(offline=True, cache=tmp_path)  # a warning would be an error

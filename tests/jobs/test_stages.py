@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from graft import show
 from graft.errors import UsageError
 from graft.jobs.stages import stages
 from graft.torch import cut, fresh
@@ -30,6 +31,18 @@ def test_the_list_is_the_chain_in_order() -> None:
     each = [27 * 32 * 30 * 30, 288 * 64 * 13 * 13, 576 * 64 * 4 * 4, 1024 * 64]
     whole = sum(each)
     assert work == [[round(own / whole, 4), round(sum(each[place:]) / whole, 4)] for place, own in enumerate(each)]
+
+
+def test_without_pytorch_the_stages_are_listed_and_their_work_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = stages()
+    monkeypatch.setattr("graft.jobs.stages.find_spec", lambda _package: None)
+    found = stages()
+    assert found == [each | {"work": None, "above": None, "layers": []} for each in whole]
+    show.stages("tf_efficientnet_lite0", found)
+    said = capsys.readouterr().out
+    assert "      -       -\nThe work of a stage is counted by PyTorch, and that needs PyTorch" in said
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])

@@ -44,6 +44,7 @@ def opened(
     Raises WeightsError that says what is wrong with it, and what is legal.
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.ModelProto.FromString(regular.read(path, LARGEST))
@@ -54,6 +55,8 @@ def opened(
         inspection.check(model)
         graph = _made(model, images, size, chosen, (mean, std))
         _check_same(model, images, chosen[-1], graph, (mean, std), size)
+    except DecodeError as fault:
+        raise WeightsError(f"{path} is no ONNX file, or not all of it is there.") from fault
     except inspection.Refused as fault:
         raise WeightsError(f"{path} cannot be used as a network: {fault}.") from fault
     except OSError as fault:

@@ -36,12 +36,18 @@ def read(folder: Path, key: str) -> Graph | None:
         with safe_open(path, framework="numpy") as file:
             sums = json.loads((file.metadata() or {})[SUMS])
             tensors = {name: file.get_tensor(name) for name in sums["tensors"]}
-        structure = regular.read(_structure(folder, key, sums["structure"]), LARGEST)
+        other = _structure(folder, key, sums["structure"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
+        raise Damaged(f"{path} is not what was written there") from fault
+    try:
+        structure = regular.read(other, LARGEST)
         graph = facts.parse(structure, tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ModelError) as fault:
-        raise Damaged(f"{path} ({type(fault).__name__})") from fault
+    except FileNotFoundError as fault:
+        raise Damaged(f"{other} is missing") from fault
+    except (OSError, ModelError) as fault:
+        raise Damaged(f"{other} is not what was written there") from fault
     if hashlib.sha256(structure).hexdigest() != sums["structure"] or _sum(tensors) != sums["sum"]:
-        raise Damaged(f"{path} (checksum)")
+        raise Damaged(f"{other if _sum(tensors) == sums['sum'] else path} is not what was written there")
     return graph
 
 

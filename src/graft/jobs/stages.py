@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
 from graft.backbones import catalog
-from graft.extras import needed
+from graft.backbones.backbone import load_backbone
+from graft.backbones.graph import Stage
 
 
 def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
@@ -15,19 +18,11 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
     `share` is the part of the chain that lies before the stage, and `below` the part of all stages' parameters: what a
     cut there would freeze. `work` is the stage's part of the network's multiply-adds, and `above` that of this stage
     and all after it: what a cut there would train. `layers` are its convolutions and linear layers, each with the
-    parameters that `last` would train with it. The list needs no pretrained weights: the network is built with random
-    ones.
+    parameters that `last` would train with it. PyTorch needs no pretrained weights for it: the network is built with
+    random ones. Where it is not installed, `work` and `above` are None and `layers` is empty.
     """
-    needed("torch", "What each stage costs is counted by PyTorch, and that")
-    from graft.torch import chain, fresh
-    from graft.torch.layers import weight_layers
-    from graft.torch.network import Features
-
-    network = fresh.fresh_module(backbone)
-    found = chain.stages(network)
-    spent, whole = chain.work(network, found)
+    found, spent, whole, inside = _counted(backbone) if find_spec("torch") else _listed(backbone)
     sums = list(accumulate((stage.parameters for stage in found), initial=0))
-    inside = weight_layers(Features(network.module, network.preprocess, ()))
     return [
         {
             "index": index,
@@ -36,8 +31,8 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
             "shape": list(stage.shape),
             "parameters": stage.parameters,
             "below": round(sums[index] / sums[-1], 4),
-            "work": round(spent[index] / max(whole, 1), 4),
-            "above": round(sum(spent[index:]) / max(whole, 1), 4),
+            "work": round(spent[index] / max(whole, 1), 4) if spent else None,
+            "above": round(sum(spent[index:]) / max(whole, 1), 4) if spent else None,
             "layers": [
                 {"name": layer.name, "parameters": layer.parameters}
                 for layer in inside
@@ -46,3 +41,23 @@ def stages(backbone: str = catalog.DEFAULT) -> list[dict[str, Any]]:
         }
         for index, stage in enumerate(found)
     ]
+
+
+Found = tuple[Sequence[Stage], list[int], int, Sequence[Any]]  # stages, the work of each and in all, layers
+
+
+def _counted(backbone: str) -> Found:
+    """By PyTorch."""
+    from graft.torch import chain, fresh
+    from graft.torch.layers import weight_layers
+    from graft.torch.network import Features
+
+    network = fresh.fresh_module(backbone)
+    found = chain.stages(network)
+    spent, whole = chain.work(network, found)
+    return found, spent, whole, weight_layers(Features(network.module, network.preprocess, ()))
+
+
+def _listed(backbone: str) -> Found:
+    """By the graph, which says nothing of work and layers."""
+    return load_backbone(backbone).graph.stages, [], 0, ()
