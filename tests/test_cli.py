@@ -559,3 +559,13 @@ def test_offline_in_a_plain_terminal_it_opens_no_socket_and_prints_json_and_noth
     assert (run.returncode, told) == (0, "")
     assert set(json.loads(out)["classes"]) == {"日本 🐱", "naïve"}
     assert load(tmp_path / "m é").predict(sorted((photos / "disc").iterdir()))[0].label == "日本 🐱"
+
+
+def test_the_program_leaves_the_commands_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works out only the one that is asked for; called twice in one process it must know all of them again."""
+    before = list(cli.app.registered_commands)
+    for words in (["backbones", "--help"], ["compare-runs", "-h"]):
+        monkeypatch.setattr("sys.argv", ["graft", *words])
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+    assert cli.app.registered_commands == before

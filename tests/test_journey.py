@@ -111,6 +111,7 @@ def test_the_same_answers_all_the_way_in_the_other_cells(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # VGG-16 alone takes 270 s, and as much again beside another test
 @pytest.mark.parametrize("strategy", ["early-features", "tail"])
 @pytest.mark.parametrize("network", MISSION)
 def test_the_same_answers_all_the_way_by_the_networks_of_the_texts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -321,9 +322,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # an old terminal shows '日' as an escape, not a traceback
     end_at_second_press()
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    program = copy(app)
     if own := [each for each in app.registered_commands if asked == _name(each)]:
-        app.registered_commands = own  # all others would be worked out too
-    app()
+        program.registered_commands = own  # all others would be worked out too
+    program()
 
 
 if __name__ == "__main__":

@@ -98,5 +98,5 @@ def test_a_graph_of_ones_own_is_a_backbone(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="There is no weights file"):
         load_backbone(file=tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
-    with pytest.raises(WeightsError, match=r"text\.onnx cannot be used as a network"):
+    with pytest.raises(WeightsError, match=r"text\.onnx is no ONNX file"):
         load_backbone(file=tmp_path / "text.onnx")
