@@ -92,12 +92,12 @@ def choices_of(strategy: str, recipe: str = "", head: str = "") -> Choices:
 # --- every strategy, every family -------------------------------------------------------------------------------------
 
 
-def check(name: str, size: int, strategy: str, material: Material) -> None:
+def check(name: str, size: int, strategy: str, material: Material, recipe: str = "") -> None:
     """One training: what the last phase freezes is bit-identical, what it trains has moved, and all is finite."""
     backbone = backbone_of(name, size)
     before = {key: value.copy() for key, value in backbone.graph.tensors.items()}
     plain = name.startswith(("alexnet", "vgg"))  # without normalisation random weights explode at the usual rate
-    choices = choices_of(strategy, "blend=none" + ",rate=2e-5" * plain)
+    choices = choices_of(strategy, "blend=none" + ",rate=2e-5" * plain + recipe)
     trained = train(choices, backbone, material, None, told, unwatched)
     after = trained.network.features.graph.tensors
     assert before.keys() == after.keys()  # adapters are merged
@@ -133,7 +133,8 @@ def test_every_strategy_on_every_family(
         monkeypatch.setattr("graft.torch.weights.build", lambda _entry: built(name))
     if (name, strategy) == ("mlp", "lora") or (name in ("cnn", "mlp", "rnn") and strategy not in ("scratch", "full")):
         pytest.skip("the small reference networks are for training from scratch")
-    check(name, size, strategy, material)
+    phases = strategy in ("lp-ft", "two-phase", "gradual")  # each needs an epoch
+    check(name, size, strategy, material, "" if phases else ",epochs=2")
 
 
 # --- the laws ---------------------------------------------------------------------------------------------------------
