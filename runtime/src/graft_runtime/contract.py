@@ -86,9 +86,9 @@ def texts(card: Card, export: Export, evidence: Sequence[Witness] = (), **more: 
 def content(path: Path) -> bytes:
     """The bytes of an exported file. Raises ModelError for what is none by its kind or size, OSError as files do."""
     found = path.stat()
-    if (path / "model.json").is_file():
-        raise ModelError(f"it is a saved classifier; `graft export {path} -o model.onnx` makes a file of it")
     if not stat.S_ISREG(found.st_mode):  # a pipe or a device may have no end
+        if (path / "model.json").is_file():
+            raise ModelError(f"it is a saved classifier; `graft export {path} -o model.onnx` makes a file of it")
         raise ModelError("it is no regular file but a folder, a pipe or a device")
     if found.st_size > MOST:
         raise ModelError(f"it has {found.st_size / 1e9:.1f} GB, and an ONNX file holds 2 GB")
