@@ -12,6 +12,15 @@ from graft.torch.convert import graph_of
 from graft.torch.fresh import fresh_module
 from graft.torch.network import Backbone
 
+CLASSIC = [  # networks of the texts, with sides of images that are quick
+    ("alexnet", 96),
+    ("vgg11", 64),
+    ("googlenet", 64),
+    ("inception_v3", 96),
+    ("resnet18", 64),
+    ("densenet121", 64),
+]
+
 
 @torch.no_grad()
 def shaken(module: nn.Module) -> nn.Module:

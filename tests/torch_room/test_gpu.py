@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from shaken import shaken
+from shaken import CLASSIC, shaken
 
 from graft import device
 from graft.backbones import backbone, facts, wire
@@ -16,15 +16,6 @@ from graft.backbones.preprocess import Preprocess
 from graft.torch.convert import graph_of
 from graft.torch.fresh import fresh_module
 from graft.torch.gpu import Placed
-
-CLASSIC = [
-    ("alexnet", 96),
-    ("vgg11", 64),
-    ("googlenet", 64),
-    ("inception_v3", 96),
-    ("resnet18", 64),
-    ("densenet121", 64),
-]
 
 
 @pytest.mark.parametrize(

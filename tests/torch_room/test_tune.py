@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
-from shaken import pretrained
+from shaken import CLASSIC, pretrained
 from torch import nn
 
 from graft.backbones.backbone import Backbone, load_backbone
@@ -35,12 +35,7 @@ from graft.training.material import Material, prepare
 TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
 SMALL = [("test_resnet", 64), ("test_vit", 160), ("test_convnext", 64)]
 LARGE = [
-    ("alexnet", 96),
-    ("vgg11", 64),
-    ("googlenet", 64),
-    ("inception_v3", 96),
-    ("resnet18", 64),
-    ("densenet121", 64),
+    *CLASSIC,
     ("mobilenet_v2", 64),
     ("mobilenet_v3_small", 64),
     ("efficientnet_b0", 64),
