@@ -5,6 +5,9 @@ BIN := .venv/bin
 # Another environment, active or half-active, must not leak into this one.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
+# Dozens of processes import PyTorch in the tests: with bytecode each takes half as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all faults check format docs bench constraints clean
 

@@ -1,8 +1,8 @@
-"""Many pictures to a file of answers: how fast against the bare loop, and how much memory.
+"""Many images to a file of answers: how fast against the bare loop, and how much memory.
 
-python bench/batch.py ../shared/data/flowers5 [--pictures 1000 5000] [--model FOLDER]
+python bench/batch.py ../shared/data/flowers5 [--images 1000 5000] [--model FOLDER]
 
-The pictures are hard links to those of the folder, turn and turn about, so that none has to be copied.
+The images are hard links to those of the folder, turn and turn about, so that none has to be copied.
 """
 
 import argparse
@@ -34,16 +34,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 5000])
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000])
     parser.add_argument("--model", type=Path, help="the classifier that was trained on them, else it is trained")
     options = parser.parse_args()
     files = sorted(options.data.rglob("*.jpg"))
     with tempfile.TemporaryDirectory() as place:
         folder, model = options.model or Path(place, "model"), Path(place, "model.onnx")
         export(folder if options.model else fit(options.data, folder, report=False), model)
-        bare(model, files[: min(options.pictures)])
-        print("| program | pictures | seconds | a second | peak MB |\n|---|---|---|---|---|")
-        for count in options.pictures:
+        bare(model, files[: min(options.images)])
+        print("| program | images | seconds | a second | peak MB |\n|---|---|---|---|---|")
+        for count in options.images:
             many = linked(files, Path(place, str(count)), count)
             for package, judge in (("graft_runtime", model), ("graft", folder)):
                 row(package, judge, many, count)
@@ -62,13 +62,13 @@ def linked(files: list[Path], folder: Path, count: int) -> Path:
 
 
 def bare(model: Path, files: list[Path]) -> None:
-    """Decode and run, one picture after the other, and nothing else."""
+    """Decode and run, one image after the other, and nothing else."""
     predictor = load(model)
     began = time.perf_counter()
     for file in files:
         predictor.run(decode(file.read_bytes(), enough=predictor.card.enough)[None])
     seconds = time.perf_counter() - began
-    print(f"bare loop, decode and run: {len(files):,} pictures, {seconds:.1f} s, {len(files) / seconds:.1f} a second\n")
+    print(f"bare loop, decode and run: {len(files):,} images, {seconds:.1f} s, {len(files) / seconds:.1f} a second\n")
 
 
 def row(package: str, judge: Path, many: Path, count: int) -> None:

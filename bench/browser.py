@@ -45,11 +45,11 @@ def asked(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--worst", type=int, default=1, help="how many of the worst to name")
     given = parser.parse_args()
-    files = list(table.files([given.pictures]))
+    files = list(table.list_images([given.images]))
     files = [files[at] for at in np.linspace(0, len(files) - 1, min(given.count, len(files))).astype(int)]
     want, got = graft_runtime.load(given.folder / "model.onnx").predict(files), asked(given.folder, files)
     pairs = [(one, other) for one, other in zip(want, got, strict=True) if one.answer and not other["fault"]]
@@ -60,16 +60,16 @@ def main() -> None:
         ]
     )
     changed = sum((list(one.labels), one.unknown) != (other["labels"], other["unknown"]) for one, other in pairs)
-    print(f"{len(pairs)} of {len(files)} pictures judged by both; {changed} answers differ")
+    print(f"{len(pairs)} of {len(files)} images judged by both; {changed} answers differ")
     print(
         f"probabilities off by {np.median(off):.1e} (median), {off.max():.1e} at most, by 0.001 in {(off > 1e-3).sum()}"
     )
     for at in np.argsort(-off)[: given.worst]:
-        print(f"  {off[at]:.1e}  {pairs[at][0].picture}")
-    print(f"{np.median([other['milliseconds'] for _, other in pairs]):.0f} ms a picture in the browser (median)")
+        print(f"  {off[at]:.1e}  {pairs[at][0].image}")
+    print(f"{np.median([other['milliseconds'] for _, other in pairs]):.0f} ms an image in the browser (median)")
     for one, other in zip(want, got, strict=True):
         if bool(one.fault) != bool(other["fault"]):
-            print(f"  {one.picture}: {one.fault or 'read'} by graft-runtime, {other['fault'] or 'read'} by the browser")
+            print(f"  {one.image}: {one.fault or 'read'} by graft-runtime, {other['fault'] or 'read'} by the browser")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,8 @@ from timm.models import PretrainedCfg, get_deprecated_models, get_pretrained_cfg
 from torch.utils.flop_counter import FlopCounterMode
 
 from graft.backbones import catalog
-from graft.backbones.catalog import HUB, NOT_NEEDED, NOT_STATED, TABLE, Entry, Row, entries
-from graft.torch.build import TORCHVISION, build, published
-from graft.torch.small import SIZE, SMALL
+from graft.backbones.catalog import HUB_OWNER, NOT_NEEDED, NOT_STATED, TABLE, CatalogEntry, CatalogRow, search
+from graft.torch.build import SIZE, SMALL, TORCHVISION, best_torchvision_weights, build_network
 
 INSTALLED = f"timm {timm.__version__}, torchvision {torchvision.__version__.partition('+')[0]}"
 FIRST_LINE = f"# Written by bench/catalog.py with {INSTALLED}"
@@ -41,8 +40,8 @@ def main(pattern: str = "*") -> None:
     rows = {row.name: row for row in facts()}
     write(rows, measured)
     catalog._table.cache_clear()
-    catalog._listed.cache_clear()
-    for entry in entries(pattern):
+    catalog._all_names.cache_clear()
+    for entry in search(pattern):
         if entry.name in measured or "." in entry.name:
             continue
         started = time.perf_counter()
@@ -51,29 +50,29 @@ def main(pattern: str = "*") -> None:
         print(f"{time.perf_counter() - started:6.1f} s  {entry.name} {' '.join(measured[entry.name])}", flush=True)
 
 
-def facts() -> Iterable[Row]:
+def facts() -> Iterable[CatalogRow]:
     """What the libraries say of each network, and of each of its pretrained weights."""
     tagged = timm.list_pretrained()
     for name in timm.list_models():
         cfg = get_pretrained_cfg(name, allow_unregistered=False)
         assert cfg is not None
-        yield Row(name, "timm", tag=cfg.tag) if f"{name}.{cfg.tag}" in tagged else _timm(name, cfg)
+        yield CatalogRow(name, "timm", tag=cfg.tag) if f"{name}.{cfg.tag}" in tagged else _timm(name, cfg)
     for name in tagged:
         cfg = get_pretrained_cfg(name, allow_unregistered=False)
         assert cfg is not None
         yield _timm(name, cfg)
     for name, now in get_deprecated_models().items():
-        yield Row(name, "timm", now=now)
+        yield CatalogRow(name, "timm", now=now)
     yield from (_torchvision(name, classifier) for name, classifier in TORCHVISION.items())
     plain = {"interpolation": "bilinear", "crop": "center", "mean": "0.5 0.5 0.5", "std": "0.5 0.5 0.5"}
     for name in SMALL:
-        yield Row(name, "graft", size=str(SIZE), resize=str(SIZE), licence=NOT_NEEDED, **plain)
+        yield CatalogRow(name, "graft", size=str(SIZE), resize=str(SIZE), licence=NOT_NEEDED, **plain)
 
 
-def _timm(name: str, cfg: PretrainedCfg) -> Row:
+def _timm(name: str, cfg: PretrainedCfg) -> CatalogRow:
     height, width = cfg.input_size[1:]
     names = cfg.classifier or ()
-    return Row(
+    return CatalogRow(
         name,
         "timm",
         size=str(width) if height == width else f"{height}x{width}",
@@ -87,15 +86,15 @@ def _timm(name: str, cfg: PretrainedCfg) -> Row:
         classes=str(cfg.num_classes),
         classifier=names if isinstance(names, str) else " ".join(names),
         licence=NOT_STATED if cfg.license in (None, "unknown") else cfg.license,
-        hub="=" if cfg.hf_hub_id == f"{HUB}{name}" else cfg.hf_hub_id or "",
+        hub="=" if cfg.hf_hub_id == f"{HUB_OWNER}{name}" else cfg.hf_hub_id or "",
         url=cfg.url if isinstance(cfg.url, str) else "",
     )
 
 
-def _torchvision(name: str, classifier: str) -> Row:
-    weights = published(name)
+def _torchvision(name: str, classifier: str) -> CatalogRow:
+    weights = best_torchvision_weights(name)
     transforms = weights.transforms()
-    return Row(
+    return CatalogRow(
         name,
         "torchvision",
         size=str(transforms.crop_size[0]),
@@ -115,11 +114,11 @@ def _words(values: Iterable[float]) -> str:
     return " ".join(map(repr, map(float, values)))
 
 
-def measure(entry: Entry) -> Measured:
+def measure(entry: CatalogEntry) -> Measured:
     """Parameters and 10^9 multiply-adds for one image, as text; empty where the meta device does not do."""
     try:
         with torch.device("meta"), torch.inference_mode():
-            network = build(entry).requires_grad_(False)  # the counter stumbles over TNT otherwise
+            network = build_network(entry).requires_grad_(False)  # the counter stumbles over TNT otherwise
             counter = FlopCounterMode(display=False)
             with counter:
                 network(torch.empty(1, 3, entry.size, entry.size))
@@ -140,14 +139,14 @@ def read() -> dict[str, Measured]:
         return {row["name"]: (row["parameters"], row["gmac"]) for row in rows if row["parameters"]}
 
 
-def write(rows: dict[str, Row], measured: dict[str, Measured]) -> None:
+def write(rows: dict[str, CatalogRow], measured: dict[str, Measured]) -> None:
     """The table sorted by name, replaced at once: a reader never sees half of it."""
     part = TABLE.with_suffix(".part")
     nothing = ("", "")
     with part.open("w", newline="", encoding="utf-8") as out:
         print(FIRST_LINE, file=out)
         table = csv.writer(out, lineterminator="\n")
-        table.writerow([field.name for field in fields(Row)])
+        table.writerow([field.name for field in fields(CatalogRow)])
         for name in sorted(rows):
             parameters, gmac = measured.get(name, nothing)
             table.writerow(astuple(replace(rows[name], parameters=parameters, gmac=gmac)))

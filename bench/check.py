@@ -17,14 +17,14 @@ import numpy as np
 from PIL import Image
 
 from graft.data.dataset import pixels
-from graft.data.read.folder import read_folder
-from graft.jobs.check import check
-from graft.model import pictures
+from graft.data.readers.folder import read_folder
+from graft.features import loading
+from graft.jobs.check.check import check
 from graft.progress import unwatched
 
 
 def main() -> None:
-    """Print seconds and pictures a second."""
+    """Print seconds and images a second."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--many", type=int, default=20_000)
     parser.add_argument("--quick", action="store_true", help="check without a network")
@@ -41,7 +41,7 @@ def main() -> None:
 
 def decoded(root: Path) -> None:
     """Decode all files and forget them."""
-    for _ in pictures.each(read_folder(root), lambda raw: pixels(raw, 0).shape, unwatched):
+    for _ in loading.load_each(read_folder(root), lambda raw: pixels(raw, 0).shape, unwatched):
         pass
 
 
@@ -50,12 +50,12 @@ def timed(what: str, count: int, job: Callable[[], object]) -> float:
     start = time.perf_counter()
     job()
     spent = time.perf_counter() - start
-    print(f"{what}: {spent:.1f} s, {count / spent:,.0f} pictures/s", flush=True)
+    print(f"{what}: {spent:.1f} s, {count / spent:,.0f} images/s", flush=True)
     return spent
 
 
 def paint(root: Path, count: int, classes: int = 10) -> None:
-    """Pictures of random blots; each class has a tint of its own."""
+    """Images of random blots; each class has a tint of its own."""
     random = np.random.default_rng(0)
     tints = random.integers(0, 100, (classes, 3))
     for number in range(count):

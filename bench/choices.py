@@ -14,15 +14,14 @@ import numpy as np
 
 from graft.backbones import graph as graphs
 from graft.backbones.backbone import Backbone, load_backbone
-from graft.backbones.features import Features
-from graft.backbones.stages import probed
+from graft.backbones.features import Features, build_probe_features
 from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN
-from graft.data.read.folder import read_folder
-from graft.training.embed import embed
-from graft.training.heads import problem as problems
-from graft.training.heads import ridge
-from graft.training.material import Material, prepare
+from graft.data.readers.folder import read_folder
+from graft.features.embed import embed
+from graft.heads import linear
+from graft.heads import problem as problems
+from graft.training.material import Material, prepare_material
 
 SETS = ("flowers5", "clothing10", "rsscn7_sub", "neu_steel6", "orl_faces40", "grocery81", "gtsrb43_sub")
 THRESHOLDS = (0.97, 0.9, 0.85, 0.8, 0.7)
@@ -33,7 +32,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     start = load_backbone()
     batches(start)
-    frozen = probed(start)
+    frozen = build_probe_features(start)
     materials = {name: loaded(Path(sys.argv[1]) / name, frozen) for name in SETS}
     thresholds(materials, frozen)
     weights(materials, frozen)
@@ -42,16 +41,16 @@ def main() -> None:
 def loaded(folder: Path, frozen: Features) -> Material:
     """The data set with its features, in the state in which `fit` solves the head."""
     data = read_folder(folder)
-    return prepare(data, embed(frozen, data), 0)
+    return prepare_material(data, embed(frozen, data), 0)
 
 
 def batches(start: Backbone, rounds: int = 5) -> None:
-    """Pictures per second of the compiled network by batch size, in turns."""
+    """Images per second of the compiled network by batch size, in turns."""
     size = start.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (128, 3, size, size)).astype(np.uint8)
     runs = {}
     for batch in (1, 2, 4, 8, 16, 32, 64):
-        runs[batch] = graphs.session(start.graph)
+        runs[batch] = graphs.open_session(start.graph)
         runs[batch].batch = batch
     rates: dict[int, list[float]] = {batch: [] for batch in runs}
     for _ in range(rounds):
@@ -59,14 +58,14 @@ def batches(start: Backbone, rounds: int = 5) -> None:
             begin = time.perf_counter()
             run.run(images, [graphs.TOP])
             rates[batch].append(len(images) / (time.perf_counter() - begin))
-    print("| batch | pictures/s (median) |\n|---|---|")
+    print("| batch | images/s (median) |\n|---|---|")
     for batch, each in rates.items():
         print(f"| {batch} | {statistics.median(each):.0f} |")
 
 
 def thresholds(materials: dict[str, Material], frozen: Features) -> None:
-    """For each cosine: pictures with a near-duplicate, groups that mix classes, and the honest accuracy it leaves."""
-    print("\nEach cell: pictures in a group / groups of several classes / leave-one-group-out accuracy %\n")
+    """For each cosine: images with a near-duplicate, groups that mix classes, and the honest accuracy it leaves."""
+    print("\nEach cell: images in a group / groups of several classes / leave-one-group-out accuracy %\n")
     print(f"| data set | {' | '.join(map(str, THRESHOLDS))} | test % |\n|{'---|' * (len(THRESHOLDS) + 2)}")
     usual = duplicates.ALIKE
     for name, material in materials.items():
@@ -80,11 +79,11 @@ def thresholds(materials: dict[str, Material], frozen: Features) -> None:
 def grouped(material: Material, frozen: Features) -> str:
     """One cell of the table of thresholds."""
     train = material.train
-    groups = duplicates.near_duplicates(material.embedded.chosen(train), material.embedded.digests[train])
+    groups = duplicates.near_duplicates(material.embeddings.select(train), material.embeddings.digests[train])
     sizes = np.bincount(groups)
     mixed = sum(len(set(material.data.labels[train][groups == group])) > 1 for group in np.flatnonzero(sizes > 1))
-    problem = replace(material.problems(frozen.widths, 1)["all"], units=groups)
-    accuracy = ridge.solve(problem).accuracy(problem.labels)
+    problem = replace(material.build_problems(frozen.widths, 1)["all"], groups=groups)
+    accuracy = linear.solve_ridge(problem).accuracy(problem.labels)
     return f"{(sizes[groups] > 1).sum()} / {mixed} / {100 * accuracy:.1f}"
 
 
@@ -100,15 +99,15 @@ def weights(materials: dict[str, Material], frozen: Features) -> None:
 
 
 def tested(material: Material, frozen: Features, how: str | None) -> float:
-    """Accuracy % on the test pictures."""
-    problem = material.problems(frozen.widths, 1)["last" if how == "last" else "all"]
+    """Accuracy % on the test images."""
+    problem = material.build_problems(frozen.widths, 1)["last" if how == "last" else "all"]
     if how == "plain":
-        mean, spread = duplicates.moments(material.embedded.chosen(material.train))
-        plain = problems.Standardised(problem.features.features, mean, 1 / spread, problem.features.columns)
+        mean, spread = duplicates.moments(material.embeddings.select(material.train))
+        plain = problems.StandardisedFeatures(problem.features.features, mean, 1 / spread, problem.features.columns)
         problem = replace(problem, features=plain)
     test = np.flatnonzero(material.data.split == TEST)
-    features = material.embedded[test][:, problem.features.columns]
-    answers = ridge.solve(problem).head(features).argmax(1)
+    features = material.embeddings[test][:, problem.features.columns]
+    answers = linear.solve_ridge(problem).head(features).argmax(1)
     assert (material.data.split[material.train] == TRAIN).all()
     return float(100 * (answers == material.data.labels[test]).mean())
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.jobs.export.export import FORMATS, export
+from graft.jobs.export.export import OPENERS, export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.torch.revive import network_of
+from graft.torch.restore import network_to_module
 from graft_runtime.predictor import Predictor
 from graft_runtime.predictor import load as exported
 
@@ -47,14 +47,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         kept = options.models or Path(place)
         models = {name: trained(options.data / name, kept / name) for name in options.sets}
-        print("| data set | export | in | pictures | worst probability | changed answers | accuracy, before | MB |")
+        print("| data set | export | in | images | worst probability | changed answers | accuracy, before | MB |")
         print("|---|---|---|---|---|---|---|---|")
         for name, model in models.items():
             for kind, (how, end) in KINDS.items():
                 file = Path(place, name + end)
                 row(name, kind, export(model, file, check=options.data / name, allow_loss=1.0, **how))
         first = options.sets[0]
-        odd(models[first], {kind: Path(place, first + KINDS[kind][1]) for kind in FORMATS}, options.data / MESSY)
+        odd(models[first], {kind: Path(place, first + KINDS[kind][1]) for kind in OPENERS}, options.data / MESSY)
         speeds(models[first], *(exported(Path(place, first + KINDS[kind][1])) for kind in ("onnx", "onnx, int8")))
 
 
@@ -68,7 +68,7 @@ def row(name: str, kind: str, report: dict[str, Any]) -> None:
     found = report["parity"]
     low, high = (100 * end for end in found["interval"])
     loss = f"{found['exported']:.1%}, {found['trained']:.1%} ({0 - high:+.1f} to {0 - low:+.1f} points)"
-    cells = [name, kind, found["runtime"], found["pictures"], f"{found['worst']:.1e}", found["changed"], loss]
+    cells = [name, kind, found["runtime"], found["images"], f"{found['worst']:.1e}", found["changed"], loss]
     print("|", " | ".join(map(str, cells)), f"| {found['size'] / 1e6:.1f} |", flush=True)
 
 
@@ -81,7 +81,7 @@ def odd(classifier: Classifier, exports: dict[str, Path], folder: Path) -> None:
     print(f"\n{folder.name}: {len(files)} files, {len(files) - len(whole)} with the same fault in both; the other ")
     print(f"{len(whole)}:\n\n| export | worst probability | changed answers |\n|---|---|---|")
     for kind in ("onnx", "openvino", "torch"):
-        said = FORMATS[kind](exports[kind].read_bytes())[0](file.read_bytes() for file, _ in whole)
+        said = OPENERS[kind](exports[kind].read_bytes())[0](file.read_bytes() for file, _ in whole)
         pairs = [(one, other) for (_, one), other in zip(whole, said, strict=True)]
         worst = max(abs(a - b) for pair in pairs for a, b in zip(*map(chances, pair), strict=True))
         changed = sum((one.label, one.unknown) != (other.label, other.unknown) for one, other in pairs)
@@ -94,15 +94,15 @@ def chances(prediction: Any) -> list[float]:
 
 
 def speeds(classifier: Classifier, float32: Predictor, int8: Predictor) -> None:
-    """Decoded pictures to answers, turn and turn about; the median."""
-    network, preprocess = network_of(classifier.network, classifier.card), classifier.network.preprocess
+    """Decoded images to answers, turn and turn about; the median."""
+    network, preprocess = network_to_module(classifier.network, classifier.card), classifier.network.preprocess
 
     def eager(images: np.ndarray) -> None:
         with torch.inference_mode():
             network(torch.from_numpy(np.stack([preprocess.prepare(image) for image in images]))).softmax(1)
 
     ways: dict[str, Callable[[np.ndarray], object]] = {"PyTorch": eager, "float32": float32.run, "int8": int8.run}
-    print(f"| pictures of {SIZE[0]} x {SIZE[1]} at once | {' | '.join(f'{name}, ms each' for name in ways)} |")
+    print(f"| images of {SIZE[0]} x {SIZE[1]} at once | {' | '.join(f'{name}, ms each' for name in ways)} |")
     print("|---|---|---|---|")
     for batch in BATCHES:
         images = np.random.default_rng(0).integers(0, 256, (batch, *SIZE, 3), dtype=np.uint8)

@@ -3,7 +3,7 @@
 python bench/faults.py ../shared/data/flowers5 ../shared/data/clothing10 [--seeds 3]
 
 5 % of the labels are replaced by another class: AUROC of the doubt by which `graft check` ranks labels. To 3 % of the
-pictures a copy is added (in turn: JPEG of quality 60, half the size, 3 to 10 % of width and height cut off, mirrored).
+images a copy is added (in turn: JPEG of quality 60, half the size, 3 to 10 % of width and height cut off, mirrored).
 Recall: copies that share a group with their original. Precision: of the pairs found with a copy in them, those of the
 same original; a pair whose originals are near-duplicates themselves counts for neither. Leak: copies that are on the
 other side of the split than their original.
@@ -20,35 +20,34 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from graft.backbones.backbone import load_backbone
-from graft.backbones.features import Features
-from graft.backbones.stages import probed
+from graft.backbones.features import Features, build_probe_features
 from graft.data.dataset import UNSPLIT, Dataset, pixels
 from graft.data.duplicates import alike, near_duplicates
 from graft.data.images import InMemory, Raw
-from graft.data.read.source import read_source
-from graft.jobs.check import doubted
-from graft.training.embed import Embedded, embed
-from graft.training.material import prepare
+from graft.data.readers.source import read_source
+from graft.features.embed import Embeddings, embed
+from graft.jobs.check.check import cross_check_labels
+from graft.training.material import prepare_material
 
 FLIPPED, COPIED = 0.05, 0.03
 Random = np.random.Generator
 Change = Callable[[Image.Image, Random], Image.Image]
 
 
-def cropped(picture: Image.Image, random: Random) -> Image.Image:
+def cropped(image: Image.Image, random: Random) -> Image.Image:
     """Without 3 to 10 % of its width and of its height, somewhere."""
-    width, height = (round(side * (1 - random.uniform(0.03, 0.1))) for side in picture.size)
+    width, height = (round(side * (1 - random.uniform(0.03, 0.1))) for side in image.size)
     left, top = (
-        int(random.integers(whole - part + 1)) for whole, part in zip(picture.size, (width, height), strict=True)
+        int(random.integers(whole - part + 1)) for whole, part in zip(image.size, (width, height), strict=True)
     )
-    return picture.crop((left, top, left + width, top + height))
+    return image.crop((left, top, left + width, top + height))
 
 
 CHANGES: dict[str, tuple[int, Change]] = {  # JPEG quality, and what is done before
-    "re-encoded": (60, lambda picture, _: picture),
-    "half size": (90, lambda picture, _: picture.resize((max(picture.width // 2, 1), max(picture.height // 2, 1)))),
+    "re-encoded": (60, lambda image, _: image),
+    "half size": (90, lambda image, _: image.resize((max(image.width // 2, 1), max(image.height // 2, 1)))),
     "cropped": (90, cropped),
-    "mirrored": (90, lambda picture, _: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+    "mirrored": (90, lambda image, _: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
 }
 
 
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    frozen = probed(load_backbone())
+    frozen = build_probe_features(load_backbone())
     print("| data set | seed | AUROC of wrong labels | said to be wrong | of these wrong | of the wrong found |")
     print("|---|---|---|---|---|---|")
     for folder in options.folders:
@@ -80,9 +79,9 @@ def labels(frozen: Features, data: Dataset, name: str, seed: int) -> str:
     said[wrong] = (said[wrong] + random.integers(1, count, wrong.sum())) % count
     embedded = embed(frozen, data)
     groups = near_duplicates(embedded, embedded.digests, embedded.hashes)
-    found = doubted(replace(data, labels=said), embedded, groups, frozen.widths, 0)
+    found = cross_check_labels(replace(data, labels=said), embedded, groups, frozen.widths, 0)
     assert found
-    area, named = roc_auc_score(wrong, found.doubt), wrong[found.rows]
+    area, named = roc_auc_score(wrong, found.error_scores), wrong[found.rows]
     return f"| {name} | {seed} | **{area:.3f}** | {len(named)} | {named.mean():.0%} | {named.sum() / wrong.sum():.0%} |"
 
 
@@ -106,8 +105,8 @@ def copies(frozen: Features, data: Dataset, name: str, seed: int) -> str:
     groups = near_duplicates(embedded, embedded.digests, embedded.hashes)
     found = groups[count:] == groups[originals]
     natural, right, wrong = judged(embedded, source, count)
-    material = prepare(whole, embedded, 0)
-    tested = np.isin(np.arange(len(whole)), material.embedded.rows[material.test])
+    material = prepare_material(whole, embedded, 0)
+    tested = np.isin(np.arange(len(whole)), material.embeddings.rows[material.test])
     leak = int((tested[count:] != tested[originals]).sum())
     each = " | ".join(f"{found[kinds == kind].mean():.0%}" for kind in range(len(CHANGES)))
     return (
@@ -123,7 +122,7 @@ def copy(raw: Raw, quality: int, change: Change, random: Random) -> bytes:
     return file.getvalue()
 
 
-def judged(embedded: Embedded, source: np.ndarray, count: int) -> tuple[int, int, int]:
+def judged(embedded: Embeddings, source: np.ndarray, count: int) -> tuple[int, int, int]:
     """Pairs of near-duplicates that were there before, right pairs with a copy in them, and wrong ones."""
     pairs = np.concatenate([np.column_stack([one, two]) for one, two, _ in alike(embedded, embedded.hashes)])
     old = {tuple(pair) for pair in pairs[(pairs < count).all(axis=1)].tolist()}

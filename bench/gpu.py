@@ -25,16 +25,16 @@ from PIL import Image
 from graft import device
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
-from graft.backbones.graph import cores
-from graft.data.read.folder import read_folder
+from graft.backbones.graph import core_count
+from graft.data.readers.folder import read_folder
+from graft.features import loading
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
-from graft.model import pictures
 from graft.model.classifier import Classifier
 from graft.progress import unwatched
 from graft.torch import engine
-from graft.torch.network import Features
-from graft.torch.revive import backbone_of
+from graft.torch.network import FeaturesModule
+from graft.torch.restore import backbone_to_module
 
 MOST = 480  # seconds after which nothing further is begun
 CLASSES, SIZE, TURNS, EPOCHS, CHECKED = 10, (640, 480), 5, 3, 256
@@ -58,7 +58,7 @@ def main() -> None:
     device.use(name)
     with tempfile.TemporaryDirectory() as folder:
         photos = options.photos or drawn(Path(folder, "photos"), options.images)
-        print(f"{told(name)}; {cores()} cores; PyTorch {torch.__version__}; {options.backbone}\n")
+        print(f"{told(name)}; {core_count()} cores; PyTorch {torch.__version__}; {options.backbone}\n")
         measure(name, photos, options.backbone, folder, began)
     print(f"\n{time.monotonic() - began:.0f} s in all")
 
@@ -76,11 +76,11 @@ def told(name: str) -> str:
 def measure(name: str, photos: Path, backbone: str, folder: str, began: float) -> None:
     """All rows; those that would begin too late are named and left out."""
     data = read_folder(photos)
-    start = backbone_of(load_backbone(backbone))
-    frozen = Features(start.module, start.preprocess, ())
-    prepare = partial(pictures.prepared, start.preprocess)
-    images = [each.made for each in pictures.each(data, prepare, unwatched) if each.made is not None]
-    limit = len(data) / seconds(lambda: list(pictures.each(data, prepare, unwatched)))
+    start = backbone_to_module(load_backbone(backbone))
+    frozen = FeaturesModule(start.module, start.preprocess, ())
+    prepare = partial(loading.prepare_image, start.preprocess)
+    images = [each.value for each in loading.load_each(data, prepare, unwatched) if each.value is not None]
+    limit = len(data) / seconds(lambda: list(loading.load_each(data, prepare, unwatched)))
     print(f"| what | {' | '.join(ROWS)} |\n|---|---|---|\n| decode + resize alone | {limit:.0f} | 1.00 |", flush=True)
 
     def row(what: str, work: Callable[[], int], turns: int = 1) -> None:
@@ -119,16 +119,16 @@ def fitted(photos: Path, backbone: str, strategy: str, recipe: str | None, made:
     return sum(report["data"][part] for part in ("train", "test")) * (EPOCHS if recipe else 1)
 
 
-def in_bfloat16(frozen: Features, images: np.ndarray, name: str) -> np.ndarray:
+def in_bfloat16(frozen: FeaturesModule, images: np.ndarray, name: str) -> np.ndarray:
     """Features by torch's automatic mixed precision."""
     done = []
     with torch.inference_mode(), torch.autocast(name, torch.bfloat16):
         for batch in torch.from_numpy(images).split(engine.BATCH_GPU):
-            done.append(frozen(engine.ready(batch)).float().cpu())
+            done.append(frozen(engine.move_batch_to_device(batch)).float().cpu())
     return torch.cat(done).numpy()
 
 
-def answers(name: str, frozen: Features, images: np.ndarray, made: dict[str, Classifier], photos: Path) -> None:
+def answers(name: str, frozen: FeaturesModule, images: np.ndarray, made: dict[str, Classifier], photos: Path) -> None:
     """Features and answers of the GPU beside those of the CPU."""
     some = images[:CHECKED]
     gpu = engine.compile(frozen, images.shape[-1], CHECKED)(some)

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.jobs.fit import fit
-from graft.model.bootstrap import wilson
+from graft.metrics.calibration import ReliabilityBin, calibration_error
+from graft.metrics.intervals import wilson_interval
 from graft.model.classifier import Classifier
-from graft.model.trust import Bin, calibration_error
-from graft_runtime.decide import least_of
+from graft_runtime.decide import prediction_set_threshold
 
-ENOUGH = 200  # test pictures
+ENOUGH = 200  # test images
 
 
 def main() -> None:
-    """Print one row for each data set with enough test pictures."""
+    """Print one row for each data set with enough test images."""
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -45,14 +45,14 @@ def row(name: str, classifier: Classifier, coverage: float) -> str:
     score, memory = classifier.report["evaluation"], classifier.memory
     assert memory
     assert memory.tested
-    tested, least = memory.tested, least_of(classifier.card.sets, coverage)
+    tested, least = memory.tested, prediction_set_threshold(classifier.card.sets, coverage)
     whole = np.zeros((len(tested), len(classifier.classes)))
     np.put_along_axis(whole, tested.columns.astype(int), tested.chances.astype(float), axis=1)
     alone, best = tested.own >= least, whole.argmax(axis=1) == tested.labels
-    held, low_high = float((alone | best).mean()), wilson(int((alone | best).sum()), len(tested))
+    held, low_high = float((alone | best).mean()), wilson_interval(int((alone | best).sum()), len(tested))
     size = np.maximum((whole >= least).sum(axis=1), 1).mean()
     low, high = score["intervals"]["calibration_error"]
-    before = error([Bin(**each) for each in score["trust"]["before"]])
+    before = error([ReliabilityBin(**each) for each in score["trust"]["before"]])
     unknown = score["trust"]["unknown"]
     cells = (
         name,
@@ -71,13 +71,13 @@ def row(name: str, classifier: Classifier, coverage: float) -> str:
 
 
 def chance(chances: NDArray[np.float64], times: int = 200) -> float:
-    """The calibration error that so many pictures show on average though every probability is true."""
+    """The calibration error that so many images show on average though every probability is true."""
     random, confidence = np.random.default_rng(0), chances.max(axis=1)
     drawn = [calibration_error(confidence, random.random(len(chances)) < confidence) for _ in range(times)]
     return float(np.mean(drawn))
 
 
-def error(bins: list[Bin]) -> float:
+def error(bins: list[ReliabilityBin]) -> float:
     """The calibration error that the bins of a reliability diagram say."""
     gaps = [each.count * abs(each.confidence - each.right) for each in bins if each.confidence is not None]
     return sum(gaps) / sum(each.count for each in bins)

@@ -25,8 +25,8 @@ from graft.jobs.fit import fit
 from graft.backbones import catalog
 
 photos, weights, model, name = sys.argv[1:]
-entry = catalog.find(name)
-network = build.build(entry)
+entry = catalog.find_entry(name)
+network = build.build_network(entry)
 for norm in network.modules():
     if isinstance(norm, torch.nn.BatchNorm2d):  # some begin at 0, and a layer of zeros is written shorter
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -68,7 +68,7 @@ def main() -> None:
     parity = found["parity"]
     print("| network | MB | images | changed answers | worst probability | start MiB | peak MiB | seconds |")
     print("|---|---|---|---|---|---|---|---|")
-    answers = f"{parity['pictures']} | {parity['changed']} | {parity['worst']:.1e}"
+    answers = f"{parity['images']} | {parity['changed']} | {parity['worst']:.1e}"
     cost = f"{found['start']:,} | {found['peak']:,} | {found['seconds']}"
     print(f"| {options.backbone} | {size:.1f} | {answers} | {cost} |")
 

@@ -16,12 +16,12 @@ from torch.nn import functional
 from graft.backbones.backbone import load_backbone
 from graft.heads.designs import Linear
 from graft.torch import loop
-from graft.torch.cut import cut
-from graft.torch.feed import Rows
-from graft.torch.head import fresh
-from graft.torch.loop import Lesson, State
-from graft.torch.network import Features, Network
-from graft.torch.revive import backbone_of
+from graft.torch.cut import cut_network
+from graft.torch.feed import RowIndices
+from graft.torch.head import build_head
+from graft.torch.loop import PhaseInputs, TrainingState
+from graft.torch.network import FeaturesModule, NetworkModule
+from graft.torch.restore import backbone_to_module
 from graft.training.recipe import Recipe
 
 BATCH, STEPS, CLASSES = 16, 6, 10
@@ -34,11 +34,11 @@ class Memory:
     def __init__(self, inputs: Tensor) -> None:
         self.inputs = inputs
 
-    def batches(self, groups: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
+    def batches(self, groups: Sequence[RowIndices], epoch: int) -> Iterator[Tensor]:
         """Slices of them."""
         return (self.inputs[rows] for rows in groups)
 
-    def still(self, rows: Rows) -> Tensor:
+    def still(self, rows: RowIndices) -> Tensor:
         """The same."""
         return self.inputs[rows]
 
@@ -61,18 +61,20 @@ def main() -> None:
 
 def prepared(at: str | int) -> tuple[Callable[[], None], Callable[[], None]]:
     """(bare, ours): two functions that each make STEPS steps on the same tensors."""
-    backbone = backbone_of(load_backbone())
-    features = Features(backbone.module, backbone.preprocess, ())
-    network = Network(features, fresh(Linear(), features.width, CLASSES)).to(memory_format=torch.channels_last)
-    halves = cut(network, backbone, at)
+    backbone = backbone_to_module(load_backbone())
+    features = FeaturesModule(backbone.module, backbone.preprocess, ())
+    network = NetworkModule(features, build_head(Linear(), features.width, CLASSES)).to(
+        memory_format=torch.channels_last
+    )
+    halves = cut_network(network, backbone, at)
     side = backbone.preprocess.size
-    pictures = torch.randint(0, 256, (BATCH * STEPS, 3, side, side), dtype=torch.uint8)
-    inputs = torch.cat([halves.frozen(some) for some in pictures.split(BATCH)])
+    images = torch.randint(0, 256, (BATCH * STEPS, 3, side, side), dtype=torch.uint8)
+    inputs = torch.cat([halves.frozen(some) for some in images.split(BATCH)])
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     targets = functional.one_hot(torch.arange(len(inputs)) % CLASSES, CLASSES).float()
     trained = [(0, name, each) for name, each in network.named_parameters() if each.requires_grad]
-    lesson = Lesson(
+    lesson = PhaseInputs(
         tuned=halves.tuned,
         parameters=trained,
         feed=Memory(inputs),
@@ -81,22 +83,22 @@ def prepared(at: str | int) -> tuple[Callable[[], None], Callable[[], None]]:
         recipe=RECIPE,
         batch=BATCH,
         rate=1e-5,
-        first=0,
+        first_epoch=0,
         epochs=1,
         seed=0,
-        starts={},
+        start_weights={},
     )
     adamw = torch.optim.AdamW([each for _, _, each in trained], 1e-5, weight_decay=0.0)
 
     def bare() -> None:
-        loop.training_mode(halves.tuned, RECIPE)
+        loop.set_training_mode(halves.tuned, RECIPE)
         for rows in np.arange(len(inputs)).reshape(-1, BATCH):
             adamw.zero_grad(set_to_none=True)
             functional.cross_entropy(halves.tuned(inputs[rows]), targets[rows]).backward()
             adamw.step()
 
     def ours() -> None:
-        for _ in loop.train(lesson, State(lesson)):
+        for _ in loop.train(lesson, TrainingState(lesson)):
             pass
 
     return bare, ours

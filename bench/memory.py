@@ -74,7 +74,7 @@ def by_count(many: int) -> None:
             found = measured(Path(folder), {})
         peaks.append(found["peak"])
         parts = f"{found['train']:,} train, {found['test']:,} test"
-        print(f"{count:,} pictures ({parts}): peak {found['peak']:,} MiB", flush=True)
+        print(f"{count:,} images ({parts}): peak {found['peak']:,} MiB", flush=True)
     print(f"difference: {peaks[1] - peaks[0]:,} MiB")
 
 

@@ -13,21 +13,21 @@ import uvicorn
 from PIL import Image
 
 from graft.model.classifier import load
-from graft.torch.revive import network_of
+from graft.torch.restore import network_to_module
 
 app = fastapi.FastAPI()
 classifier = load(sys.argv[1])
-network = network_of(classifier.network, classifier.card)
+network = network_to_module(classifier.network, classifier.card)
 
 
 @app.post("/predict")
 async def predict(request: fastapi.Request) -> dict[str, float]:
-    """Class probabilities of the picture in the body."""
+    """Class probabilities of the image in the body."""
     image = Image.open(io.BytesIO(await request.body())).convert("RGB")
     prepared = classifier.network.preprocess.prepare(np.asarray(image))[None]
     with torch.inference_mode():
         logits = network(torch.from_numpy(prepared)).numpy()
-    return dict(zip(classifier.classes, classifier.calibrated(logits)[0].tolist(), strict=True))
+    return dict(zip(classifier.classes, classifier.calibrate_logits(logits)[0].tolist(), strict=True))
 
 
 uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")

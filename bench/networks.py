@@ -2,7 +2,7 @@
 
 python bench/networks.py [NAME ...]
 
-Random weights, so no download. Convolutional networks see pictures of 96 pixels, to save time; the others their own
+Random weights, so no download. Convolutional networks see images of 96 pixels, to save time; the others their own
 size. A cell holds the trained parameters in millions, after these were found true: the loss is finite; every trained
 tensor moves in the step, and no frozen one; and the loss falls along the gradient as the gradient says, within 5 %.
 """
@@ -19,12 +19,12 @@ from torch.nn import functional
 from graft.errors import GraftError
 from graft.heads.designs import Linear
 from graft.torch import adapters
-from graft.torch.chain import stages
-from graft.torch.fresh import fresh_module
-from graft.torch.head import fresh
-from graft.torch.network import Backbone, Features, Network
-from graft.torch.phases import opened
-from graft.training.strategies import STRATEGIES, EarlyFeatures, Lora, Training
+from graft.torch.chain import find_stages
+from graft.torch.head import build_head
+from graft.torch.network import BackboneModule, FeaturesModule, NetworkModule
+from graft.torch.phases import cut_for_phase
+from graft.torch.restore import build_random_module
+from graft.training.strategies import STRATEGIES, EarlyFeatures, FinetuneStrategy, Lora
 
 NETWORKS = [
     "alexnet",
@@ -56,7 +56,9 @@ NETWORKS = [
 ]
 OWN_SIZE = ("deit", "vit", "swin", "mlp", "cnn", "rnn")
 SIDE, CLASSES, TOLERANCE = 96, 3, 0.05
-NAMES = [name for name, kind in STRATEGIES.items() if isinstance(kind(), Training) and kind is not EarlyFeatures]
+NAMES = [
+    name for name, kind in STRATEGIES.items() if isinstance(kind(), FinetuneStrategy) and kind is not EarlyFeatures
+]
 
 
 def main() -> None:
@@ -72,25 +74,25 @@ def main() -> None:
 def cell(name: str, strategy: str) -> str:
     """The trained parameters in millions; a dash where the strategy says that it has nothing to train there."""
     backbone = made(name)
-    features = Features(backbone.module, backbone.preprocess, ())
-    network = Network(features, fresh(Linear(init="normal"), features.width, CLASSES)).double()
+    features = FeaturesModule(backbone.module, backbone.preprocess, ())
+    network = NetworkModule(features, build_head(Linear(init="normal"), features.width, CLASSES)).double()
     plan = STRATEGIES[strategy]()
-    chain = [stage.name for stage in stages(backbone)]
+    chain = [stage.name for stage in find_stages(backbone)]
     phase = plan.phases(chain)[-1]
     try:
         if isinstance(plan, Lora):
             adapters.add_lora(backbone.module, chain, plan.rank, 2.0 * plan.rank)
-        halves = opened(network, backbone, phase)
+        halves = cut_for_phase(network, backbone, phase)
     except GraftError:
         return "–"
     trained = sum(each.numel() for each in network.parameters() if each.requires_grad)
-    checked(network.eval(), halves.tuned, halves.frozen(pictures(backbone.preprocess.size)))
+    checked(network.eval(), halves.tuned, halves.frozen(images(backbone.preprocess.size)))
     return f"{trained / 1e6:.2f}"
 
 
-def made(name: str) -> Backbone:
-    """A network with random weights that tell pictures apart."""
-    backbone = fresh_module(name)
+def made(name: str) -> BackboneModule:
+    """A network with random weights that tell images apart."""
+    backbone = build_random_module(name)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for part, weight in backbone.module.named_parameters():
@@ -108,13 +110,13 @@ def _doubled(_module: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].double(),)
 
 
-def pictures(side: int) -> Tensor:
+def images(side: int) -> Tensor:
     """Two of noise, one dark and flat, one bright and rough."""
     noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     return (noise * torch.tensor([15.0, 60.0]).view(2, 1, 1, 1) + 110).clamp(0, 255).to(torch.uint8)
 
 
-def checked(network: Network, tuned: torch.nn.Module, crossing: Tensor) -> None:
+def checked(network: NetworkModule, tuned: torch.nn.Module, crossing: Tensor) -> None:
     """One step down the gradient, so small that the loss is as good as straight."""
     labels = torch.arange(2)
     before = copy.deepcopy(network.state_dict())

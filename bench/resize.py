@@ -17,20 +17,20 @@ from torch.nn import functional
 from graft.backbones.backbone import load_backbone
 from graft.backbones.preprocess import Preprocess
 from graft.data.dataset import TRAIN, Dataset, pixels
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
 from graft.data.split import folds
+from graft.heads import linear
+from graft.heads.problem import Problem, standardise_features
 from graft.torch import engine
-from graft.torch.network import Features
-from graft.torch.revive import backbone_of
-from graft.training.heads import ridge
-from graft.training.heads.problem import Problem, standardised
+from graft.torch.network import FeaturesModule
+from graft.torch.restore import backbone_to_module
 
 
 def main() -> None:
     """One row for each data set."""
     warnings.simplefilter("ignore")
-    start = backbone_of(load_backbone())
-    frozen = Features(start.module, start.preprocess, ())
+    start = backbone_to_module(load_backbone())
+    frozen = FeaturesModule(start.module, start.preprocess, ())
     run = engine.compile(frozen, start.preprocess.size, 1000)
     theirs = timm.data.create_transform(224, interpolation="bicubic", crop_pct=0.875, mean=(0,) * 3, std=(1,) * 3)
     floats = InFloat(**vars(start.preprocess))
@@ -54,19 +54,19 @@ class InFloat(Preprocess):
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None].float()
-        size = self._target(*image.shape[:2])
+        size = self._resized_shape(*image.shape[:2])
         large = functional.interpolate(tensor, size=size, mode=self.interpolation, antialias=True)[0]
         top, left = (round((side - self.size) / 2) for side in size)
         return large[:, top : top + self.size, left : left + self.size].round().clamp(0, 255).numpy()
 
 
 def decoded(data: Dataset, row: int) -> np.ndarray:
-    """The picture as `fit` decodes it."""
+    """The image as `fit` decodes it."""
     return pixels(data.read(row), 512)
 
 
 def transformed(transform: object, data: Dataset, row: int) -> np.ndarray:
-    """The picture through timm's transform, back on the scale 0 to 255."""
+    """The image through timm's transform, back on the scale 0 to 255."""
     image = Image.open(BytesIO(data.read(row))).convert("RGB")
     tensor: torch.Tensor = transform(image)  # pyright: ignore[reportCallIssue]
     return (tensor * 255).round().to(torch.uint8).numpy()
@@ -79,8 +79,8 @@ def accuracy(data: Dataset, features: np.ndarray) -> float:
     names = np.arange(len(labels) * 16).view(np.uint8)[: len(labels) * 16].reshape(-1, 16)
     units = np.arange(len(labels))
     own = folds(labels, units, names, 4, 0)
-    problem = Problem(standardised(features[train], [features.shape[1]]), labels, units, own, len(data.classes))
-    answers = ridge.solve(problem).head(features[test]).argmax(1)
+    problem = Problem(standardise_features(features[train], [features.shape[1]]), labels, units, own, len(data.classes))
+    answers = linear.solve_ridge(problem).head(features[test]).argmax(1)
     return float((answers == data.labels[test]).mean())
 
 

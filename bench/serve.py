@@ -29,7 +29,7 @@ from graft_runtime.predictor import load
 sys.path.append(str(Path(__file__).parents[1] / "runtime" / "tests"))
 import exported as colours
 
-CLIENTS, SECONDS, PICTURES = (1, 8, 64), 12.0, 100
+CLIENTS, SECONDS, IMAGES = (1, 8, 64), 12.0, 100
 CAPACITY, TIMES = 128, 4  # requests that graft_runtime.serve.bounds lets in, and how many times as many clients come
 MB = 2**20
 
@@ -62,26 +62,26 @@ def main() -> None:
         file, tiny = Path(place, "model.onnx"), Path(place, "colours.onnx")
         export(str(model), file)
         tiny.write_bytes(colours.file())
-        pictures = [path.read_bytes() for path in sorted(options.data.glob("test/*/*.jpg"))[::3][:PICTURES]]
-        speed(file, model, pictures)
-        overload(file, pictures)
-        start(file, pictures[0])
+        images = [path.read_bytes() for path in sorted(options.data.glob("test/*/*.jpg"))[::3][:IMAGES]]
+        speed(file, model, images)
+        overload(file, images)
+        start(file, images[0])
         memory(tiny, options.requests)
 
 
-def speed(file: Path, model: Path, pictures: list[bytes]) -> None:
-    """Pictures a second and how long each takes, between two runs of the bare loop: a machine's speed drifts."""
-    print("| | clients | pictures/s | of the bare loop before and after | p50 ms | p99 ms |")
+def speed(file: Path, model: Path, images: list[bytes]) -> None:
+    """Images a second and how long each takes, between two runs of the bare loop: a machine's speed drifts."""
+    print("| | clients | images/s | of the bare loop before and after | p50 ms | p99 ms |")
     print("|---|---|---|---|---|---|")
-    before = loop(file, pictures)
+    before = loop(file, images)
     for clients in CLIENTS:
         with server(file) as port:
-            own = asyncio.run(asked(port, "/v1/predict", pictures, clients))
-        after = loop(file, pictures)
+            own = asyncio.run(asked(port, "/v1/predict", images, clients))
+        after = loop(file, images)
         with naive(model) as port:
-            other = asyncio.run(asked(port, "/predict", pictures, clients))
+            other = asyncio.run(asked(port, "/predict", images, clients))
         told("`graft serve`", clients, own, before, after)
-        told("FastAPI + PyTorch", clients, other, after, before := loop(file, pictures))
+        told("FastAPI + PyTorch", clients, other, after, before := loop(file, images))
     print()
 
 
@@ -91,37 +91,37 @@ def told(name: str, clients: int, load: Load, before: float, after: float) -> No
     print(f"| {name} | {clients} | {load.rate():.1f} | {share:.2f} ({before:.1f}, {after:.1f}) | {each} |", flush=True)
 
 
-def loop(file: Path, pictures: list[bytes]) -> float:
-    """Pictures a second of the runtime alone, decoding in threads."""
+def loop(file: Path, images: list[bytes]) -> float:
+    """Images a second of the runtime alone, decoding in threads."""
     predictor = load(file)
-    predictor.predict(pictures[:8])
+    predictor.predict(images[:8])
     began = time.monotonic()
-    count = sum(1 for _ in predictor.stream(islice(cycle(pictures), 4 * len(pictures))))
+    count = sum(1 for _ in predictor.stream(islice(cycle(images), 4 * len(images))))
     return count / (time.monotonic() - began)
 
 
-def overload(file: Path, pictures: list[bytes]) -> None:
+def overload(file: Path, images: list[bytes]) -> None:
     """Four times as many clients as are let in."""
     with server(file) as port:
-        load = asyncio.run(asked(port, "/v1/predict", pictures, TIMES * CAPACITY))
+        load = asyncio.run(asked(port, "/v1/predict", images, TIMES * CAPACITY))
     count = Counter(status for status, _ in load.answers)
     said = ", ".join(f"{number:,} x {status}" for status, number in sorted(count.items()))
     print(f"Overload, {TIMES * CAPACITY} clients where {CAPACITY} requests are let in: {said}; ", end="")
-    print(f"{load.rate():.1f} pictures/s answered, p99 {load.milliseconds(0.99):.0f} ms.\n", flush=True)
+    print(f"{load.rate():.1f} images/s answered, p99 {load.milliseconds(0.99):.0f} ms.\n", flush=True)
 
 
-def start(file: Path, picture: bytes) -> None:
+def start(file: Path, image: bytes) -> None:
     """Seconds from the start of the programs to their first answers."""
     spent = list[tuple[float, float]]()
     for _ in range(5):
         began = time.monotonic()
         with server(file, wait=False) as port:
-            while asyncio.run(answered(port, picture)) != 200:
+            while asyncio.run(answered(port, image)) != 200:
                 time.sleep(0.01)
             served = time.monotonic() - began
         began = time.monotonic()
         photo = file.with_name("photo.jpg")
-        photo.write_bytes(picture)
+        photo.write_bytes(image)
         words = [sys.executable, "-m", "graft_runtime", "predict", str(file), str(photo)]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         spent.append((served, time.monotonic() - began))
@@ -132,12 +132,12 @@ def start(file: Path, picture: bytes) -> None:
 
 def memory(file: Path, requests: int) -> None:
     """How much a long life adds, with a network so small that the server is most of the work."""
-    pictures = [colours.picture((number * 37 % 230, number * 61 % 230, number * 17 % 230)) for number in range(20)]
+    images = [colours.image((number * 37 % 230, number * 61 % 230, number * 17 % 230)) for number in range(20)]
     with server(file) as port:
         (process,) = [each for each in psutil.Process().children() if "serve" in each.cmdline()]
         sizes = []
         for count in (requests // 20, requests):
-            asyncio.run(asked(port, "/v1/predict", pictures, 16, count=count))
+            asyncio.run(asked(port, "/v1/predict", images, 16, count=count))
             family = [process, *process.children()]
             sizes.append((process.memory_info().rss / MB, sum(each.memory_info().rss for each in family) / MB))
     (own, whole), (own_after, whole_after) = sizes
@@ -179,10 +179,10 @@ def _running(command: Sequence[str], ready: str, wait: bool) -> Iterator[int]:
         process.wait()
 
 
-async def asked(port: int, path: str, pictures: list[bytes], clients: int, count: int | None = None) -> Load:
+async def asked(port: int, path: str, images: list[bytes], clients: int, count: int | None = None) -> Load:
     """Clients that ask again as soon as they are answered, each on one connection, for a while or so many times."""
     answers, began = list[tuple[int, float]](), time.monotonic()
-    turns = cycle(pictures)
+    turns = cycle(images)
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -202,11 +202,11 @@ async def asked(port: int, path: str, pictures: list[bytes], clients: int, count
     return Load(answers, time.monotonic() - began)
 
 
-async def answered(port: int, picture: bytes, path: str = "/v1/predict") -> int:
+async def answered(port: int, image: bytes, path: str = "/v1/predict") -> int:
     """The status of one request, 0 where nobody listens yet."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        status, _ = await _ask(reader, writer, path, picture)
+        status, _ = await _ask(reader, writer, path, image)
     except (ConnectionError, asyncio.IncompleteReadError):
         return 0
     writer.close()
@@ -214,13 +214,11 @@ async def answered(port: int, picture: bytes, path: str = "/v1/predict") -> int:
 
 
 async def _ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, picture: bytes
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, image: bytes
 ) -> tuple[int, float]:
     """(status, seconds that the server asks to wait)."""
-    head = (
-        f"{'POST' if picture else 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(picture)}\r\n\r\n"
-    )
-    writer.write(head.encode() + picture)
+    head = f"{'POST' if image else 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(image)}\r\n\r\n"
+    writer.write(head.encode() + image)
     await writer.drain()
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)

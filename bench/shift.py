@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from graft.backbones.backbone import load_backbone
-from graft.backbones.features import Features
-from graft.backbones.stages import probed
+from graft.backbones.features import Features, build_probe_features
 from graft.data.dataset import Dataset, pixels
 from graft.data.images import InMemory
-from graft.data.read.source import read_source
-from graft.training.embed import embed
-from graft.training.heads.choose import Chosen, choose, lead
-from graft.training.material import prepare
+from graft.data.readers.source import read_source
+from graft.features.embed import embed
+from graft.heads.choose import ProbeResult, choose_head, paired_z_score
+from graft.training.material import prepare_material
 
 SETS = (
     *("caltech5_tiny", "flowers5", "clothing10", "grocery81", "cifar10_sub", "gtsrb43_sub"),
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=200)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    frozen = probed(load_backbone(options.backbone, offline=True))
+    frozen = build_probe_features(load_backbone(options.backbone, offline=True))
     columns = ("same", *CHANGES)
     print(f"| data set | layers | lead of all, standard errors | {' | '.join(columns)} |")
     print(f"|{'---|' * (len(columns) + 3)}")
@@ -97,10 +96,10 @@ def main() -> None:
 
 def compared(frozen: Features, data: Dataset, most: int) -> Row:
     """Both heads of one data set on its test images and on the changed ones."""
-    material = prepare(data, embed(frozen, data), 0)
-    problems = material.problems(frozen.widths, 1)
-    heads = {layers: choose("auto", layers, problems) for layers in ("last", "all")}
-    ridges = {layers: choose("ridge", layers, problems).solution for layers in ("last", "all")}
+    material = prepare_material(data, embed(frozen, data), 0)
+    problems = material.build_problems(frozen.widths, 1)
+    heads = {layers: choose_head("auto", layers, problems) for layers in ("last", "all")}
+    ridges = {layers: choose_head("ridge", layers, problems).solution for layers in ("last", "all")}
     lower = min(ridges, key=lambda layers: ridges[layers].loss)
     rows = material.test[np.linspace(0, len(material.test) - 1, min(most, len(material.test))).astype(int)]
     images = [small(pixels(material.data.read(row), SIDE)) for row in rows]
@@ -114,7 +113,7 @@ def compared(frozen: Features, data: Dataset, most: int) -> Row:
         features = seen(frozen, changed)
         for layers, chosen in heads.items():
             right[layers][name] = accuracy(frozen, chosen, features, material.data.labels[rows])
-    return Row(lead(ridges["all"], ridges["last"], problems["all"]), lower, right)
+    return Row(paired_z_score(ridges["all"], ridges["last"], problems["all"]), lower, right)
 
 
 def small(image: NDArray[np.uint8]) -> Image.Image:
@@ -131,7 +130,9 @@ def seen(frozen: Features, images: list[Image.Image]) -> NDArray[np.float32]:
     return embed(frozen, data)[np.arange(len(images))]
 
 
-def accuracy(frozen: Features, chosen: Chosen, features: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+def accuracy(
+    frozen: Features, chosen: ProbeResult, features: NDArray[np.float32], labels: NDArray[np.integer]
+) -> float:
     """Share of right answers."""
     return float((chosen.solution.head(features[:, chosen.columns]).argmax(axis=1) == labels).mean())
 

@@ -1,4 +1,4 @@
-"""How fast pictures become features, against its parts and against plain PyTorch; ratios within one run.
+"""How fast images become features, against its parts and against plain PyTorch; ratios within one run.
 
 python bench/speed.py ../shared/data/flowers5 [--backbone NAME] [--rounds 5]
 """
@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
 from graft.backbones.features import Features as Looking
-from graft.backbones.stages import probed
+from graft.backbones.features import build_probe_features
 from graft.data.dataset import Dataset
-from graft.data.read.folder import read_folder
-from graft.model import pictures
+from graft.data.readers.folder import read_folder
+from graft.features import loading
+from graft.features.embed import embed
 from graft.progress import unwatched
 from graft.torch import engine
-from graft.torch.network import Features
-from graft.torch.revive import backbone_of
-from graft.training.embed import embed
+from graft.torch.network import FeaturesModule
+from graft.torch.restore import backbone_to_module
 
-MANY, FEW = 1500, 256  # pictures for the fast ones, and for plain PyTorch
+MANY, FEW = 1500, 256  # images for the fast ones, and for plain PyTorch
 
 
 def main() -> None:
@@ -41,19 +41,22 @@ def main() -> None:
     parser.add_argument("--backbone", default=catalog.DEFAULT)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    start = backbone_of(load_backbone(options.backbone))
-    frozen = Features(start.module, start.preprocess, ())
+    start = backbone_to_module(load_backbone(options.backbone))
+    frozen = FeaturesModule(start.module, start.preprocess, ())
     data = read_folder(options.photos)
     data = data.take(np.arange(min(MANY, len(data))))
-    prepare = partial(pictures.prepared, start.preprocess)
-    images = np.stack([picture.made for picture in pictures.each(data, prepare, unwatched) if picture.made is not None])
+    prepare = partial(loading.prepare_image, start.preprocess)
+    images = np.stack([image.value for image in loading.load_each(data, prepare, unwatched) if image.value is not None])
     pretrained = load_backbone(options.backbone)
-    fast = Looking(pretrained.graph, pretrained.preprocess).compiled(len(data))
+    fast = Looking(pretrained.graph, pretrained.preprocess).compile_features(len(data))
     few = images[:FEW]
     rivals = {
-        "decode + resize alone": (lambda: list(pictures.each(data, prepare, unwatched)), len(data)),
+        "decode + resize alone": (lambda: list(loading.load_each(data, prepare, unwatched)), len(data)),
         f"network alone ({type(fast).__name__})": (lambda: fast(images), len(images)),
-        "end to end: embed, empty cache": (lambda: fresh(probed(load_backbone(options.backbone)), data), len(data)),
+        "end to end: embed, empty cache": (
+            lambda: fresh(build_probe_features(load_backbone(options.backbone)), data),
+            len(data),
+        ),
         "PyTorch eager, channels first": (eager(frozen, few, torch.contiguous_format), FEW),
         "PyTorch eager, channels last": (eager(frozen, few, torch.channels_last), FEW),
         **compiled(frozen, few),
@@ -69,7 +72,7 @@ def fresh(frozen: Looking, data: Dataset) -> None:
         embed(frozen, data, cache=Path(cache))
 
 
-def eager(frozen: Features, images: NDArray[np.uint8], layout: torch.memory_format) -> Callable[[], object]:
+def eager(frozen: FeaturesModule, images: NDArray[np.uint8], layout: torch.memory_format) -> Callable[[], object]:
     """Plain PyTorch in batches of 32."""
 
     def run() -> None:
@@ -81,7 +84,7 @@ def eager(frozen: Features, images: NDArray[np.uint8], layout: torch.memory_form
     return run
 
 
-def compiled(frozen: Features, images: NDArray[np.uint8]) -> dict[str, tuple[Callable[[], object], int]]:
+def compiled(frozen: FeaturesModule, images: NDArray[np.uint8]) -> dict[str, tuple[Callable[[], object], int]]:
     """torch.compile in batches of 32, where there is the C++ compiler that it needs; compiling is not counted."""
     if not shutil.which("g++"):
         return {}
@@ -96,7 +99,7 @@ def compiled(frozen: Features, images: NDArray[np.uint8]) -> dict[str, tuple[Cal
     return {"PyTorch compiled, channels last": (run, FEW)}
 
 
-def openvino(frozen: Features, images: NDArray[np.uint8]) -> dict[str, tuple[Callable[[], object], int]]:
+def openvino(frozen: FeaturesModule, images: NDArray[np.uint8]) -> dict[str, tuple[Callable[[], object], int]]:
     """OpenVINO on the same batches as ours, where it is installed."""
     try:
         import openvino
@@ -111,7 +114,7 @@ def openvino(frozen: Features, images: NDArray[np.uint8]) -> dict[str, tuple[Cal
 
 
 def measured(rivals: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, list[float]]:
-    """Pictures per second of each rival in each round; the rivals take turns, so that a slow minute hits all."""
+    """Images per second of each rival in each round; the rivals take turns, so that a slow minute hits all."""
     rates: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds + 1):
         for name, (run, count) in rivals.items():
@@ -122,7 +125,7 @@ def measured(rivals: dict[str, tuple[Callable[[], object], int]], rounds: int) -
 
 
 def difference(
-    fast: Callable[[NDArray[np.uint8]], NDArray[np.float32]], frozen: Features, images: NDArray[np.uint8]
+    fast: Callable[[NDArray[np.uint8]], NDArray[np.float32]], frozen: FeaturesModule, images: NDArray[np.uint8]
 ) -> float:
     """The largest difference of a feature to plain PyTorch."""
     with torch.inference_mode():
@@ -131,7 +134,7 @@ def difference(
 
 def report(rates: dict[str, list[float]], gap: float) -> None:
     """Medians, and the ratios that matter, each from the same round."""
-    print("| what | pictures/s: median | lowest | highest |\n|---|---|---|---|")
+    print("| what | images/s: median | lowest | highest |\n|---|---|---|---|")
     for name, each in rates.items():
         print(f"| {name} | {statistics.median(each):.1f} | {min(each):.1f} | {max(each):.1f} |")
     rounds = list(zip(*list(rates.values())[:4], strict=True))

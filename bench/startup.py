@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 TURNS = 7
 LEAST = ["-c", "import numpy, PIL.Image, onnxruntime"]
-GRAFT = ["-c", "import sys; from graft import cli; sys.argv[0] = 'graft'; cli.main()"]
+GRAFT = ["-c", "import sys; from graft.cli import app as cli; sys.argv[0] = 'graft'; cli.main()"]
 ASKED = [
     "--help",
     "fit --help",

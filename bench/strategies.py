@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--recipe")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print("| data set | strategy | accuracy % (95 %) | gain | seconds | of the first's | forward passes a picture |")
+    print("| data set | strategy | accuracy % (95 %) | gain | seconds | of the first's | forward passes an image |")
     print("|---|---|---|---|---|---|---|")
     for name in options.names:
         first = None

@@ -1,4 +1,4 @@
-"""What a million pictures cost before and after the network sees them: seconds and peak memory of each step.
+"""What a million images cost before and after the network sees them: seconds and peak memory of each step.
 
 python bench/table.py [--rows 1000000] [--folder FOLDER]
 
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
 from graft.data.split import folds, lasting, stratified
-from graft.training.embed import Embedded
-from graft.training.material import Findings, Material, _by_content
-from graft.training.store import Store
+from graft.features.embed import Embeddings
+from graft.features.store import Store
+from graft.training.material import Findings, Material, _sort_by_content
 
 CLASSES, WIDTH, BATCH = 1000, 4, 2048
 
@@ -53,15 +53,15 @@ def steps(root: Path, cache: Path, rng: np.random.Generator) -> None:
     timed("store: add", lambda: filled(cache, digests))
     store = timed("store: open", lambda: Store(cache, (WIDTH,)))
     timed("store: is each there?", lambda: all((digest.tobytes(), 0) in store for digest in digests))
-    embedded = Embedded(store, 0, np.arange(len(data)), digests, {}, 0, 0.0)
+    embedded = Embeddings(store, 0, np.arange(len(data)), digests, {}, 0, 0.0)
     timed("store: read all", lambda: [embedded[np.arange(at, min(at + BATCH, len(data)))] for at in starts(len(data))])
-    ordered = timed("order by content", lambda: _by_content(embedded, data.labels))
+    ordered = timed("order by content", lambda: _sort_by_content(embedded, data.labels))
     material = Material(data.take(ordered.rows), ordered, groups, Findings({}, {}))
     timed("fingerprint", material.fingerprint)
 
 
 def filled(cache: Path, digests: NDArray[np.uint8]) -> None:
-    """A store with a row for each picture."""
+    """A store with a row for each image."""
     rows = np.zeros((BATCH, WIDTH), np.float32)
     with Store(cache, (WIDTH,)) as store:
         for at in starts(len(digests)):

@@ -12,10 +12,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from unknown import OUTSIDERS, area, pictures
+from unknown import OUTSIDERS, area, images
 
 from graft.data.dataset import TEST, Dataset, pixels
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
@@ -41,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     data = read_source(options.data / SET)
     test = data.take(data.part(TEST))
-    others = {name: some(pictures(options.data, name)) for name in OUTSIDERS if name != SET}
+    others = {name: some(images(options.data, name)) for name in OUTSIDERS if name != SET}
     columns = ["network", "strategy", "right %", "worst probability", "changed", "called unknown %", *others]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     with tempfile.TemporaryDirectory() as place:
@@ -80,7 +80,7 @@ def row(classifier: Classifier, file: Path, test: Dataset, others: dict[str, Dat
 
 def scores(client: Predictor, classifier: Classifier, data: Dataset) -> np.ndarray:
     """The score of unknown that the file gives to each image."""
-    enough = classifier.network.preprocess.enough
+    enough = classifier.network.preprocess.decode_size
     found = [client.run(pixels(data.read(row), enough)[None], ("unknown",))[0] for row in range(len(data))]
     return np.concatenate(found)
 

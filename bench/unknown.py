@@ -1,4 +1,4 @@
-"""Pictures of other data sets as outsiders: how well the classifier of one set calls them unknown.
+"""Images of other data sets as outsiders: how well the classifier of one set calls them unknown.
 
 python bench/unknown.py ../shared/data [--set flowers5] [--backbone NAME] [--scores]
 
@@ -18,13 +18,14 @@ from sklearn.metrics import roc_auc_score
 
 from graft.data import dataset as table
 from graft.data.dataset import TEST, Dataset
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
+from graft.heads.problem import normalise_rows
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
-from graft.model.forward import glances
-from graft.model.unknown import energy, nearest, unit
+from graft.model.network import iterate_batches
+from graft.model.unknown import energy_scores, nearest_neighbours
 from graft.progress import unwatched
-from graft_runtime.decide import RATE
+from graft_runtime.decide import UNKNOWN_RATE
 
 OUTSIDERS = ("clothing10", "neu_steel6", "rsscn7_sub", "digits")
 Array = NDArray[Any]
@@ -44,7 +45,7 @@ def main() -> None:
     classifier = fit(
         options.data / options.set, strategy=options.strategy, recipe=options.recipe, backbone=options.backbone
     )
-    others = {name: pictures(options.data, name) for name in OUTSIDERS if name != options.set}
+    others = {name: images(options.data, name) for name in OUTSIDERS if name != options.set}
     if options.scores:
         every_score(classifier, read_source(options.data / options.set), others)
     else:
@@ -56,11 +57,14 @@ def as_shipped(classifier: Classifier, others: dict[str, Dataset]) -> None:
     assert classifier.memory
     assert classifier.memory.known
     assert classifier.memory.tested
-    inside, limit = classifier.memory.tested.strange, classifier.memory.known.limit(RATE)
-    print(f"{len(inside)} test pictures, {np.mean(inside > limit):.1%} of them called unknown ({RATE:.0%} allowed)\n")
-    print("| outsiders | pictures | AUROC | called unknown % |\n|---|---|---|---|")
+    inside, limit = classifier.memory.tested.strange, classifier.memory.known.unknown_threshold(UNKNOWN_RATE)
+    print(
+        f"{len(inside)} test images, {np.mean(inside > limit):.1%} of them called unknown "
+        f"({UNKNOWN_RATE:.0%} allowed)\n"
+    )
+    print("| outsiders | images | AUROC | called unknown % |\n|---|---|---|---|")
     for name, data in others.items():
-        near = classifier.look(data).near
+        near = classifier.run_forward(data).near
         assert near
         found = np.mean(near.scores > limit)
         print(f"| {name} | {len(data)} | {area(inside, near.scores):.4f} | {100 * found:.1f} |", flush=True)
@@ -79,7 +83,7 @@ def every_score(classifier: Classifier, data: Dataset, others: dict[str, Dataset
 
 
 def scores(last: Array, logits: Array, labels: Array) -> dict[str, Any]:
-    """Ways to tell how strange a picture is, from its last features and logits."""
+    """Ways to tell how strange an image is, from its last features and logits."""
     means = np.stack([last[labels == label].mean(axis=0) for label in np.unique(labels)])
     centre, spread = last.mean(axis=0), last.std(axis=0) + 1e-6
     within, whole = oas(last - means[labels])[0], oas(last - centre)[0]
@@ -93,7 +97,9 @@ def scores(last: Array, logits: Array, labels: Array) -> dict[str, Any]:
         return np.min([distance(features, mean, inner) for mean in means], axis=0)
 
     def cosine(features: Array, middle: Array | float, scale: Array | float) -> Array:
-        return nearest(unit((last - middle) / scale).astype(np.float16), (features - middle) / scale).scores
+        return nearest_neighbours(
+            normalise_rows((last - middle) / scale).astype(np.float16), (features - middle) / scale
+        ).scores
 
     return {
         "cosine to the five nearest (chosen)": lambda features, _: cosine(features, 0.0, 1.0),
@@ -101,7 +107,7 @@ def scores(last: Array, logits: Array, labels: Array) -> dict[str, Any]:
         "the same, features standardised": lambda features, _: cosine(features, centre, spread),
         "Mahalanobis": mahalanobis,
         "relative Mahalanobis": lambda features, _: mahalanobis(features, _) - distance(features, centre, outer),
-        "energy": lambda _, logits: energy(logits, False),
+        "energy": lambda _, logits: energy_scores(logits, False),
         "1 - probability": lambda _, logits: -classifier_free(logits),
     }
 
@@ -112,21 +118,21 @@ def classifier_free(logits: Array) -> Array:
 
 
 def said(classifier: Classifier, data: Dataset) -> tuple[Array, Array]:
-    """(features of the last layer, logits) of each picture."""
-    parts = [(each.reference, each.logits) for each in glances(classifier.network, (), data, unwatched, {})]
+    """(features of the last layer, logits) of each image."""
+    parts = [(each.reference, each.logits) for each in iterate_batches(classifier.network, (), data, unwatched, {})]
     last, logits = zip(*parts, strict=True)
     return np.concatenate(last), np.concatenate(logits)
 
 
-def pictures(folder: Path, name: str) -> Dataset:
-    """All pictures of a data set, or scikit-learn's digits."""
+def images(folder: Path, name: str) -> Dataset:
+    """All images of a data set, or scikit-learn's digits."""
     if name == "digits":
         return table.from_arrays([np.uint8(each * 255 / 16) for each in load_digits().images])
     return read_source(folder / name)
 
 
 def area(inside: Array, outside: Array) -> float:
-    """How often an outsider is stranger than a test picture."""
+    """How often an outsider is stranger than a test image."""
     truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
     return float(roc_auc_score(truth, np.r_[inside, outside]))
 

@@ -2,10 +2,10 @@
 
 python bench/update.py ../shared/data [--sets flowers5] [--heads ridge ncm]
 
-Of each data set, the last class is left out of a fit, and then added by an update with 100 of its training pictures and
-all of its test pictures; a fit from scratch gets the same pictures in the same parts. All are cached before, and no
+Of each data set, the last class is left out of a fit, and then added by an update with 100 of its training images and
+all of its test images; a fit from scratch gets the same images in the same parts. All are cached before, and no
 report is written. Seconds are those of the processor in brackets, too, as other work may go on. The difference is that
-of logits on all test pictures.
+of logits on all test images.
 """
 
 import argparse
@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from graft.backbones.backbone import load_backbone
-from graft.backbones.stages import probed
+from graft.backbones.features import build_probe_features
 from graft.data.dataset import TEST, TRAIN, Dataset
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
+from graft.features.embed import Embeddings, embed
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier
-from graft.training.embed import Embedded, embed
 
 HEADS = ("ridge", "lda", "ncm", "knn", "logistic")
-MANY = 100  # training pictures of the new class
-EMBEDDING = ("embed pictures", "load network", "read pictures")
+MANY = 100  # training images of the new class
+EMBEDDING = ("embed images", "load network", "read images")
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", default=HEADS)
     options = parser.parse_args()
     print(
-        "| data set | head | training pictures | update s (CPU) | fit s (CPU) | after embedding: update s, fit s |",
+        "| data set | head | training images | update s (CPU) | fit s (CPU) | after embedding: update s, fit s |",
         end="",
     )
     print(" largest difference of a logit |\n|---|---|---|---|---|---|---|", flush=True)
@@ -50,7 +50,7 @@ def main() -> None:
 def measure(data: Path, name: str, head: str) -> None:
     """One line of the table."""
     whole = read_folder(data / name)
-    embedded = embed(probed(load_backbone(offline=True)), whole)
+    embedded = embed(build_probe_features(load_backbone(offline=True)), whole)
     last = len(whole.classes) - 1
     fresh = np.flatnonzero(whole.labels == last)
     fresh = np.r_[fresh[whole.split[fresh] == TRAIN][:MANY], fresh[whole.split[fresh] == TEST]]
@@ -68,8 +68,8 @@ def measure(data: Path, name: str, head: str) -> None:
     print(f"| {again[0]:.1f} ({again[1]:.1f}) | {after[0]:.1f}, {after[1]:.1f} | {far:.1e} |", flush=True)
 
 
-def logits(classifier: Classifier, embedded: Embedded, whole: Dataset) -> np.ndarray:
-    """Of all test pictures, the classes in the order of the data set."""
+def logits(classifier: Classifier, embedded: Embeddings, whole: Dataset) -> np.ndarray:
+    """Of all test images, the classes in the order of the data set."""
     order = [classifier.classes.index(name) for name in whole.classes]
     return classifier.network.head(embedded[whole.part(TEST)])[:, order]
 

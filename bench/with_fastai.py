@@ -22,11 +22,11 @@ from fastai.vision.all import (
 from torch import nn
 
 from graft.backbones.backbone import load_backbone
-from graft.torch.revive import backbone_of
+from graft.torch.restore import backbone_to_module
 
 
 def main() -> None:
-    """Print accuracy on the test part and the seconds from pictures to there."""
+    """Print accuracy on the test part and the seconds from images to there."""
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     start = time.perf_counter()
-    backbone = backbone_of(load_backbone())
+    backbone = backbone_to_module(load_backbone())
     size = backbone.preprocess.size
     numbers = backbone.preprocess.mean, backbone.preprocess.std
     loaders = ImageDataLoaders.from_folder(

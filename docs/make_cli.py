@@ -18,7 +18,7 @@ OPENING = """\
 
 Written by `python docs/make_cli.py`; a test compares it with the program. What the options mean in use stands in
 [Train: graft fit](fit.md), [Strategies](strategies/index.md), [Training](training.md), [Runs](runs.md),
-[Features](features.md), [Pictures from the web](collect.md), [Check pictures](check.md), [Backbones](backbones.md),
+[Features](features.md), [Images from the web](collect.md), [Check images](check.md), [Backbones](backbones.md),
 [The classifier](classifier.md) and [Change the classes](update.md).
 """
 

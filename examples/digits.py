@@ -1,4 +1,4 @@
-"""Write 1,797 real handwritten digits as pictures, one folder per digit: OUT/0 ... OUT/9.
+"""Write 1,797 real handwritten digits as images, one folder per digit: OUT/0 ... OUT/9.
 
 python examples/digits.py demo/digits
 
@@ -38,7 +38,7 @@ def main() -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         sys.exit(f"{out} holds something else, or a run that was interrupted: remove it or name another folder")
     else:
-        print(f"wrote {write(out):,} pictures of handwritten digits into {out}")
+        print(f"wrote {write(out):,} images of handwritten digits into {out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test stands on: types checked at run time, a cache of its own, one thread, and a few pictures."""
+"""What every test stands on: types checked at run time, a cache of its own, one thread, and a few images."""
 
 import os
 from collections.abc import Iterator
@@ -57,14 +57,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three class folders, each with twelve pictures of many sizes, PNG and JPEG in turn."""
+    """A folder of three class folders, each with twelve images of many sizes, PNG and JPEG in turn."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for shape, colour in CLASSES.items():
         (root / shape).mkdir()
         for number in range(PER_CLASS):
-            picture = draw(shape, colour, rng)
-            picture.save(root / shape / f"{number:02d}{'.jpg' if number % 2 else '.png'}")
+            image = draw(shape, colour, rng)
+            image.save(root / shape / f"{number:02d}{'.jpg' if number % 2 else '.png'}")
     return root
 
 
@@ -72,10 +72,10 @@ def draw(shape: str, colour: tuple[int, int, int], rng: np.random.Generator) -> 
     """Draw one shape, somewhere, on a background of soft blobs, with noise: no two look like duplicates."""
     width, height = (int(side) for side in rng.integers(40, 121, size=2))
     blobs = Image.fromarray(rng.integers(70, 230, size=(4, 4, 3), dtype=np.uint8))
-    picture = blobs.resize((width, height), Image.Resampling.BICUBIC)
+    image = blobs.resize((width, height), Image.Resampling.BICUBIC)
     size = float(rng.uniform(0.5, 0.8)) * min(width, height)
     left, top = float(rng.uniform(0, width - size)), float(rng.uniform(0, height - size))
-    pen, box = ImageDraw.Draw(picture), (left, top, left + size, top + size)
+    pen, box = ImageDraw.Draw(image), (left, top, left + size, top + size)
     if shape == "disc":
         pen.ellipse(box, fill=colour)
     elif shape == "frame":
@@ -84,4 +84,4 @@ def draw(shape: str, colour: tuple[int, int, int], rng: np.random.Generator) -> 
         for x in np.arange(left, left + size, size / 4):
             pen.rectangle((x, top, x + size / 8, top + size), fill=colour)
     noise = rng.normal(0, 12, size=(height, width, 3))
-    return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))

@@ -13,25 +13,23 @@ import torch
 from numpy.typing import NDArray
 from shaken import shaken
 
-from graft.backbones import facts, lite
+from graft.backbones import lite
 from graft.backbones.backbone import Backbone, load_backbone
-from graft.backbones.features import Features
-from graft.backbones.graph import Graph
-from graft.backbones.stages import layers
-from graft.heads.checks import shapes
+from graft.backbones.features import Features, choose_layers
+from graft.backbones.graph import Graph, complete_graph
 from graft.heads.designs import Conv, Linear, Mlp
 from graft.heads.head import Head
-from graft.model.card import describe
+from graft.heads.nodes import tensor_shapes
+from graft.heads.problem import normalise_rows
+from graft.model.card import build_card
 from graft.model.classifier import Classifier
-from graft.model.composed import composed
 from graft.model.memory import Memory
-from graft.model.network import Network
-from graft.model.unknown import Known, unit
+from graft.model.network import Network, build_classifier_graph
+from graft.model.unknown import KnownImages
 from graft.torch import network as changing
-from graft.torch.convert import graph_of
-from graft.torch.fresh import fresh_module
-from graft.torch.head import arrays, fresh
-from graft.torch.revive import network_of
+from graft.torch.convert import convert_module
+from graft.torch.head import build_head, head_to_arrays
+from graft.torch.restore import build_random_module, network_to_module
 from graft_runtime.card import MULTICLASS
 
 CLASSES = tuple("abcde")
@@ -42,9 +40,9 @@ FOREST = {"trees": 40, "nodes": 120, "leaves": 80, "depth": 1, "several": False}
 def start(name: str) -> Backbone:
     if name in lite.NETWORKS:  # built from arrays, and not converted
         return load_backbone(name, offline=True)
-    drawn = fresh_module(name)
-    graph = graph_of(shaken(drawn.module), drawn.preprocess)
-    return Backbone(drawn.entry, facts.completed(graph, drawn.preprocess.size), drawn.preprocess, drawn.source)
+    drawn = build_random_module(name)
+    graph = convert_module(shaken(drawn.module), drawn.preprocess)
+    return Backbone(drawn.entry, complete_graph(graph, drawn.preprocess.size), drawn.preprocess, drawn.source)
 
 
 def made(
@@ -52,15 +50,17 @@ def made(
 ) -> Classifier:
     """A classifier of random numbers that answers differently from image to image."""
     backbone = start(name)
-    chain = layers(backbone.graph.stages)
+    chain = choose_layers(backbone.graph.stages)
     names = {"all": chain, "early": chain[:-1], "map": chain[-1:], "last": ()}[reads]
     features = Features(backbone.graph, backbone.preprocess, names, top=reads != "early", pool=reads != "map")
-    seen = features.compiled(4)(images_of(features.preprocess.size, 4, 0))
-    network = Network(features, made_head(head, features).standardising(seen.mean(0), 1 / (seen.std(0) + 0.1)))
+    seen = features.compile_features(4)(images_of(features.preprocess.size, 4, 0))
+    network = Network(features, made_head(head, features).with_standardisation(seen.mean(0), 1 / (seen.std(0) + 0.1)))
     rng = np.random.default_rng(0)
-    stored = unit(rng.normal(0, 1, (known, features.compared(compared).width))).astype(np.float16)
-    some = Known(stored, rng.integers(0, 5, known), ("x",) * known, np.sort(rng.uniform(0.5, 1.2, 60)).astype("f4"))
-    card = describe(network, backbone, CLASSES, "probe", 1.7)
+    stored = normalise_rows(rng.normal(0, 1, (known, features.reference_features(compared).width))).astype(np.float16)
+    some = KnownImages(
+        stored, rng.integers(0, 5, known), ("x",) * known, np.sort(rng.uniform(0.5, 1.2, 60)).astype("f4")
+    )
+    card = build_card(network, backbone, CLASSES, "probe", 1.7)
     card = replace(card, task=task, scales=(1.0, 0.5, 2.0, 1.5, 1.0), shifts=(0.0, 0.1, -0.2, 0.3, 0.0))
     card = replace(card, unknown={"layers": list(compared)})
     return Classifier(network, card, memory=Memory(np.empty((0, 8), np.uint8), known=some) if known >= 0 else None)
@@ -71,25 +71,27 @@ def made_head(kind: str, features: Features) -> Head:
     if kind in ("knn", "forest"):
         return filled(kind, features.width)
     design = {"linear": Linear(init="normal"), "mlp": Mlp(hidden="16"), "conv": Conv(filters=4, hidden="8")}[kind]
-    return arrays(fresh(design, features.shape if kind == "conv" else features.width, 5))
+    return head_to_arrays(build_head(design, features.shape if kind == "conv" else features.width, 5))
 
 
 def filled(kind: str, width: int) -> Head:
     rng, own = np.random.default_rng(0), {"stored": 30, "neighbours": 7, "pca": 6} if kind == "knn" else FOREST
     spec: dict[str, Any] = {"kind": kind, "width": width, "classes": 5} | own
     tensors: dict[str, NDArray[Any]] = {}
-    for name, (dtype, shape) in shapes(spec).items():
+    for name, (dtype, shape) in tensor_shapes(spec).items():
         tensors[name] = rng.normal(0, 1, shape).astype(dtype)
     if kind == "knn":
         return Head(
-            spec, tensors | {"judge.features": unit(tensors["judge.features"]), "judge.labels": rng.integers(0, 5, 30)}
+            spec,
+            tensors
+            | {"judge.features": normalise_rows(tensors["judge.features"]), "judge.labels": rng.integers(0, 5, 30)},
         )
     tree, sides = np.arange(40, dtype=np.int32), np.arange(120, dtype=np.int32)[:, None].repeat(2, axis=1)
     sides[80:] = np.stack([2 * tree, 2 * tree + 1], axis=1)
     places = {"roots": 80 + tree, "features": rng.integers(0, width, 120).astype(np.int32), "sides": sides}
     numbers = {"thresholds": tensors["judge.thresholds"] * np.float32(0.3), "leaves": rng.dirichlet(np.ones(5), 80)}
     judge = places | {name: each.astype(np.float32) for name, each in numbers.items()}
-    return Head(spec, tensors | {f"judge.{name}": each for name, each in judge.items()}).checked()
+    return Head(spec, tensors | {f"judge.{name}": each for name, each in judge.items()}).check_stored()
 
 
 def images_of(size: int, count: int, seed: int) -> NDArray[np.uint8]:
@@ -101,12 +103,12 @@ def images_of(size: int, count: int, seed: int) -> NDArray[np.uint8]:
 def whole(classifier: Classifier) -> Graph:
     """All that it says as one graph."""
     known = classifier.memory.known if classifier.memory else None
-    return composed(classifier.network, classifier.card, known)
+    return build_classifier_graph(classifier.network, classifier.card, known)
 
 
-def module_of(classifier: Classifier) -> changing.Network:
+def module_of(classifier: Classifier) -> changing.NetworkModule:
     """Its network as a module of PyTorch."""
-    return network_of(classifier.network, classifier.card)
+    return network_to_module(classifier.network, classifier.card)
 
 
 def outputs_of(graph: Graph) -> Sequence[str]:

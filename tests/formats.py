@@ -21,7 +21,7 @@ NAMES = {"airplane": 0, "cat": 1, "dog": 2}
 
 
 def mosaic(photos: Path, number: int, classes: Iterable[str]) -> tuple[Image.Image, list[Box]]:
-    """One picture that shows a picture of each class, side by side, and where each is."""
+    """One image that shows an image of each class, side by side, and where each is."""
     found = [(name, Image.open(sorted((photos / name).iterdir())[number]).convert("RGB")) for name in classes]
     whole = Image.new("RGB", (sum(one.width for _, one in found) + 4, max(one.height for _, one in found) + 4))
     boxes, left = [], 2
@@ -33,7 +33,7 @@ def mosaic(photos: Path, number: int, classes: Iterable[str]) -> tuple[Image.Ima
 
 
 def mosaics(photos: Path, count: int) -> Iterable[tuple[str, Image.Image, list[Box]]]:
-    """(name, picture, boxes): of `count` pictures every third shows one class, the others two of the three."""
+    """(name, image, boxes): of `count` images every third shows one class, the others two of the three."""
     classes = sorted(folder.name for folder in photos.iterdir())
     for number in range(count):
         shown = [classes[number % 3], classes[(number + 1) % 3]][: 1 + (number % 3 > 0)]
@@ -88,9 +88,9 @@ def voc(root: Path, photos: Path, count: int = 12) -> Path:
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     parts: dict[str, list[str]] = {"train": [], "val": []}
-    for number, (stem, picture, boxes) in enumerate(mosaics(photos, count)):
-        picture.save(root / f"JPEGImages/{stem}.jpg", quality=95)
-        text = annotation(f"{stem}.jpg", picture.size, boxes)
+    for number, (stem, image, boxes) in enumerate(mosaics(photos, count)):
+        image.save(root / f"JPEGImages/{stem}.jpg", quality=95)
+        text = annotation(f"{stem}.jpg", image.size, boxes)
         (root / f"Annotations/{stem}.xml").write_text(text, encoding="utf-8")
         parts["val" if number % 4 == 3 else "train"].append(stem)
     for part, stems in (parts | {"trainval": parts["train"] + parts["val"]}).items():
@@ -102,17 +102,17 @@ def voc(root: Path, photos: Path, count: int = 12) -> Path:
 
 
 def coco(root: Path, photos: Path, count: int = 12) -> Path:
-    """annotations/instances_train2017.json and val2017 beside the folders of pictures; ids with gaps, as there."""
+    """annotations/instances_train2017.json and val2017 beside the folders of images; ids with gaps, as there."""
     (root / "annotations").mkdir(parents=True)
     categories = {folder.name: 18 + 7 * at for at, folder in enumerate(sorted(photos.iterdir()))}
     parts: dict[str, dict[str, Any]] = {}
-    for number, (_, picture, boxes) in enumerate(mosaics(photos, count)):
+    for number, (_, image, boxes) in enumerate(mosaics(photos, count)):
         part = "val2017" if number % 4 == 3 else "train2017"
         file, ident = f"{number:012d}.jpg", 500 - 3 * number
         (root / part).mkdir(exist_ok=True)
-        picture.save(root / part / file, quality=95)
+        image.save(root / part / file, quality=95)
         lists = parts.setdefault(part, {"info": {"year": 2017}, "licenses": [], "images": [], "annotations": []})
-        lists["images"].append({"id": ident, "file_name": file, "width": picture.width, "height": picture.height})
+        lists["images"].append({"id": ident, "file_name": file, "width": image.width, "height": image.height})
         lists["annotations"] += [
             {
                 "segmentation": [[left, top, right, top, right, bottom]],
@@ -131,16 +131,16 @@ def coco(root: Path, photos: Path, count: int = 12) -> Path:
     return root
 
 
-# --- pictures of one size ---------------------------------------------------------------------------------------------
+# --- images of one size ---------------------------------------------------------------------------------------------
 
 
 def squares(photos: Path, side: int, per_class: int = 12) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures [n, side, side, 3] and the numbers of their classes, classes in turn."""
+    """Images [n, side, side, 3] and the numbers of their classes, classes in turn."""
     folders = sorted(photos.iterdir())
     pairs = [(at, sorted(folder.iterdir())[:per_class]) for at, folder in enumerate(folders)]
     files = [(at, files[number]) for number in range(len(pairs[0][1])) for at, files in pairs]
-    pictures = [np.asarray(Image.open(file).convert("RGB").resize((side, side))) for _, file in files]
-    return np.stack(pictures), np.array([at for at, _ in files])
+    images = [np.asarray(Image.open(file).convert("RGB").resize((side, side))) for _, file in files]
+    return np.stack(images), np.array([at for at, _ in files])
 
 
 def pickled(value: object) -> bytes:
@@ -148,19 +148,19 @@ def pickled(value: object) -> bytes:
     return pickle.dumps(value, protocol=2)
 
 
-def planes(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pictures [n, 32, 32, 3] as rows of CIFAR: all red, all green, all blue."""
-    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1))
+def planes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images [n, 32, 32, 3] as rows of CIFAR: all red, all green, all blue."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
 
 
 def cifar10(root: Path, photos: Path, test: int = 6) -> Path:
     """cifar-10-batches-py: five batches and a test batch."""
     root.mkdir(parents=True)
-    pictures, labels = squares(photos, 32)
+    images, labels = squares(photos, 32)
     rows = np.split(np.arange(len(labels) - test), np.linspace(0, len(labels) - test, 6).astype(int)[1:-1])
     batches = {f"data_batch_{at}": part for at, part in enumerate(rows, 1)}
     for name, part in (batches | {"test_batch": np.arange(len(labels) - test, len(labels))}).items():
-        batch = {"batch_label": name, "labels": labels[part].tolist(), "data": planes(pictures[part])}
+        batch = {"batch_label": name, "labels": labels[part].tolist(), "data": planes(images[part])}
         (root / name).write_bytes(pickled(batch | {"filenames": [f"{row:06d}.png" for row in part]}))
     meta = {"num_cases_per_batch": 10000, "label_names": list(NAMES), "num_vis": 3072}
     (root / "batches.meta").write_bytes(pickled(meta))
@@ -171,10 +171,10 @@ def cifar10(root: Path, photos: Path, test: int = 6) -> Path:
 def cifar100(root: Path, photos: Path, test: int = 6) -> Path:
     """cifar-100-python: train, test and meta, fine and coarse labels."""
     root.mkdir(parents=True)
-    pictures, labels = squares(photos, 32)
+    images, labels = squares(photos, 32)
     for name, part in (("train", slice(None, -test)), ("test", slice(-test, None))):
         fine, coarse = labels[part].tolist(), (labels[part] // 2).tolist()
-        batch = {"fine_labels": fine, "coarse_labels": coarse, "data": planes(pictures[part])}
+        batch = {"fine_labels": fine, "coarse_labels": coarse, "data": planes(images[part])}
         (root / name).write_bytes(pickled(batch))
     meta = {"fine_label_names": list(NAMES), "coarse_label_names": ["vehicle", "animal"]}
     (root / "meta").write_bytes(pickled(meta))
@@ -215,8 +215,8 @@ def idx(values: NDArray[np.uint8]) -> bytes:
 def mnist(root: Path, photos: Path, test: int = 6, packed: bool = True) -> Path:
     """train-images-idx3-ubyte.gz and so on."""
     root.mkdir(parents=True)
-    pictures, labels = squares(photos, 28)
-    grey = pictures.mean(axis=3).astype(np.uint8)
+    images, labels = squares(photos, 28)
+    grey = images.mean(axis=3).astype(np.uint8)
     for name, part in (("train", slice(None, -test)), ("t10k", slice(-test, None))):
         for kind, values in (("images-idx3", grey[part]), ("labels-idx1", labels[part].astype(np.uint8))):
             raw = idx(values)

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.errors import UsageError
-from graft.torch.chain import blocks
-from graft.torch.network import Features, Network, heard
-from graft.torch.places import as_map
+from graft.torch.chain import find_blocks
+from graft.torch.network import FeaturesModule, NetworkModule, as_map, collect_outputs
 
 GRID = 14  # places along a side; a network's last map has 7 or 14
 COVERED = 7  # places along a side that are covered one by one, where a head has no gradient; divides GRID
@@ -21,24 +20,28 @@ STEPS = ("forest", "knn")  # heads that answer in steps; where all neighbours ar
 AT_ONCE = 8  # images
 
 
-def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool = False) -> Tensor:
-    """How much each place of uint8 pictures [n, 3, size, size] speaks for a class of each: [n, GRID, GRID].
+def heat(network: NetworkModule, images: Tensor, classes: Sequence[int], several: bool = False) -> Tensor:
+    """How much each place of uint8 images [n, 3, size, size] speaks for a class of each: [n, GRID, GRID].
 
     Gradient times activation, summed over channels (HiResCAM, Draelos and Carin 2020), of every layer that the head
     reads, each on its own way to the head; added up. Above 0 a place speaks for the class, below against it. What is
     explained is the class's logit above the mean of all logits, as only differences count in a softmax; with
-    `several` labels a picture, the logit itself. Of a linear head on averages over space the places add up to exactly
+    `several` labels an image, the logit itself. Of a linear head on averages over space the places add up to exactly
     that, but for the bias. Forests and neighbours answer in steps, without a gradient: there it is by how much that
     logit falls when a place is covered.
 
-    Raises UsageError for a network that keeps no map of places, as one that reads pictures row by row.
+    Raises UsageError for a network that keeps no map of places, as one that reads images row by row.
     """
     if network.head.spec["kind"] in STEPS:
         return covered(network, images, classes, several)
     features = network.features
-    names = list(blocks(features.backbone))
-    with torch.enable_grad(), heard(features.backbone, [*features.layers, *names]) as outputs, _graph(features):
-        parts = features.each(images)
+    names = list(find_blocks(features.backbone))
+    with (
+        torch.enable_grad(),
+        collect_outputs(features.backbone, [*features.layers, *names]) as outputs,
+        _graph(features),
+    ):
+        parts = features.forward_parts(images)
         logits = network.head(torch.cat(parts, dim=1))
         own = logits.gather(1, torch.tensor(classes, device=logits.device)[:, None]).sum()
         slopes = torch.autograd.grad(own if several else own - logits.mean(1).sum(), parts, retain_graph=True)
@@ -50,7 +53,7 @@ def heat(network: Network, images: Tensor, classes: Sequence[int], several: bool
 
 
 @torch.no_grad()
-def covered(network: Network, images: Tensor, classes: Sequence[int], several: bool = False) -> Tensor:
+def covered(network: NetworkModule, images: Tensor, classes: Sequence[int], several: bool = False) -> Tensor:
     """By how much the same logit falls when a place is covered with the image's mean colour: [n, GRID, GRID].
 
     Occlusion (Zeiler and Fergus 2014), on COVERED x COVERED places; it asks for nothing but the network's answers.
@@ -72,7 +75,7 @@ def covered(network: Network, images: Tensor, classes: Sequence[int], several: b
     )
 
 
-def _way(features: Features, part: Tensor, slope: Tensor, outputs: Sequence[Any]) -> Tensor:
+def _way(features: FeaturesModule, part: Tensor, slope: Tensor, outputs: Sequence[Any]) -> Tensor:
     """What a part says, by the places of the last layer before it all of whose places are heard there.
 
     A transformer's last block is heard by its class token alone, and dense layers have no places. Where no place makes
@@ -89,7 +92,7 @@ def _way(features: Features, part: Tensor, slope: Tensor, outputs: Sequence[Any]
                 nothing = places
     if nothing is not None:
         return nothing
-    raise UsageError("This network keeps no map of the picture, so there is nothing to draw a heat map from.")
+    raise UsageError("This network keeps no map of the image, so there is nothing to draw a heat map from.")
 
 
 def on_grid(places: Tensor) -> Tensor:
@@ -100,8 +103,8 @@ def on_grid(places: Tensor) -> Tensor:
 
 
 @contextmanager
-def _graph(features: Features) -> Iterator[None]:
-    """Frozen weights leave no graph behind: let one begin at the picture."""
+def _graph(features: FeaturesModule) -> Iterator[None]:
+    """Frozen weights leave no graph behind: let one begin at the image."""
     handle = features.backbone.register_forward_pre_hook(lambda _part, given: given[0].requires_grad_())
     try:
         yield

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
-from graft.heads.designs import HEADS
-from graft.jobs.export.export import FORMATS, INT8, ONNX
-from graft.torch.small import SMALL
-from graft.training.heads.names import NAMES as SOLVERS
-from graft.training.heads.names import ONE_LABEL
+from graft.heads.designs import HEAD_NAMES as SOLVERS
+from graft.heads.designs import HEADS, SINGLE_LABEL_HEADS
+from graft.jobs.export.export import OPENERS
+from graft.jobs.export.formats import INT8, ONNX
+from graft.torch.build import SMALL
 from graft.training.strategies import STRATEGIES
 from graft_runtime.card import MULTICLASS, MULTILABEL
 
 TASKS = (MULTICLASS, MULTILABEL)
 FAMILIES = ("test_resnet", "test_vit", "test_efficientnet", "test_convnext", *SMALL)
-OUTPUTS = (*FORMATS, INT8)  # int8 is an ONNX file with other numbers
+OUTPUTS = (*OPENERS, INT8)  # int8 is an ONNX file with other numbers
 OPTIONS = {  # of strategies whose defaults take long, or more stages than a small network has
     "early-features": "at=0.6",
     "tail": "cut=0.6,views=2",
@@ -98,7 +98,7 @@ WITHOUT_MAP = ("test_vit", "mlp", "rnn")  # nothing that a conv head could read
 REFUSED = (
     (lambda cell: cell.strategy == "direct" and cell.network in SMALL, "published weights"),
     (lambda cell: cell.strategy == "direct" and cell.task == MULTILABEL, "'direct' answers one class"),
-    (lambda cell: cell.head in ONE_LABEL and cell.task == MULTILABEL, "takes one label for each picture"),
+    (lambda cell: cell.head in SINGLE_LABEL_HEADS and cell.task == MULTILABEL, "takes one label for each image"),
     (lambda cell: cell.head == "conv" and cell.network in WITHOUT_MAP, "feature map"),
     (lambda cell: cell.strategy == "lora" and cell.network == "rnn", "nothing to adapt"),
     (lambda cell: cell.strategy == "norm" and cell.network == "rnn", "nothing to tune"),
@@ -120,13 +120,26 @@ def cells(families: Sequence[str] = FAMILIES, formats: Sequence[str] = OUTPUTS) 
     ]
 
 
-def covering(possible: Iterable[Cell]) -> list[Cell]:
+def spread(possible: Iterable[Cell]) -> list[Cell]:
+    """A few of the cells in which each entry of each table is met, each time by the cell that brings most new pairs."""
+    left, chosen, met = list(possible), list[Cell](), set[Pair]()
+    for field in dataclasses.fields(Cell):
+        for entry in dict.fromkeys(getattr(cell, field.name) for cell in left):
+            if entry not in {getattr(cell, field.name) for cell in chosen}:
+                own = [cell for cell in left if getattr(cell, field.name) == entry]
+                chosen.append(max(own, key=lambda cell: len(_pairs(cell) - met)))
+                met.update(_pairs(chosen[-1]))
+    return chosen
+
+
+def covering(possible: Iterable[Cell], done: Iterable[Cell] = ()) -> list[Cell]:
     """Few of the cells in which every pair of entries of two tables meets that meets in any of them.
 
+    What meets in the cells that are `done` need not meet again.
     Greedy: of all ways of a strategy and a head the cell that brings most new pairs, and then whatever is left.
     """
     left, chosen = list(possible), list[Cell]()
-    open_pairs = {pair for cell in left for pair in _pairs(cell)}
+    open_pairs = {pair for cell in left for pair in _pairs(cell)} - {pair for cell in done for pair in _pairs(cell)}
     while open_pairs:
         ways = {(cell.strategy, cell.head) for cell in left if _pairs(cell) & open_pairs}
         for way in sorted(ways):
@@ -138,7 +151,10 @@ def covering(possible: Iterable[Cell]) -> list[Cell]:
     return chosen
 
 
-def _pairs(cell: Cell) -> set[tuple[tuple[str, str], ...]]:
+Pair = tuple[tuple[str, str], ...]
+
+
+def _pairs(cell: Cell) -> set[Pair]:
     return set(combinations(((field.name, getattr(cell, field.name)) for field in dataclasses.fields(cell)), 2))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of every awkward kind."""
+"""Images of every awkward kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def odd_files(folder: Path) -> list[Path]:
-    """Pictures of every awkward kind, as files."""
+    """Images of every awkward kind, as files."""
     rng = np.random.default_rng(0)
 
     def noise(*shape: int) -> Image.Image:
@@ -36,7 +36,7 @@ def odd_files(folder: Path) -> list[Path]:
         "clear.png": encoded(noise(60, 80, 4)),
         "palette.gif": encoded(noise(61, 83, 3).convert("P"), "GIF"),
         "broken.jpg": encoded(noise(60, 80, 3), "JPEG")[:700],
-        "text.png": b"no picture",
+        "text.png": b"no image",
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)

@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from graft import cli
+from graft.cli import app
 
 NETWORK = ["--backbone", "test_resnet", "--offline", "-q"]
 QUICK = ["--strategy", "probe:head=ridge,layers=last"]
@@ -37,13 +37,13 @@ def words(job: str, photos: Path, model: Path, out: Path) -> list[str]:
 
 def graft(*words: object) -> Result:
     """Run the program in this process."""
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def started(before: str, *words: object, **options: Any) -> subprocess.Popen[str]:
     """The program as a process of its own that first executes some Python; Ctrl-C reaches it as from a terminal."""
     code = f"import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{before}\n"
-    command = [sys.executable, "-c", f"{code}\nfrom graft import cli\ncli.main()", *map(str, words)]
+    command = [sys.executable, "-c", f"{code}\nfrom graft.cli import app as cli\ncli.main()", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return subprocess.Popen(command, **pipes)
 

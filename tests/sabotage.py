@@ -1,4 +1,4 @@
-"""Exports that are wrong in the ways in which exports are: what `graft.backbones.pixels.before` makes, bent."""
+"""Exports that are wrong in the ways in which exports are: the graph of the preprocessing, bent."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from graft.backbones import pixels
+from graft.backbones import preprocess_graph
 from graft.backbones.preprocess import Preprocess
 
-HONEST = pixels.before
+HONEST = preprocess_graph.prepend_preprocess
 
 
 def swapped(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:

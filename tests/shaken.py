@@ -1,4 +1,4 @@
-"""Random networks whose answers differ from picture to picture, as those of freshly drawn weights often do not."""
+"""Random networks whose answers differ from image to image, as those of freshly drawn weights often do not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from graft.backbones import backbone as looking
-from graft.backbones import facts
+from graft.backbones.graph import complete_graph
 from graft.backbones.preprocess import Preprocess
-from graft.torch.convert import graph_of
-from graft.torch.fresh import fresh_module
-from graft.torch.network import Backbone
+from graft.torch.convert import convert_module
+from graft.torch.network import BackboneModule
+from graft.torch.restore import build_random_module
 
 CLASSIC = [  # networks of the texts, with sides of images that are quick
     ("alexnet", 96),
@@ -24,7 +24,7 @@ CLASSIC = [  # networks of the texts, with sides of images that are quick
 
 @torch.no_grad()
 def shaken(module: nn.Module) -> nn.Module:
-    """Move scales, biases and statistics far from where they start, so that answers depend on the picture."""
+    """Move scales, biases and statistics far from where they start, so that answers depend on the image."""
     random = torch.Generator().manual_seed(0)
     for name, weight in module.named_parameters():
         if weight.ndim == 4:  # GoogLeNet's own start says almost nothing
@@ -43,12 +43,12 @@ def shaken(module: nn.Module) -> nn.Module:
 
 def pretrained(name: str, size: int, module: nn.Module | None = None) -> looking.Backbone:
     """The network of this name, or this module, shaken, for images of this size, as a graph."""
-    made = fresh_module(name)
+    made = build_random_module(name)
     preprocess = Preprocess(size=size, resize=size)
-    return looked(Backbone(made.entry, shaken(module or made.module), preprocess, made.source))
+    return looked(BackboneModule(made.entry, shaken(module or made.module), preprocess, made.source))
 
 
-def looked(backbone: Backbone) -> looking.Backbone:
+def looked(backbone: BackboneModule) -> looking.Backbone:
     """A network of PyTorch as a graph. They share the weights: `revive.backbone_of` makes a copy of these."""
-    graph = facts.completed(graph_of(backbone.module, backbone.preprocess), backbone.preprocess.size)
+    graph = complete_graph(convert_module(backbone.module, backbone.preprocess), backbone.preprocess.size)
     return looking.Backbone(backbone.entry, graph, backbone.preprocess, backbone.source)

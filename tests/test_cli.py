@@ -24,18 +24,20 @@ import typer
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from graft import cli, preflight, show
 from graft.backbones import catalog
-from graft.jobs.direct import direct
+from graft.cli import app, format, networks, options, predict, preflight
+from graft.cli.fit import STRATEGY_NAMES, _print_training
+from graft.cli.networks import SCRATCH_NETWORKS
+from graft.jobs.direct import load_published_classifier
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
-from graft.jobs.stages import stages
+from graft.jobs.networks import stages
 from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch
 from graft.progress import unwatched
-from graft.torch import small
-from graft.torch.build import build
+from graft.torch import build
+from graft.torch.build import build_network
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide
 from graft_runtime.cli import main as runtime
@@ -44,7 +46,7 @@ QUICK = "probe:head=ridge,layers=last"
 
 # What a child process does before it becomes `graft`.
 SLOW = """
-from graft.training.store import Store
+from graft.features.store import Store
 import sys, time
 add = Store.add
 def slow(self, keys, rows):
@@ -54,7 +56,7 @@ def slow(self, keys, rows):
 Store.add = slow
 """
 KILLED_IN_EMBEDDING = """
-from graft.training.store import Store
+from graft.features.store import Store
 import os, signal
 add, calls = Store.add, []
 def last(self, keys, rows):
@@ -65,13 +67,13 @@ def last(self, keys, rows):
 Store.add = last
 """
 KILLED_IN_SAVING = """
-from graft.model import whole
+from graft import atomic
 import os, signal
-replace = whole._replace
+replace = atomic._swap_in
 def last(fresh, place):
     replace(fresh, place)
     os.kill(os.getpid(), signal.SIGKILL)
-whole._replace = last
+atomic._swap_in = last
 """
 NO_SOCKET = """
 import socket
@@ -87,13 +89,13 @@ def interruptible() -> None:
 
 
 def child(before: str, *words: object, **options: Any) -> subprocess.Popen[str]:
-    code = f"{before}\nfrom graft import cli\ncli.main()"
+    code = f"{before}\nfrom graft.cli import app as cli\ncli.main()"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], **pipes, preexec_fn=interruptible)
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def sha(folder: Path) -> str:
@@ -122,7 +124,7 @@ def model(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 def test_help_needs_no_heavy_import() -> None:
     code = """
 import sys
-from graft import cli
+from graft.cli import app as cli
 sys.argv = ["graft", "fit", "--help"]
 try:
     cli.main()
@@ -171,7 +173,7 @@ def test_an_option_that_is_there_and_lacks_its_value_is_not_called_unknown() -> 
 
 
 def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert CliRunner().invoke(cli.app, ["--version"]).output == f"graft {metadata.version('graft-vision')}\n"
+    assert CliRunner().invoke(app.app, ["--version"]).output == f"graft {metadata.version('graft-vision')}\n"
     with pytest.raises(SystemExit, match=r"^0$"):
         runtime(["--version"])
     assert capsys.readouterr().out == f"graft-runtime {metadata.version('graft-runtime')}\n"
@@ -180,7 +182,7 @@ def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[s
 @pytest.mark.skipif(os.name != "posix", reason="needs a terminal of POSIX")
 def test_whoever_waits_at_a_terminal_is_told_so_and_the_word_goes_again() -> None:
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "graft.cli", "collect", "no_such_list.csv", "-o", "no_such_folder"]
+    command = [sys.executable, "-m", "graft.cli.app", "collect", "no_such_list.csv", "-o", "no_such_folder"]
     with os.fdopen(ours, "rb"):
         process = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False)
         os.close(theirs)
@@ -192,20 +194,20 @@ def test_whoever_waits_at_a_terminal_is_told_so_and_the_word_goes_again() -> Non
 
 
 def test_names_that_are_written_twice_are_the_same() -> None:
-    assert cli.DEFAULT == catalog.DEFAULT
-    assert cli.UNKNOWN_RATE == decide.RATE
-    assert set(show.SMALL) == set(small.SMALL)
+    assert options.DEFAULT == catalog.DEFAULT
+    assert predict.UNKNOWN_RATE == decide.UNKNOWN_RATE
+    assert set(SCRATCH_NETWORKS) == set(build.SMALL)
 
 
 @pytest.mark.parametrize(("command", "job"), [("fit", fit), ("embed", embed)])
 def test_options_have_the_defaults_of_python(command: str, job: Any) -> None:
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app.app)
     options = {each.name: each.default for each in group.commands[command].params}  # pyright: ignore
     python = {name: each.default for name, each in inspect.signature(job).parameters.items()}
     shared = options.keys() & python.keys() - {"output"}
     assert shared >= {"backbone", "weights", "offline"}
     assert {name: options[name] for name in shared} == {name: python[name] for name in shared}
-    assert python.keys() - options.keys() <= {"source", "told", "watch"}, (
+    assert python.keys() - options.keys() <= {"source", "on_epoch", "watch"}, (
         "an option of Python is not on the command line"
     )
 
@@ -251,7 +253,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         heard.update({"source": source, "output": output} | options)
         return Fitted()
 
-    for name in ("source", "folder", "choices"):  # of photos and files that are not there
+    for name in ("check_source", "check_output_folder", "check_choices"):  # of photos and files that are not there
         monkeypatch.setattr(preflight, name, lambda *_, **__: None)
     monkeypatch.setattr("graft.jobs.fit.fit", job)
     return heard
@@ -263,19 +265,19 @@ def test_every_option_reaches_the_job(words: list[str], options: dict[str, Any],
     assert done.exit_code == 0, done.stderr
     defaults = {name: each.default for name, each in inspect.signature(fit).parameters.items()}
     assert given.pop("watch") is unwatched
-    assert given.pop("told") is not defaults.pop("told")
+    assert given.pop("on_epoch") is not defaults.pop("on_epoch")
     defaults.pop("watch")
     assert given == defaults | {"source": Path("photos"), "output": Path("model")} | options
 
 
 def test_no_option_is_left_out_above() -> None:
     tried = {name for _, options in OPTIONS for name in options}
-    command = typer.main.get_command(cli.app).commands["fit"]  # pyright: ignore[reportAttributeAccessIssue]
+    command = typer.main.get_command(app.app).commands["fit"]  # pyright: ignore[reportAttributeAccessIssue]
     assert tried == {each.name for each in command.params} - {"photos", "output", "device", "as_json", "quiet"}
 
 
 def test_the_strategies_in_the_help_are_all_there_are() -> None:
-    assert sorted(cli.NAMES.split(", ")) == sorted(STRATEGIES)
+    assert sorted(STRATEGY_NAMES.split(", ")) == sorted(STRATEGIES)
 
 
 # --- exit codes -------------------------------------------------------------------------------------------------------
@@ -323,7 +325,7 @@ def test_a_full_disk_behind_standard_output_is_told(monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(show, "networks", full)
+    monkeypatch.setattr(networks, "print_networks", full)
     done = graft("backbones", "-f", "alexnet")
     assert done.exit_code == 6
     assert "No space left on device" in done.stderr
@@ -387,7 +389,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random weights of test_resnet, as if they had been pretrained."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    save_file(build(catalog.find("test_resnet")).state_dict(), folder / "test_resnet.safetensors")
+    save_file(build_network(catalog.find_entry("test_resnet")).state_dict(), folder / "test_resnet.safetensors")
     return folder
 
 
@@ -402,7 +404,7 @@ def test_a_tail_says_what_was_tuned_kept_and_spent(photos: Path, weights: Path, 
     tuned, frozen = phase["trained_parameters"], phase["frozen_parameters"]
     assert phase["cut"] == "layer3"
     assert phase["frozen"] + phase["trained"] == [*(stage["name"] for stage in stages("test_resnet")), "head"]
-    assert f"  trained on   {report['inner']} pictures, {report['valid']} more held out to choose by" in lines
+    assert f"  trained on   {report['inner']} images, {report['valid']} more held out to choose by" in lines
     assert (
         f"  tuned        from layer3 on, stage {phase['place'] + 1} of {phase['stages']}: {tuned:,} parameters "
         f"({frozen:,} frozen), 2 epochs"
@@ -412,9 +414,9 @@ def test_a_tail_says_what_was_tuned_kept_and_spent(photos: Path, weights: Path, 
     assert report["layers"] == [*features.layers, "last"]
     read = f"{len(report['layers'])} layers" if features.layers else "last layer"
     assert f"  head         {report['head']['name']}, {read}" in lines
-    assert f"  cost         {report['forward_equivalents']:.1f} forward passes for each picture" in lines
+    assert f"  cost         {report['forward_equivalents']:.1f} forward passes for each image" in lines
     told = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith("epoch ")]
-    assert told == [history.line(Epoch(**epoch)) for epoch in report["training"]["history"]]
+    assert told == [history.format_epoch(Epoch(**epoch)) for epoch in report["training"]["history"]]
 
 
 @pytest.mark.parametrize(
@@ -424,20 +426,20 @@ def test_a_tail_says_what_was_tuned_kept_and_spent(photos: Path, weights: Path, 
         (3, {"share": 0.4, "mean": False}, "40% of epoch 3, the rest the solved head"),
         (3, {"share": 1.0, "mean": True}, "the mean of the later epochs"),
         (3, {"share": 0.7, "mean": True}, "70% of the mean of the later epochs, the rest the solved head"),
-        (3, {"share": 0.0, "mean": False}, "the solved head: training did no better on the held-out pictures"),
+        (3, {"share": 0.0, "mean": False}, "the solved head: training did no better on the held-out images"),
     ],
 )
 def test_what_is_kept_is_said_in_words(
     kept: int, blend: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training = {"kept": kept, "blend": blend, "trouble": "The loss has exploded."}
-    show._training({"training": training, "forward_equivalents": 12.34})
+    _print_training({"training": training, "forward_equivalents": 12.34})
     assert capsys.readouterr().out.splitlines() == [
         f"  kept         {says}",
-        "  cost         12.3 forward passes for each picture",
+        "  cost         12.3 forward passes for each image",
     ]
     data = {"leaks": 0, "alike_names": [], "conflicts": [], "faults": {}, "train": 4, "test": 1}
-    assert show.careful({"training": training, "data": data}) == [
+    assert format.list_cautions({"training": training, "data": data}) == [
         "The loss has exploded."
     ]  # at the head of the summary
 
@@ -467,7 +469,7 @@ def test_a_network_by_name_predicts_its_own_classes(
     monkeypatch.setenv("GRAFT_WEIGHTS", str(weights))
     done = graft("predict", "test_resnet", photos / "disc", "--json", "-q")
     assert done.exit_code == 0, done.stderr
-    want = direct("test_resnet", offline=True).predict(sorted((photos / "disc").iterdir()))
+    want = load_published_classifier("test_resnet", offline=True).predict(sorted((photos / "disc").iterdir()))
     said = json.loads(done.stdout)
     assert [each["label"] for each in said] == [each.label for each in want]
     assert [each["probability"] for each in said] == [each.probability for each in want]
@@ -481,8 +483,8 @@ def test_fit_with_the_network_as_it_is_prints_its_score(
         shutil.copytree(photos / source, tmp_path / "things" / name)
     done = graft("fit", tmp_path / "things", "-o", tmp_path / "m", "-s", "direct", "--backbone", "test_resnet", "-q")
     assert done.exit_code == 0, done.output
-    assert "% right on 24 pictures that it never saw" in done.stdout
-    assert set(load(tmp_path / "m").report["seconds"]) == {"read pictures", "load network", "evaluate"}
+    assert "% right on 24 images that it never saw" in done.stdout
+    assert set(load(tmp_path / "m").report["seconds"]) == {"read images", "load network", "evaluate"}
 
 
 # --- pipes and terminals ----------------------------------------------------------------------------------------------
@@ -541,7 +543,7 @@ def test_a_terminal_that_cannot_show_a_letter_shows_an_escape(
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
     monkeypatch.setattr(sys, "argv", ["graft", "predict", str(model), str(tmp_path / "日本.png"), "-q"])
     with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert ended.value.code == 0
     assert shown.getvalue().endswith(b"\\u65e5\\u672c.png\n")
 
@@ -563,9 +565,9 @@ def test_offline_in_a_plain_terminal_it_opens_no_socket_and_prints_json_and_noth
 
 def test_the_program_leaves_the_commands_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """It works out only the one that is asked for; called twice in one process it must know all of them again."""
-    before = list(cli.app.registered_commands)
+    before = list(app.app.registered_commands)
     for words in (["backbones", "--help"], ["compare-runs", "-h"]):
         monkeypatch.setattr("sys.argv", ["graft", *words])
         with pytest.raises(SystemExit, match="0"):
-            cli.main()
-    assert cli.app.registered_commands == before
+            app.main()
+    assert app.app.registered_commands == before

@@ -10,7 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from graft import cli, device
+from graft import device
+from graft.cli import app
 from graft.errors import UsageError
 from graft.torch import engine
 
@@ -66,5 +67,5 @@ def test_every_command_that_runs_a_network_takes_it(words: str, tmp_path: Path) 
     model.mkdir()
     (model / "model.json").touch()
     asked = words.format(tmp_path, model).replace("-o ", f"-o {tmp_path}/").split()
-    done = CliRunner().invoke(cli.app, [*asked, "--device", "gpu"])
+    done = CliRunner().invoke(app.app, [*asked, "--device", "gpu"])
     assert (done.exit_code, done.stderr) == (2, "graft: A device is auto, cpu, cuda, mps. Got 'gpu'.\n")

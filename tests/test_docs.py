@@ -13,7 +13,7 @@ import formats
 import pytest
 from typer.testing import CliRunner
 
-from graft.cli import app
+from graft.cli.app import app
 from graft.training.strategies import STRATEGIES
 
 HOUSE = Path(__file__).parents[1]
@@ -54,7 +54,8 @@ def prose(page: Path) -> str:
 def page(name: str) -> object:
     """A page as a parameter: those on which much is trained or exported are slow."""
     trains = name.startswith(("strategies/", "recipes/")) and name != "strategies/index"
-    slow = trains or name in ("classifier", "client", "export", "heads", "labels", "runs", "training")
+    much = ("classifier", "client", "data", "export", "fit", "heads", "labels", "predict", "runs", "training")
+    slow = trains or name in much
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 

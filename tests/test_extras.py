@@ -13,9 +13,9 @@ import typer
 
 import graft
 from graft import extras
+from graft.cli.options import report_errors
 from graft.errors import UsageError
 from graft.jobs.export import formats
-from graft.terminal import told_of
 from graft.training.choices import Choices
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -60,7 +60,7 @@ def test_a_strategy_that_trains_needs_torch(strategy: str) -> None:
 def test_what_only_looks_does_not() -> None:
     for strategy in ("probe", "probe:head=ridge", "early-features"):
         Choices(strategy).check()
-    assert formats.chosen(None, Path("a.onnx"), False, blind=True) == "onnx"
+    assert formats.choose_format(None, Path("a.onnx"), False, without_images=True) == "onnx"
 
 
 @pytest.mark.parametrize("without", ["peft"], indirect=True)
@@ -75,7 +75,7 @@ def test_lora_needs_peft_as_well_and_the_others_do_not() -> None:
 @pytest.mark.usefixtures("without")
 def test_an_export_to_torch_needs_it() -> None:
     with pytest.raises(UsageError, match="An export to torch needs PyTorch"):
-        formats.chosen(None, Path("a.pt2"), False, blind=True)
+        formats.choose_format(None, Path("a.pt2"), False, without_images=True)
 
 
 @pytest.mark.parametrize("without", ["sklearn"], indirect=True)
@@ -86,7 +86,9 @@ def test_the_estimator_needs_scikit_learn() -> None:
 
 
 def test_what_a_job_imports_and_is_not_there_is_one_line_too(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['httpx2'] = None; from graft import cli; sys.argv[0] = 'graft'; cli.main()"
+    code = (
+        "import sys; sys.modules['httpx2'] = None; from graft.cli import app as cli; sys.argv[0] = 'graft'; cli.main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "collect", "list.csv", "-o", "photos"],
         cwd=tmp_path,
@@ -103,12 +105,12 @@ def test_what_a_job_imports_and_is_not_there_is_one_line_too(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("name", "said"), [("torch.nn", "PyTorch"), ("timm", "timm")])
 def test_a_part_of_a_package_stands_for_it(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as caught, told_of("predict to a file"):
+    with pytest.raises(typer.Exit) as caught, report_errors("predict to a file"):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     assert caught.value.exit_code == 2
     assert capsys.readouterr().err == f"graft: `graft predict` as it was asked for needs {said}, which is not {REST}\n"
 
 
 def test_any_other_module_that_is_missing_is_a_fault_of_ours() -> None:
-    with pytest.raises(ModuleNotFoundError), told_of("fit"):
+    with pytest.raises(ModuleNotFoundError), report_errors("fit"):
         raise ModuleNotFoundError("No module named 'graft.nothing'", name="graft.nothing")

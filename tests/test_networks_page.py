@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torchvision.models.googlenet import Inception
 
-from graft.backbones import catalog
-from graft.backbones.catalog import preprocess
-from graft.backbones.weights import Source
+from graft.backbones import catalog, graph
+from graft.backbones.catalog import build_preprocess
+from graft.backbones.weights import WeightsSource
 from graft.torch import chain
-from graft.torch.build import build, headless
-from graft.torch.network import Backbone
+from graft.torch.build import build_network, remove_classifier
+from graft.torch.network import BackboneModule
 
 PAGE = Path(__file__).parents[1] / "docs/networks.md"
 NAMES = [
@@ -35,19 +36,21 @@ MEANS = {IMAGENET: "ImageNet", ((0.5,) * 3, (0.5,) * 3): "0.5, 0.5"}
 def built(name: str) -> nn.Module:
     """The whole network, shapes without numbers."""
     with torch.device("meta"):
-        return build(catalog.find(name))
+        return build_network(catalog.find_entry(name))
 
 
-def backbone(name: str) -> Backbone:
+@functools.cache
+def backbone(name: str) -> BackboneModule:
     """The same without its classifier."""
-    entry = catalog.find(name)
-    module = headless(entry, built(name)).requires_grad_(False)
-    return Backbone(entry, module, preprocess(entry), Source("random", None, "", ""))
+    entry = catalog.find_entry(name)
+    module = remove_classifier(entry, built(name)).requires_grad_(False)
+    return BackboneModule(entry, module, build_preprocess(entry), WeightsSource("random", None, "", ""))
 
 
-def chained(name: str) -> list[chain.Stage]:
+@functools.cache
+def chained(name: str) -> list[graph.Stage]:
     """Its stages, without computing anything."""
-    return chain.stages(backbone(name))
+    return chain.find_stages(backbone(name))
 
 
 def convolutions(module: nn.Module) -> list[nn.Conv2d]:
@@ -64,13 +67,13 @@ def of_cost(name: str) -> list[str]:
     headless = backbone(name)
     entry = headless.entry
     width = headless.module(torch.empty(1, 3, entry.size, entry.size, device="meta")).shape[1]
-    (classifier,) = (each.rstrip(".") for each in catalog.classifier_names(entry))
+    (classifier,) = (each.rstrip(".") for each in catalog.classifier_prefixes(entry))
     return [
         f"`{name}`",
         entry.library,
         f"{entry.parameters:,}",
         f"{entry.gmac:.2f}",
-        f"{len(chain.stages(headless))}",
+        f"{len(chain.find_stages(headless))}",
         f"{width:,}",
         f"`{classifier}`",
     ]
@@ -78,7 +81,7 @@ def of_cost(name: str) -> list[str]:
 
 def of_weights(name: str) -> list[str]:
     """A row of the second table."""
-    entry, prepare = catalog.find(name), preprocess(catalog.find(name))
+    entry, prepare = catalog.find_entry(name), build_preprocess(catalog.find_entry(name))
     source = catalog.repository(entry) or Path(catalog.url(entry)).name
     mean = MEANS[prepare.mean, prepare.std]
     size = f"{prepare.resize}, {prepare.size}"
@@ -107,7 +110,7 @@ def test_the_tables_are_the_catalogues(name: str) -> None:
 def test_every_network_with_a_tag_that_the_page_names_is_there() -> None:
     tags = re.findall(r"`(\w+\.\w+_in1k)`", PAGE.read_text(encoding="utf-8"))
     assert tags
-    assert all(catalog.find(name).name == name for name in tags)
+    assert all(catalog.find_entry(name).name == name for name in tags)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,7 +127,7 @@ def test_no_network_normalises_local_responses_or_has_an_auxiliary_classifier(na
 )
 def test_dropout(name: str, rates: list[float]) -> None:
     assert dropped(built(name)) == rates
-    assert dropped(headless(catalog.find(name), built(name))) == rates
+    assert dropped(remove_classifier(catalog.find_entry(name), built(name))) == rates
 
 
 def test_most_of_alexnet_is_dense() -> None:
@@ -134,9 +137,9 @@ def test_most_of_alexnet_is_dense() -> None:
 
 
 def test_other_weights_bring_their_own_preprocessing() -> None:
-    found = [preprocess(catalog.find(f"resnet50.{tag}")) for tag in ("tv_in1k", "a1_in1k")]
+    found = [build_preprocess(catalog.find_entry(f"resnet50.{tag}")) for tag in ("tv_in1k", "a1_in1k")]
     assert [(each.resize, each.interpolation) for each in found] == [(256, "bilinear"), (235, "bicubic")]
-    assert all(catalog.known(f"resnet{depth}.tv_in1k") for depth in (18, 34, 50, 101, 152))
+    assert all(catalog.is_known(f"resnet{depth}.tv_in1k") for depth in (18, 34, 50, 101, 152))
 
 
 def test_alexnet_has_one_column_and_its_own_filter_counts() -> None:
@@ -170,9 +173,9 @@ def test_googlenet_has_batch_norm_no_5_x_5_and_a_small_fourth_pool() -> None:
 
 def test_googlenet_turns_imagenets_mean_into_that_of_its_weights() -> None:
     network = built("googlenet")
-    picture = torch.rand(1, 3, 2, 2)
+    image = torch.rand(1, 3, 2, 2)
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in IMAGENET)
-    torch.testing.assert_close(network._transform_input((picture - mean) / std), (picture - 0.5) / 0.5)
+    torch.testing.assert_close(network._transform_input((image - mean) / std), (image - 0.5) / 0.5)
 
 
 def test_inception_v3_has_the_stem_of_the_published_code() -> None:

@@ -8,20 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from graft import preflight
-from graft.backbones import catalog
+from graft.backbones import catalog, weights
+from graft.cli import preflight
 from graft.heads import designs
-from graft.jobs import logs
-from graft.jobs.export import export, formats, program
+from graft.jobs import runs
+from graft.jobs.export import engines, export, formats
 from graft.model import storage
-from graft.torch import checkpoint, fresh, head
+from graft.torch import checkpoint, head
 from graft.training import choices
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.
 ASK = """
 import json, sys
 from typer.testing import CliRunner
-from graft import cli
+from graft.cli import app as cli
 for words in json.loads(sys.argv[1]):
     done = CliRunner().invoke(cli.app, words)
     heavy = [name for name in ("torch", "timm", "sklearn", "onnxruntime") if name in sys.modules]
@@ -120,15 +120,15 @@ def test_what_cannot_be_is_told_before_anything_heavy_is_loaded(tmp_path: Path) 
 
 def test_former_names_and_tags_may_be_named() -> None:
     for name in ("resnet50", "resnet50.a1_in1k", "tv_resnet50", *catalog.ALIASES):
-        preflight.backbone(name)
-        preflight.model(name)
+        preflight.check_backbone(name)
+        preflight.check_model(name)
 
 
 def test_what_is_written_down_twice_is_the_same() -> None:
     assert preflight.CARD == storage.CARD
-    assert logs.MLFLOW == checkpoint.MLFLOW
-    assert (choices.BACKBONE, choices.RANDOM) == (catalog.DEFAULT, fresh.RANDOM)
-    assert formats.ENDINGS[formats.TORCH] == program.SUFFIX
-    assert tuple(export.FORMATS) == formats.NAMES
+    assert runs.MLFLOW == checkpoint.MLFLOW
+    assert (choices.DEFAULT_BACKBONE, choices.RANDOM) == (catalog.DEFAULT, weights.RANDOM)
+    assert formats.ENDINGS[formats.TORCH] == engines.SUFFIX
+    assert tuple(export.OPENERS) == formats.NAMES
     assert tuple(head.ACTIVATIONS) == designs.ACTIVATIONS
     assert tuple(head.INITIALISERS) == designs.INITIALISERS

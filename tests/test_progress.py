@@ -38,22 +38,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-@pytest.mark.parametrize("what", ["pictures", Work("steps", lambda: "loss 0.4 [best]", 7)])
+@pytest.mark.parametrize("what", ["images", Work("steps", lambda: "loss 0.4 [best]", 7)])
 def test_everything_comes_through_in_order(monkeypatch: pytest.MonkeyPatch, what: str | Work, terminal: bool) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
     assert list(watched(range(20), what, 27)) == list(unwatched(range(20), what, 27)) == list(range(20))
 
 
 def test_short_work_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    list(watched(clock.work(100, 0.019), "pictures", 100))
+    list(watched(clock.work(100, 0.019), "images", 100))
     assert capsys.readouterr() == ("", "")
 
 
 def test_lines_say_how_long_it_still_takes_once_it_is_warm(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    list(watched(clock.work(1000, 0.05, first=30), "pictures", 1000))
+    list(watched(clock.work(1000, 0.05, first=30), "images", 1000))
     first, *others = capsys.readouterr().err.splitlines()
-    assert first == "pictures: 17 of 1,000, 20/s, 49 s left"  # 983 times 0.05; the first 30 seconds do not count
-    assert others[0] == "pictures: 217 of 1,000, 20/s, 39 s left"
+    assert first == "images: 17 of 1,000, 20/s, 49 s left"  # 983 times 0.05; the first 30 seconds do not count
+    assert others[0] == "images: 217 of 1,000, 20/s, 39 s left"
     assert len(others) == 4
 
 

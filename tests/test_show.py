@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graft import show
+from graft.cli import explain, format
 
 PLAIN: dict[str, Any] = {
     **dict.fromkeys(("leaks", "alike", "disputed", "misnamed"), 0),
@@ -22,23 +22,23 @@ def test_a_good_part_of_the_data_lost_is_said_with_care(
 ) -> None:
     data = PLAIN | {"faults": {"a.jpg": "truncated"} | {f"{at}.heic": HEIC for at in range(count - 1)}}
     line = f"{count} of {100 + count} images cannot be used, {count - 1} of them because: {HEIC}"
-    assert show.careful({"data": data}) == [line] * told
-    show.findings(data)
+    assert format.list_cautions({"data": data}) == [line] * told
+    format.print_findings(data)
     said = capsys.readouterr().out
-    assert f"{count} pictures that cannot be used" in said
+    assert f"{count} images that cannot be used" in said
     assert f"and {count - 5} more (HEIC is not read here)" in said  # what is wrong, not what helps
 
 
 def test_an_unknown_image_is_explained_as_what_it_is_like(capsys: pytest.CaptureFixture[str]) -> None:
     """`graft predict` answers 'unknown', and so must `graft explain`."""
     plain = {"fault": "", "explained": "tulip", "probabilities": {"tulip": 0.995}, "drawing": "why/a.png"}
-    show.explained([plain | {"picture": "a.jpg", "unknown": True}, plain | {"picture": "b.jpg", "unknown": False}])
+    explain.print_explained([plain | {"image": "a.jpg", "unknown": True}, plain | {"image": "b.jpg", "unknown": False}])
     assert capsys.readouterr().out.splitlines() == [
         "      -  (unknown) like tulip  a.jpg  drawn in why/a.png",
         "  99.5%  tulip                 b.jpg  drawn in why/a.png",
     ]
 
 
-@pytest.mark.parametrize(("count", "said"), [(1, "1 test picture has a"), (2, "2 test pictures have a")])
+@pytest.mark.parametrize(("count", "said"), [(1, "1 test image has a"), (2, "2 test images have a")])
 def test_leaks_are_counted_in_english(count: int, said: str) -> None:
-    assert show.careful({"data": PLAIN | {"faults": {}, "leaks": count}})[0].startswith(said)
+    assert format.list_cautions({"data": PLAIN | {"faults": {}, "leaks": count}})[0].startswith(said)

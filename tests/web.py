@@ -66,34 +66,34 @@ class _Answering(BaseHTTPRequestHandler):
                 web.busy -= 1
 
     def respond(self, path: str) -> None:
-        picture = next(iter(self.server.files.values()))
+        image = next(iter(self.server.files.values()))
         if path in self.server.files:
             self.answer(200, self.server.files[path])
         elif path.startswith("/status/"):
             self.answer(
                 int(path.split("/")[2]), b"", **{"Retry-After": path.split("/")[3]} if path.count("/") > 2 else {}
             )
-        elif path.startswith("/flaky/"):  # 503 twice, then the picture
-            self.answer(*((200, picture) if self.server.seen[path] > 2 else (503, b"")), **{"Retry-After": "0"})
+        elif path.startswith("/flaky/"):  # 503 twice, then the image
+            self.answer(*((200, image) if self.server.seen[path] > 2 else (503, b"")), **{"Retry-After": "0"})
         elif path.startswith("/to/"):
             self.answer(302, b"", Location=path[4:])
         elif path == "/loop":
             self.answer(302, b"", Location="/loop")
         elif path == "/short":
-            self.answer(200, picture[:100], **{"Content-Length": str(len(picture))})
+            self.answer(200, image[:100], **{"Content-Length": str(len(image))})
             self.close_connection = True
         elif path == "/html.jpg":
             self.answer(200, b"<!DOCTYPE html><html>Not here</html>", **{"Content-Type": "image/jpeg"})
         elif path == "/empty.jpg":
             self.answer(200, b"")
         elif path == "/cut.jpg":
-            self.answer(200, picture[: len(picture) // 2])
+            self.answer(200, image[: len(image) // 2])
         elif path == "/announced":
             self.answer(200, b"", **{"Content-Length": "999999999"})
         elif path == "/bomb":
             self.answer(200, BOMB, **{"Content-Encoding": "gzip"})
         elif path == "/zipped.jpg":
-            self.answer(200, gzip.compress(picture), **{"Content-Encoding": "gzip"})
+            self.answer(200, gzip.compress(image), **{"Content-Encoding": "gzip"})
         elif path == "/brotli":
             self.answer(200, b"?", **{"Content-Encoding": "br"})
         elif path == "/never":

@@ -1,4 +1,4 @@
-"""What every test of the runtime stands on: types checked at run time, and real pictures where there are any."""
+"""What every test of the runtime stands on: types checked at run time, and real images where there are any."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -9,7 +9,7 @@ from onnx import parser
 from PIL import Image
 
 from graft_runtime.card import COVERAGES, Card
-from graft_runtime.contract import Export, described
+from graft_runtime.contract import Export, append_description
 
 CLASSES = ("red", "green", "blue")
 GRAPH = """
@@ -48,13 +48,13 @@ def card(**changes: object) -> Card:
 def file(export: Export | None = None, **changes: object) -> bytes:
     """The bytes of a file; what is brighter than all of the hundred strays is unknown."""
     strays = tuple(0.9 * number / 100 for number in range(1, 101))
-    return described(model(), card(**changes), export or Export(strays=strays))
+    return append_description(model(), card(**changes), export or Export(strays=strays))
 
 
 def without_numbers() -> bytes:
     """A file that divides by 0 where an image is black."""
     graph = GRAPH.replace("float one = {1.0}", "float one = {0.0}")
-    return described(parser.parse_model(graph).SerializeToString(), card(), Export())
+    return append_description(parser.parse_model(graph).SerializeToString(), card(), Export())
 
 
 def with_external_data() -> bytes:
@@ -62,11 +62,11 @@ def with_external_data() -> bytes:
     tensor = found.graph.initializer[0]
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="/etc/passwd")
-    return described(found.SerializeToString(), card(), Export())
+    return append_description(found.SerializeToString(), card(), Export())
 
 
-def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
-    """The bytes of a picture of one colour, (width, height) in pixels."""
+def image(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
+    """The bytes of an image of one colour, (width, height) in pixels."""
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, kind)
     return file.getvalue()

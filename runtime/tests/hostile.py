@@ -12,9 +12,9 @@ from PIL import Image
 MEGA = 10**6
 
 
-def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -78,7 +78,7 @@ def wide_baseline(side: int = 60000) -> bytes:
 
 
 def many_segments(count: int = 2 * MEGA) -> bytes:
-    """Empty comments before the picture."""
+    """Empty comments before the image."""
     return _jpeg(0xC0, 8, 8, 1, _scan(1, 0, 63, 0, b"\0"), _segment(0xFE, b"") * count)
 
 
@@ -135,7 +135,7 @@ def profile_bomb() -> bytes:
 
 
 def data_bomb() -> bytes:
-    """Pixels of a small picture, followed by 1 GB of nothing in the same stream."""
+    """Pixels of a small image, followed by 1 GB of nothing in the same stream."""
     head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", _gigabyte()) + _chunk(b"IEND", b"")
 
@@ -244,7 +244,7 @@ def _long(*values: int) -> tuple[int, int, bytes]:
 
 
 def huge_tile(side: int = 46336) -> bytes:
-    """A tile of 2 GB in a picture of 64 pixels."""
+    """A tile of 2 GB in an image of 64 pixels."""
     packed = zlib.compress(bytes(MEGA), 9)
     tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(packed)}
     return _tiff({tag: _long(value) for tag, value in tags.items()}, packed)
@@ -293,7 +293,7 @@ def exif_bomb() -> bytes:
 
 
 def large(kind: str, mode: str, side: int = 8000, **options: object) -> Callable[[], bytes]:
-    """An honest picture of as many pixels as are allowed, full of noise."""
+    """An honest image of as many pixels as are allowed, full of noise."""
 
     def make() -> bytes:
         noise = Image.effect_noise((1000, 1000), 60)

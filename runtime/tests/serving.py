@@ -1,4 +1,4 @@
-"""A server in a thread of the test, and pictures to send to it."""
+"""A server in a thread of the test, and images to send to it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx2 as httpx
 import uvicorn
-from exported import picture
+from exported import image
 
-from graft_runtime.serve.app import application
+from graft_runtime.serve.app import build_app
 from graft_runtime.serve.bounds import Bounds
 from graft_runtime.serve.model import Model
-from graft_runtime.serve.server import LOCAL, configured
+from graft_runtime.serve.server import LOCAL, build_config
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -31,7 +31,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 TOKEN = "a-token-of-enough-letters"
-RED, GREEN = picture((90, 10, 10)), picture((10, 80, 20), (50, 20))
+RED, GREEN = image((90, 10, 10)), image((10, 80, 20), (50, 20))
 
 
 @dataclass
@@ -57,8 +57,8 @@ class Running:
 def running(file: Path, bounds: Bounds | None = None, **keywords: Any) -> Iterator[Running]:
     model, limits = Model(file, 1), bounds or Bounds()
     listening = socket.create_server(("127.0.0.1", 0), backlog=512)
-    app = application(model, limits, hosts=LOCAL, **keywords)
-    server = uvicorn.Server(configured(app, limits))
+    app = build_app(model, limits, hosts=LOCAL, **keywords)
+    server = uvicorn.Server(build_config(app, limits))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     while not server.started:

@@ -1,4 +1,4 @@
-"""A server of the page that judges pictures with the small file of `exported`, and does on demand what servers do."""
+"""A server of the page that judges images with the small file of `exported`, and does on demand what servers do."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import exported
-from exported import picture
+from exported import image
 
 import graft_runtime
 from graft_runtime.predictor import Predictor
-from graft_runtime.serve.guard import POLICY
+from graft_runtime.serve.middleware import CONTENT_SECURITY_POLICY
 
 PAGE = Path(graft_runtime.__file__).with_name("page")
 TYPES = {
@@ -28,7 +28,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
 }
-SIZE = (60, 40)  # of its pictures
+SIZE = (60, 40)  # of its images
 BUSY = {"error": {"code": "busy", "message": "Too many requests at once. Wait a little."}}
 DENIED = {"error": {"code": "unauthorized", "message": "This server needs a token."}}
 
@@ -59,7 +59,7 @@ class Standin(ThreadingHTTPServer):
         } | about
         self.token, self.busy, self.pause = "", 0, threading.Event()
         self.pause.set()
-        self.asked: list[int] = []  # how many pictures each request held
+        self.asked: list[int] = []  # how many images each request held
         self.stored: list[tuple[str, bytes]] = []
 
     @property
@@ -115,7 +115,7 @@ class Answers(BaseHTTPRequestHandler):
         if not (PAGE / name).is_file():
             return self.say(404, {})
         content = (PAGE / name).read_bytes()
-        self.send(200, content, TYPES[Path(name).suffix], {"Content-Security-Policy": POLICY})
+        self.send(200, content, TYPES[Path(name).suffix], {"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -144,8 +144,8 @@ class Answers(BaseHTTPRequestHandler):
         if found.unknown:
             near = {"labels": ["blue"], "similarity": 0.4}
             told["nearest"] = [
-                near | {"picture": "blue/1.jpg", "thumbnail": thumbnail()},
-                near | {"picture": "blue/<i>2</i>.jpg", "thumbnail": None},
+                near | {"image": "blue/1.jpg", "thumbnail": thumbnail()},
+                near | {"image": "blue/<i>2</i>.jpg", "thumbnail": None},
             ]
         values = [5.0, 0.0, 0.0, 0.0, -9.0, 0.0, 0.0, 0.0, 0.0]  # hot in the corner above on the left
         heat = {"rows": 3, "columns": 3, "values": values, "area": [0.25, 0.0, 0.5, 1.0], "class": found.answer.label}
@@ -174,4 +174,4 @@ class Answers(BaseHTTPRequestHandler):
 
 
 def thumbnail() -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(picture((20, 30, 200), SIZE, 'JPEG')).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(image((20, 30, 200), SIZE, 'JPEG')).decode()}"

@@ -20,7 +20,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from graft_runtime import contract, load, protobuf
+from graft_runtime import contract, protobuf
 from graft_runtime.contract import (
     CARD,
     CHECKSUM,
@@ -28,19 +28,20 @@ from graft_runtime.contract import (
     EVIDENCE,
     EXPORT,
     Export,
-    ModelError,
-    Witness,
-    described,
-    evidence,
-    read,
+    ModelFileError,
+    TrainingImage,
+    append_description,
+    read_description,
+    read_training_images,
 )
+from graft_runtime.predictor import load
 from graft_runtime.serve.model import Model
 
 
 def test_what_was_written_is_read_again() -> None:
     about = Export("int8", (0.25, 0.5), {"worst": 1e-6})
     card = exported.card(classes=("naïve", "日本", "дог"), temperature=2.5)
-    assert read(described(exported.model(), card, about)) == (card, about)
+    assert read_description(append_description(exported.model(), card, about)) == (card, about)
 
 
 def test_any_reader_of_onnx_finds_the_same_properties() -> None:
@@ -54,18 +55,18 @@ def test_any_reader_of_onnx_finds_the_same_properties() -> None:
 
 def test_what_is_no_export_is_told() -> None:
     for other in (b"", b"\x89PNG\r\n\x1a\n", b"hello, world", bytes(1000)):
-        with pytest.raises(ModelError):
-            read(other)
-    with pytest.raises(ModelError, match=r"'graft.card' among its properties"):
-        read(exported.model())
+        with pytest.raises(ModelFileError):
+            read_description(other)
+    with pytest.raises(ModelFileError, match=r"'graft.card' among its properties"):
+        read_description(exported.model())
 
 
 @pytest.mark.fault(33)
 def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
     data = exported.file()
     for end in range(0, len(data), 7):
-        with pytest.raises(ModelError):
-            read(data[:end])
+        with pytest.raises(ModelFileError):
+            read_description(data[:end])
 
 
 @pytest.mark.fault(33)
@@ -74,11 +75,11 @@ def test_any_bit_that_turned_is_found_in_the_description_as_in_the_graph() -> No
     for at in range(0, 8 * len(data), 5):
         turned = bytearray(data)
         turned[at // 8] ^= 1 << at % 8
-        with pytest.raises(ModelError):
-            read(bytes(turned))
+        with pytest.raises(ModelFileError):
+            read_description(bytes(turned))
     other = data.replace(b'"red"', b'"rad"')
-    with pytest.raises(ModelError, match="its content is not what was written"):
-        read(other)
+    with pytest.raises(ModelFileError, match="its content is not what was written"):
+        read_description(other)
 
 
 TURNED = """
@@ -118,16 +119,16 @@ def test_a_page_finds_every_turned_bit_as_well(tmp_path: Path) -> None:
 
 def before() -> bytes:
     """A file from before there was a checksum of all of it."""
-    about = contract.texts(exported.card(), Export()) | {DIGEST: contract.digest(exported.model())}
-    return exported.model() + b"".join(protobuf.entry(key, text) for key, text in about.items())
+    about = contract.build_properties(exported.card(), Export()) | {DIGEST: contract.hash_graph(exported.model())}
+    return exported.model() + b"".join(protobuf.encode_property(key, text) for key, text in about.items())
 
 
 def test_a_file_of_before_is_read_and_its_graph_is_checked() -> None:
     data = before()
-    assert read(data) == (exported.card(), Export())
+    assert read_description(data) == (exported.card(), Export())
     at = data.index(b"numbers")
-    with pytest.raises(ModelError, match="damaged"):
-        read(data[:at] + b"m" + data[at + 1 :])
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_description(data[:at] + b"m" + data[at + 1 :])
 
 
 def test_a_checksum_cannot_be_lost_unnoticed() -> None:
@@ -136,11 +137,11 @@ def test_a_checksum_cannot_be_lost_unnoticed() -> None:
     kept = [entry for entry in whole.metadata_props if entry.key != CHECKSUM]
     del whole.metadata_props[:]
     whole.metadata_props.extend(kept)
-    with pytest.raises(ModelError, match="damaged"):
-        read(whole.SerializeToString())
-    twice = data + protobuf.entry(CARD, "{}")
-    with pytest.raises(ModelError, match="no ONNX file"):
-        read(twice)
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_description(whole.SerializeToString())
+    twice = data + protobuf.encode_property(CARD, "{}")
+    with pytest.raises(ModelFileError, match="no ONNX file"):
+        read_description(twice)
 
 
 def test_random_damage_never_raises_anything_else() -> None:
@@ -150,50 +151,50 @@ def test_random_damage_never_raises_anything_else() -> None:
         for _ in range(rng.randint(1, 5)):
             broken[rng.randrange(len(broken))] = rng.randrange(256)
         try:
-            read(bytes(broken))
-        except ModelError:
+            read_description(bytes(broken))
+        except ModelFileError:
             continue
 
 
-SHOWN = (Witness("日/1.jpg", ("red",), "AAAA"), Witness("2.jpg", ("red", "blue")))
+SHOWN = (TrainingImage("日/1.jpg", ("red",), "AAAA"), TrainingImage("2.jpg", ("red", "blue")))
 
 
 def test_evidence_is_read_again_and_a_file_without_any_has_none() -> None:
-    data = described(exported.model(), exported.card(), Export(), SHOWN)
-    about = read(data)[1]
-    assert evidence(data, about) == SHOWN
-    assert evidence(exported.file(), read(exported.file())[1]) == ()
+    data = append_description(exported.model(), exported.card(), Export(), SHOWN)
+    about = read_description(data)[1]
+    assert read_training_images(data, about) == SHOWN
+    assert read_training_images(exported.file(), read_description(exported.file())[1]) == ()
     assert EVIDENCE.encode() not in exported.file()
 
 
 def test_evidence_that_was_changed_or_lost_is_told() -> None:
-    data = described(exported.model(), exported.card(), Export(), SHOWN)
-    about = read(data)[1]
+    data = append_description(exported.model(), exported.card(), Export(), SHOWN)
+    about = read_description(data)[1]
     for other in (data.replace(b"AAAA", b"AAAB"), exported.file()):
-        with pytest.raises(ModelError, match=r"'graft\.evidence' is damaged, or not there"):
-            evidence(other, about)
+        with pytest.raises(ModelFileError, match=r"'graft\.evidence' is damaged, or not there"):
+            read_training_images(other, about)
 
 
 @pytest.mark.parametrize("wrong", ['"labels": "a"', '"labels": [3]', '"other": []', '"thumbnail": "<p>"'])
 def test_evidence_that_graft_would_not_write_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = f'{{"pictures": [{{"picture": "a.jpg", "labels": [], "thumbnail": null, {wrong}}}]}}'
+    text = f'{{"images": [{{"image": "a.jpg", "labels": [], "thumbnail": null, {wrong}}}]}}'
     about = Export(evidence=hashlib.sha256(text.encode()).hexdigest())
-    monkeypatch.setattr(protobuf, "properties", lambda _: {EVIDENCE: text})
-    with pytest.raises(ModelError, match="is not what graft writes"):
-        evidence(b"", about)
+    monkeypatch.setattr(protobuf, "read_properties", lambda _: {EVIDENCE: text})
+    with pytest.raises(ModelFileError, match="is not what graft writes"):
+        read_training_images(b"", about)
 
 
 @pytest.mark.fault(33)
 def test_newer_files_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ModelError, match=r"contract 2, this version reads up to 1: please update"):
-        read(exported.file(replace(Export(), contract=2)))
-    with pytest.raises(ModelError, match=r"schema 99.*please update"):
-        read(exported.file(schema=99))
+    with pytest.raises(ModelFileError, match=r"contract 2, this version reads up to 1: please update"):
+        read_description(exported.file(replace(Export(), contract=2)))
+    with pytest.raises(ModelFileError, match=r"schema 99.*please update"):
+        read_description(exported.file(schema=99))
 
 
 def test_tensors_in_other_files_are_refused() -> None:
-    with pytest.raises(ModelError, match="in other files"):
-        read(exported.with_external_data())
+    with pytest.raises(ModelFileError, match="in other files"):
+        read_description(exported.with_external_data())
 
 
 def far(name: str = "far") -> TensorProto:
@@ -235,8 +236,8 @@ def test_wherever_a_tensor_in_another_file_stands_it_is_refused(place: str) -> N
         found.training_info.add().algorithm.initializer.append(far())
     else:
         found.graph.sparse_initializer.append(SPARSE)
-    with pytest.raises(ModelError, match="in other files"):
-        read(described(found.SerializeToString(), exported.card(), Export()))
+    with pytest.raises(ModelFileError, match="in other files"):
+        read_description(append_description(found.SerializeToString(), exported.card(), Export()))
 
 
 def test_the_places_of_tensors_are_those_of_onnx() -> None:
@@ -252,16 +253,16 @@ def test_the_places_of_tensors_are_those_of_onnx() -> None:
         holding |= {kind for kind, below in kinds.items() if holding & set(below.values())}
     want = {kind: {n: inner for n, inner in kinds[kind].items() if inner in holding} for kind in holding}
     want.pop("TensorProto")
-    assert want == protobuf.HOLDS
-    assert onnx.TensorProto.DESCRIPTOR.fields_by_name["external_data"].number == protobuf.EXTERNAL
+    assert want == protobuf.SUBMESSAGES
+    assert onnx.TensorProto.DESCRIPTOR.fields_by_name["external_data"].number == protobuf.EXTERNAL_DATA
 
 
 def test_a_graph_in_a_graph_a_thousand_times_is_no_trouble() -> None:
     found = onnx.load_from_string(exported.model())
-    inner = protobuf.field(1, b"")
+    inner = protobuf.encode_field(1, b"")
     for _ in range(3000):  # a graph with a node with an attribute with a graph
-        inner = protobuf.field(1, protobuf.field(5, protobuf.field(6, inner)))
-    assert not protobuf.external(found.SerializeToString() + protobuf.field(7, inner))
+        inner = protobuf.encode_field(1, protobuf.encode_field(5, protobuf.encode_field(6, inner)))
+    assert not protobuf.has_external_data(found.SerializeToString() + protobuf.encode_field(7, inner))
 
 
 # --- a description that the network does not fit ----------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_a_graph_in_a_graph_a_thousand_times_is_no_trouble() -> None:
     ],
 )
 def test_a_description_that_does_not_fit_the_network_is_refused_at_load(changes: dict[str, Any], why: str) -> None:
-    with pytest.raises(ModelError, match=re.escape(why)):
+    with pytest.raises(ModelFileError, match=re.escape(why)):
         load(exported.file(**changes))
 
 
@@ -330,14 +331,16 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path: Path, kind: st
         path = Path("/dev/zero")
     else:
         with path.open("wb") as file:
-            file.truncate(contract.MOST + 1)
-    with pytest.raises(ModelError, match="holds 2 GB" if kind == "huge" else "it is no regular file"):
+            file.truncate(contract.MAX_FILE_BYTES + 1)
+    with pytest.raises(ModelFileError, match="holds 2 GB" if kind == "huge" else "it is no regular file"):
         load(path)
 
 
 def test_a_saved_classifier_is_told_from_an_exported_file(tmp_path: Path) -> None:
     (tmp_path / "model.json").touch()
-    with pytest.raises(ModelError, match=r"it is a saved classifier; `graft export .* -o model\.onnx` makes a file of"):
+    with pytest.raises(
+        ModelFileError, match=r"it is a saved classifier; `graft export .* -o model\.onnx` makes a file of"
+    ):
         load(tmp_path)
 
 
@@ -348,31 +351,33 @@ def test_a_network_whose_outputs_do_not_say_their_size_is_tried() -> None:
         "probabilities = Div(means, safe)", "all = Div(means, safe) probabilities = Compress<axis = 1>(all, mask)"
     )
     model = onnx.parser.parse_model(free).SerializeToString()
-    assert load(described(model, exported.card(), Export())).predict(exported.picture((90, 0, 0)))[0].label == "red"
-    with pytest.raises(ModelError, match=r"names 2 classes, and its output 'probabilities' has \[1, 3\]"):
-        load(described(model, exported.card(classes=("red", "green")), Export()))
+    assert (
+        load(append_description(model, exported.card(), Export())).predict(exported.image((90, 0, 0)))[0].label == "red"
+    )
+    with pytest.raises(ModelFileError, match=r"names 2 classes, and its output 'probabilities' has \[1, 3\]"):
+        load(append_description(model, exported.card(classes=("red", "green")), Export()))
 
 
 @pytest.mark.parametrize("strays", ["[NaN]", "[1, 0.5]", "[1e999]", "[true, null]"])
 def test_scores_that_no_limit_can_be_told_from_are_refused(strays: str) -> None:
-    told = contract.texts(exported.card(), Export())
+    told = contract.build_properties(exported.card(), Export())
     told[EXPORT] = told[EXPORT].replace('"strays": []', f'"strays": {strays}')
-    with pytest.raises(ModelError, match="its strays"):
-        contract.understood(told)
+    with pytest.raises(ModelFileError, match="its strays"):
+        contract.parse_properties(told)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": 2, "classes": ' + "[" * 100_000])
 def test_json_that_nests_without_end_is_refused(text: str) -> None:
-    told = contract.texts(exported.card(), Export())
+    told = contract.build_properties(exported.card(), Export())
     for name in (CARD, EXPORT):
-        with pytest.raises(ModelError, match="description cannot be used"):
-            contract.understood(told | {name: text})
+        with pytest.raises(ModelFileError, match="description cannot be used"):
+            contract.parse_properties(told | {name: text})
     half = told[CARD].replace('"red"', '"\\ud800"')
-    with pytest.raises(ModelError, match="'classes' is no list of names"):
-        contract.understood(told | {CARD: half})
+    with pytest.raises(ModelFileError, match="'classes' is no list of names"):
+        contract.parse_properties(told | {CARD: half})
     huge = told[CARD].replace('"temperature": 1.0', '"temperature": 1' + "0" * 400)
-    with pytest.raises(ModelError, match="description cannot be used"):
-        contract.understood(told | {CARD: huge})
+    with pytest.raises(ModelFileError, match="description cannot be used"):
+        contract.parse_properties(told | {CARD: huge})
 
 
 @pytest.mark.parametrize(
@@ -380,7 +385,7 @@ def test_json_that_nests_without_end_is_refused(text: str) -> None:
 )
 def test_a_description_that_cannot_be_is_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract.json, "dumps", lambda *_args, **_words: text)
-    data = described(exported.model(), exported.card(), Export())
+    data = append_description(exported.model(), exported.card(), Export())
     monkeypatch.undo()
-    with pytest.raises(ModelError, match="description cannot be used"):
-        read(data)
+    with pytest.raises(ModelFileError, match="description cannot be used"):
+        read_description(data)

@@ -1,4 +1,4 @@
-"""Bytes in, upright RGB out: every odd kind of picture, and never another exception than ImageError."""
+"""Bytes in, upright RGB out: every odd kind of image, and never another exception than ImageError."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from graft_runtime.image import ImageError, colour, decode, upright
+from graft_runtime.image import ImageError, decode, from_array, from_pil
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 Method = Image.Transpose
@@ -36,10 +36,10 @@ ORIENTATION = 0x0112
 SIGNATURES = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"P6 ", b"\0\0\1\0"]
 
 
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     """The bytes of a file."""
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -59,16 +59,16 @@ def refusal(data: bytes, **options: Any) -> str:
 
 
 def distance(one: NDArray[np.uint8], other: Any) -> int:
-    """The largest difference between two pictures, or a picture and a colour."""
+    """The largest difference between two images, or an image and a colour."""
     return int(np.abs(one.astype(int) - np.asarray(other, int)).max())
 
 
 def decoded_or_refused(data: bytes) -> NDArray[np.uint8] | str:
-    """The picture or the reason; anything else that is raised fails the test."""
+    """The image or the reason; anything else that is raised fails the test."""
     try:
         pixels = decode(data)
     except ImageError as error:
-        if "Beartype" in str(error):  # decode takes every exception for a fault of the picture
+        if "Beartype" in str(error):  # decode takes every exception for a fault of the image
             raise
         return error.reason
     assert (pixels.dtype, pixels.ndim, pixels.shape[-1]) == (np.uint8, 3, 3)
@@ -81,12 +81,12 @@ DRAWING = "a drawing is not read: render it as PNG, as with: rsvg-convert -w 512
 PROGRESSIVE = encoded(PHOTO, "JPEG", quality=90, progressive=True)
 
 
-# --- the pictures of others -------------------------------------------------------------------------------------------
+# --- the images of others -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on odd files, as a user would have them
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_every_messy_picture_is_decoded_or_refused_as_its_manifest_says(shared: Path) -> None:
+def test_every_messy_image_is_decoded_or_refused_as_its_manifest_says(shared: Path) -> None:
     folder = shared / "data/messy"
     with (folder / "MANIFEST.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -117,7 +117,7 @@ def test_a_scan_of_twelve_bits_is_scaled_by_its_twelve_bits(shared: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_a_lossless_picture_comes_back_as_it_was(kind: str) -> None:
+def test_a_lossless_image_comes_back_as_it_was(kind: str) -> None:
     np.testing.assert_array_equal(decode(encoded(PHOTO, kind)), np.asarray(PHOTO))
 
 
@@ -132,7 +132,7 @@ def test_a_ramp_of_sixteen_bits_is_scaled_and_not_clipped(kind: str) -> None:
 
 
 @pytest.mark.fault(11)
-def test_a_picture_of_floats_spans_black_to_white() -> None:
+def test_an_image_of_floats_spans_black_to_white() -> None:
     values = np.linspace(-1000, 3000, 256, dtype=np.float32).reshape(16, 16)
     pixels = decode(encoded(Image.fromarray(values), "TIFF"))
     np.testing.assert_array_equal(pixels[..., 0].ravel(), np.arange(256))
@@ -184,7 +184,7 @@ def test_grey_of_every_type_keeps_its_range(kind: str) -> None:
     values, expected = DEEP[kind]
     found = decode(tiff(values))
     assert np.array_equal(found, np.repeat(expected[..., None], 3, axis=-1))
-    assert np.array_equal(upright(Image.open(io.BytesIO(tiff(values)))), found)
+    assert np.array_equal(from_pil(Image.open(io.BytesIO(tiff(values)))), found)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
@@ -209,7 +209,7 @@ def test_grey_without_a_finite_value_is_a_fault(odd: float) -> None:
 def test_dark_grey_of_sixteen_bits_stays_dark() -> None:
     raw = b"P5 16 16 65535\n" + LEVELS.astype(">u2").tobytes()
     assert np.array_equal(np.unique(decode(raw)), [0, 1])
-    assert np.array_equal(upright(Image.open(io.BytesIO(raw))), decode(raw))
+    assert np.array_equal(from_pil(Image.open(io.BytesIO(raw))), decode(raw))
 
 
 def test_a_pillow_image_of_each_grey_mode_keeps_its_range() -> None:
@@ -221,14 +221,14 @@ def test_a_pillow_image_of_each_grey_mode_keeps_its_range() -> None:
         Image.fromarray(LEVELS.astype(np.uint16)),
         Image.fromarray((LEVELS / 255).astype(np.float32)),
     ):
-        assert np.array_equal(upright(made)[..., 0], LEVELS), made.mode
+        assert np.array_equal(from_pil(made)[..., 0], LEVELS), made.mode
 
 
 def test_an_array_is_uint8_or_refused() -> None:
-    assert np.array_equal(colour(LEVELS.astype(np.uint8))[..., 2], LEVELS)
+    assert np.array_equal(from_array(LEVELS.astype(np.uint8))[..., 2], LEVELS)
     for odd in (bool, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float16, np.float32, object):
         with pytest.raises(ValueError, match=f"Got {np.dtype(odd)}"):
-            colour(LEVELS.astype(odd))
+            from_array(LEVELS.astype(odd))
 
 
 @pytest.mark.parametrize(
@@ -241,14 +241,14 @@ def test_an_array_is_uint8_or_refused() -> None:
 )
 def test_an_array_of_another_shape_is_refused_with_what_to_do(shape: tuple[int, ...], advice: str) -> None:
     with pytest.raises(ValueError, match=advice):
-        colour(np.zeros(shape, np.uint8))
+        from_array(np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match=r"scale it to 0\.\.255"):
-        colour(np.zeros(shape, np.float32))
+        from_array(np.zeros(shape, np.float32))
 
 
 def test_an_image_without_pixels_is_a_fault() -> None:
     with pytest.raises(ImageError, match="damaged: 0 x 5 pixels"):
-        upright(Image.new("RGB", (0, 5)))
+        from_pil(Image.new("RGB", (0, 5)))
 
 
 @pytest.mark.fault(9)
@@ -279,9 +279,9 @@ def test_transparent_grey_is_laid_on_white() -> None:
 @pytest.mark.fault(14)
 @pytest.mark.parametrize(("kind", "transparency"), [("PNG", 0), ("PNG", b"\x00\xff"), ("GIF", 0)])
 def test_the_transparent_entry_of_a_palette_becomes_white(kind: str, transparency: int | bytes) -> None:
-    picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
-    picture.putpalette([*RED, *GREEN])
-    pixels = decode(encoded(picture, kind, transparency=transparency))
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([*RED, *GREEN])
+    pixels = decode(encoded(image, kind, transparency=transparency))
     assert pixels[0].tolist() == [list(WHITE), list(GREEN)]
 
 
@@ -314,7 +314,7 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("kind", "most"), [("PNG", 0), ("TIFF", 0), ("JPEG", 12)])
-def test_a_picture_stands_upright_however_the_camera_was_held(kind: str, most: int, orientation: int) -> None:
+def test_an_image_stands_upright_however_the_camera_was_held(kind: str, most: int, orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     turn = STORED_FROM_UPRIGHT[orientation]
@@ -326,7 +326,7 @@ def test_a_picture_stands_upright_however_the_camera_was_held(kind: str, most: i
 
 
 @pytest.mark.fault(16)
-def test_a_broken_exif_block_leaves_the_picture_as_it_is_stored() -> None:
+def test_a_broken_exif_block_leaves_the_image_as_it_is_stored() -> None:
     broken = encoded(PHOTO, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     np.testing.assert_array_equal(decode(broken), np.asarray(PHOTO))
 
@@ -336,7 +336,7 @@ def test_a_broken_exif_block_leaves_the_picture_as_it_is_stored() -> None:
 
 @pytest.mark.fault(3)
 @pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, PNG], ids=["JPEG", "progressive", "PNG"])
-def test_half_a_picture_is_truncated(data: bytes) -> None:
+def test_half_an_image_is_truncated(data: bytes) -> None:
     assert refusal(data[: len(data) // 2]) == "truncated"
 
 
@@ -353,8 +353,8 @@ def test_a_png_without_its_end_chunk_is_whole(missing: int) -> None:
 
 @pytest.mark.fault(3)
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "restarts", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
-def test_a_picture_cut_anywhere_is_refused_or_has_all_its_pixels(kind: str) -> None:
-    """Every length of a JPEG: between its scans and at its restart markers, a coarse picture can look whole."""
+def test_an_image_cut_anywhere_is_refused_or_has_all_its_pixels(kind: str) -> None:
+    """Every length of a JPEG: between its scans and at its restart markers, a coarse image can look whole."""
     jpegs = {"JPEG": {}, "progressive": {"progressive": True}, "restarts": {"restart_marker_rows": 1}}
     data = encoded(photo(48, 32), "JPEG", **jpegs[kind]) if kind in jpegs else encoded(photo(48, 32), kind)
     whole = decode(data)
@@ -394,8 +394,8 @@ def test_a_bomb_is_refused_in_little_memory() -> None:
 
 def test_a_photo_above_the_limit_passes_when_a_smaller_one_is_enough() -> None:
     most = 96 * 64 - 1
-    assert refusal(JPEG, most=most) == "too large"
-    assert decode(JPEG, enough=32, most=most).shape == (32, 48, 3)
+    assert refusal(JPEG, max_pixels=most) == "too large"
+    assert decode(JPEG, enough=32, max_pixels=most).shape == (32, 48, 3)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_only_a_jpeg_comes_back_smaller(kind: str) -> None:
     assert decode(encoded(photo(800, 480), kind), enough=8).shape == (480, 800, 3)
 
 
-# --- no picture at all ------------------------------------------------------------------------------------------------
+# --- no image at all ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(1, 2, 18)
@@ -440,7 +440,7 @@ def test_only_a_jpeg_comes_back_smaller(kind: str) -> None:
         (PNG[:8], "not an image"),
     ],
 )
-def test_what_is_no_picture_is_called_so(data: bytes, reason: str) -> None:
+def test_what_is_no_image_is_called_so(data: bytes, reason: str) -> None:
     assert refusal(data) == reason
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from graft_runtime import cli, journal, table
 from graft_runtime.decide import Answer
 from graft_runtime.prediction import Prediction
-from graft_runtime.table import CSV, Asked, Written
+from graft_runtime.table import CSV, PredictOptions, WriteResult
 
 NAMES = [*(f"{number}.png" for number in range(20)), 'a "quoted"\r\nname.png', "日本.png", "\udce9.png", "=1.png"]
 CHANCES = {"red": 0.7, "green": 0.3}
@@ -32,9 +32,9 @@ class Oracle:
     classes, identity, card = tuple(CHANCES), "oracle", exported.card()
 
     def __init__(self, most: int = 10**9) -> None:
-        self.most = most  # pictures, after which it is interrupted
+        self.most = most  # images, after which it is interrupted
 
-    def blocks(
+    def predict_blocks(
         self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = 0.05
     ) -> Iterator[list[Prediction]]:
         at = start
@@ -51,8 +51,16 @@ class Oracle:
         return Prediction(name, Answer("red", 0.7 - place / 10, CHANCES, ("red",), ("red", "green")))
 
 
-def write(place: Path, judge: Any = None, names: list[str] = NAMES, asked: Asked = Asked(), **how: bool) -> Written:  # noqa: B008
-    return table.write(judge or Oracle(), names, place, asked, lambda things, _before, _count: things, CSV, **how)
+def write(
+    place: Path,
+    judge: Any = None,
+    names: list[str] = NAMES,
+    asked: PredictOptions = PredictOptions(),  # noqa: B008
+    **how: bool,
+) -> WriteResult:
+    return table.write_predictions(
+        judge or Oracle(), names, place, asked, lambda things, _before, _count: things, CSV, **how
+    )
 
 
 @pytest.fixture
@@ -67,7 +75,7 @@ def whole(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
-    """Where a run was interrupted after some pictures."""
+    """Where a run was interrupted after some images."""
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "a.csv", Oracle(12))
     assert not (tmp_path / "a.csv").exists()
@@ -124,13 +132,13 @@ def test_everything_was_answered_and_only_the_name_was_missing(tmp_path: Path, w
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        table.write(
+        table.write_predictions(
             Oracle(),
             NAMES,
             tmp_path / "a.csv",
-            Asked(),
+            PredictOptions(),
             lambda things, *_: things,
-            table.Form(CSV.is_ours, CSV.cell, killed),
+            table.TableFormat(CSV.is_ours, CSV.cell, killed),
         )
     assert write(tmp_path / "a.csv", resume=True).before == 24
     assert (tmp_path / "a.csv").read_bytes() == whole
@@ -167,11 +175,11 @@ def test_a_part_is_neither_gone_on_with_nor_thrown_away_unasked(stopped: Path, w
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"asked": Asked(coverage=0.9)}, "--coverage was None and is 0.9"),
-        ({"asked": Asked(unknown=0.0)}, "--unknown was 0.05 and is 0.0"),
-        ({"asked": Asked(top=1)}, "--top was 0 and is 1"),
-        ({"names": NAMES[:-1]}, "the number of pictures was 24 and is 23, the list of pictures is another"),
-        ({"names": NAMES[::-1]}, "otherwise: the list of pictures is another"),
+        ({"asked": PredictOptions(coverage=0.9)}, "--coverage was None and is 0.9"),
+        ({"asked": PredictOptions(unknown=0.0)}, "--unknown was 0.05 and is 0.0"),
+        ({"asked": PredictOptions(top=1)}, "--top was 0 and is 1"),
+        ({"names": NAMES[:-1]}, "the number of images was 24 and is 23, the list of images is another"),
+        ({"names": NAMES[::-1]}, "otherwise: the list of images is another"),
         ({"judge": type("Other", (Oracle,), {"identity": "b" * 64})()}, "the model is another"),
     ],
 )
@@ -214,7 +222,7 @@ def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("mine")
 
     with pytest.raises(FileExistsError, match="there already"):
-        table.write(Oracle(), NAMES, tmp_path / "a.csv", Asked(), watch, CSV)
+        table.write_predictions(Oracle(), NAMES, tmp_path / "a.csv", PredictOptions(), watch, CSV)
     assert (tmp_path / "a.csv").read_text() == "mine"
     assert parts(tmp_path / "a.csv")[0].exists()
 
@@ -230,7 +238,7 @@ def test_two_runs_into_one_file_are_told_apart(stopped: Path) -> None:
             assert [part.read_bytes() for part in parts(stopped)] == before
         return things
 
-    assert table.write(Oracle(), NAMES, stopped, Asked(), second, CSV, resume=True).answers == 24
+    assert table.write_predictions(Oracle(), NAMES, stopped, PredictOptions(), second, CSV, resume=True).answers == 24
 
 
 @pytest.mark.fault(34)
@@ -261,17 +269,15 @@ def test_a_full_disk_is_told_and_when_there_is_room_it_goes_on(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An exported file, and pictures of changing sizes, some of them broken."""
+    """An exported file, and images of changing sizes, some of them broken."""
     (tmp_path / "model.onnx").write_bytes(exported.file())
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for number in range(40):
         side = 20 + 4 * (number // 5 % 3)
-        Image.fromarray(rng.integers(0, 200, (side, 30, 3), dtype=np.uint8)).save(
-            tmp_path / f"pictures/{number:02}.png"
-        )
+        Image.fromarray(rng.integers(0, 200, (side, 30, 3), dtype=np.uint8)).save(tmp_path / f"images/{number:02}.png")
     for number in (0, 11, 12, 39):
-        (tmp_path / f"pictures/{number:02}.png").write_bytes(b"broken")
+        (tmp_path / f"images/{number:02}.png").write_bytes(b"broken")
     return tmp_path
 
 
@@ -292,7 +298,7 @@ cli.main()
 @pytest.mark.fault(40)
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_from_outside_and_resumed_is_never_stopped(folder: Path, how: signal.Signals, code: int) -> None:
-    words = ["predict", str(folder / "model.onnx"), str(folder / "pictures")]
+    words = ["predict", str(folder / "model.onnx"), str(folder / "images")]
     with pytest.raises(SystemExit, match="0"):
         cli.main([*words, "-o", str(folder / "whole.csv")])
     cut = folder / "cut.csv"
@@ -315,23 +321,25 @@ def test_stopped_from_outside_and_resumed_is_never_stopped(folder: Path, how: si
 
 
 def test_from_the_start_of_any_block_the_rest_are_the_same(folder: Path) -> None:
-    from graft_runtime import load
+    from graft_runtime.predictor import load
 
-    model, paths = load(folder / "model.onnx"), sorted((folder / "pictures").iterdir())
-    blocks, at = list(model.blocks(paths)), 0
+    model, paths = load(folder / "model.onnx"), sorted((folder / "images").iterdir())
+    blocks, at = list(model.predict_blocks(paths)), 0
     assert len(blocks) == 8
     for number, block in enumerate(blocks):
-        assert list(model.blocks(paths, start=at)) == blocks[number:]
+        assert list(model.predict_blocks(paths, start=at)) == blocks[number:]
         at += len(block)
 
 
 @pytest.mark.fault(5)
 def test_a_file_that_vanishes_gets_its_fault_in_its_row(folder: Path) -> None:
-    from graft_runtime import load
+    from graft_runtime.predictor import load
 
-    paths = [str(path) for path in sorted((folder / "pictures").iterdir())]
+    paths = [str(path) for path in sorted((folder / "images").iterdir())]
     os.unlink(paths[3])
-    found = table.write(load(folder / "model.onnx"), paths, folder / "a.csv", Asked(), lambda things, *_: things, CSV)
+    found = table.write_predictions(
+        load(folder / "model.onnx"), paths, folder / "a.csv", PredictOptions(), lambda things, *_: things, CSV
+    )
     assert (found.answers, found.faults) == (40, 5)
     line = (folder / "a.csv").read_text(encoding="utf-8").splitlines()[4]
     assert line == f"{paths[3]},,0.0,cannot be read: No such file or directory,,,,"
@@ -340,15 +348,15 @@ def test_a_file_that_vanishes_gets_its_fault_in_its_row(folder: Path) -> None:
 def test_progress_on_standard_error_and_parquet_is_for_graft(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "PATIENCE", 0.0)
-    monkeypatch.setattr(cli, "REMIND", 0.0)
-    words = ["predict", str(folder / "model.onnx"), str(folder / "pictures")]
+    monkeypatch.setattr(cli, "PROGRESS_DELAY", 0.0)
+    monkeypatch.setattr(cli, "PROGRESS_INTERVAL", 0.0)
+    words = ["predict", str(folder / "model.onnx"), str(folder / "images")]
     with pytest.raises(SystemExit, match="0"):
         cli.main([*words, "-o", str(folder / "a.csv"), "--top", "1"])
     out, lines = capsys.readouterr()
     assert not out
-    assert lines.splitlines()[0].startswith("1 of 40 pictures, ")
-    assert lines.splitlines()[39].startswith("40 of 40 pictures, ")
+    assert lines.splitlines()[0].startswith("1 of 40 images, ")
+    assert lines.splitlines()[39].startswith("40 of 40 images, ")
     assert lines.splitlines()[-1].startswith("40 answers, 4 of them faults")
     with pytest.raises(SystemExit, match="2"):
         cli.main([*words, "-o", str(folder / "a.parquet")])
@@ -359,14 +367,14 @@ def test_progress_on_standard_error_and_parquet_is_for_graft(
 def test_names_that_are_no_unicode_are_printed_and_whoever_has_seen_enough_may_go(folder: Path) -> None:
     place = folder / "odd"
     place.mkdir()
-    (place / os.fsdecode(b"\xe9.png")).write_bytes((folder / "pictures/01.png").read_bytes())
+    (place / os.fsdecode(b"\xe9.png")).write_bytes((folder / "images/01.png").read_bytes())
     words = [sys.executable, "-m", "graft_runtime", "predict", folder / "model.onnx"]
     strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([*words, place], capture_output=True, env=strict, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.rstrip().endswith(b"odd/\\udce9.png")
     for last in ([], ["--json"]):
-        with subprocess.Popen([*words, folder / "pictures", *last], stdout=-1, stderr=-1) as process:
+        with subprocess.Popen([*words, folder / "images", *last], stdout=-1, stderr=-1) as process:
             assert process.stdout
             assert process.stderr
             process.stdout.close()
@@ -385,19 +393,19 @@ finally:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of one process")
-def test_memory_does_not_grow_with_the_number_of_pictures(folder: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(folder: Path) -> None:
     peaks = []
     for count in (2_000, 20_000):
         place = folder / f"many-{count}"
         place.mkdir()
         for number in range(count):
-            os.link(folder / "pictures/01.png", place / f"{number:06}.png")
+            os.link(folder / "images/01.png", place / f"{number:06}.png")
         words = ["predict", folder / "model.onnx", place, "-o", folder / f"{count}.csv"]
         command = [sys.executable, "-c", MEASURED, *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
         assert (folder / f"{count}.csv").read_bytes().count(b"\r\n") == count + 1
-    assert peaks[1] - peaks[0] < 24, f"{peaks} MB: of 18,000 more pictures nothing but the names may be held"
+    assert peaks[1] - peaks[0] < 24, f"{peaks} MB: of 18,000 more images nothing but the names may be held"
 
 
 @pytest.mark.parametrize("name", ["a.csv.part", "a.csv.part.log"])

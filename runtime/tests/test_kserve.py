@@ -19,7 +19,7 @@ from graft_runtime.contract import PROBABILITIES
 from graft_runtime.image import decode
 from graft_runtime.serve import kserve
 from graft_runtime.serve.bounds import MB, Bounds
-from graft_runtime.serve.refusal import Refusal
+from graft_runtime.serve.errors import RequestError
 
 
 def test_the_open_inference_protocol_takes_files_and_pixels(server: Running) -> None:
@@ -198,8 +198,8 @@ def test_one_long_text_among_numbers_takes_no_memory() -> None:
     given = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 667, 3], "data": data}
     tracemalloc.start()
     try:
-        with pytest.raises(Refusal, match="0 to 255"):
-            kserve.wish(json.dumps({"inputs": [given]}).encode(), {}, Bounds())
+        with pytest.raises(RequestError, match="0 to 255"):
+            kserve.parse_request(json.dumps({"inputs": [given]}).encode(), {}, Bounds())
         assert tracemalloc.get_traced_memory()[1] < 10 * MB  # as an array of texts it would be 160 MB
     finally:
         tracemalloc.stop()
@@ -222,4 +222,4 @@ def test_a_tensor_beyond_the_limits_and_a_model_that_is_not_there(server: Runnin
     bad = {"name": "file", "datatype": "BYTES", "shape": [1], "data": ["QQ=="]}
     assert server.post("/v2/models/colours/infer", json={"inputs": [bad]}).status_code == 422
     assert server.get("/v2/models/other").status_code == 404
-    assert kserve.about(server.model.served)["name"] == "colours"
+    assert kserve.build_metadata(server.model.served)["name"] == "colours"

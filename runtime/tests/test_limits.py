@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from graft_runtime import image, kinds, limits
+from graft_runtime import formats, image, limits
 from graft_runtime.image import ImageError, decode
 
-MOST_SECONDS, MOST_BYTES = 4.0, 10**9  # of a processor, for one picture: 3 s on a quiet core
+MOST_SECONDS, MOST_BYTES = 4.0, 10**9  # of a processor, for one image: 3 s on a quiet core
 resource = pytest.importorskip("resource", reason="only Unix tells what a process took")
 
 
@@ -48,7 +48,7 @@ from pathlib import Path
 from graft_runtime.image import ImageError, decode
 warnings.simplefilter("ignore")
 for name in sys.argv[1:]:
-    if not os.fork():  # the parent stays small, so the peak is that of one picture
+    if not os.fork():  # the parent stays small, so the peak is that of one image
         try:
             decode(Path(name).read_bytes())
         except ImageError:
@@ -90,45 +90,45 @@ def test_a_hostile_file_is_refused_at_once(name: str) -> None:
 def test_the_costliest_file_that_passes_is_bounded(name: str, tmp_path: Path) -> None:
     path = tmp_path / name.replace(" ", "_")
     path.write_bytes((hostile.BELOW | hostile.LARGE)[name]())
-    assert not limits.excess(path.read_bytes(), image.MAX_PIXELS)
+    assert not limits.find_excess(path.read_bytes(), image.MAX_PIXELS)
     assert costly([path]) == []
 
 
 @pytest.mark.slow
-def test_every_messy_picture_is_bounded(shared: Path) -> None:
+def test_every_messy_image_is_bounded(shared: Path) -> None:
     with (shared / "data/messy/MANIFEST.csv").open(newline="", encoding="utf-8") as file:
         paths = [shared / "data/messy" / row["file"] for row in csv.DictReader(file)]
     assert (len(paths) > 200, costly(paths)) == (True, [])
 
 
 def test_no_ordinary_photo_is_refused(shared: Path) -> None:
-    photos = [path for path in sorted((shared / "data").rglob("*.*")) if path.suffix.lower() in kinds.SUFFIXES]
+    photos = [path for path in sorted((shared / "data").rglob("*.*")) if path.suffix.lower() in formats.SUFFIXES]
     usual = [path for path in photos if "messy" not in path.parts][::50]
     assert len(usual) > 100
-    assert [path for path in usual if limits.excess(path.read_bytes(), image.MAX_PIXELS)] == []
+    assert [path for path in usual if limits.find_excess(path.read_bytes(), image.MAX_PIXELS)] == []
 
 
 def test_a_file_of_many_megabytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BYTES", 10**6)
-    assert limits.excess(bytes(10**6 + 1), 1) == "a file of 1 MB; the limit is 1 MB"
-    assert limits.excess(bytes(10**6), 1) == ""
+    assert limits.find_excess(bytes(10**6 + 1), 1) == "a file of 1 MB; the limit is 1 MB"
+    assert limits.find_excess(bytes(10**6), 1) == ""
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "I;16", "F", "CMYK"])
-def test_a_picture_converted_in_bands_is_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_converted_in_bands_is_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     whole = Image.fromarray(rng.integers(0, 256, (50, 37, 4), np.uint8), "RGBA")
     made = {"I;16": lambda: Image.fromarray(rng.integers(0, 65536, (50, 37)).astype(np.uint16))}
-    picture = made.get(mode, lambda: whole.convert("RGB").convert(mode) if mode == "F" else whole.convert(mode))()
+    opened = made.get(mode, lambda: whole.convert("RGB").convert(mode) if mode == "F" else whole.convert(mode))()
     if mode == "P":
-        picture.info["transparency"] = 3
-    before = image.upright(picture)
-    monkeypatch.setattr(image, "BAND", 37 * 7)
-    np.testing.assert_array_equal(image.upright(picture), before)
+        opened.info["transparency"] = 3
+    before = image.from_pil(opened)
+    monkeypatch.setattr(image, "BAND_PIXELS", 37 * 7)
+    np.testing.assert_array_equal(image.from_pil(opened), before)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
-def test_what_follows_the_end_of_a_picture_costs_nothing(kind: str) -> None:
+def test_what_follows_the_end_of_an_image_costs_nothing(kind: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (0, 128, 0)).save(file, kind)
     assert decode(file.getvalue() + bytes(2_000_000)).shape == (8, 8, 3)
@@ -140,7 +140,7 @@ def test_what_follows_the_end_of_a_picture_costs_nothing(kind: str) -> None:
     rest=st.binary(max_size=300),
 )
 def test_whatever_the_header_holds_the_question_is_answered(begin: bytes, rest: bytes) -> None:
-    assert isinstance(limits.excess(begin + rest, 10**6), str)
+    assert isinstance(limits.find_excess(begin + rest, 10**6), str)
 
 
 def test_a_jpeg_in_many_scans_of_few_pixels_passes() -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import exported
 import numpy as np
 import pytest
-from exported import picture
+from exported import image
 from serving import Running, running
 
-from graft_runtime import cli, load, strict_json
+from graft_runtime import cli, strict_json
 from graft_runtime.card import MULTILABEL
-from graft_runtime.decide import NO_NUMBER, answers, finite, probabilities
+from graft_runtime.decide import NOT_FINITE, build_answers, compute_probabilities, find_finite_rows
+from graft_runtime.predictor import load
 
-BLACK, RED = picture((0, 0, 0)), picture((90, 10, 10))
+BLACK, RED = image((0, 0, 0)), image((90, 10, 10))
 
 
 def strict(text: str) -> Any:
@@ -49,20 +50,20 @@ def server(file: Path) -> Iterator[Running]:
 @pytest.mark.fault(37)
 def test_logits_that_are_no_numbers_have_no_answer(value: float, task: str) -> None:
     logits = np.array([[value, 1.0], [2.0, 1.0]])
-    chances = probabilities(logits, 1.0, task)
-    none, answer = answers(chances, ("a", "b"), task)
+    chances = compute_probabilities(logits, 1.0, task)
+    none, answer = build_answers(chances, ("a", "b"), task)
     assert none is None
     assert answer
     assert answer.label == "a"
-    assert finite(logits, chances).tolist() == [False, True]
+    assert find_finite_rows(logits, chances).tolist() == [False, True]
 
 
-def test_the_other_pictures_are_answered(file: Path) -> None:
+def test_the_other_images_are_answered(file: Path) -> None:
     said = load(file).predict([RED, BLACK, RED])
-    assert [(each.label, each.fault) for each in said] == [("red", ""), ("", NO_NUMBER), ("red", "")]
+    assert [(each.label, each.fault) for each in said] == [("red", ""), ("", NOT_FINITE), ("red", "")]
 
 
-def test_the_program_ends_as_for_a_picture_that_cannot_be_read(
+def test_the_program_ends_as_for_an_image_that_cannot_be_read(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "black.png").write_bytes(BLACK)
@@ -71,17 +72,17 @@ def test_the_program_ends_as_for_a_picture_that_cannot_be_read(
             cli.main(["predict", str(file), str(tmp_path / "black.png"), *words])
         assert ended.value.code == 3
         out = capsys.readouterr().out
-        assert NO_NUMBER in out
-        assert not words or strict(out)[0]["fault"] == NO_NUMBER
+        assert NOT_FINITE in out
+        assert not words or strict(out)[0]["fault"] == NOT_FINITE
 
 
 def test_the_server_tells_it_and_lives_on(server: Running) -> None:
     answer = server.post(content=BLACK)
-    assert (answer.status_code, strict(answer.text)["predictions"][0]["fault"]) == (422, NO_NUMBER)
+    assert (answer.status_code, strict(answer.text)["predictions"][0]["fault"]) == (422, NOT_FINITE)
     given = {"name": "file", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(BLACK).decode()]}
     answer = server.post("/v2/models/colours/infer", json={"inputs": [given]})
     assert answer.status_code == 422
-    assert NO_NUMBER in answer.text
+    assert NOT_FINITE in answer.text
     assert server.lives()
 
 

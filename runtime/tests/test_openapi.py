@@ -76,9 +76,9 @@ def test_every_answer_that_the_document_names_is_given_as_it_says(
             seen_in(seen, server, 400)(path, "post", headers=packed)  # what is not packed at all
             seen_in(seen, server, 415)(path, "post", headers={"content-encoding": "br"})
         ask = seen_in(seen, server, 422)
-        ask("/v1/predict", "post", content=b"no picture")
+        ask("/v1/predict", "post", content=b"no image")
         ask("/v1/predict", "post", params={"coverage": "2"})
-        ask("/v1/corrections", "post", files={"image": ("x.png", b"no picture")})
+        ask("/v1/corrections", "post", files={"image": ("x.png", b"no image")})
         bad = {"inputs": [INPUT | {"data": ["QQ=="]}]}
         for path, method in OPERATIONS:
             if path.endswith("/infer"):

@@ -16,7 +16,7 @@ from typing import Any
 import chromium
 import numpy as np
 import pytest
-from exported import picture
+from exported import image
 from PIL import Image
 from standin import PAGE, SIZE, Standin, serving
 
@@ -28,8 +28,8 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs
 pytestmark = pytest.mark.slow
 
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-RED, GREEN, BLUE = (picture(colour, SIZE) for colour in ((150, 10, 10), (10, 150, 10), (10, 10, 150)))
-BRIGHT = picture((250, 250, 255), SIZE)
+RED, GREEN, BLUE = (image(colour, SIZE) for colour in ((150, 10, 10), (10, 150, 10), (10, 10, 150)))
+BRIGHT = image((250, 250, 255), SIZE)
 DROP = """([name, files]) => {
   const bytes = (text) => Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -110,10 +110,10 @@ def base64s(files: dict[str, bytes]) -> list[list[str]]:
     return [[name, base64.b64encode(content).decode()] for name, content in files.items()]
 
 
-# --- pictures come in -------------------------------------------------------------------------------------------------
+# --- images come in -------------------------------------------------------------------------------------------------
 
 
-def test_a_chosen_picture_gets_its_answer(visit: Visit) -> None:
+def test_a_chosen_image_gets_its_answer(visit: Visit) -> None:
     card = visit.give({"a.png": RED}).first
     assert card.locator("h3").inner_text() == "red, 88.2%"  # 150 of 170
     assert card.locator(".bars .label").all_inner_texts() == ["red", "green", "blue"]
@@ -125,28 +125,28 @@ def test_a_chosen_picture_gets_its_answer(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
-def test_pictures_may_be_dropped_and_pasted_anywhere(visit: Visit, way: str) -> None:
+def test_images_may_be_dropped_and_pasted_anywhere(visit: Visit, way: str) -> None:
     visit.page.evaluate(DROP, [way, base64s({"g.png": GREEN, "b.png": BLUE})])
     assert visit.judged(2).locator("h3").all_inner_texts() == ["green, 88.2%", "blue, 88.2%"]
 
 
 def test_one_that_cannot_be_read_keeps_no_other_from_its_answer(visit: Visit) -> None:
-    cards = visit.give({"a.png": RED, "b.jpg": b"no picture", "c.png": BLUE, "d.png": b""})
-    assert cards.nth(1).locator(".fault").inner_text() == "This is no picture that can be read."
+    cards = visit.give({"a.png": RED, "b.jpg": b"no image", "c.png": BLUE, "d.png": b""})
+    assert cards.nth(1).locator(".fault").inner_text() == "This is no image that can be read."
     assert cards.nth(3).locator(".fault").inner_text() == "The file is empty."
     assert [cards.nth(at).locator("h3").inner_text() for at in (0, 2)] == ["red, 88.2%", "blue, 88.2%"]
     assert visit.server.asked == [3]  # the empty one was never sent
-    assert visit.page.locator("#status").inner_text() == "2 pictures judged. 2 could not be judged."
+    assert visit.page.locator("#status").inner_text() == "2 images judged. 2 could not be judged."
 
 
-def test_a_single_picture_that_cannot_be_read_is_told(visit: Visit) -> None:
+def test_a_single_image_that_cannot_be_read_is_told(visit: Visit) -> None:
     visit.excused.append("422")
-    card = visit.give({"b.jpg": b"no picture"}).first
-    assert card.locator(".fault").inner_text() == "This is no picture that can be read."
+    card = visit.give({"b.jpg": b"no image"}).first
+    assert card.locator(".fault").inner_text() == "This is no image that can be read."
     assert card.locator("button").count() == 0  # nothing to try again
 
 
-def test_a_picture_from_the_camera(visit: Visit) -> None:
+def test_an_image_from_the_camera(visit: Visit) -> None:
     visit.page.click("#camera")
     visit.page.click("#take:not([disabled])")
     card = visit.judged(1).first
@@ -163,7 +163,7 @@ def test_a_camera_that_may_not_be_used_is_told(visit: Visit) -> None:
     assert visit.page.locator("#take").is_disabled()
 
 
-def test_newer_pictures_come_first_and_the_list_can_be_cleared(visit: Visit) -> None:
+def test_newer_images_come_first_and_the_list_can_be_cleared(visit: Visit) -> None:
     visit.give({"a.png": RED, "b.png": BLUE})
     visit.give({"c.png": GREEN}, 3)
     assert visit.page.locator("#list .file").all_inner_texts() == ["c.png", "a.png", "b.png"]
@@ -180,7 +180,7 @@ def test_newer_pictures_come_first_and_the_list_can_be_cleared(visit: Visit) -> 
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_picture_is_told_with_the_nearest_training_pictures(visit: Visit) -> None:
+def test_an_unknown_image_is_told_with_the_nearest_training_images(visit: Visit) -> None:
     card = visit.give({"u.png": BRIGHT}).first
     assert card.locator("h3").inner_text() == "(unknown)"
     assert "unlike all that the model was trained on. The nearest class would be blue." in card.inner_text()
@@ -189,7 +189,7 @@ def test_an_unknown_picture_is_told_with_the_nearest_training_pictures(visit: Vi
     assert card.locator("i").count() == 0  # a name is never markup
 
 
-def test_the_heat_map_lies_over_its_part_of_the_picture(visit: Visit) -> None:
+def test_the_heat_map_lies_over_its_part_of_the_image(visit: Visit) -> None:
     card = visit.give({"a.png": RED}).first
     layer = card.locator("canvas")
     assert not layer.is_visible()
@@ -213,7 +213,7 @@ def test_the_heat_map_lies_over_its_part_of_the_picture(visit: Visit) -> None:
     assert not layer.is_visible()
 
 
-def test_a_picture_is_shown_upright(visit: Visit) -> None:
+def test_an_image_is_shown_upright(visit: Visit) -> None:
     pixels, file = np.zeros((40, 80, 3), np.uint8), io.BytesIO()
     pixels[:, :40] = (200, 0, 0)
     exif = Image.Exif()
@@ -237,7 +237,7 @@ def test_all_labels_that_are_given_are_marked(browser: Any) -> None:
     several = {"task": "multilabel", "thresholds": (0.3, 0.3, 0.5), "sets": ()}
     with serving(card=several) as server, Visit(browser, server) as visit:
         visit.open()
-        card = visit.give({"a.png": picture((90, 80, 30), SIZE)}).first
+        card = visit.give({"a.png": image((90, 80, 30), SIZE)}).first
         assert card.locator("h3").inner_text() == "red, green"
         assert card.locator("li.given .label").all_inner_texts() == ["red", "green"]
         assert card.locator(".limit").evaluate_all("all => all.map((each) => each.style.left)") == ["30%", "30%", "50%"]
@@ -255,7 +255,7 @@ def test_a_name_of_a_class_is_text(browser: Any) -> None:
 
 
 def test_the_downloaded_table_is_that_of_the_runtime(visit: Visit) -> None:
-    files = {"=cmd.png": RED, 'a "b", c.png': GREEN, "u.png": BRIGHT, "bad.png": b"no picture"}
+    files = {"=cmd.png": RED, 'a "b", c.png': GREEN, "u.png": BRIGHT, "bad.png": b"no image"}
     visit.give(files)
     with visit.page.expect_download() as found:
         visit.page.click("#download")
@@ -265,9 +265,9 @@ def test_the_downloaded_table_is_that_of_the_runtime(visit: Visit) -> None:
         Prediction(name, each.answer, each.fault)
         for name, each in zip(files, predictor.predict(list(files.values())), strict=True)
     ]
-    heading = [name for name, _ in table.columns(predictor.classes, table.Asked())]
-    rows = [heading, *(table.row(each, predictor.classes, table.Asked()) for each in named)]
-    want = [[str(table.harmless(cell)) for cell in row] for row in rows]
+    heading = [name for name, _ in table.build_columns(predictor.classes, table.PredictOptions())]
+    rows = [heading, *(table.build_row(each, predictor.classes, table.PredictOptions()) for each in named)]
+    want = [[str(table.escape_formula(cell)) for cell in row] for row in rows]
     got = list(csv.reader(io.StringIO(text)))
     assert [row[:2] + row[3:5] for row in got] == [row[:2] + row[3:5] for row in want]
     assert [row[4] for row in got] == ["unknown", "false", "false", "true", ""]
@@ -277,10 +277,10 @@ def test_the_downloaded_table_is_that_of_the_runtime(visit: Visit) -> None:
         assert all((a == b == "") or float(a) == float(b) for a, b in pairs)
 
 
-# --- many pictures, busy and missing servers --------------------------------------------------------------------------
+# --- many images, busy and missing servers --------------------------------------------------------------------------
 
 
-def test_many_pictures_go_in_small_groups_and_can_be_stopped(visit: Visit) -> None:
+def test_many_images_go_in_small_groups_and_can_be_stopped(visit: Visit) -> None:
     files = {f"{number:03d}.png": RED for number in range(200)}
     visit.server.pause.clear()
     kinds = [{"name": name, "mimeType": "", "buffer": content} for name, content in files.items()]
@@ -295,13 +295,13 @@ def test_many_pictures_go_in_small_groups_and_can_be_stopped(visit: Visit) -> No
     visit.page.click("#again")
     visit.judged(200)
     assert set(visit.server.asked) == {4}
-    assert visit.page.locator("#status").inner_text() == "200 pictures judged."
+    assert visit.page.locator("#status").inner_text() == "200 images judged."
     sizes = visit.page.locator("#list img").evaluate_all("all => all.map((each) => each.src.slice(0, 5))")
     assert sizes == ["blob:"] * 200
 
 
 def test_what_is_over_a_limit_is_told_before_it_is_sent(visit: Visit) -> None:
-    large = picture((10, 10, 10), (900, 900), "BMP")
+    large = image((10, 10, 10), (900, 900), "BMP")
     card = visit.give({"large.bmp": large}).first
     assert card.locator(".fault").inner_text() == "Too large: 2.4 MB, and the limit is 2 MB."
     assert visit.server.asked == []
@@ -382,7 +382,7 @@ def test_the_address_may_bring_the_token(browser: Any, server: Standin) -> None:
 # --- corrections ------------------------------------------------------------------------------------------------------
 
 
-def test_a_correction_stores_the_picture_and_its_class(visit: Visit) -> None:
+def test_a_correction_stores_the_image_and_its_class(visit: Visit) -> None:
     card = visit.give({"a.png": RED}).first
     card.get_by_text("Correct this answer").click()
     card.get_by_label("Right class").fill(" tulip ")
@@ -447,7 +447,7 @@ def test_chinese_by_itself_and_by_the_button(browser: Any, server: Standin) -> N
         page.click("#language")
         assert page.evaluate("document.documentElement.lang") == "en"
         assert card.locator("h3").inner_text() == "red, 88.2%"
-        assert page.locator("label[for=files]").inner_text() == "Choose pictures"
+        assert page.locator("label[for=files]").inner_text() == "Choose images"
         page.reload()
         page.locator("#about").wait_for()
         assert page.evaluate("document.documentElement.lang") == "en"  # remembered
@@ -473,7 +473,7 @@ def test_it_is_for_everybody(browser: Any, server: Standin, width: int, scheme: 
     with Visit(browser, server, **options) as visit:
         page = visit.open()
         assert violations(page) == []
-        visit.give({"a.png": RED, "u.png": BRIGHT, f"{'long-name-' * 12}.jpg": b"no picture"})
+        visit.give({"a.png": RED, "u.png": BRIGHT, f"{'long-name-' * 12}.jpg": b"no image"})
         page.check("#heat")
         page.locator(".correction summary").first.click()
         page.locator("#about summary").click()

@@ -1,4 +1,4 @@
-"""An exported file at work: whatever holds pictures, in order, the faulty ones too; and the program for it."""
+"""An exported file at work: whatever holds images, in order, the faulty ones too; and the program for it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft_runtime import cli, load
-from graft_runtime.contract import Export, ModelError
-from graft_runtime.predictor import BATCH, Predictor
+from graft_runtime import cli
+from graft_runtime.contract import Export, ModelFileError
+from graft_runtime.predictor import BATCH_SIZE, Predictor, load
 
 COLOURS = {"red": (200, 40, 10), "green": (10, 180, 30), "blue": (20, 40, 150)}
 
@@ -45,15 +45,15 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number, name in enumerate(COLOURS):
         (folder / f"{number}.png").write_bytes(png(name, 20 + number))
-    (folder / "3.jpg").write_bytes(b"no picture")
+    (folder / "3.jpg").write_bytes(b"no image")
     return folder
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 def test_paths_bytes_arrays_and_pillow_give_the_same_answer(predictor: Predictor, tmp_path: Path) -> None:
@@ -64,12 +64,12 @@ def test_paths_bytes_arrays_and_pillow_give_the_same_answer(predictor: Predictor
     assert {each.label for each in found} == {"green"}
     assert len({each.probability for each in found}) == 1
     assert [predictor.predict(way)[0].answer for way in ways] == [each.answer for each in found]
-    assert [each.picture for each in found] == [str(path), str(path), "picture 2", "picture 3", "picture 4"]
+    assert [each.image for each in found] == [str(path), str(path), "image 2", "image 3", "image 4"]
 
 
-def test_many_pictures_of_changing_size_come_in_order_as_if_alone(predictor: Predictor) -> None:
+def test_many_images_of_changing_size_come_in_order_as_if_alone(predictor: Predictor) -> None:
     rng = np.random.default_rng(0)
-    sizes = [(20, 30)] * (BATCH + 3) + [(31, 7), (20, 30), (1, 400), (400, 1)]
+    sizes = [(20, 30)] * (BATCH_SIZE + 3) + [(31, 7), (20, 30), (1, 400), (400, 1)]
     images = [rng.integers(0, 200, (*size, 3), dtype=np.uint8) for size in sizes]
     together = predictor.predict(images)
     alone = [predictor.predict(image)[0] for image in images]
@@ -79,8 +79,8 @@ def test_many_pictures_of_changing_size_come_in_order_as_if_alone(predictor: Pre
     assert [each.answer for each in predictor.predict(stack)] == [each.answer for each in predictor.predict(images[:5])]
 
 
-def test_a_fault_stops_no_other_picture(predictor: Predictor, tmp_path: Path) -> None:
-    given = [b"", png("red"), b"no picture", tmp_path / "nowhere.png", png("blue"), png("red")[:60]]
+def test_a_fault_stops_no_other_image(predictor: Predictor, tmp_path: Path) -> None:
+    given = [b"", png("red"), b"no image", tmp_path / "nowhere.png", png("blue"), png("red")[:60]]
     found = predictor.predict(given)
     assert [each.label for each in found] == ["", "red", "", "", "blue", ""]
     assert [each.fault for each in found[:3]] == ["empty file", "", "not an image"]
@@ -89,7 +89,7 @@ def test_a_fault_stops_no_other_picture(predictor: Predictor, tmp_path: Path) ->
     assert predictor.predict([]) == []
 
 
-def test_grey_arrays_are_pictures_and_other_arrays_are_not(predictor: Predictor) -> None:
+def test_grey_arrays_are_images_and_other_arrays_are_not(predictor: Predictor) -> None:
     assert predictor.predict(np.full((5, 6), 100, np.uint8))[0].probability == pytest.approx(1 / 3)
     for wrong in (np.zeros((4, 4, 3)), np.zeros((2, 2, 2, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="must be uint8"):
@@ -106,7 +106,7 @@ def test_a_stream_takes_no_more_than_it_needs(predictor: Predictor) -> None:
 
     stream = predictor.stream(endless())
     assert next(stream).label == "red"
-    assert len(taken) < 10 * BATCH + 10 * predictor.threads
+    assert len(taken) < 10 * BATCH_SIZE + 10 * predictor.threads
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -137,24 +137,24 @@ def test_sets_and_thresholds_come_from_the_card(predictor: Predictor) -> None:
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, file: Path) -> None:
-    with pytest.raises(ModelError, match=r"nowhere\.onnx cannot be read: No such file"):
+    with pytest.raises(ModelFileError, match=r"nowhere\.onnx cannot be read: No such file"):
         load(tmp_path / "nowhere.onnx")
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(ModelError, match=r"colours\.onnx is no classifier that can be used: it "):
+    with pytest.raises(ModelFileError, match=r"colours\.onnx is no classifier that can be used: it "):
         load(file)
 
 
 def test_a_graph_that_onnx_runtime_refuses_is_told() -> None:
-    from graft_runtime.contract import Witness, described
+    from graft_runtime.contract import TrainingImage, append_description
 
     broken = exported.model().replace(b"ReduceMax", b"ReduceMix")
-    with pytest.raises(ModelError, match=r"ONNX Runtime .* cannot run it"):
-        load(described(broken, exported.card(), Export()))
-    with pytest.raises(ModelError, match="has evidence, and no output 'nearest'"):
-        load(described(exported.model(), exported.card(), Export(), [Witness("a.png", ("red",))]))
+    with pytest.raises(ModelFileError, match=r"ONNX Runtime .* cannot run it"):
+        load(append_description(broken, exported.card(), Export()))
+    with pytest.raises(ModelFileError, match="has evidence, and no output 'nearest'"):
+        load(append_description(exported.model(), exported.card(), Export(), [TrainingImage("a.png", ("red",))]))
     renamed = exported.model().replace(b"unknown", b"unknowm")
-    with pytest.raises(ModelError, match="no output 'unknown'"):
-        load(described(renamed, exported.card(), Export()))
+    with pytest.raises(ModelFileError, match="no output 'unknown'"):
+        load(append_description(renamed, exported.card(), Export()))
 
 
 # --- the program ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The server, as clients meet it: over sockets, with good pictures and bad ones."""
+"""The server, as clients meet it: over sockets, with good images and bad ones."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import httpx2 as httpx
 import numpy as np
 import openapi_spec_validator
 import pytest
-from exported import picture
+from exported import image
 from PIL import Image
 from serving import GREEN, RED, TOKEN, Running, running, said, until
 
 from graft_runtime.image import ImageError, decode
 from graft_runtime.predictor import Predictor
 from graft_runtime.serve import openapi
-from graft_runtime.serve.app import Desk, _routes
+from graft_runtime.serve.app import Endpoints, _routes
 from graft_runtime.serve.bounds import Bounds
-from graft_runtime.serve.corrections import stored
+from graft_runtime.serve.corrections import store_image
 
 # --- the same answers as without a server -----------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ def test_every_way_of_sending_gives_the_answers_of_the_runtime(server: Running, 
     encoded = [base64.b64encode(data).decode() for data in (RED, GREEN)]
     path = "/v1/predict?coverage=0.9"
     for answer in (
-        server.post(path, files=[("a", ("picture 0", RED)), ("a", ("picture 1", GREEN))]),
+        server.post(path, files=[("a", ("image 0", RED)), ("a", ("image 1", GREEN))]),
         server.post(path, json={"images": encoded}),
         server.post(path, json={"images": [f"data:image/png;base64,{text}" for text in encoded]}),
     ):
@@ -47,14 +47,14 @@ def test_every_way_of_sending_gives_the_answers_of_the_runtime(server: Running, 
 
 
 def test_the_share_of_unknown_is_the_clients(server: Running) -> None:
-    bright = picture((240, 240, 240))
+    bright = image((240, 240, 240))
     found = [server.post(content=bright, params=each).json()["predictions"][0] for each in ({}, {"unknown": "0"})]
     assert [each["unknown"] for each in found] == [True, False]
 
 
-def test_pictures_of_many_requests_keep_their_answers(server: Running) -> None:
+def test_images_of_many_requests_keep_their_answers(server: Running) -> None:
     colours = [(number % 7 * 20, number % 5 * 30, number % 3 * 40 + 5) for number in range(60)]
-    files = [picture(colour, (20 + number % 3, 30)) for number, colour in enumerate(colours)]
+    files = [image(colour, (20 + number % 3, 30)) for number, colour in enumerate(colours)]
     want = [each.answer for each in server.model.served.predictor.predict(files)]
     with ThreadPoolExecutor(16) as pool:
         got = list(pool.map(lambda data: server.post(content=data).json()["predictions"][0], files))
@@ -103,8 +103,8 @@ def test_a_bad_body_gets_its_status_and_the_next_request_its_answer(
     assert server.lives()
 
 
-def test_a_picture_that_cannot_be_read_says_why(server: Running) -> None:
-    alone = server.post(content=b"no picture")
+def test_an_image_that_cannot_be_read_says_why(server: Running) -> None:
+    alone = server.post(content=b"no image")
     assert (alone.status_code, alone.json()["predictions"][0]["fault"]) == (422, "not an image")
     among = server.post(files=[("a", ("good", RED)), ("a", ("bad", RED[:-30])), ("a", ("empty", b""))])
     assert among.status_code == 200
@@ -208,7 +208,7 @@ def test_every_messy_file_gets_what_the_decoder_says(server: Running, shared: Pa
             continue
         try:
             with warnings.catch_warnings(action="ignore"):
-                decode(data, enough=64, most=20_000_000)
+                decode(data, enough=64, max_pixels=20_000_000)
             want = ""
         except ImageError as error:
             want = str(error)
@@ -331,13 +331,13 @@ def test_the_same_correction_many_times_at_once_is_kept_once(tmp_path: Path) -> 
     data = RED + bytes(3_000_000)
     with ThreadPoolExecutor(8) as pool:
         for number in range(20):
-            want = pool.map(lambda _, number=number: stored(tmp_path, data, f"class {number}", ()), range(8))
+            want = pool.map(lambda _, number=number: store_image(tmp_path, data, f"class {number}", ()), range(8))
             assert len(set(want)) == 1
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".png"}
 
 
-def test_what_is_no_picture_is_not_kept(server: Running, file: Path) -> None:
-    assert correct(server, b"#!/bin/sh", "red").json()["error"]["code"] == "no_picture"
+def test_what_is_no_image_is_not_kept(server: Running, file: Path) -> None:
+    assert correct(server, b"#!/bin/sh", "red").json()["error"]["code"] == "no_image"
     assert server.post("/v1/corrections", content=RED).status_code == 415
     assert server.post("/v1/corrections", files={"other": RED}).json()["error"]["code"] == "wrong_form"
     with running(file) as closed:
@@ -351,7 +351,7 @@ def test_the_document_has_every_route_and_no_other(server: Running) -> None:
     document = server.get("/openapi.json").json()
     assert document == openapi.DOCUMENT
     openapi_spec_validator.validate(document)
-    desk = Desk.__new__(Desk)
+    desk = Endpoints.__new__(Endpoints)
     routes = {
         (route.path, method.lower()) for route in _routes(desk) for method in getattr(route, "methods", None) or ()
     }
@@ -362,16 +362,16 @@ def test_the_document_has_every_route_and_no_other(server: Running) -> None:
 
 def test_the_figures_are_those_of_what_was_asked(file: Path) -> None:
     with running(file) as server:
-        server.post(files=[("a", ("1", RED)), ("a", ("2", b"no picture")), ("a", ("3", picture((240, 240, 240))))])
+        server.post(files=[("a", ("1", RED)), ("a", ("2", b"no image")), ("a", ("3", image((240, 240, 240))))])
         server.get("/nothing")
         until(lambda: 'status="404"} 1.0' in server.get("/metrics").text)
         text = server.get("/metrics").text
         for line in (
             'graft_requests_total{route="predict",status="200"} 1.0',
             'graft_requests_total{route="other",status="404"} 1.0',
-            'graft_pictures_total{outcome="known"} 1.0',
-            'graft_pictures_total{outcome="fault"} 1.0',
-            'graft_pictures_total{outcome="unknown"} 1.0',
+            'graft_images_total{outcome="known"} 1.0',
+            'graft_images_total{outcome="fault"} 1.0',
+            'graft_images_total{outcome="unknown"} 1.0',
             'graft_seconds_count{stage="decode"} 3.0',
             'graft_seconds_count{stage="network"} 2.0',
             f'graft_model_info{{name="colours",sha256="{server.model.served.sha256}"}} 1.0',
@@ -379,9 +379,9 @@ def test_the_figures_are_those_of_what_was_asked(file: Path) -> None:
             assert line in text
 
 
-def test_the_log_has_sizes_and_no_pictures(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_sizes_and_no_images(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "graft.serve"):
         server.post(content=RED)
         until(lambda: bool(caplog.messages))
     line = json.loads(caplog.messages[-1])
-    assert (line["path"], line["status"], line["pictures"], line["bytes"]) == ("/v1/predict", 200, 1, len(RED))
+    assert (line["path"], line["status"], line["images"], line["bytes"]) == ("/v1/predict", 200, 1, len(RED))

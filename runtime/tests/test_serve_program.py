@@ -20,8 +20,9 @@ import httpx2 as httpx
 import pytest
 from serving import RED, Running, said
 
-from graft_runtime.serve.asked import JSON
-from graft_runtime.serve.server import _listening
+from graft_runtime.cli import main
+from graft_runtime.serve.request_body import JSON
+from graft_runtime.serve.server import _listen
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def test_a_server_says_where_it_keeps_corrections(file: Path, tmp_path: Path) ->
     kept = tmp_path / "corrected"
     with program(str(file), "--port", "0", "--corrections", str(kept)) as (process, _):
         assert process.stdout
-        assert process.stdout.readline() == f"Corrected pictures are kept in {kept}/CLASS/.\n"
+        assert process.stdout.readline() == f"Corrected images are kept in {kept}/CLASS/.\n"
 
 
 def test_a_server_for_others_makes_a_token(file: Path) -> None:
@@ -74,7 +75,15 @@ def test_a_server_for_others_makes_a_token(file: Path) -> None:
         assert httpx.post(url, content=RED, headers={"authorization": f"Bearer {token}"}).status_code == 200
 
 
-def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Running) -> None:
+def test_a_mistake_at_the_start_is_the_exit_code_of_the_program(file: Path) -> None:
+    command = [sys.executable, "-m", "graft_runtime", "serve", str(file), "--token", "short"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert (found.returncode, "at least 16 ASCII characters" in found.stderr) == (2, True), found.stderr
+
+
+def test_mistakes_at_the_start_are_told(
+    file: Path, tmp_path: Path, server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:-100])
     (tmp_path / "bare.onnx").write_bytes(exported.file(preprocess={}))
     (tmp_path / "six.onnx").write_bytes(exported.file(classes=tuple("abcdef")))
@@ -91,17 +100,19 @@ def test_mistakes_at_the_start_are_told(file: Path, tmp_path: Path, server: Runn
         ([str(file), "--port", "0", "--corrections", str(file)], 6, f"Corrections cannot be kept in {file}"),
         ([str(file), "--host", "no.such.host.invalid"], 6, "There is no address"),
     ):
-        found = subprocess.run([sys.executable, "-m", "graft_runtime", "serve", *words], capture_output=True, text=True)
-        assert (found.returncode, why in found.stderr) == (code, True), found.stderr
-        assert "Traceback" not in found.stderr
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *words])
+        told = capsys.readouterr().err
+        assert (ended.value.code, why in told) == (code, True), told
+        assert "Traceback" not in told
 
 
 def test_without_decoders_it_does_not_say_that_it_answers(file: Path) -> None:
     code = f"""
 from graft_runtime.cli import main
-from graft_runtime.serve.decoders import Decoders
+from graft_runtime.serve.decoder_pool import DecoderPool
 async def start(self): raise OSError(24, "Too many open files")
-Decoders.start = start
+DecoderPool.start = start
 main(["serve", {str(file)!r}, "--port", "0"])
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -134,5 +145,5 @@ def test_a_number_of_a_thousand_digits_is_not_read(file: Path) -> None:
 
 
 def test_connections_send_at_once() -> None:
-    with _listening("127.0.0.1", 0) as listening:
+    with _listen("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP

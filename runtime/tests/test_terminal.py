@@ -8,10 +8,10 @@ from pathlib import Path
 
 import exported
 import pytest
-from exported import picture
+from exported import image
 
 from graft_runtime import cli
-from graft_runtime.terminal import on_one_line, say
+from graft_runtime.terminal import escape_breaks, say
 
 EVIL = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egpj\x7f\r\x00"
 SHOWN = r"\u001b]0;title\u0007\u001b[31mred\u009b2J\u202egpj\u007f\u000d\u0000"
@@ -32,7 +32,7 @@ def test_json_means_the_same_afterwards(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_name_never_looks_like_two_lines() -> None:
-    assert on_one_line({"a\nb": ["c\n", ("\x1b", 1, None, True)]}) == {
+    assert escape_breaks({"a\nb": ["c\n", ("\x1b", 1, None, True)]}) == {
         r"a\u000ab": [r"c\u000a", (r"\u001b", 1, None, True)]
     }
 
@@ -43,7 +43,7 @@ def test_names_of_files_and_classes_pass_the_program_as_words(
     name = "\x1b[31mred\x9b2J\u202egpj\n"
     file, good, bad = tmp_path / "colours.onnx", tmp_path / f"{name}.png", tmp_path / f"bad{name}.png"
     file.write_bytes(exported.file(classes=(name, "green", "blue")))
-    good.write_bytes(picture((90, 10, 10)))
+    good.write_bytes(image((90, 10, 10)))
     bad.write_bytes(b"none")
     table = tmp_path / "a.csv"
     for words in (

@@ -27,7 +27,7 @@ def lay(root: Path, *names: str) -> None:
 
 
 def found(root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in table.files([root])]
+    return [path.relative_to(root).as_posix() for path in table.list_images([root])]
 
 
 def test_what_no_person_put_there_is_not_judged(tmp_path: Path) -> None:

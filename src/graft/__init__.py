@@ -1,29 +1,28 @@
-"""graft: transfer learning for image classification. A folder of photos becomes a classifier that someone can use."""
+"""graft: transfer learning for image classification, from a folder of labelled photos to a deployable classifier."""
 
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as graft_runtime does, which says why
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # the reason is in graft_runtime/__init__.py
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
     from graft.data.dataset import Dataset, from_arrays, from_paths
-    from graft.data.read.folder import read_folder
-    from graft.data.read.source import read_source
+    from graft.data.readers.folder import read_folder
+    from graft.data.readers.source import read_source
     from graft.errors import GraftError
     from graft.estimator import ImageClassifier
-    from graft.jobs.check import check
-    from graft.jobs.compare import compare_runs
+    from graft.jobs.check.check import check
     from graft.jobs.embed import embed
-    from graft.jobs.evaluate import evaluate
+    from graft.jobs.evaluate import compare_runs, evaluate
     from graft.jobs.explain import explain
     from graft.jobs.export.export import export
     from graft.jobs.fit import fit
     from graft.jobs.predict import predict
     from graft.jobs.report.report import report
     from graft.jobs.update.update import update
+    from graft.metrics.evaluation import Evaluation
     from graft.model.classifier import Classifier, load
-    from graft.model.evaluation import Evaluation
     from graft_runtime.prediction import Prediction
 
 __version__ = "0.1.0.dev0"
@@ -55,12 +54,12 @@ __all__ = [
 _HOMES = {
     "Classifier": "graft.model.classifier",
     "Dataset": "graft.data.dataset",
-    "Evaluation": "graft.model.evaluation",
+    "Evaluation": "graft.metrics.evaluation",
     "GraftError": "graft.errors",
     "ImageClassifier": "graft.estimator",
     "Prediction": "graft_runtime.prediction",
-    "check": "graft.jobs.check",
-    "compare_runs": "graft.jobs.compare",
+    "check": "graft.jobs.check.check",
+    "compare_runs": "graft.jobs.evaluate",
     "embed": "graft.jobs.embed",
     "evaluate": "graft.jobs.evaluate",
     "explain": "graft.jobs.explain",
@@ -70,15 +69,15 @@ _HOMES = {
     "from_paths": "graft.data.dataset",
     "load": "graft.model.classifier",
     "predict": "graft.jobs.predict",
-    "read_folder": "graft.data.read.folder",
-    "read_source": "graft.data.read.source",
+    "read_folder": "graft.data.readers.folder",
+    "read_source": "graft.data.readers.source",
     "report": "graft.jobs.report.report",
     "update": "graft.jobs.update.update",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for, and torch with it, only then: `import graft` itself takes no time."""
+    """Import a public name on first use: torch takes seconds to load, and `import graft` must not."""
     if name not in _HOMES:
         raise AttributeError(f"module 'graft' has no attribute {name!r}")
     if name == "ImageClassifier":

@@ -2,7 +2,7 @@
 
 GraftError
 ├── UsageError      an option or argument that cannot be; exit code 2
-├── DataError       the pictures or their labels; exit code 3
+├── DataError       the images or their labels; exit code 3
 ├── WeightsError    pretrained weights missing, damaged or of another network; exit code 4
 ├── CutError        a network that cannot be cut there; exit code 4
 ├── ModelError      a saved classifier that cannot be read; exit code 5
@@ -34,7 +34,7 @@ class UsageError(GraftError, ValueError):
 
 
 class DataError(GraftError, ValueError):
-    """The pictures or their labels do not make a data set."""
+    """The images or their labels do not make a data set."""
 
     exit_code = 3
 

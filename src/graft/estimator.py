@@ -1,4 +1,4 @@
-"""graft as a scikit-learn classifier, for cross_val_score, GridSearchCV and pipelines."""
+"""Scikit-learn estimator, for cross_val_score, GridSearchCV and pipelines."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from graft.data import dataset as table
 from graft.data.dataset import TRAIN, Dataset
 from graft.errors import DataError
 from graft.jobs.fit import fit as job
-from graft_runtime.screen import MANY, listed
+from graft_runtime.formatting import MAX_NAMES, join_names
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier of pictures: X is a sequence of paths, uint8 arrays [height, width, 3] or PIL pictures.
+    """Image classifier with scikit-learn's interface.
 
-    All pictures given to `fit` are trained on; scoring is scikit-learn's. Parameters are those of `graft.fit`; `head`
-    and `recipe` are for strategies that train, and `random_state` is the seed. Features and stored crossings are
-    cached, so that in a cross validation or a search each picture goes through the frozen network once.
+    X is a sequence of paths, uint8 arrays [height, width, 3] or PIL images. `fit` trains on all of them; scoring is
+    scikit-learn's. Parameters are those of `graft.fit`; `head` and `recipe` are for strategies that train, and
+    `random_state` is the seed. Features and stored activations are cached, so that in a cross-validation or a search
+    each image goes through the frozen network once.
 
     >>> from sklearn.model_selection import cross_val_score
     >>> cross_val_score(ImageClassifier(strategy="probe:head=ridge"), paths, labels)  # doctest: +SKIP
@@ -52,14 +53,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.recipe = recipe
 
     def fit(self, X: Sequence[Any] | NDArray[Any], y: ArrayLike | None) -> Self:
-        """Train on pictures X [n] and labels y [n]; every class needs a picture that can be read."""
+        """Train on images X [n] and labels y [n]; every class needs an image that can be read."""
         labels = column_or_1d(y, warn=True)
         check_classification_targets(labels)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"A classifier needs at least two classes. Got one class: {self.classes_[0]!r}.")
         names = tuple(map(str, self.classes_))  # distinct: values of one type, which np.unique could sort
-        data = _table(X, index, names)
+        data = _build_dataset(X, index, names)
         self.classifier_ = job(
             data,
             strategy=self.strategy,
@@ -70,42 +71,46 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             offline=self.offline,
             seed=self._seed(),
         )
-        left = self.classifier_.classes  # without the classes that lost every picture to a fault
-        if lost := [str(label) for name, label in zip(names, self.classes_, strict=True) if name not in left]:
-            raise DataError(f"Not one picture of {listed(lost, MANY)} can be read; every class needs one.")
+        fitted = self.classifier_.classes  # without the classes of which no image could be read
+        if lost := [str(label) for name, label in zip(names, self.classes_, strict=True) if name not in fitted]:
+            raise DataError(f"Not one image of {join_names(lost, MAX_NAMES)} can be read; every class needs one.")
         return self
 
     def _seed(self) -> int:
-        given = self.random_state
-        return given if isinstance(given, int) else int(check_random_state(given).randint(2**31))
+        state = self.random_state
+        return state if isinstance(state, int) else int(check_random_state(state).randint(2**31))
 
     def predict_proba(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
-        """Calibrated probabilities [n, classes], columns as in `classes_`; DataError for a picture it cannot read."""
+        """Return calibrated probabilities [n, classes], columns as in `classes_`.
+
+        Raises DataError for an image that cannot be read.
+        """
         check_is_fitted(self)
-        data = _table(X, None, ())
-        chances, _, faults = self.classifier_.probabilities(data)
+        data = _build_dataset(X, None, ())
+        probs, _, faults = self.classifier_.predict_probs(data)
         if faults:
             row, reason = next(iter(faults.items()))
             raise DataError(
-                f"{len(faults)} of {len(data)} pictures cannot be used, the first is {data.name(row)}: {reason}."
+                f"{len(faults)} of {len(data)} images cannot be used, the first is {data.name(row)}: {reason}."
             )
-        return chances
+        return probs
 
     def predict(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
-        """The likeliest class of each picture, [n]."""
+        """Return the most probable class of each image, [n]."""
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False  # a row of numbers is no picture
+        tags.input_tags.two_d_array = False  # a row of numbers is not an image
         tags.input_tags.three_d_array = True
         return tags
 
 
-def _table(X: Sequence[Any] | NDArray[Any], index: ArrayLike | None, names: tuple[str, ...]) -> Dataset:
-    pictures = list(X)
-    if index is not None and len(pictures) != len(np.asarray(index)):
-        raise ValueError(f"X has {len(pictures)} pictures, y has {len(np.asarray(index))} labels.")
-    made = table.of_any(pictures, index, names)
-    return replace(made, split=np.full(len(made), TRAIN, np.int8))
+def _build_dataset(X: Sequence[Any] | NDArray[Any], index: ArrayLike | None, names: tuple[str, ...]) -> Dataset:
+    """Return the images as a data set that is all training part: scikit-learn has split it already."""
+    images = list(X)
+    if index is not None and len(images) != len(np.asarray(index)):
+        raise ValueError(f"X has {len(images)} images, y has {len(np.asarray(index))} labels.")
+    data = table.of_any(images, index, names)
+    return replace(data, split=np.full(len(data), TRAIN, np.int8))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
+from graft.backbones import backbone, catalog, lite, weights
 from graft.backbones import backbone as backbones
-from graft.backbones import catalog, graph_cache, lite, weights
-from graft.backbones.backbone import Backbone, key_of, load_backbone
-from graft.backbones.graph import TOP, Graph, Stage, session
+from graft.backbones.backbone import Backbone, cache_key, load_backbone
+from graft.backbones.graph import TOP, Graph, Stage, open_session
 from graft.backbones.preprocess import Preprocess
 from graft.errors import Remark, UsageError, WeightsError
 
@@ -37,7 +37,7 @@ def default() -> Backbone:
 
 def answers(graph: Graph) -> np.ndarray:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), np.uint8)
-    return session(graph).run(images, [TOP])[0]
+    return open_session(graph).run(images, [TOP])[0]
 
 
 def same(one: Graph, two: Graph) -> bool:
@@ -47,14 +47,14 @@ def same(one: Graph, two: Graph) -> bool:
     return (
         all(equal)
         and kinds == [(name, each.dtype, each.shape) for name, each in two.tensors.items()]
-        and (one.structure, one.stages, one.averaged, one.shapes)
-        == (*(two.structure, two.stages, two.averaged, two.shapes),)
+        and (one.structure, one.stages, one.top_is_average, one.shapes)
+        == (*(two.structure, two.stages, two.top_is_average, two.shapes),)
     )
 
 
 def test_the_default_is_built_from_arrays(default: Backbone) -> None:
-    entry = catalog.find(NAME)
-    assert (default.name, default.entry, default.preprocess) == (NAME, entry, catalog.preprocess(entry))
+    entry = catalog.find_entry(NAME)
+    assert (default.name, default.entry, default.preprocess) == (NAME, entry, catalog.build_preprocess(entry))
     assert (default.source.where, default.source.sha256) == ("embedded", weights.PACKAGES[NAME].sha256)
     found = answers(default.graph)
     assert found.shape == (2, 1280)
@@ -63,7 +63,7 @@ def test_the_default_is_built_from_arrays(default: Backbone) -> None:
 
 def test_a_kept_graph_is_the_graph(default: Backbone, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, cache = load_backbone(offline=True), own_folder
-    key = key_of(first.entry, first.source, first.preprocess)
+    key = cache_key(first.entry, first.source, first.preprocess)
     assert sorted(path.suffix for path in cache.iterdir()) == [".onnx", ".safetensors"]
     assert all(path.name.startswith(key) for path in cache.iterdir())
     monkeypatch.setattr(lite, "build", lambda *_: pytest.fail("built again"))
@@ -77,14 +77,14 @@ def test_a_kept_graph_is_the_graph(default: Backbone, own_folder: Path, monkeypa
 def test_the_key_is_of_all_that_the_graph_depends_on(default: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     entry, source, preprocess = default.entry, default.source, default.preprocess
     keys = {
-        key_of(entry, source, preprocess),
-        key_of(catalog.find("tf_efficientnet_lite1"), source, preprocess),
-        key_of(entry, replace(source, sha256="0" * 64), preprocess),
-        key_of(entry, source, replace(preprocess, mean=(0.5, 0.5, 0.6))),
+        cache_key(entry, source, preprocess),
+        cache_key(catalog.find_entry("tf_efficientnet_lite1"), source, preprocess),
+        cache_key(entry, replace(source, sha256="0" * 64), preprocess),
+        cache_key(entry, source, replace(preprocess, mean=(0.5, 0.5, 0.6))),
     }
-    assert key_of(entry, replace(source, where="file", origin="elsewhere"), preprocess) in keys
-    monkeypatch.setattr(backbones, "VERSION", backbones.VERSION + 1)
-    assert len(keys | {key_of(entry, source, preprocess)}) == 5
+    assert cache_key(entry, replace(source, where="file", origin="elsewhere"), preprocess) in keys
+    monkeypatch.setattr(backbones, "GRAPH_VERSION", backbones.GRAPH_VERSION + 1)
+    assert len(keys | {cache_key(entry, source, preprocess)}) == 5
 
 
 def flip(path: Path) -> None:
@@ -151,18 +151,18 @@ def test_tensors_of_all_kinds_are_kept(tmp_path: Path) -> None:
         "a": np.zeros((0, 2), np.float16),
         "mask": np.array([True, False]),
     }
-    graph = Graph(b"\x3a\x00", tensors, (Stage("a.0", (3, 2, 2), 7), Stage("a.1", (5,), 0)), averaged=True)
-    assert graph_cache.read(tmp_path, "key") is None
-    graph_cache.write(tmp_path, "key", graph)
-    found = graph_cache.read(tmp_path, "key")
+    graph = Graph(b"\x3a\x00", tensors, (Stage("a.0", (3, 2, 2), 7), Stage("a.1", (5,), 0)), top_is_average=True)
+    assert backbone.read(tmp_path, "key") is None
+    backbone.write(tmp_path, "key", graph)
+    found = backbone.read(tmp_path, "key")
     assert found
     assert same(found, graph)
-    assert graph_cache.read(tmp_path, "other") is None
+    assert backbone.read(tmp_path, "other") is None
 
 
 @pytest.fixture
 def nothing_but_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "NEEDED", ("no_such_torch", "timm"))
+    monkeypatch.setattr(backbones, "REQUIRED_PACKAGES", ("no_such_torch", "timm"))
 
 
 def test_what_has_to_be_converted_needs_more_than_the_core(nothing_but_the_core: None, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ CLASSICS = {
 
 
 def test_names_are_sorted_and_hold_the_classics() -> None:
-    names = catalog.names()
+    names = catalog.list_names()
     assert names == sorted(set(names))
     assert set(names) >= CLASSICS
     assert len(names) > 1000
@@ -37,9 +37,9 @@ def test_names_are_sorted_and_hold_the_classics() -> None:
 
 
 def test_all_names_are_found_and_all_entries_are_listed() -> None:
-    listed = list(catalog.entries())
-    assert [entry.name for entry in listed] == catalog.names()
-    assert all(catalog.find(entry.name) == entry for entry in listed[::50])
+    listed = list(catalog.search())
+    assert [entry.name for entry in listed] == catalog.list_names()
+    assert all(catalog.find_entry(entry.name) == entry for entry in listed[::50])
 
 
 @pytest.mark.parametrize(
@@ -51,33 +51,33 @@ def test_all_names_are_found_and_all_entries_are_listed() -> None:
     ],
 )
 def test_other_names_lead_to_the_same_network(said: str, meant: str) -> None:
-    assert catalog.find(said) == catalog.find(meant)
-    assert catalog.find(said).name == meant
+    assert catalog.find_entry(said) == catalog.find_entry(meant)
+    assert catalog.find_entry(said).name == meant
 
 
 @pytest.mark.parametrize("name", sorted(catalog.ALIASES))
 def test_no_alias_hides_a_network(name: str) -> None:
-    assert name not in catalog.names()
-    assert catalog.find(name).name in catalog.names()
+    assert name not in catalog.list_names()
+    assert catalog.find_entry(name).name in catalog.list_names()
 
 
 def test_unknown_names_suggest_near_ones() -> None:
     with pytest.raises(
         UsageError, match=r"There is no network 'resnt50'\. Did you mean 'resnet50' or .*graft backbones"
     ):
-        catalog.find("resnt50")
+        catalog.find_entry("resnt50")
     with pytest.raises(UsageError, match=r"no network 'resnet50\.a1_in2k'\. Did you mean 'resnet50\.a1_in1k'"):
-        catalog.find("resnet50.a1_in2k")
+        catalog.find_entry("resnet50.a1_in2k")
     with pytest.raises(UsageError, match=r"^There is no network '§'\. `graft backbones` lists all\.$"):
-        catalog.find("§")
+        catalog.find_entry("§")
     with pytest.raises(UsageError, match="no network ''"):
-        catalog.find("")
+        catalog.find_entry("")
 
 
-def test_networks_for_oblong_pictures_are_refused() -> None:
+def test_networks_for_oblong_images_are_refused() -> None:
     with pytest.raises(UsageError, match="768 x 1024 pixels"):
-        catalog.find("vit_base_patch16_sapiens2")
-    assert not list(catalog.entries("sapiens2"))
+        catalog.find_entry("vit_base_patch16_sapiens2")
+    assert not list(catalog.search("sapiens2"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_networks_for_oblong_pictures_are_refused() -> None:
     ],
 )
 def test_entries_match_a_pattern_or_contain_the_text(pattern: str, found: list[str]) -> None:
-    assert [entry.name for entry in catalog.entries(pattern)] == found
+    assert [entry.name for entry in catalog.search(pattern)] == found
 
 
 @pytest.mark.parametrize(
@@ -109,18 +109,18 @@ def test_entries_match_a_pattern_or_contain_the_text(pattern: str, found: list[s
     ],
 )
 def test_entries_say_what_a_network_costs(name: str, parameters: int, gmac: float, size: int, licence: str) -> None:
-    entry = catalog.find(name)
+    entry = catalog.find_entry(name)
     assert (entry.parameters, entry.size, entry.licence) == (parameters, size, licence)
     assert entry.gmac == pytest.approx(gmac, abs=0.006)
 
 
 def test_numbers_of_the_default_weights_are_not_lent_to_others() -> None:
-    assert catalog.find("convnext_tiny").parameters == 28_589_128
-    assert catalog.find("convnext_tiny.fb_in22k").parameters is None  # 21,841 classes
-    assert catalog.find("convnext_tiny.fb_in22k_ft_in1k_384").gmac is None  # 384 pixels
+    assert catalog.find_entry("convnext_tiny").parameters == 28_589_128
+    assert catalog.find_entry("convnext_tiny.fb_in22k").parameters is None  # 21,841 classes
+    assert catalog.find_entry("convnext_tiny.fb_in22k_ft_in1k_384").gmac is None  # 384 pixels
 
 
-HEADER = ",".join(field.name for field in fields(catalog.Row))
+HEADER = ",".join(field.name for field in fields(catalog.CatalogRow))
 
 
 @pytest.fixture
@@ -128,10 +128,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A table of the test's own, in place of the real one."""
     monkeypatch.setattr(catalog, "TABLE", tmp_path / "catalog.csv")
     catalog._table.cache_clear()
-    catalog._listed.cache_clear()
+    catalog._all_names.cache_clear()
     yield tmp_path / "catalog.csv"
     catalog._table.cache_clear()
-    catalog._listed.cache_clear()
+    catalog._all_names.cache_clear()
 
 
 def test_lines_of_the_table_mean_what_row_says(table: Path) -> None:
@@ -141,18 +141,18 @@ def test_lines_of_the_table_mean_what_row_says(table: Path) -> None:
         f"# written\n{HEADER}\nold,timm,new.b{',' * 14}\nnew,timm,,a,11,2.5{',' * 11}\n"
         f"new.a,timm,,,,,{facts}\nnew.b,timm,,,,,{small}\nwide,timm,,,,,2x1{',' * 10}\n"
     )
-    assert catalog.names() == ["new"]
-    assert [entry.name for entry in catalog.entries("*.*")] == ["new.a", "new.b"]
-    assert catalog.find("new") == catalog.Entry("new", "timm", 11, 2.5, 224, "mit")
-    assert catalog.find("new.a") == catalog.Entry("new.a", "timm", 11, 2.5, 224, "mit")
-    other = catalog.find("old")
-    assert other == catalog.Entry("new.b", "timm", None, None, 192, "mit")
-    assert catalog.preprocess(other) == Preprocess(192, 192, "bilinear", "squash", (0, 0, 0), (1, 1, 1))
+    assert catalog.list_names() == ["new"]
+    assert [entry.name for entry in catalog.search("*.*")] == ["new.a", "new.b"]
+    assert catalog.find_entry("new") == catalog.CatalogEntry("new", "timm", 11, 2.5, 224, "mit")
+    assert catalog.find_entry("new.a") == catalog.CatalogEntry("new.a", "timm", 11, 2.5, 224, "mit")
+    other = catalog.find_entry("old")
+    assert other == catalog.CatalogEntry("new.b", "timm", None, None, 192, "mit")
+    assert catalog.build_preprocess(other) == Preprocess(192, 192, "bilinear", "squash", (0, 0, 0), (1, 1, 1))
     assert (catalog.repository(other), catalog.url(other)) == ("me/mine@v1", "address")
-    assert (catalog.repository(catalog.find("new")), catalog.url(catalog.find("new"))) == ("timm/new.a", "")
-    assert catalog.classifier_names(catalog.find("new")) == ("fc.", "aux.")
+    assert (catalog.repository(catalog.find_entry("new")), catalog.url(catalog.find_entry("new"))) == ("timm/new.a", "")
+    assert catalog.classifier_prefixes(catalog.find_entry("new")) == ("fc.", "aux.")
     with pytest.raises(UsageError, match="takes images of 1 x 2 pixels"):
-        catalog.find("wide")
+        catalog.find_entry("wide")
 
 
 def test_a_wrong_name_is_told_without_loading_anything(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_wrong_name_is_told_without_loading_anything(tmp_path: Path) -> None:
         import sys, time
         from graft.backbones import catalog
         try:
-            catalog.find("resnet5O")
+            catalog.find_entry("resnet5O")
         except Exception as error:
             print(error)
         print(time.process_time() < 0.3, *[name for name in ("torch", "timm", "numpy") if name in sys.modules])
@@ -177,7 +177,7 @@ def test_the_table_belongs_to_the_catalogue() -> None:
     assert header == HEADER
     written = [row.partition(",")[0] for row in rows]
     assert written == sorted(set(written))
-    assert sum(entry.parameters is not None for entry in catalog.entries()) > 1300
+    assert sum(entry.parameters is not None for entry in catalog.search()) > 1300
 
 
 @pytest.mark.parametrize(
@@ -193,13 +193,13 @@ def test_the_table_belongs_to_the_catalogue() -> None:
     ],
 )
 def test_preprocessing_belongs_to_the_weights(name: str, expected: Preprocess) -> None:
-    assert catalog.preprocess(catalog.find(name)) == expected
+    assert catalog.build_preprocess(catalog.find_entry(name)) == expected
 
 
 def test_preprocessing_of_every_network_can_be_done() -> None:
     crops = set()
-    for entry in catalog.entries():
-        preprocess = catalog.preprocess(entry)
+    for entry in catalog.search():
+        preprocess = catalog.build_preprocess(entry)
         crops.add(preprocess.crop)
         assert preprocess.resize >= preprocess.size == entry.size
         assert all(math.isfinite(mean / std) for mean, std in zip(preprocess.mean, preprocess.std, strict=True))

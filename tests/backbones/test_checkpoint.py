@@ -17,10 +17,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from graft.backbones import catalog, checkpoint, pickled, weights
+from graft.backbones import catalog, checkpoint, pickles
 from graft.backbones.checkpoint import read
+from graft.backbones.weights import find_local
 from graft.errors import WeightsError
-from graft.torch import tensors
+from graft.torch import weights
 
 OLD = {"_use_new_zipfile_serialization": False}
 FORMATS = [pytest.param({}, id="zip"), pytest.param(OLD, id="old")]
@@ -28,7 +29,7 @@ FORMATS = [pytest.param({}, id="zip"), pytest.param(OLD, id="old")]
 
 def assert_same(path: Path) -> None:
     """Equal to what PyTorch reads, number for number; bfloat16 as float32 of the same values."""
-    want, got = tensors.read(path), read(path)
+    want, got = weights.read_tensors(path), read(path)
     assert got.keys() == want.keys()
     for name, tensor in want.items():
         expected = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
@@ -98,7 +99,7 @@ def test_the_arrays_may_be_written_to(tmp_path: Path) -> None:
 
 
 def test_the_package(tmp_path: Path) -> None:
-    source = weights.here(catalog.find("tf_efficientnet_lite0"))
+    source = find_local(catalog.find_entry("tf_efficientnet_lite0"))
     assert source is not None
     assert source.where == "embedded"
     assert source.path is not None
@@ -235,7 +236,7 @@ BOMBS = {
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_bomb(kind: str, write: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickled, "STEPS", 50_000)  # a million take seconds while memory is traced
+    monkeypatch.setattr(pickles, "MAX_STEPS", 50_000)  # a million take seconds while memory is traced
     write(tmp_path / "weights.pth", BOMBS[kind])
     tracemalloc.start()
     try:
@@ -328,6 +329,6 @@ def test_other_files(tmp_path: Path) -> None:
 def test_the_steps_are_those_of_pickle() -> None:
     """A slip in the table would be another step."""
     for name in ("MARK", "POP", "NONE", "BININT", "BINFLOAT", "TUPLE", "SETITEMS", "REDUCE", "BUILD", "STACK_GLOBAL"):
-        assert getattr(pickle, name)[0] in pickled._STEPS
+        assert getattr(pickle, name)[0] in pickles._OPCODES
     for name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "BYTEARRAY8", "NEXT_BUFFER"):
-        assert getattr(pickle, name)[0] not in pickled._STEPS
+        assert getattr(pickle, name)[0] not in pickles._OPCODES

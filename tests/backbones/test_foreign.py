@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from graft.backbones import foreign, inspection
-from graft.backbones.foreign import opened
-from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, inlined, session
+from graft.backbones.foreign import load_onnx
+from graft.backbones.graph import LAST, MAP, POOLED, PREPARED, TOP, inline_weights, open_session
 from graft.errors import WeightsError
 
 FLOAT, UINT8, INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64
@@ -64,22 +64,22 @@ def run(made: Any, given: NDArray[Any], output: str) -> NDArray[Any]:
 
 def test_a_map_is_pooled(tmp_path: Path) -> None:
     made = model(kind=UINT8)
-    graph, _ = opened(save(made, tmp_path))
+    graph, _ = load_onnx(save(made, tmp_path))
     want = run(made, images(), "map")
-    got = session(graph).run(images(), [MAP + "map", POOLED + "map", TOP, LAST])
+    got = open_session(graph).run(images(), [MAP + "map", POOLED + "map", TOP, LAST])
     for own, each in zip(got, (want, want.mean((2, 3)), want.mean((2, 3)), want), strict=True):
         np.testing.assert_allclose(own, each, rtol=1e-5, atol=1e-3)
     assert [(each.name, each.shape, each.parameters) for each in graph.stages] == [("map", (8, 9, 9), WEIGHT.size)]
-    assert graph.averaged
+    assert graph.top_is_average
     assert list(graph.tensors) == ["net/w"]
-    onnx.checker.check_model(inlined(graph), full_check=True)
+    onnx.checker.check_model(inline_weights(graph), full_check=True)
 
 
 def test_float_images_are_normalised(tmp_path: Path) -> None:
-    graph, _ = opened(save(model(), tmp_path), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    graph, _ = load_onnx(save(model(), tmp_path), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     mean, std = (np.reshape(each, (1, 3, 1, 1)) for each in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
     want = run(model(), ((images() / 255 - mean) / std).astype(np.float32), "map")
-    np.testing.assert_allclose(session(graph).run(images(), [LAST])[0], want, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(open_session(graph).run(images(), [LAST])[0], want, rtol=1e-5, atol=1e-4)
 
 
 def several() -> Any:
@@ -96,32 +96,32 @@ def several() -> Any:
 
 
 def test_outputs_before_the_last_are_stages(tmp_path: Path) -> None:
-    graph, _ = opened(save(several(), tmp_path), mean=(0, 0, 0), std=(1, 1, 1))
+    graph, _ = load_onnx(save(several(), tmp_path), mean=(0, 0, 0), std=(1, 1, 1))
     assert [(each.name, each.shape, each.parameters) for each in graph.stages] == [
         ("map", (8, 9, 9), WEIGHT.size),
         (TOP, (81, 8), 0),
         (PREPARED, (300,), 2400),
     ]
-    assert not graph.averaged
+    assert not graph.top_is_average
     given = (images() / 255).astype(np.float32)
     want = {POOLED + name: run(several(), given, name) for name in (TOP, PREPARED)} | {
         LAST: run(several(), given, "map")
     }
     want[POOLED + TOP] = want[POOLED + TOP].mean(1)
     want[TOP] = want[POOLED + PREPARED]
-    for name, own in zip(want, session(graph).run(images(), list(want)), strict=True):
+    for name, own in zip(want, open_session(graph).run(images(), list(want)), strict=True):
         np.testing.assert_allclose(own, want[name], rtol=1e-4, atol=1e-4)
 
 
 def test_the_output_that_is_named(tmp_path: Path) -> None:
-    graph, _ = opened(save(several(), tmp_path), output="map")
+    graph, _ = load_onnx(save(several(), tmp_path), output="map")
     assert [each.name for each in graph.stages] == ["map"]
-    assert graph.averaged
+    assert graph.top_is_average
     assert list(graph.tensors) == ["net/w"]
     with pytest.raises(
         WeightsError, match=r"net\.onnx cannot be used as a network: it has no output 'last'; there are m"
     ):
-        opened(save(several(), tmp_path), output="last")
+        load_onnx(save(several(), tmp_path), output="last")
 
 
 @pytest.mark.parametrize(("name", "opset"), [("test_resnet", 13), ("test_vit", 14), ("test_efficientnet", 17)])
@@ -141,10 +141,10 @@ def test_what_pytorch_exports(name: str, opset: int, tmp_path: Path) -> None:
             output_names=["y"],
             dynamic_axes=free,
         )
-    graph, _ = opened(tmp_path / "net.onnx", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    graph, _ = load_onnx(tmp_path / "net.onnx", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     with torch.no_grad():
         want = network((torch.from_numpy(images(side)) / 255 - 0.5) / 0.5).numpy()
-    got = session(graph).run(images(side), [TOP])[0]
+    got = open_session(graph).run(images(side), [TOP])[0]
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 
@@ -309,7 +309,7 @@ def test_refused(kind: str, tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(WeightsError, match=rf"net\.onnx cannot be used as a network: .*{message}"):
-            opened(save(make(), tmp_path))
+            load_onnx(save(make(), tmp_path))
         assert tracemalloc.get_traced_memory()[1] < 50_000_000
     finally:
         tracemalloc.stop()
@@ -319,7 +319,7 @@ def test_two_inputs(tmp_path: Path) -> None:
     made = model()
     made.graph.input.append(helper.make_tensor_value_info("z", FLOAT, ["n"]))
     with pytest.raises(WeightsError, match=r"it has 2 inputs; legal is one input"):
-        opened(save(made, tmp_path))
+        load_onnx(save(made, tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x02", model().SerializeToString()[:-50]])
@@ -327,21 +327,21 @@ def test_no_onnx(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(content)
     empty = r"cannot be used as a network: it holds no graph\.$"
     with pytest.raises(WeightsError, match=rf"net\.onnx (is no ONNX file, or not all of it is there\.$|{empty})"):
-        opened(tmp_path / "net.onnx")
+        load_onnx(tmp_path / "net.onnx")
     with pytest.raises(WeightsError, match=r"Cannot read .*none\.onnx: No such file"):
-        opened(tmp_path / "none.onnx")
+        load_onnx(tmp_path / "none.onnx")
 
 
 def test_nothing_runs_before_it_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "_run", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(foreign, "_run_model", lambda *_: pytest.fail("it was run"))
     for make, _ in list(REFUSED.values())[:-2]:
         with pytest.raises(WeightsError):
-            opened(save(make(), tmp_path))
+            load_onnx(save(make(), tmp_path))
 
 
 def test_the_limits_are_those_of_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "ONE", 3 * 16 * 16 * 4)
-    opened(save(model(), tmp_path))
-    monkeypatch.setattr(inspection, "ONE", 3 * 16 * 16 * 4 - 1)
+    monkeypatch.setattr(inspection, "MAX_VALUE_BYTES", 3 * 16 * 16 * 4)
+    load_onnx(save(model(), tmp_path))
+    monkeypatch.setattr(inspection, "MAX_VALUE_BYTES", 3 * 16 * 16 * 4 - 1)
     with pytest.raises(WeightsError, match=r"Cast \(node 'float'\) makes \[1, 3, 16, 16\] numbers"):
-        opened(save(model(), tmp_path))
+        load_onnx(save(model(), tmp_path))

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from graft.backbones import graph as graphs
-from graft.backbones.graph import PREPARED, TOP, Graph, Stage, inlined, joined, key, only, session, split
+from graft.backbones.graph import (
+    PREPARED,
+    TOP,
+    Graph,
+    Stage,
+    append_nodes,
+    graph_key,
+    inline_weights,
+    open_session,
+    prune_graph,
+    split_weights,
+)
 from graft.errors import ModelError
 
 
@@ -36,7 +47,7 @@ def small() -> Graph:
     constants.append(numpy_helper.from_array(np.array([2, 3]), "space"))
     inner = helper.make_graph(nodes, "small", [images], outputs, constants)
     model = helper.make_model(inner, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    structure, tensors = split(model, list(weights))
+    structure, tensors = split_weights(model, list(weights))
     return Graph(structure, tensors, (Stage("first", (4, 6, 6), 108), Stage("second", (5, 6, 6), 20)), True)
 
 
@@ -49,18 +60,18 @@ def images(count: int) -> NDArray[np.uint8]:
 
 
 def whole(graph: Graph, given: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[Any]]:
-    opened = onnxruntime.InferenceSession(inlined(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+    opened = onnxruntime.InferenceSession(inline_weights(graph).SerializeToString(), providers=["CPUExecutionProvider"])
     return [np.asarray(each) for each in opened.run(outputs, {PREPARED: given})]
 
 
 def test_only_keeps_what_the_outputs_need() -> None:
-    kept = only(small(), ["pooled/first"])
+    kept = prune_graph(small(), ["pooled/first"])
     inner = onnx.ModelProto.FromString(kept.structure).graph
     assert [node.op_type for node in inner.node] == ["Cast", "Conv", "ReduceMean"]
     assert [each.name for each in inner.initializer] == ["first.weight", "space"]
     assert [each.name for each in inner.output] == ["pooled/first"]
     assert list(kept.tensors) == ["first.weight"]
-    assert (kept.stages, kept.averaged) == (small().stages, True)
+    assert (kept.stages, kept.top_is_average) == (small().stages, True)
 
 
 def test_only_keeps_what_branches_read_from_around_them() -> None:
@@ -73,37 +84,37 @@ def test_only_keeps_what_branches_read_from_around_them() -> None:
     chosen = helper.make_node("If", ["yes"], ["chosen"], **branches)
     factors = {"twice.weight": np.float32([2]), "thrice.weight": np.float32([3])}
     yes = numpy_helper.from_array(np.array(True), "yes")
-    kept = only(joined(small(), [chosen], factors, [value("chosen", 5)], [yes]), ["chosen"])
+    kept = prune_graph(append_nodes(small(), [chosen], factors, [value("chosen", 5)], [yes]), ["chosen"])
     assert sorted(kept.tensors) == ["first.weight", "second.weight", "thrice.weight", "twice.weight"]
-    got = session(kept).run(images(2), ["chosen"])[0]
-    np.testing.assert_array_equal(got, 2 * session(small()).run(images(2), [TOP])[0])
+    got = open_session(kept).run(images(2), ["chosen"])[0]
+    np.testing.assert_array_equal(got, 2 * open_session(small()).run(images(2), [TOP])[0])
 
 
 def test_only_names_the_outputs_that_there_are() -> None:
     with pytest.raises(ModelError, match=r"no output 'pooled/third'; it has map/first, pooled/first, map/second, top"):
-        only(small(), [TOP, "pooled/third"])
+        prune_graph(small(), [TOP, "pooled/third"])
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 19])
 def test_a_session_answers_as_the_whole_model(count: int) -> None:
     outputs = [TOP, "map/first", "pooled/first"]
-    got = session(small(), threads=1).run(images(count), outputs)
+    got = open_session(small(), threads=1).run(images(count), outputs)
     for own, want in zip(got, whole(small(), images(count), outputs), strict=True):
         np.testing.assert_allclose(own, want, rtol=1e-6, atol=1e-4)
         assert own.shape == want.shape
 
 
 def test_a_session_computes_only_what_is_asked_for() -> None:
-    made = session(small())
+    made = open_session(small())
     made.run(images(1), ["pooled/first"])
     made.run(images(1), ["pooled/first"])
-    assert [list(each.tensors) for each in made._made.values()] == [["first.weight"]]
+    assert [list(each.tensors) for each in made._opened.values()] == [["first.weight"]]
 
 
 def test_a_session_that_computes_the_same_gives_fewer_outputs_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each session of ONNX Runtime holds a copy of some weights, 0.5 GB of VGG-16's."""
-    monkeypatch.setattr(graphs, "WIDER", 1.3)
-    running = session(small())
+    monkeypatch.setattr(graphs, "MAX_SHARED_GROWTH", 1.3)
+    running = open_session(small())
     wide = running.open(["map/second", TOP])
     assert running.open([TOP]) is wide
     assert running.open(["pooled/first"]) is not wide  # not among them
@@ -113,12 +124,12 @@ def test_a_session_that_computes_the_same_gives_fewer_outputs_too(monkeypatch: p
 
 def test_split_and_inlined_are_opposites() -> None:
     graph = small()
-    structure, tensors = split(inlined(graph), [name for name in graph.tensors])
+    structure, tensors = split_weights(inline_weights(graph), [name for name in graph.tensors])
     assert structure == graph.structure
     for name, tensor in graph.tensors.items():
         np.testing.assert_array_equal(tensors[name], tensor)
     with pytest.raises(ModelError, match=r"no weights third\.weight"):
-        split(inlined(graph), ["third.weight"])
+        split_weights(inline_weights(graph), ["third.weight"])
 
 
 def test_a_structure_holds_no_weights() -> None:
@@ -129,21 +140,25 @@ def test_a_structure_holds_no_weights() -> None:
 def test_joined_puts_nodes_behind() -> None:
     head = helper.make_node("MatMul", [TOP, "head.weight"], ["logits"])
     weight = np.random.default_rng(2).standard_normal((5, 2), np.float32)
-    graph = joined(small(), [head], {"head.weight": weight}, [value("logits", 2)])
-    top, logits = session(graph).run(images(3), [TOP, "logits"])
+    graph = append_nodes(small(), [head], {"head.weight": weight}, [value("logits", 2)])
+    top, logits = open_session(graph).run(images(3), [TOP, "logits"])
     np.testing.assert_allclose(logits, top @ weight, rtol=1e-5)
-    onnx.checker.check_model(inlined(graph), full_check=True)
+    onnx.checker.check_model(inline_weights(graph), full_check=True)
     with pytest.raises(ModelError, match=r"two values of one name: logits"):
-        joined(graph, [head], {}, [])
+        append_nodes(graph, [head], {}, [])
 
 
 def test_the_key_is_that_of_what_is_computed() -> None:
     graph = small()
     other = {**graph.tensors, "second.weight": graph.tensors["second.weight"] + np.float32(1e-6)}
     changed = Graph(graph.structure, other, graph.stages)
-    assert key(graph) == key(small())
-    assert key(graph) != key(changed)
-    assert key(only(graph, ["pooled/first"])) == key(only(changed, ["pooled/first"])) != key(only(graph, [TOP]))
+    assert graph_key(graph) == graph_key(small())
+    assert graph_key(graph) != graph_key(changed)
+    assert (
+        graph_key(prune_graph(graph, ["pooled/first"]))
+        == graph_key(prune_graph(changed, ["pooled/first"]))
+        != graph_key(prune_graph(graph, [TOP]))
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +177,7 @@ def test_the_key_is_that_of_what_is_computed() -> None:
 def test_weights_that_do_not_fit(name: str, tensor: NDArray[Any] | None, message: str) -> None:
     tensors = {other: each for other, each in small().tensors.items() if other != name}
     graph = Graph(small().structure, tensors if tensor is None else {**tensors, name: tensor}, ())
-    for what in (session, key, inlined):
+    for what in (open_session, graph_key, inline_weights):
         with pytest.raises(ModelError, match=message):
             what(graph)
 
@@ -170,20 +185,20 @@ def test_weights_that_do_not_fit(name: str, tensor: NDArray[Any] | None, message
 def test_a_damaged_structure() -> None:
     structure = small().structure
     for damaged in (b"", b"<html>", structure[:-9], structure[: len(structure) // 2], b"\x3a\xff\xff\xff\xff\x0f"):
-        for what in (session, key, lambda graph: only(graph, [TOP])):
+        for what in (open_session, graph_key, lambda graph: prune_graph(graph, [TOP])):
             with pytest.raises(ModelError, match=r"structure of the graph is damaged"):
                 what(Graph(damaged, small().tensors, ()))
     kept = onnx.ModelProto.FromString(structure)
     kept.graph.node[1].op_type = "Convolute"
     with pytest.raises(ModelError, match=r"ONNX Runtime cannot open the graph: .*Convolute"):
-        session(Graph(kept.SerializeToString(), small().tensors, ())).run(images(1), [TOP])
+        open_session(Graph(kept.SerializeToString(), small().tensors, ())).run(images(1), [TOP])
     with pytest.raises(ModelError, match=r"structure of the graph is damaged: field 8 is no text"):
-        session(Graph(structure.replace(b"first.weight", b"first\xffweight"), small().tensors, ()))
+        open_session(Graph(structure.replace(b"first.weight", b"first\xffweight"), small().tensors, ()))
 
 
 def test_images_of_another_size() -> None:
     with pytest.raises(ModelError, match=r"ONNX Runtime cannot run the graph: .*invalid dimensions"):
-        session(small()).run(images(1)[:, :, 1:], [TOP])
+        open_session(small()).run(images(1)[:, :, 1:], [TOP])
 
 
 def test_weights_in_any_layout() -> None:
@@ -194,9 +209,11 @@ def test_weights_in_any_layout() -> None:
     odd = Graph(
         graph.structure, {**graph.tensors, "first.weight": np.asfortranarray(first), "second.weight": unaligned}, ()
     )
-    np.testing.assert_array_equal(session(odd).run(images(2), [TOP])[0], session(graph).run(images(2), [TOP])[0])
-    assert key(odd) == key(graph)
+    np.testing.assert_array_equal(
+        open_session(odd).run(images(2), [TOP])[0], open_session(graph).run(images(2), [TOP])[0]
+    )
+    assert graph_key(odd) == graph_key(graph)
 
 
 def test_batches_are_those_of_the_engine() -> None:
-    assert session(small()).batch == graphs.BATCH == 8
+    assert open_session(small()).batch == graphs.BATCH == 8

@@ -1,4 +1,4 @@
-"""Preprocess: what timm's own evaluation transform makes of a picture, whatever its shape."""
+"""Preprocess: what timm's own evaluation transform makes of an image, whatever its shape."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 
 from graft.backbones.preprocess import Preprocess
-from graft.torch.normalise import normalised
+from graft.torch.network import normalise
 
 MEMORY = 2_000_000  # bytes; a row resized as a whole takes ten times that
 SHAPES = [(300, 400), (400, 300), (97, 61), (64, 64), (20, 33), (240, 61)]
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
+def draw_image(height: int, width: int) -> NDArray[np.uint8]:
     """Soft blobs with fine noise: both the resize and its rounding show."""
     rng = np.random.default_rng(height * width)
     blobs = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
@@ -29,16 +29,16 @@ def picture(height: int, width: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("crop", ["center", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_a_picture_is_prepared_as_timm_does(
+def test_an_image_is_prepared_as_timm_does(
     shape: tuple[int, int], crop: Literal["center", "squash"], interpolation: Literal["bicubic", "bilinear"]
 ) -> None:
     ours = Preprocess(size=56, resize=64, interpolation=interpolation, crop=crop)
     timms = create_transform(
         (3, 56, 56), interpolation=interpolation, crop_mode=crop, crop_pct=56 / 64, mean=ours.mean, std=ours.std
     )
-    image = picture(*shape)
+    image = draw_image(*shape)
     want = timms(Image.fromarray(image))  # type: ignore[operator]
-    got = normalised(ours, torch.from_numpy(ours.prepare(image)[None]))[0]
+    got = normalise(ours, torch.from_numpy(ours.prepare(image)[None]))[0]
     levels = (got - want).abs() * torch.tensor(ours.std).view(3, 1, 1) * 255
     assert levels.max() <= 2.01
     assert levels.mean() < 0.25
@@ -67,21 +67,21 @@ def test_extreme_shapes_give_their_centre_in_little_memory(shape: tuple[int, int
     assert peak <= MEMORY
 
 
-def test_a_resize_smaller_than_the_picture_never_falls_short_of_the_crop() -> None:
+def test_a_resize_smaller_than_the_image_never_falls_short_of_the_crop() -> None:
     for shape in [(65, 64), (64, 65), (999, 1000), (3, 2)]:
-        assert Preprocess(size=64, resize=64).prepare(picture(*shape)).shape == (3, 64, 64)
+        assert Preprocess(size=64, resize=64).prepare(draw_image(*shape)).shape == (3, 64, 64)
 
 
 def test_normalise_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     preprocess = Preprocess(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 0.1))
     batch = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     want = torch.tensor([[-1.0, -1.0, 0.0], [1.0, 3.0, 10.0]])
-    assert torch.allclose(normalised(preprocess, batch).view(2, 3), want, atol=1e-6)
+    assert torch.allclose(normalise(preprocess, batch).view(2, 3), want, atol=1e-6)
 
 
 def test_a_crop_shows_its_box_and_a_flip_mirrors_it() -> None:
     preprocess = Preprocess(size=32, resize=40)
-    image = picture(80, 90)
+    image = draw_image(80, 90)
     left, top, width, height = box = (11, 7, 60, 33)
     cut = Image.fromarray(image[top : top + height, left : left + width])
     want = np.asarray(cut.resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
@@ -93,8 +93,8 @@ def test_a_crop_shows_its_box_and_a_flip_mirrors_it() -> None:
 
 def test_enough_pixels_give_nearly_the_same_as_all_of_them() -> None:
     preprocess = Preprocess(size=28, resize=32)
-    image = np.asarray(Image.fromarray(picture(8, 8)).resize((512, 512), Image.Resampling.BICUBIC))
-    short = preprocess.enough
+    image = np.asarray(Image.fromarray(draw_image(8, 8)).resize((512, 512), Image.Resampling.BICUBIC))
+    short = preprocess.decode_size
     smaller = np.asarray(Image.fromarray(image).resize((short, short), Image.Resampling.BOX))
     gap = np.abs(preprocess.prepare(image).astype(int) - preprocess.prepare(smaller))
     assert short == 64

@@ -10,9 +10,8 @@ from hypothesis import strategies as some
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from graft.backbones import resize
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.resize import Interpolation, resized
+from graft.backbones import preprocess
+from graft.backbones.preprocess import Interpolation, Preprocess, resize_image
 
 LENGTHS = some.one_of(some.integers(1, 12), some.integers(1, 300), some.sampled_from([512, 683, 1100]))
 SIDES = some.one_of(some.integers(1, 12), some.integers(1, 300))
@@ -38,7 +37,7 @@ def test_any_part_of_any_resize_is_torchs(
     top, left = draw.draw(some.integers(0, high - 1)), draw.draw(some.integers(0, wide - 1))
     bottom, right = draw.draw(some.integers(top + 1, high)), draw.draw(some.integers(left + 1, wide))
     image = noise(height, width, seed)
-    got = resized(image, (high, wide), (top, bottom), (left, right), interpolation)
+    got = resize_image(image, (high, wide), (top, bottom), (left, right), interpolation)
     np.testing.assert_array_equal(got, torchs(image, (high, wide), interpolation)[:, top:bottom, left:right])
 
 
@@ -50,7 +49,7 @@ def test_panoramas_and_huge_images_are_torchs(shape: tuple[int, int], interpolat
     image = noise(*shape, seed=2)
     whole = (0, 32), (0, 48)
     np.testing.assert_array_equal(
-        resized(image, (32, 48), *whole, interpolation), torchs(image, (32, 48), interpolation)
+        resize_image(image, (32, 48), *whole, interpolation), torchs(image, (32, 48), interpolation)
     )
 
 
@@ -77,7 +76,7 @@ def test_both_crops_are_parts_of_torchs_resize(
 
 
 def test_sums_that_float32_does_not_hold_are_worked_out_in_float64() -> None:
-    kinds = {scale: resize._pass(64 * scale, 64, 0, 64, "bicubic").kind for scale in (1, 2, 3, 16, 40)}
+    kinds = {scale: preprocess._plan_pass(64 * scale, 64, 0, 64, "bicubic").dtype for scale in (1, 2, 3, 16, 40)}
     assert kinds == {1: np.float32, 2: np.float32, 3: np.float32, 16: np.float64, 40: np.float64}
 
 
@@ -90,18 +89,18 @@ def test_no_product_is_so_large_that_openblas_would_share_it_out(monkeypatch: py
         sizes.append(left.shape[-2] * left.shape[-1] * right.shape[-1])
         product(left, right, out=out)
 
-    monkeypatch.setattr(resize.np, "matmul", noted)
+    monkeypatch.setattr(preprocess.np, "matmul", noted)
     for shape in [(512, 683), (3000, 200), (90, 4000)]:
-        resized(noise(*shape, seed=1), (256, 300), (16, 240), (0, 300), "bicubic")
-    assert 0 < max(sizes) <= resize.ALONE
+        resize_image(noise(*shape, seed=1), (256, 300), (16, 240), (0, 300), "bicubic")
+    assert 0 < max(sizes) <= preprocess.SINGLE_THREAD_OPS
 
 
 def test_an_image_that_cannot_be_written_to_and_one_read_backwards_are_taken() -> None:
     image = noise(30, 40, 1)
     image.setflags(write=False)
     whole = (0, 20), (0, 20)
-    np.testing.assert_array_equal(resized(image, (20, 20), *whole, "bicubic"), torchs(image, (20, 20), "bicubic"))
+    np.testing.assert_array_equal(resize_image(image, (20, 20), *whole, "bicubic"), torchs(image, (20, 20), "bicubic"))
     turned = image[::-1, :, ::-1]
     np.testing.assert_array_equal(
-        resized(turned, (20, 20), *whole, "bicubic"), torchs(np.ascontiguousarray(turned), (20, 20), "bicubic")
+        resize_image(turned, (20, 20), *whole, "bicubic"), torchs(np.ascontiguousarray(turned), (20, 20), "bicubic")
     )

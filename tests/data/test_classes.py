@@ -1,4 +1,4 @@
-"""What is said of classes: those without pictures, with few, of unequal size, missing in a part, with odd names."""
+"""What is said of classes: those without images, with few, of unequal size, missing in a part, with odd names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graft.data.classes import check_shared, classes, few, listed
+from graft.data.classes import check_shared, classes, few, join_counted
 from graft.data.dataset import TEST, TRAIN, Dataset, from_arrays
 from graft.errors import DataError
 
@@ -31,9 +31,9 @@ def test_empty_few_and_unequal_classes_are_named() -> None:
     table = data({"ant": 100, "bee": 9, "cat": 0, "dog": 12})
     assert few(table) == ("bee",)
     assert said(table) == {
-        "empty class": ("error", "No usable picture of cat"),
-        "few pictures": ("warning", "Fewer than 10 pictures of bee (9)"),
-        "imbalance": ("warning", "ant has 11 times as many pictures as bee: 100 and 9"),
+        "empty class": ("error", "No usable image of cat"),
+        "few images": ("warning", "Fewer than 10 images of bee (9)"),
+        "imbalance": ("warning", "ant has 11 times as many images as bee: 100 and 9"),
     }
 
 
@@ -41,18 +41,18 @@ def test_a_class_that_only_one_part_has_is_named() -> None:
     parts = [TRAIN] * 15 + [TEST] * 5 + [TEST] * 20 + [TRAIN] * 20
     found = [(each.severity, each.says) for each in classes(data({"ant": 20, "bee": 20, "cat": 20}, parts))]
     assert found == [
-        ("error", "The training part has no picture of bee"),
-        ("warning", "The test part has no picture of cat"),
+        ("error", "The training part has no image of bee"),
+        ("warning", "The test part has no image of cat"),
     ]
 
 
 def test_names_that_look_alike_are_pointed_out() -> None:
-    assert said(data({"Cat": 12, "cat": 20}))["class names"][1] == "'Cat' (12 pictures) and 'cat' (20): the same class?"
+    assert said(data({"Cat": 12, "cat": 20}))["class names"][1] == "'Cat' (12 images) and 'cat' (20): the same class?"
 
 
 def test_long_lists_are_cut() -> None:
-    assert listed(["a", "b"]) == "a, b"
-    assert listed([f"{n}" for n in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
+    assert join_counted(["a", "b"]) == "a, b"
+    assert join_counted([f"{n}" for n in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
 
 
 def test_images_of_which_nearly_each_has_its_own_class_are_nothing_to_learn_from() -> None:

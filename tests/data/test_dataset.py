@@ -1,4 +1,4 @@
-"""The table of pictures: its rows, its names by content, and pictures in memory."""
+"""The table of images: its rows, its names by content, and images in memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RAMP = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
 
 def six() -> Dataset:
-    """Six pictures of three classes, one unlabelled."""
+    """Six images of three classes, one unlabelled."""
     paths = Files.of([f"{letter}.jpg" for letter in "abcdef"], "photos")
     labels = np.array([0, 2, 2, UNLABELLED, 0, 2], np.int32)
     split = np.array([TRAIN, TEST, TRAIN, UNSPLIT, VALID, TEST], np.int8)
@@ -67,7 +67,7 @@ def test_taken_rows_keep_everything_that_belongs_to_them(rows: Any) -> None:
     assert len(table) == len(wanted)
 
 
-def test_pictures_in_memory_can_be_taken_too() -> None:
+def test_images_in_memory_can_be_taken_too() -> None:
     table = from_arrays([RAMP, RAMP[:1], RAMP[:, :1]], [0, 1, 0], ("a", "b")).take(np.array([2, 1]))
     assert [table.read(row).shape for row in range(2)] == [(2, 1, 3), (1, 4, 3)]
     assert table.labels.tolist() == [0, 1]
@@ -78,9 +78,9 @@ def test_a_part_is_the_rows_of_its_codes() -> None:
     assert six().part(TRAIN, VALID).tolist() == [0, 2, 4]
 
 
-def test_a_picture_is_called_by_its_path_or_its_number() -> None:
+def test_an_image_is_called_by_its_path_or_its_number() -> None:
     assert six().name(3) == "d.jpg"
-    assert from_arrays([RAMP, RAMP]).name(1) == "picture 1"
+    assert from_arrays([RAMP, RAMP]).name(1) == "image 1"
 
 
 def test_a_file_is_read_below_the_root(tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_without_labels_all_are_unlabelled_and_undecided(table: Dataset) -> None
     assert table.split.tolist() == [UNSPLIT] * 2
 
 
-# --- boxes in pictures ------------------------------------------------------------------------------------------------
+# --- boxes in images ------------------------------------------------------------------------------------------------
 
 
-def test_a_box_is_a_picture_of_its_own(tmp_path: Path) -> None:
-    """Of the upright picture: an EXIF tag turns it first."""
+def test_a_box_is_an_image_of_its_own(tmp_path: Path) -> None:
+    """Of the upright image: an EXIF tag turns it first."""
     pixels_there = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -128,7 +128,7 @@ def test_a_box_is_a_picture_of_its_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(crops.take(np.array([1])).read(0), crops.read(1))
 
 
-# --- pictures in memory -----------------------------------------------------------------------------------------------
+# --- images in memory -----------------------------------------------------------------------------------------------
 
 
 def test_colour_stays_as_it_is() -> None:
@@ -142,7 +142,7 @@ def test_grey_becomes_three_equal_channels(grey: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "colour"),
+    ("image", "colour"),
     [
         (Image.new("RGBA", (2, 2), (255, 0, 0, 0)), (255, 255, 255)),
         (Image.new("1", (2, 2), 1), (255, 255, 255)),
@@ -151,8 +151,8 @@ def test_grey_becomes_three_equal_channels(grey: Any) -> None:
     ],
     ids=["RGBA", "1", "P", "I;16"],
 )
-def test_a_pil_picture_of_any_mode_becomes_colour(picture: Image.Image, colour: tuple[int, int, int]) -> None:
-    np.testing.assert_array_equal(as_rgb(picture), np.full((2, 2, 3), colour))
+def test_a_pil_image_of_any_mode_becomes_colour(image: Image.Image, colour: tuple[int, int, int]) -> None:
+    np.testing.assert_array_equal(as_rgb(image), np.full((2, 2, 3), colour))
 
 
 def test_pixels_lie_in_order_however_they_were_cut_out() -> None:
@@ -162,7 +162,7 @@ def test_pixels_lie_in_order_however_they_were_cut_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         RAMP.astype(np.float32) / 255,
         RAMP.astype(np.int64),
@@ -176,10 +176,10 @@ def test_pixels_lie_in_order_however_they_were_cut_out() -> None:
         None,
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_type_and_shape(picture: Any) -> None:
+def test_what_is_no_image_is_refused_with_its_type_and_shape(image: Any) -> None:
     with pytest.raises(DataError, match=r"must be uint8 \[height, width\]") as caught:
-        as_rgb(picture)
-    assert f"Got {np.asarray(picture).dtype} {list(np.shape(picture))}" in str(caught.value)
+        as_rgb(image)
+    assert f"Got {np.asarray(image).dtype} {list(np.shape(image))}" in str(caught.value)
 
 
 # --- names by content -------------------------------------------------------------------------------------------------
@@ -192,15 +192,15 @@ def test_bytes_have_one_name_if_they_are_the_same(one: bytes, other: bytes) -> N
     assert (digest(one) == digest(other)) == (one == other)
 
 
-@given(picture=arrays(np.uint8, (3, 4, 3)), at=st.integers(0, 35))
-def test_pixels_have_another_name_if_one_is_another(picture: Any, at: int) -> None:
-    changed = picture.copy()
+@given(image=arrays(np.uint8, (3, 4, 3)), at=st.integers(0, 35))
+def test_pixels_have_another_name_if_one_is_another(image: Any, at: int) -> None:
+    changed = image.copy()
     changed.ravel()[at] ^= 1
-    assert digest(picture) == digest(picture.copy(order="F"))
-    assert digest(picture) != digest(changed)
+    assert digest(image) == digest(image.copy(order="F"))
+    assert digest(image) != digest(changed)
 
 
-def test_the_same_pixels_in_another_shape_are_another_picture() -> None:
+def test_the_same_pixels_in_another_shape_are_another_image() -> None:
     shapes = [(2, 4, 3), (4, 2, 3), (1, 8, 3), (8, 1, 3)]
     names = {digest(RAMP.reshape(shape)) for shape in shapes} | {digest(RAMP.tobytes())}
     assert len(names) == 5
@@ -225,7 +225,7 @@ def test_pixels_in_memory_are_passed_on() -> None:
 
 def test_what_cannot_be_decoded_is_an_image_error() -> None:
     with pytest.raises(ImageError, match="not an image"):
-        pixels(b"no picture", 16)
+        pixels(b"no image", 16)
 
 
 # --- several labels ---------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def several() -> Dataset:
     return from_paths(list("abcd"), HOT, ("ant", "bee", "cow"))
 
 
-def test_a_table_of_0_and_1_is_several_labels_for_each_picture() -> None:
+def test_a_table_of_0_and_1_is_several_labels_for_each_image() -> None:
     assert (several().task, six().task) == ("multilabel", "multiclass")
     assert several().labels.dtype == np.uint8
     assert len(several()) == 4
@@ -253,7 +253,7 @@ def test_targets_are_a_matrix_of_0_and_1_whichever_kind_the_labels_are() -> None
 
 @pytest.mark.parametrize("labels", [HOT * 2, HOT[:, :2], HOT - 0.5])
 def test_what_is_no_table_of_0_and_1_is_refused(labels: Any) -> None:
-    with pytest.raises(DataError, match=r"\[pictures, 3 classes\]. Got \[4, [23]\], from"):
+    with pytest.raises(DataError, match=r"\[images, 3 classes\]. Got \[4, [23]\], from"):
         from_paths(list("abcd"), labels, ("ant", "bee", "cow"))
 
 

@@ -22,7 +22,7 @@ def random_features(rows: int, width: int = 64, seed: int = 0) -> NDArray[np.flo
 
 
 def different(rows: int) -> NDArray[np.uint8]:
-    """Digests of pictures that have nothing in common."""
+    """Digests of images that have nothing in common."""
     return np.random.default_rng(1).integers(0, 256, (rows, 16), np.uint8)
 
 
@@ -64,7 +64,7 @@ def test_copies_share_a_group_whatever_their_features() -> None:
 
 
 @pytest.mark.fault(28)
-def test_pictures_saved_again_share_a_group() -> None:
+def test_images_saved_again_share_a_group() -> None:
     """Noise of a tenth of the spread is what JPEG at quality 75 does to features."""
     features = random_features(50)
     again = features + np.random.default_rng(2).normal(0, 0.1, features.shape) * features.std(axis=0)
@@ -212,7 +212,7 @@ def test_photos_keep_the_rule_for_photos() -> None:
 
 def test_where_hashes_all_but_agree_features_of_a_little_in_common_do() -> None:
     features, hashes = random_features(300, 512), hashed(300)
-    features[299] = 0.3 * features[0] + 0.7 * features[299]  # half the size, of a small picture
+    features[299] = 0.3 * features[0] + 0.7 * features[299]  # half the size, of a small image
     hashes[299] = hashes[0] ^ np.uint64(0b1011)
     assert (
         near_duplicates(features, different(300), hashes)[299] == near_duplicates(features, different(300), hashes)[0]

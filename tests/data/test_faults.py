@@ -1,14 +1,13 @@
-"""Odd pictures are named, each for its own reason; ordinary ones are not."""
+"""Odd images are named, each for its own reason; ordinary ones are not."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from graft.data.faults import misnamed, odd, unreadable
-from graft.data.finding import Finding
-from graft.data.looks import WIDTH, Looks
-from graft_runtime.kinds import FORMATS
+from graft.data.image_stats import WIDTH, Looks
+from graft.data.quality import Finding, misnamed, odd, unreadable
+from graft_runtime.formats import FORMATS
 
 JPEG, PNG = FORMATS.index("JPEG"), FORMATS.index("PNG")
 
@@ -25,7 +24,7 @@ def found(table: Looks, names: list[str] | None = None) -> dict[str, Finding]:
     return {each.kind: each for each in odd(table, names or [f"{row}.jpg" for row in range(6)])}
 
 
-def test_ordinary_pictures_are_not_odd() -> None:
+def test_ordinary_images_are_not_odd() -> None:
     assert found(looks()) == {}
     assert list(odd(Looks(np.zeros((0, WIDTH), np.float32)), [])) == []
 
@@ -48,16 +47,16 @@ def test_each_oddity_is_found_where_it_is(kind: str, changed: dict[str, list[flo
     assert len(told[kind].notes) in (0, len(cases))
 
 
-def test_grey_pictures_in_a_grey_set_are_not_odd() -> None:
+def test_grey_images_in_a_grey_set_are_not_odd() -> None:
     assert "grey" not in found(looks(c5=[1, 1, 1, 0, 0, 0]))
 
 
-def test_small_pictures_among_small_ones_are_not_odd() -> None:
+def test_small_images_among_small_ones_are_not_odd() -> None:
     assert "tiny" not in found(looks(c0=[32] * 6, c1=[32] * 6))
 
 
 def test_only_endings_that_say_a_format_can_be_wrong() -> None:
-    names = ["a.JPEG", "b.png", "c", "d.jpe", "picture 4", "e.webp"]
+    names = ["a.JPEG", "b.png", "c", "d.jpe", "image 4", "e.webp"]
     assert misnamed(looks(), names).tolist() == [False, True, False, False, False, True]
     assert not misnamed(looks(c2=[-1] * 6), names).any()
 
@@ -73,6 +72,6 @@ def test_what_cannot_be_read_keeps_its_reason_and_is_graver_where_it_is_most() -
 
 def test_sentences_know_one_from_many() -> None:
     assert found(looks(c4=[1, 0, 0, 0, 0, 0]))["blank"].says == (
-        "1 picture is of a single colour: nothing can be learned from it"
+        "1 image is of a single colour: nothing can be learned from it"
     )
-    assert found(looks(c4=[1, 1, 0, 0, 0, 0]))["blank"].says.startswith("2 pictures are of a single colour")
+    assert found(looks(c4=[1, 1, 0, 0, 0, 0]))["blank"].says.startswith("2 images are of a single colour")

@@ -1,4 +1,4 @@
-"""What a picture looks like: read from its header and pixels, the same from a file and from memory."""
+"""What an image looks like: read from its header and pixels, the same from a file and from memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from graft.data.looks import WIDTH, Looks, glimpse, look
+from graft.data.image_stats import WIDTH, Looks, glimpse, look
+from graft_runtime.formats import FORMATS
 from graft_runtime.image import decode
-from graft_runtime.kinds import FORMATS
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -43,7 +43,7 @@ def test_a_photo_scaled_down_while_it_is_decoded_keeps_its_size() -> None:
     assert looked(raw).sizes.tolist() == [[1600, 1200]]
 
 
-def test_a_turned_picture_stands_upright() -> None:
+def test_a_turned_image_stands_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     looks = looked(encoded(noisy(), "JPEG", exif=exif))
@@ -60,7 +60,7 @@ def test_a_single_colour_is_blank(colour: tuple[int, int, int], blank: bool) -> 
     assert np.abs(looks.colours[0] - colour).max() <= 2
 
 
-def test_blank_pictures_have_one_hash_for_each_colour() -> None:
+def test_blank_images_have_one_hash_for_each_colour() -> None:
     red, other, blue = (
         looked(encoded(Image.new("RGB", (50, side), colour))).hashes[0]
         for side, colour in ((50, "red"), (70, "red"), (50, "blue"))
@@ -80,9 +80,9 @@ def test_grey_is_grey_after_jpeg_too() -> None:
     assert not looked(encoded(noisy(), "JPEG")).grey[0]
 
 
-def test_traits_tell_what_was_done_to_a_picture() -> None:
-    def traits(picture: Image.Image) -> dict[str, float]:
-        return {name: float(column[0]) for name, column in looked(encoded(picture)).traits.items()}
+def test_traits_tell_what_was_done_to_an_image() -> None:
+    def traits(image: Image.Image) -> dict[str, float]:
+        return {name: float(column[0]) for name, column in looked(encoded(image)).traits.items()}
 
     plain = traits(noisy(600, 400))
     assert traits(noisy(600, 400).convert("L").convert("RGB"))["colour"] == 0 < plain["colour"]

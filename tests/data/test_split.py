@@ -38,7 +38,7 @@ def table(labels: list[int], groups: list[int]) -> Table:
 
 @st.composite
 def tables(draw: st.DrawFn, torn: bool = True) -> Table:
-    """Up to 40 pictures of up to 4 classes in groups; where not torn, each group is of one class."""
+    """Up to 40 images of up to 4 classes in groups; where not torn, each group is of one class."""
     size = draw(st.integers(1, 40))
     column = st.lists(st.integers(0, 3), min_size=size, max_size=size)
     labels, groups = draw(column), draw(st.lists(st.integers(0, size), min_size=size, max_size=size))
@@ -51,7 +51,7 @@ def whole(parts: NDArray[np.int8], groups: NDArray[np.int64]) -> bool:
 
 
 def wanted(size: int, share: float) -> int:
-    """How many pictures of a class of this size are to be TEST."""
+    """How many images of a class of this size are to be TEST."""
     return min(max(round(size * share), int(size > 1)), size - 1)
 
 
@@ -61,7 +61,7 @@ SINGLES = table([row % 3 for row in range(60)], list(range(60)))
 
 @settings(deadline=None)
 @given(data=tables(), share=SHARES, seed=SEEDS)
-def test_each_picture_is_in_one_part_and_each_group_is_whole(data: Table, share: float, seed: int) -> None:
+def test_each_image_is_in_one_part_and_each_group_is_whole(data: Table, share: float, seed: int) -> None:
     part = stratified(*data.columns, share, seed)
     assert part.shape == data.labels.shape
     assert set(part) <= {TRAIN, TEST}
@@ -83,20 +83,20 @@ def test_a_class_has_its_share_up_to_the_smallest_group_that_was_left(data: Tabl
 
 
 @pytest.mark.parametrize(("share", "tested"), [(0.0, 1), (0.2, 4), (0.5, 10), (1.0, 19)])
-def test_single_pictures_are_shared_exactly(share: float, tested: int) -> None:
+def test_single_images_are_shared_exactly(share: float, tested: int) -> None:
     part = stratified(*SINGLES.columns, share, 0)
     assert [int((part[SINGLES.labels == label] == TEST).sum()) for label in range(3)] == [tested] * 3
 
 
 @pytest.mark.fault(21)
-def test_a_class_of_one_picture_or_one_group_stays_in_training() -> None:
+def test_a_class_of_one_image_or_one_group_stays_in_training() -> None:
     data = table([0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 2, 3])
     part = stratified(*data.columns, 0.5, 0)
     assert part[:4].tolist() == [TRAIN] * 4
     assert sorted(part[4:]) == [TRAIN, TEST]
 
 
-def test_a_class_without_pictures_takes_nothing_from_the_others() -> None:
+def test_a_class_without_images_takes_nothing_from_the_others() -> None:
     data = table([0, 0, 2, 2], [0, 1, 2, 3])
     part = stratified(*data.columns, 0.5, 0)
     assert [sorted(part[:2]), sorted(part[2:])] == [[TRAIN, TEST]] * 2
@@ -108,7 +108,7 @@ def test_another_seed_is_another_split() -> None:
     assert len({folds(*SINGLES.columns, 5, seed).tobytes() for seed in range(8)}) == 8
 
 
-def test_every_picture_is_tested_under_some_seed() -> None:
+def test_every_image_is_tested_under_some_seed() -> None:
     tested = [stratified(*SINGLES.columns, 0.3, seed) == TEST for seed in range(100)]
     np.testing.assert_allclose(np.mean(tested, axis=0), 0.3, atol=0.2)  # four standard deviations
 
@@ -127,7 +127,7 @@ def test_order_and_names_of_groups_do_not_matter(data: Table, share: float, seed
     np.testing.assert_array_equal(folds(*other.columns, 3, seed), folds(*data.columns, 3, seed)[order])
 
 
-def test_a_new_picture_moves_few_others() -> None:
+def test_a_new_image_moves_few_others() -> None:
     """A place follows from the content: what was there before is split nearly as before."""
     before, after = (stratified(*SINGLES[:rows].columns, 0.3, 0) for rows in (57, 60))
     assert (before != after[:57]).sum() <= 6
@@ -138,7 +138,7 @@ def test_a_new_picture_moves_few_others() -> None:
 
 @given(later=st.integers(301, 900), seed=SEEDS)
 @settings(deadline=None, max_examples=25)
-def test_a_picture_stays_where_it_is_whatever_is_added(later: int, seed: int) -> None:
+def test_an_image_stays_where_it_is_whatever_is_added(later: int, seed: int) -> None:
     many = table([row % 3 for row in range(later)], list(range(later)))
     before, after = lasting(*many[:300].columns, 0.2, seed), lasting(*many.columns, 0.2, seed)
     np.testing.assert_array_equal(after[:300], before)
@@ -167,7 +167,7 @@ def test_no_class_of_two_or_more_goes_untested(seed: int) -> None:
     assert [int((part[few.labels == label] == TEST).sum()) for label in range(3)] == [1, 1, 0]
 
 
-def test_big_groups_are_tested_as_often_as_single_pictures() -> None:
+def test_big_groups_are_tested_as_often_as_single_images() -> None:
     bursts = table([0] * 4000, [row // 40 for row in range(4000)])
     tested = [float((lasting(*bursts.columns, 0.2, seed) == TEST).mean()) for seed in range(8)]
     assert 0.15 < np.mean(tested) < 0.25
@@ -182,7 +182,7 @@ def test_leaving_one_group_out() -> None:
 
 @settings(deadline=None)
 @given(data=tables(), count=st.integers(2, 6), seed=SEEDS)
-def test_each_picture_is_in_one_fold_and_each_group_is_whole(data: Table, count: int, seed: int) -> None:
+def test_each_image_is_in_one_fold_and_each_group_is_whole(data: Table, count: int, seed: int) -> None:
     fold = folds(*data.columns, count, seed)
     assert fold.shape == data.labels.shape
     assert set(fold) <= set(range(count))
@@ -199,7 +199,7 @@ def test_classes_are_spread_evenly_up_to_their_largest_group(data: Table, count:
         assert np.ptp(filled) <= np.unique(data.groups[own], return_counts=True)[1].max()
 
 
-def test_folds_of_single_pictures_are_equal() -> None:
+def test_folds_of_single_images_are_equal() -> None:
     fold = folds(*SINGLES.columns, 5, 0)
     counts = [np.bincount(fold[SINGLES.labels == label], minlength=5).tolist() for label in range(3)]
     assert counts == [[4] * 5] * 3
@@ -220,7 +220,7 @@ def test_the_remainders_of_classes_go_to_different_folds() -> None:
 
 
 def tagged(size: int, shares: list[float], groups: list[int] | None = None) -> Table:
-    """Pictures that have each label with a probability of its own."""
+    """Images that have each label with a probability of its own."""
     labels = (np.random.default_rng(0).random((size, len(shares))) < shares).astype(np.uint8)
     single = table([0] * size, groups or list(range(size)))
     return Table(labels, single.groups, single.digests)
@@ -228,7 +228,7 @@ def tagged(size: int, shares: list[float], groups: list[int] | None = None) -> T
 
 @st.composite
 def tagged_tables(draw: st.DrawFn) -> Table:
-    """Up to 30 pictures in groups, each with any of 4 labels."""
+    """Up to 30 images in groups, each with any of 4 labels."""
     size = draw(st.integers(1, 30))
     rows = st.lists(st.lists(st.integers(0, 1), min_size=4, max_size=4), min_size=size, max_size=size)
     single = table([0] * size, draw(st.lists(st.integers(0, size), min_size=size, max_size=size)))
@@ -241,7 +241,7 @@ MANY = tagged(400, SHARED)
 
 @settings(deadline=None)
 @given(data=tagged_tables(), share=SHARES, count=st.integers(2, 5), seed=SEEDS)
-def test_with_several_labels_groups_are_whole_and_no_class_loses_its_last_picture(
+def test_with_several_labels_groups_are_whole_and_no_class_loses_its_last_image(
     data: Table, share: float, count: int, seed: int
 ) -> None:
     part, fold = stratified(*data.columns, share, seed), folds(*data.columns, count, seed)
@@ -282,7 +282,7 @@ def test_rare_labels_are_dealt_better_than_by_chance() -> None:
         assert np.ptp(np.bincount(folds(*MANY.columns, 3, seed)[rare], minlength=3)) <= 1
 
 
-def test_pictures_without_any_label_are_spread_too() -> None:
+def test_images_without_any_label_are_spread_too() -> None:
     data = tagged(40, [0.0, 0.2])
     assert np.bincount(folds(*data.columns, 4, 0)).tolist() == [10] * 4
     assert (stratified(*data.columns, 0.25, 0) == TEST).sum() == 10

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, Dataset, from_arrays
-from graft.data.hashes import mirrored
-from graft.data.twins import NOBODY, Twins, find_twins, found, pairs_of, repeated
+from graft.data.duplicates import NOBODY, Twins, find_twins, found, pairs_of, repeated
+from graft.data.image_stats import mirrored
 
 COUNT = 40
 

@@ -1,4 +1,4 @@
-"""Seeded crops: inside the picture, the same everywhere, and as varied as published."""
+"""Seeded crops: inside the image, the same everywhere, and as varied as published."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANY = [crop(0, b"a picture", view, 600, 600) for view in range(2, 1002)]
 
 @settings(deadline=None)
 @given(seed=SEEDS, name=st.binary(), view=VIEWS, width=SIDES, height=SIDES)
-def test_a_crop_lies_inside_the_picture(seed: int, name: bytes, view: int, width: int, height: int) -> None:
+def test_a_crop_lies_inside_the_image(seed: int, name: bytes, view: int, width: int, height: int) -> None:
     box = crop(seed, name, view, width, height)
     assert 0 <= box.left < box.left + box.width <= width
     assert 0 <= box.top < box.top + box.height <= height
@@ -36,7 +36,7 @@ def test_a_crop_never_changes_for_features_are_stored_under_its_number() -> None
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**64 - 2), name=st.binary(), view=st.integers(2, 2**32 - 2))
-def test_seed_picture_number_and_epoch_each_change_the_crop(seed: int, name: bytes, view: int) -> None:
+def test_seed_image_number_and_epoch_each_change_the_crop(seed: int, name: bytes, view: int) -> None:
     side = 10_000  # two crops that agree by chance are one in 10**15
     crops = {
         crop(seed, name, view, side, side),
@@ -81,5 +81,5 @@ def test_a_crop_may_lie_in_the_last_row_and_column() -> None:
 
 
 @pytest.mark.fault(19)
-def test_a_picture_of_one_pixel_is_kept_whole() -> None:
+def test_an_image_of_one_pixel_is_kept_whole() -> None:
     assert {crop(0, b"", view, 1, 1) for view in range(2, 40)} == {Crop(0, 0, 1, 1, flip) for flip in (False, True)}

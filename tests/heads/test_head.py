@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from graft.heads import designs
-from graft.heads.checks import shapes
-from graft.heads.head import Head, blank
+from graft.heads.head import Head, zero_tensors
+from graft.heads.nodes import tensor_shapes
 from graft.torch import head as modules
 
 WIDTH, CLASSES, MAP = 24, 3, [6, 2, 2]
@@ -44,7 +44,7 @@ def filled(spec: dict[str, Any], seed: int = 0) -> Head:
     spec = {"width": WIDTH, "classes": CLASSES} | spec
     rng = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {
-        name: rng.normal(0, 0.7, shape).astype(kind) for name, (kind, shape) in shapes(spec).items()
+        name: rng.normal(0, 0.7, shape).astype(kind) for name, (kind, shape) in tensor_shapes(spec).items()
     }
     tensors["scale"] = np.abs(tensors["scale"]) + np.float32(0.5)
     if spec["kind"] == "knn":
@@ -53,7 +53,7 @@ def filled(spec: dict[str, Any], seed: int = 0) -> Head:
         tensors["judge.labels"] = rng.integers(0, CLASSES, spec["stored"])
     if spec["kind"] == "forest":
         tensors |= forest(rng, spec.get("pca", WIDTH), spec["classes"])
-    return Head(spec, tensors).checked()
+    return Head(spec, tensors).check_stored()
 
 
 def forest(rng: np.random.Generator, width: int, classes: int) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def forest(rng: np.random.Generator, width: int, classes: int) -> dict[str, np.n
 
 def told(head: Head, features: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return modules.module(head)(torch.from_numpy(features)).numpy()
+        return modules.head_to_module(head)(torch.from_numpy(features)).numpy()
 
 
 @each_kind
@@ -120,7 +120,7 @@ def test_a_feature_on_a_threshold_hears_both_sides() -> None:
 @each_kind
 def test_arrays_and_modules_are_copies_of_each_other(spec: dict[str, Any]) -> None:
     head = filled(spec)
-    back = modules.arrays(modules.module(head))
+    back = modules.head_to_arrays(modules.head_to_module(head))
     assert json.loads(json.dumps(back.spec)) == head.spec
     assert back.tensors.keys() == head.tensors.keys()
     for name, tensor in head.tensors.items():
@@ -134,7 +134,7 @@ def test_arrays_and_modules_are_copies_of_each_other(spec: dict[str, Any]) -> No
 def test_centred_logits_sum_to_0_and_differ_as_before(spec: dict[str, Any]) -> None:
     head = filled(spec)
     features = np.random.default_rng(1).normal(0.2, 1, (9, WIDTH)).astype(np.float32)
-    before, centred = head(features), head.centred()
+    before, centred = head(features), head.centre_logits()
     assert (centred is not None) == (spec["kind"] not in ("knn", "forest"))
     if centred is not None:
         np.testing.assert_allclose(centred(features), before - before.mean(axis=1, keepdims=True), atol=1e-5)
@@ -145,9 +145,9 @@ def test_centred_logits_sum_to_0_and_differ_as_before(spec: dict[str, Any]) -> N
 def test_it_standardises_as_pytorch_does(spec: dict[str, Any]) -> None:
     head, rng = filled(spec), np.random.default_rng(2)
     mean, scale = rng.normal(0, 1, WIDTH).astype(np.float32), rng.uniform(0.5, 2, WIDTH).astype(np.float32)
-    module = modules.module(head)
+    module = modules.head_to_module(head)
     module.standardise(torch.from_numpy(mean), torch.from_numpy(scale))
-    got = head.standardising(mean, scale)
+    got = head.with_standardisation(mean, scale)
     for name in ("mean", "scale"):
         np.testing.assert_allclose(got.tensors[name], module.state_dict()[name].numpy(), rtol=1e-6, atol=1e-6)
 
@@ -155,10 +155,10 @@ def test_it_standardises_as_pytorch_does(spec: dict[str, Any]) -> None:
 @each_kind
 def test_its_tensors_are_those_of_the_module(spec: dict[str, Any]) -> None:
     spec = {"width": WIDTH, "classes": CLASSES} | spec
-    state = modules.Head(spec).state_dict()
+    state = modules.HeadModule(spec).state_dict()
     want = {name: (tensor.numpy().dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-    assert {name: (np.dtype(kind), shape) for name, (kind, shape) in shapes(spec).items()} == want
-    assert blank(spec).keys() == want.keys()
+    assert {name: (np.dtype(kind), shape) for name, (kind, shape) in tensor_shapes(spec).items()} == want
+    assert zero_tensors(spec).keys() == want.keys()
 
 
 def test_activations_and_initialisers_are_those_of_the_module() -> None:
@@ -169,7 +169,7 @@ def test_activations_and_initialisers_are_those_of_the_module() -> None:
 def test_telling_what_a_head_may_be_loads_nothing_heavy() -> None:
     code = (
         "import sys; from graft.training.choices import Choices; Choices('tail', 'mlp:hidden=8+8').check(); "
-        "from graft.training.heads import choose; from graft.model import composed, heat; "
+        "from graft.heads import choose; from graft.model import explain, network; "
         "print(*{'torch', 'timm', 'sklearn', 'onnx'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -220,4 +220,4 @@ def test_a_place_that_is_not_there_is_found(spec: dict[str, Any], name: str, pla
     tensor.flat[0] = place
     changed = Head(head.spec | spec, {**head.tensors, f"judge.{name}": tensor})
     with pytest.raises(ValueError, match=message):
-        changed.checked()
+        changed.check_stored()

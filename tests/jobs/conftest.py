@@ -22,8 +22,8 @@ def model(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of test_resnet, as if they had been pretrained; features of a picture differ by much."""
+    """Random weights of test_resnet, as if they had been pretrained; features of an image differ by much."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(build.build(catalog.find("test_resnet")).state_dict(), path)
+    save_file(build.build_network(catalog.find_entry("test_resnet")).state_dict(), path)
     return path

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from graft import cli
+from graft.cli import app
 from graft.errors import UsageError
-from graft.jobs.backbones import backbones
+from graft.jobs.networks import backbones
 
 
 def graft(*words: str) -> Result:
-    return CliRunner().invoke(cli.app, list(words))
+    return CliRunner().invoke(app.app, list(words))
 
 
 def test_a_filter_is_a_part_of_a_name_or_a_pattern() -> None:
@@ -48,7 +48,7 @@ def test_offline_is_no_word_for_none(by: str, monkeypatch: pytest.MonkeyPatch) -
     """Published weights that may not be fetched now are not weights that nobody published."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     names = ("efficientnet_lite0", "tf_efficientnet_lite0", "cnn")
-    monkeypatch.setattr("graft.backbones.weights._cached", lambda entry: None)
+    monkeypatch.setattr("graft.backbones.weights._find_cached", lambda entry: None)
 
     def places(**options: bool) -> list[str]:
         return [each["weights"] for name in names for each in backbones(name, **options) if each["name"] == name]

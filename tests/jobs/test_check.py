@@ -14,25 +14,22 @@ from conftest import CLASSES, draw
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from graft import cli
+from graft.cli import app
 from graft.data import dataset as table
 from graft.errors import DataError, OutputError, UsageError
-from graft.jobs import cleaned
-from graft.jobs.check import Report, check
+from graft.jobs.check.check import CheckReport, check, write
 from graft.jobs.fit import fit
 
 QUICK = "probe:head=ridge,layers=last"
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
-def cases(report: Report) -> dict[str, list[list[str]]]:
-    """The pictures of each kind of finding."""
-    return {
-        finding["kind"]: [case["pictures"] for case in finding["cases"]] for finding in report.as_dict()["findings"]
-    }
+def cases(report: CheckReport) -> dict[str, list[list[str]]]:
+    """The images of each kind of finding."""
+    return {finding["kind"]: [case["images"] for case in finding["cases"]] for finding in report.as_dict()["findings"]}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -55,16 +52,16 @@ def spoil(train: Path, test: Path) -> None:
 @pytest.fixture(scope="module")
 def spoiled(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("spoiled")
-    for picture in sorted(photos.rglob("*.*")):
-        part = "test" if picture.stem >= "09" else "train"
-        (root / part / picture.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, root / part / picture.parent.name)
+    for image in sorted(photos.rglob("*.*")):
+        part = "test" if image.stem >= "09" else "train"
+        (root / part / image.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, root / part / image.parent.name)
     spoil(root / "train", root / "test")
     return root
 
 
 @pytest.fixture(scope="module")
-def report(spoiled: Path) -> Report:
+def report(spoiled: Path) -> CheckReport:
     before = contents(spoiled)
     found = check(spoiled, offline=True)
     assert contents(spoiled) == before
@@ -72,7 +69,7 @@ def report(spoiled: Path) -> Report:
 
 
 @pytest.mark.fault(1, 3, 28)
-def test_each_fault_is_found_where_it_is(report: Report) -> None:
+def test_each_fault_is_found_where_it_is(report: CheckReport) -> None:
     found = cases(report)
     assert found["unreadable"] == [["train/disc/cut.jpg"], ["train/disc/empty.jpg"]]
     assert found["leak"] == [["test/frame/mirror.png", "train/frame/02.png"]]
@@ -83,22 +80,22 @@ def test_each_fault_is_found_where_it_is(report: Report) -> None:
     assert [case for case in found.get("near-duplicate", []) if "mirror" in str(case)] == []
 
 
-def test_the_worst_comes_first_and_each_says_what_to_do(report: Report) -> None:
+def test_the_worst_comes_first_and_each_says_what_to_do(report: CheckReport) -> None:
     severities = [finding.severity for finding in report.findings]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
     assert all(finding.says and finding.advice.endswith(".") for finding in report.findings)
     assert all(len(finding.notes) in (0, len(finding.cases)) for finding in report.findings)
 
 
-def test_the_report_is_plain_and_counts(report: Report) -> None:
+def test_the_report_is_plain_and_counts(report: CheckReport) -> None:
     plain = json.loads(json.dumps(report.as_dict()))
-    assert (plain["pictures"], plain["usable"], plain["task"]) == (42, 40, "multiclass")
+    assert (plain["images"], plain["usable"], plain["task"]) == (42, 40, "multiclass")
     assert plain["classes"] == {"disc": 13, "frame": 14, "stripes": 13}
     assert plain["parts"] == {"train": 32, "test": 10}
     assert {each["what"] for each in plain["shortcuts"]} == {"size", "border colour", "mean colour"}
 
 
-def test_a_second_look_finds_the_same(report: Report, spoiled: Path) -> None:
+def test_a_second_look_finds_the_same(report: CheckReport, spoiled: Path) -> None:
     assert check(spoiled, offline=True).as_dict() | {"seconds": 0} == report.as_dict() | {"seconds": 0}
 
 
@@ -156,8 +153,8 @@ def test_the_smallest_sets_are_checked(photos: Path, tmp_path: Path, usable: int
     assert len(check(tmp_path, offline=True).usable) == usable
 
 
-def test_a_quick_look_needs_no_network(spoiled: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.jobs.check.load_backbone", None)
+def test_a_quick_look_needs_no_network(spoiled: Path, report: CheckReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.jobs.check.check.load_backbone", None)
     quick, whole = cases(check(spoiled, quick=True)), cases(report)
     for kind in ("unreadable", "leak", "conflict", "copy", "blank", "misnamed"):
         assert quick[kind] == whole[kind]
@@ -171,11 +168,11 @@ def test_several_labels_are_checked(shared: Path) -> None:
     assert {"leak", "label", "imbalance"} <= cases(found).keys()
 
 
-def test_pictures_in_memory_are_checked() -> None:
+def test_images_in_memory_are_checked() -> None:
     rng = np.random.default_rng(0)
-    pictures = [np.asarray(draw("disc", CLASSES["disc"], rng)) for _ in range(6)]
-    data = table.from_arrays([*pictures, pictures[0]], [0, 1, 0, 1, 0, 1, 1], ("one", "two"))
-    assert cases(check(data, offline=True))["conflict"] == [["picture 0", "picture 6"]]
+    images = [np.asarray(draw("disc", CLASSES["disc"], rng)) for _ in range(6)]
+    data = table.from_arrays([*images, images[0]], [0, 1, 0, 1, 0, 1, 1], ("one", "two"))
+    assert cases(check(data, offline=True))["conflict"] == [["image 0", "image 6"]]
 
 
 # --- the cleaned list -------------------------------------------------------------------------------------------------
@@ -186,8 +183,8 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_list_leaves_out_what_harms_and_fit_reads_it(report: Report, spoiled: Path, tmp_path: Path) -> None:
-    count = cleaned.write(report, tmp_path / "clean.csv")
+def test_the_list_leaves_out_what_harms_and_fit_reads_it(report: CheckReport, spoiled: Path, tmp_path: Path) -> None:
+    count = write(report, tmp_path / "clean.csv")
     listed = rows(tmp_path / "clean.csv")
     left_out = {"disc/copy.png", "disc/empty.jpg", "disc/cut.jpg", "disc/02.png", "frame/disputed.png", "frame/02.png"}
     names = {Path(row["file"]).relative_to(Path(listed[0]["file"]).parents[2]).as_posix() for row in listed}
@@ -204,14 +201,14 @@ def test_groups_are_listed(photos: Path, tmp_path: Path) -> None:
         file.write("file,label,patient\n")
         for number, path in enumerate(sorted(photos.rglob("*.*"))):
             file.write(f"{path},{path.parent.name},p{number // 4}\n")
-    cleaned.write(check(tmp_path / "labels.csv", offline=True), tmp_path / "clean.csv")
+    write(check(tmp_path / "labels.csv", offline=True), tmp_path / "clean.csv")
     assert len({row["group"] for row in rows(tmp_path / "clean.csv")}) == 9
     assert "split" not in rows(tmp_path / "clean.csv")[0]
 
 
 def test_a_name_that_begins_like_a_formula_is_harmless(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "=photos")
-    cleaned.write(check(tmp_path / "=photos", offline=True), tmp_path / "clean.csv")
+    write(check(tmp_path / "=photos", offline=True), tmp_path / "clean.csv")
     assert {row["file"][:9] for row in rows(tmp_path / "clean.csv")} == {"./=photos"}
 
 
@@ -220,29 +217,29 @@ def test_what_a_table_cannot_hold_is_refused(photos: Path, tmp_path: Path) -> No
     shutil.move(tmp_path / "photos/disc", tmp_path / "photos/disc, round")
     found = check(tmp_path / "photos", offline=True)
     with pytest.raises(DataError, match="class names no"):
-        cleaned.write(found, tmp_path / "clean.csv")
+        write(found, tmp_path / "clean.csv")
     assert not (tmp_path / "clean.csv").exists()
 
 
 def test_only_files_can_be_listed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = [np.asarray(draw("disc", CLASSES["disc"], rng)) for _ in range(6)]
-    found = check(table.from_arrays(pictures, [0, 1, 0, 1, 0, 1], ("one", "two")), offline=True)
+    images = [np.asarray(draw("disc", CLASSES["disc"], rng)) for _ in range(6)]
+    found = check(table.from_arrays(images, [0, 1, 0, 1, 0, 1], ("one", "two")), offline=True)
     with pytest.raises(UsageError, match="this source are none"):
-        cleaned.write(found, tmp_path / "clean.csv")
+        write(found, tmp_path / "clean.csv")
 
 
-def test_a_list_of_others_is_never_replaced(report: Report, tmp_path: Path) -> None:
+def test_a_list_of_others_is_never_replaced(report: CheckReport, tmp_path: Path) -> None:
     path = tmp_path / "clean.csv"
-    cleaned.write(report, path)
+    write(report, path)
     with pytest.raises(OutputError, match="Use --force"):
-        cleaned.write(report, path)
-    cleaned.write(report, path, force=True)
+        write(report, path)
+    write(report, path, force=True)
     path.write_text("my own table", encoding="utf-8")
     with pytest.raises(OutputError, match="not even --force"):
-        cleaned.write(report, path, force=True)
+        write(report, path, force=True)
     with pytest.raises(UsageError, match=r"ends in \.csv"):
-        cleaned.write(report, tmp_path / "clean.txt")
+        write(report, tmp_path / "clean.txt")
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -252,7 +249,7 @@ def test_the_command_prints_what_is_found_and_what_to_do(spoiled: Path, tmp_path
     page, fixed = tmp_path / "check.html", tmp_path / "clean.csv"
     done = graft("check", spoiled, "-o", page, "--fix", fixed, "--offline", "-q")
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith(f"40 of 42 pictures of 3 classes in {spoiled}\n")
+    assert done.stdout.startswith(f"40 of 42 images of 3 classes in {spoiled}\n")
     assert "error        1 pair of the same content under different labels" in done.stdout
     assert "train/disc/02.png = train/frame/disputed.png: same content" in done.stdout
     assert done.stdout.endswith(f"Next:  graft fit {fixed} -o model/\n")
@@ -267,7 +264,7 @@ def test_next_is_to_look_then_to_leave_out_then_to_train(spoiled: Path, tmp_path
     assert f"Next:  graft check {spoiled} --fix clean.csv" in shown
 
 
-def test_json_is_what_python_says(spoiled: Path, report: Report) -> None:
+def test_json_is_what_python_says(spoiled: Path, report: CheckReport) -> None:
     done = graft("check", spoiled, "--offline", "--json", "-q")
     assert json.loads(done.stdout) | {"seconds": 0} == report.as_dict() | {"seconds": 0}
 
@@ -301,10 +298,10 @@ def test_fit_notices_the_same(spoiled: Path, tmp_path: Path) -> None:
     done = graft("fit", spoiled, "-o", tmp_path / "model", "--strategy", QUICK, "--offline", "-q")
     assert done.exit_code == 0, done.output
     data = json.loads((tmp_path / "model/report.json").read_text(encoding="utf-8"))["data"]
-    assert data["conflicts"] == ["train/disc/02.png (disc) and train/frame/disputed.png (frame) are the same picture"]
+    assert data["conflicts"] == ["train/disc/02.png (disc) and train/frame/disputed.png (frame) are the same image"]
     assert (data["disputed"], data["misnamed"], data["leaks"]) == (2, 1, 1)
     assert "careful      train/disc/02.png (disc) and train/frame/disputed.png (frame)" in done.stdout
-    assert "look at      1 pictures are of another format" in done.stdout
+    assert "look at      1 images are of another format" in done.stdout
 
 
 def test_what_is_doubtful_stands_together_and_placeholders_are_pointed_out(photos: Path, tmp_path: Path) -> None:

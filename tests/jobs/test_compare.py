@@ -11,15 +11,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import graft
-from graft import cli
+from graft.cli import app
 from graft.data.dataset import TEST, TRAIN
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
 from graft.jobs.fit import fit
 from graft.model.classifier import load
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_test_parts_that_overlap_share_some_and_it_is_told_who_trained_on_whose_
     found = graft.compare_runs(tmp_path / "thirds", tmp_path / "halves")
     assert (found.shared, found.tested, found.trained_on) == (6, (12, 18), (12, 6))
     shown = run("compare-runs", tmp_path / "thirds", tmp_path / "halves").stdout
-    assert "thirds was trained on 12 of the test pictures of" in shown
+    assert "thirds was trained on 12 of the test images of" in shown
 
 
 def test_what_cannot_be_compared_says_why(model: Path, tmp_path: Path) -> None:
@@ -71,4 +71,4 @@ def test_what_cannot_be_compared_says_why(model: Path, tmp_path: Path) -> None:
     type(bare)(bare.network, bare.card).save(tmp_path / "bare" / "model")
     refused = run("compare-runs", model, tmp_path / "bare" / "model")
     assert refused.exit_code == 3
-    assert "remembers no test picture" in refused.stderr
+    assert "remembers no test image" in refused.stderr

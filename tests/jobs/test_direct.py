@@ -10,26 +10,26 @@ import pytest
 from tensors import same
 
 from graft.data.dataset import from_arrays
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError
 from graft.heads.designs import Linear
-from graft.jobs.direct import direct, relabelled
+from graft.jobs.direct import load_published_classifier, relabel_dataset
 from graft.model.classifier import Classifier, load
 from graft.model.network import Network
-from graft.torch.direct import class_names
-from graft.torch.head import arrays, fresh
+from graft.torch.direct import list_class_names
+from graft.torch.head import build_head, head_to_arrays
 
-PICTURE = np.zeros((8, 8, 3), np.uint8)
+IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return direct(offline=True)
+    return load_published_classifier(offline=True)
 
 
 def test_it_answers_with_the_classes_of_imagenet(classifier: Classifier) -> None:
-    answer = classifier.predict(PICTURE)[0]
-    assert answer.label in class_names(1000)
+    answer = classifier.predict(IMAGE)[0]
+    assert answer.label in list_class_names(1000)
     assert sum(answer.probabilities.values()) == pytest.approx(1)
     card = classifier.card
     assert (card.strategy, card.temperature, card.task) == ("direct", 1.0, "multiclass")
@@ -44,30 +44,30 @@ def test_saved_is_loaded(classifier: Classifier, tmp_path: Path) -> None:
 
 
 def test_class_folders_are_relabelled_by_what_they_are_called(classifier: Classifier) -> None:
-    data = from_arrays([PICTURE] * 4, [2, 0, 1, 2], ("n01440764", "goldfish", "DAISY"))
-    again = relabelled(data, classifier)
+    data = from_arrays([IMAGE] * 4, [2, 0, 1, 2], ("n01440764", "goldfish", "DAISY"))
+    again = relabel_dataset(data, classifier)
     assert again.classes == classifier.classes
     assert again.labels.tolist() == [985, 0, 1, 985]
 
 
 def test_several_labels_are_relabelled_column_by_column(classifier: Classifier) -> None:
-    data = from_arrays([PICTURE] * 3, [[1, 0, 0], [0, 1, 1], [0, 0, 0]], ("tench", "daisy", "n01440764"))
-    labels = relabelled(data, classifier).labels
+    data = from_arrays([IMAGE] * 3, [[1, 0, 0], [0, 1, 1], [0, 0, 0]], ("tench", "daisy", "n01440764"))
+    labels = relabel_dataset(data, classifier).labels
     assert [np.flatnonzero(row).tolist() for row in labels] == [[0], [0, 985], []]
 
 
 def test_what_cannot_be_scored_is_told(classifier: Classifier) -> None:
     with pytest.raises(DataError, match="'stripes'"):
-        relabelled(from_arrays([PICTURE], [0], ("stripes",)), classifier)
+        relabel_dataset(from_arrays([IMAGE], [0], ("stripes",)), classifier)
     with pytest.raises(DataError, match="a label for each"):
-        relabelled(from_arrays([PICTURE]), classifier)
+        relabel_dataset(from_arrays([IMAGE]), classifier)
 
 
 def test_a_classifier_of_other_classes_matches_by_their_names(classifier: Classifier) -> None:
     features = classifier.network.features
-    network = Network(features, arrays(fresh(Linear(), features.width, 2)))
+    network = Network(features, head_to_arrays(build_head(Linear(), features.width, 2)))
     other = Classifier(network, replace(classifier.card, classes=("cat", "dog")))
-    assert relabelled(from_arrays([PICTURE], [0], ("Dog",)), other).labels.tolist() == [1]
+    assert relabel_dataset(from_arrays([IMAGE], [0], ("Dog",)), other).labels.tolist() == [1]
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_daisies_are_recognised(shared: Path, monkeypatch: pytest.MonkeyPatch, n
     flowers = read_folder(shared / "data" / "flowers5" / "test")
     daisies = replace(flowers.take(flowers.labels == flowers.classes.index("daisy")), classes=("daisy",))
     daisies = replace(daisies, labels=np.zeros(len(daisies), np.int32))
-    judge = direct(name, offline=True)
-    score = judge.evaluate(relabelled(daisies, judge))
+    judge = load_published_classifier(name, offline=True)
+    score = judge.evaluate(relabel_dataset(daisies, judge))
     print(name, score.count, score.accuracy)
     assert score.accuracy > least

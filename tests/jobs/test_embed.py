@@ -11,17 +11,18 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from graft import cli
 from graft.backbones.backbone import load_backbone
+from graft.cli import app
 from graft.data import dataset as table
 from graft.errors import OutputError
 from graft.jobs import embed as job
-from graft.torch.network import Features
-from graft.torch.revive import backbone_of
+from graft.jobs import parquet as parquet_module
+from graft.torch.network import FeaturesModule
+from graft.torch.restore import backbone_to_module
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def test_the_file_holds_features_labels_names_and_classes(photos: Path, tmp_path: Path) -> None:
@@ -41,12 +42,12 @@ def test_the_file_holds_features_labels_names_and_classes(photos: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_features_are_what_the_network_says_of_each_picture(photos: Path) -> None:
+def test_the_features_are_what_the_network_says_of_each_image(photos: Path) -> None:
     found = job.embed(photos)
-    backbone = backbone_of(load_backbone())
-    network = Features(backbone.module, backbone.preprocess, ())
+    backbone = backbone_to_module(load_backbone())
+    network = FeaturesModule(backbone.module, backbone.preprocess, ())
     for row in (0, 17, 35):
-        pixels = table.pixels((photos / found.names[row]).read_bytes(), backbone.preprocess.enough)
+        pixels = table.pixels((photos / found.names[row]).read_bytes(), backbone.preprocess.decode_size)
         with torch.inference_mode():
             want = network(torch.from_numpy(backbone.preprocess.prepare(pixels)[None])).numpy()[0]
         assert found.features[row] == pytest.approx(want, abs=1e-4)
@@ -57,7 +58,7 @@ def test_the_second_time_everything_comes_from_the_cache(
 ) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
     first = job.embed(photos)
-    monkeypatch.setattr("graft.backbones.features.Features.compiled", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("graft.backbones.features.Features.compile_features", lambda *_: pytest.fail("computed again"))
     again = job.embed(photos, all_layers=True)
     assert (first.computed, again.computed) == (36, 0)
     assert np.array_equal(again.features[:, -1280:], first.features)
@@ -89,9 +90,9 @@ def test_a_file_of_features_is_replaced_with_force_and_kept_when_writing_fails(
     path, found = tmp_path / "f.npz", job.embed(photos)
     job.write(found, path)
     before = path.read_bytes()
-    job.check(path, force=True)
+    job.check_embed(path, force=True)
     with pytest.raises(OutputError, match="is there already"):
-        job.check(path, force=False)
+        job.check_embed(path, force=False)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -128,12 +129,12 @@ def test_parquet_has_lists_of_several_labels_nulls_of_unknown_ones_and_any_row_g
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(job.parquet, "CELLS", cells)
+    monkeypatch.setattr(parquet_module, "MAX_CELLS", cells)
     features, digests = np.arange(28, dtype=np.float32).reshape(7, 4), np.zeros((7, 16), np.uint8)
     several = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [1, 0], [1, 0], [1, 0]], np.uint8)
     one = np.array([0, 1, -1, 0, 0, 0, 0], np.int32)
     for labels, said in ((several, [["a"], ["a", "b"], []]), (one, ["a", "b", None])):
-        made = job.Table(features, list("1234567"), labels, ("a", "b"), {}, 0, digests)
+        made = job.FeatureTable(features, list("1234567"), labels, ("a", "b"), {}, 0, digests)
         job.write(made, tmp_path / "f.parquet")
         found = parquet.read_table(tmp_path / "f.parquet")
         assert found["label"].to_pylist()[:3] == said

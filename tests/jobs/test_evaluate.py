@@ -1,4 +1,4 @@
-"""The score on other labelled pictures, matched by the names of the class folders."""
+"""The score on other labelled images, matched by the names of the class folders."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from graft import cli
-from graft.data.read.folder import read_folder
+from graft.cli import app
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError
 from graft.jobs.evaluate import evaluate
 from graft.model.classifier import load
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def test_the_score_is_what_the_answers_say(model: Path, photos: Path) -> None:
     classifier, data = load(model), read_folder(photos)
-    chances, _, _ = classifier.probabilities(data)
+    chances, _, _ = classifier.predict_probs(data)
     score = evaluate(model, photos)
     assert score.count == 36
     assert score.accuracy == float((chances.argmax(axis=1) == data.labels).mean())
@@ -35,9 +35,9 @@ def test_the_score_is_what_the_answers_say(model: Path, photos: Path) -> None:
     )
 
 
-def test_only_fit_says_that_it_never_saw_the_pictures(model: Path, photos: Path) -> None:
+def test_only_fit_says_that_it_never_saw_the_images(model: Path, photos: Path) -> None:
     done = graft("evaluate", model, photos, "-q")
-    assert "right on 36 pictures" in done.stdout
+    assert "right on 36 images" in done.stdout
     assert "never saw" not in done.stdout
 
 
@@ -47,7 +47,7 @@ def test_a_class_that_is_not_there_is_not_judged(model: Path, photos: Path, tmp_
     shutil.copytree(photos / "disc", tmp_path / "two" / "disc")
     score = evaluate(model, tmp_path / "two")
     assert [each.count for each in score.classes] == [12, 0, 12]
-    assert {each.name for each in score.judged()} == {"disc", "stripes"}
+    assert {each.name for each in score.scored_classes()} == {"disc", "stripes"}
     assert score.macro_f1 == pytest.approx(np.mean([score.classes[0].f1, score.classes[2].f1]))
     shutil.rmtree(tmp_path / "two" / "disc")
     assert evaluate(model, tmp_path / "two").count == 12  # one class suffices to be judged by
@@ -59,7 +59,7 @@ def test_classes_that_it_does_not_know_are_listed_and_scored_apart(model: Path, 
     shutil.move(tmp_path / "more" / "disc", tmp_path / "more" / "dot")
     done = graft("evaluate", model, tmp_path / "more", "-q")
     assert done.exit_code == 0
-    assert "12 more pictures show what the classifier does not know (dot)" in done.stdout
+    assert "12 more images show what the classifier does not know (dot)" in done.stdout
     score, alone = evaluate(model, tmp_path / "more"), evaluate(model, photos)
     assert score.count == 24
     assert score.trust.strangers
@@ -72,9 +72,9 @@ def test_classes_that_it_does_not_know_are_listed_and_scored_apart(model: Path, 
 
 
 def _own(model: Path, photos: Path) -> list[tuple[float, int]]:
-    """(probability of the right class, label) of each picture."""
+    """(probability of the right class, label) of each image."""
     data = read_folder(photos)
-    chances, _, _ = load(model).probabilities(data)
+    chances, _, _ = load(model).predict_probs(data)
     return [(float(row[label]), int(label)) for row, label in zip(chances, data.labels, strict=True)]
 
 
@@ -91,7 +91,7 @@ def test_wholly_other_classes_and_other_spellings_are_refused(model: Path, photo
     assert "'Disc' (there: 'disc')" in done.stderr
 
 
-def test_pictures_that_were_trained_on_are_found_wherever_they_lie(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_images_that_were_trained_on_are_found_wherever_they_lie(model: Path, photos: Path, tmp_path: Path) -> None:
     classifier = load(model)
     assert classifier.memory
     assert classifier.memory.tested
@@ -105,10 +105,10 @@ def test_pictures_that_were_trained_on_are_found_wherever_they_lie(model: Path, 
     assert again.trust.seen == 0
     assert again.accuracy == classifier.report["evaluation"]["accuracy"]
     assert evaluate(model, photos).trust.seen == classifier.report["data"]["train"] == 36 - again.count
-    assert "of these pictures were trained on: the score flatters" in graft("evaluate", model, photos, "-q").stdout
+    assert "of these images were trained on: the score flatters" in graft("evaluate", model, photos, "-q").stdout
 
 
-def test_bad_pictures_are_named_and_not_counted(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_bad_images_are_named_and_not_counted(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "p")
     (tmp_path / "p" / "disc" / "bad.jpg").write_bytes(b"")
     score = evaluate(model, tmp_path / "p")
@@ -117,5 +117,5 @@ def test_bad_pictures_are_named_and_not_counted(model: Path, photos: Path, tmp_p
     assert "disc/bad.jpg: empty file" in graft("evaluate", model, tmp_path / "p", "-q").stdout
     (tmp_path / "worst" / "disc").mkdir(parents=True)
     (tmp_path / "worst" / "disc" / "bad.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"None of the 1 pictures can be used.*empty file"):
+    with pytest.raises(DataError, match=r"None of the 1 images can be used.*empty file"):
         evaluate(model, tmp_path / "worst")

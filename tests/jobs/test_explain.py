@@ -1,4 +1,4 @@
-"""Drawings of what speaks for an answer: real pictures, a saved classifier, and whatever may go wrong."""
+"""Drawings of what speaks for an answer: real images, a saved classifier, and whatever may go wrong."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from graft import cli
+from graft.cli import app
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs.explain import explain
 from graft.model.classifier import load
-from graft.model.explain import Explanation, drawn
+from graft.model.explain import Explanation, draw_saliency
 from graft.model.explain import explain as explained
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
-def test_a_drawing_for_each_picture_and_the_answers_that_predict_gives(
-    model: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_a_drawing_for_each_image_and_the_answers_that_predict_gives(model: Path, photos: Path, tmp_path: Path) -> None:
     found = explain(model, [photos / "disc"], tmp_path / "why")
     said = load(model).predict(sorted(str(path) for path in (photos / "disc").iterdir()))
     answers = [{name: each[name] for name in said[0].as_dict()} for each in found]
@@ -37,15 +35,15 @@ def test_a_drawing_for_each_picture_and_the_answers_that_predict_gives(
             assert drawing.size == (448, 224)
 
 
-def test_the_drawing_is_the_picture_where_it_is_hottest_and_grey_where_it_is_cold() -> None:
+def test_the_drawing_is_the_image_where_it_is_hottest_and_grey_where_it_is_cold() -> None:
     heat = np.full((14, 14), -1.0, np.float32)
     heat[4:7, 4:7] = 1
     seen = np.random.default_rng(0).integers(40, 256, (56, 56, 3), dtype=np.uint8)
-    picture = drawn(seen, heat)
-    as_they_are = (picture == seen).all(axis=2)
+    image = draw_saliency(seen, heat)
+    as_they_are = (image == seen).all(axis=2)
     assert 0.01 <= as_they_are.mean() < 0.05
     assert as_they_are[16:28, 16:28].sum() == as_they_are.sum()
-    corner = picture[40:, 40:]
+    corner = image[40:, 40:]
     assert (corner == corner[..., :1]).all()
     np.testing.assert_allclose(corner[..., 0], 0.35 * seen[40:, 40:].mean(axis=2), atol=1)
 
@@ -57,7 +55,7 @@ def test_another_label_than_the_answer_has_another_heat_map(model: Path, photos:
     assert isinstance(own, Explanation)
     assert isinstance(other, Explanation)
     assert (own.label, other.label) == ("disc", "stripes")
-    assert np.corrcoef(own.heat.ravel(), other.heat.ravel())[0, 1] < 0.9
+    assert np.corrcoef(own.saliency.ravel(), other.saliency.ravel())[0, 1] < 0.9
 
 
 def test_a_path_an_array_and_a_list_of_either_are_explained_alike(model: Path, photos: Path) -> None:
@@ -67,14 +65,14 @@ def test_a_path_an_array_and_a_list_of_either_are_explained_alike(model: Path, p
     assert len(found) == 5
     for each in found:
         assert isinstance(each, Explanation)
-        np.testing.assert_array_equal(each.heat, found[0].heat)  # pyright: ignore[reportAttributeAccessIssue]
+        np.testing.assert_array_equal(each.saliency, found[0].saliency)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_pictures_of_the_same_name_get_drawings_of_their_own_and_a_broken_one_none(
+def test_images_of_the_same_name_get_drawings_of_their_own_and_a_broken_one_none(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
     shutil.copy(photos / "disc" / "00.png", tmp_path / "00.png")
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     paths = [photos / "disc" / "00.png", tmp_path / "bad.jpg", tmp_path / "00.png"]
     first, broken, second = explain(model, paths, tmp_path / "why")
     assert (Path(first["drawing"]).name, Path(second["drawing"]).name) == ("00.png", "00-2.png")

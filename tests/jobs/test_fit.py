@@ -14,16 +14,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from graft import cli
 from graft.backbones.backbone import load_backbone
-from graft.backbones.stages import probed
+from graft.backbones.features import build_probe_features
+from graft.cli import app
 from graft.data.dataset import TEST, TRAIN, Dataset
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError, OutputError, UsageError, WeightsError
+from graft.features.embed import embed
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.training.embed import embed
-from graft.training.material import prepare
+from graft.training.material import prepare_material
 
 QUICK = "probe:head=ridge,layers=last"
 
@@ -41,25 +41,25 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def few(photos: Path, folder: Path, names: tuple[str, ...] = ("disc", "frame"), count: int = 4) -> Path:
-    """A folder with the first pictures of the first classes, under other class names."""
+    """A folder with the first images of the first classes, under other class names."""
     for source, name in zip(sorted(photos.iterdir()), names, strict=False):
         (folder / name).mkdir(parents=True)
-        for picture in sorted(source.iterdir())[:count]:
-            shutil.copy(picture, folder / name)
+        for image in sorted(source.iterdir())[:count]:
+            shutil.copy(image, folder / name)
     return folder
 
 
 def parted(photos: Path, folder: Path, held_out: str = "test") -> Path:
-    """The same pictures with nine of each class in `train` and three in another folder."""
+    """The same images with nine of each class in `train` and three in another folder."""
     for source in sorted(photos.iterdir()):
-        for place, picture in enumerate(sorted(source.iterdir())):
+        for place, image in enumerate(sorted(source.iterdir())):
             target = folder / ("train" if place < 9 else held_out) / source.name
             target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(picture, target)
+            shutil.copy(image, target)
     return folder
 
 
@@ -80,10 +80,10 @@ def classifier(saved: Path) -> Classifier:
 
 @pytest.fixture(scope="module")
 def held_out(photos: Path) -> Dataset:
-    """The pictures that `fit` keeps for the score, found here by calling what it calls."""
-    frozen = probed(load_backbone())
+    """The images that `fit` keeps for the score, found here by calling what it calls."""
+    frozen = build_probe_features(load_backbone())
     data = read_folder(photos)
-    material = prepare(data, embed(frozen, data), 0)
+    material = prepare_material(data, embed(frozen, data), 0)
     return material.data.take(material.test)
 
 
@@ -114,10 +114,10 @@ def test_the_chosen_head_is_the_best_of_those_tried(classifier: Classifier) -> N
     assert best["out_of_fold_accuracy"] == classifier.report["out_of_fold_accuracy"]
 
 
-def test_the_score_is_that_of_the_saved_classifier_on_the_pictures_kept_aside(
+def test_the_score_is_that_of_the_saved_classifier_on_the_images_kept_aside(
     classifier: Classifier, held_out: Dataset
 ) -> None:
-    chances, rows, faults = classifier.probabilities(held_out)
+    chances, rows, faults = classifier.predict_probs(held_out)
     reported = classifier.report["evaluation"]
     assert not faults
     own = chances[np.arange(len(rows)), held_out.labels]
@@ -125,7 +125,7 @@ def test_the_score_is_that_of_the_saved_classifier_on_the_pictures_kept_aside(
     assert float(-np.log(own).mean()) == pytest.approx(reported["log_loss"], abs=1e-4)
 
 
-def test_evaluate_on_the_pictures_kept_aside_gives_the_reported_score(
+def test_evaluate_on_the_images_kept_aside_gives_the_reported_score(
     saved: Path, held_out: Dataset, tmp_path: Path
 ) -> None:
     for row in range(len(held_out)):
@@ -140,7 +140,7 @@ def test_evaluate_on_the_pictures_kept_aside_gives_the_reported_score(
     assert score["log_loss"] == pytest.approx(reported["log_loss"], abs=1e-4)
 
 
-def test_the_example_of_the_summary_is_a_picture_that_was_kept_aside(
+def test_the_example_of_the_summary_is_an_image_that_was_kept_aside(
     classifier: Classifier, held_out: Dataset, photos: Path
 ) -> None:
     assert classifier.report["example"] in set(held_out.names())
@@ -158,10 +158,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_classifier(
 
 
 def test_file_names_and_their_order_do_not_matter(photos: Path, tmp_path: Path) -> None:
-    for number, picture in enumerate(sorted(photos.rglob("*.*"), reverse=True)):
-        target = tmp_path / "renamed" / picture.parent.name / "further in"
+    for number, image in enumerate(sorted(photos.rglob("*.*"), reverse=True)):
+        target = tmp_path / "renamed" / image.parent.name / "further in"
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, target / f"{number:03d} Ansicht é{picture.suffix.upper()}")
+        shutil.copy(image, target / f"{number:03d} Ansicht é{image.suffix.upper()}")
     one = fit(photos, tmp_path / "one", strategy=QUICK)
     other = fit(tmp_path / "renamed", tmp_path / "other", strategy=QUICK)
     assert sha(tmp_path / "one") == sha(tmp_path / "other")
@@ -176,13 +176,13 @@ def test_a_dataset_and_its_folder_give_the_same_classifier(photos: Path, tmp_pat
     assert sha(tmp_path / "folder") == sha(tmp_path / "table")
 
 
-def test_test_pictures_influence_nothing_but_the_score(photos: Path, tmp_path: Path) -> None:
-    """Training pictures that are borderline near-duplicates, and three test parts that move that border."""
+def test_test_images_influence_nothing_but_the_score(photos: Path, tmp_path: Path) -> None:
+    """Training images that are borderline near-duplicates, and three test parts that move that border."""
     root = parted(photos, tmp_path / "photos")
     for name in ("disc", "frame", "stripes"):
-        pictures = sorted((root / "train" / name).iterdir())
-        for at, path in enumerate(pictures):
-            following = pictures[(at + 1) % len(pictures)]
+        images = sorted((root / "train" / name).iterdir())
+        for at, path in enumerate(images):
+            following = images[(at + 1) % len(images)]
             one, other = (Image.open(each).convert("RGB").resize((100, 100)) for each in (path, following))
             one.save(root / "train" / name / f"same {at}.png")
             Image.blend(one, other, 0.03 + 0.04 * at).save(root / "train" / name / f"blend {at}.png")
@@ -207,7 +207,7 @@ def test_test_pictures_influence_nothing_but_the_score(photos: Path, tmp_path: P
     assert scores[2] < scores[0]
 
 
-def test_views_train_on_more_than_the_pictures_themselves(photos: Path, tmp_path: Path) -> None:
+def test_views_train_on_more_than_the_images_themselves(photos: Path, tmp_path: Path) -> None:
     plain = fit(photos, tmp_path / "plain", strategy=QUICK)
     seen = fit(photos, tmp_path / "views", strategy=f"{QUICK},views=3")
     assert seen.report["data"]["train"] == plain.report["data"]["train"]
@@ -217,7 +217,7 @@ def test_views_train_on_more_than_the_pictures_themselves(photos: Path, tmp_path
     assert sha(tmp_path / "again") == sha(tmp_path / "views")
 
 
-# --- where pictures come from -----------------------------------------------------------------------------------------
+# --- where images come from -----------------------------------------------------------------------------------------
 
 
 def test_a_ready_made_test_part_is_the_test_part(photos: Path, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_validation_part_is_scored_on_or_else_trained_on(photos: Path, tmp_pat
     assert (data["train"], data["test"]) == (33, 3)
 
 
-def test_pictures_in_memory_train_the_same_classifier_as_their_files(photos: Path, tmp_path: Path) -> None:
+def test_images_in_memory_train_the_same_classifier_as_their_files(photos: Path, tmp_path: Path) -> None:
     """But for the split, which follows the bytes: so here it is given."""
     from graft.data import dataset as table
 
@@ -284,10 +284,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), MISTAKES)
-def test_a_wrong_option_is_told_before_any_picture_is_embedded(
+def test_a_wrong_option_is_told_before_any_image_is_embedded(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("pictures were embedded first"))
+    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("images were embedded first"))
     with pytest.raises(UsageError, match=message):
         fit(photos, tmp_path / "model", **options)
     assert list(tmp_path.iterdir()) == [], "something was left behind"
@@ -314,9 +314,9 @@ def test_folders_that_cannot_be_learned_from_say_why(photos: Path, tmp_path: Pat
     flat.mkdir()
     shutil.copy(photos / "disc" / "00.png", flat)
     for folder, message in (
-        ("empty", "holds no pictures in class folders"),
+        ("empty", "holds no images in class folders"),
         ("one", "one class only.*'only'.*at least two"),
-        ("bad", r"8 pictures were left out \(8 x not an image\)"),
+        ("bad", r"8 images were left out \(8 x not an image\)"),
         ("flat", "Sort them into one folder for each class"),
         ("nowhere", "There is no folder"),
     ):
@@ -328,23 +328,23 @@ def test_folders_that_cannot_be_learned_from_say_why(photos: Path, tmp_path: Pat
 def test_a_test_class_that_was_never_trained_on_is_refused(photos: Path, tmp_path: Path) -> None:
     root = parted(photos, tmp_path / "p")
     shutil.move(root / "train" / "disc", tmp_path / "disc")
-    with pytest.raises(DataError, match="training part has no usable picture of disc"):
+    with pytest.raises(DataError, match="training part has no usable image of disc"):
         fit(root, strategy=QUICK)
 
 
 @pytest.mark.fault(21)
-def test_a_class_with_a_single_picture_is_trained_on_and_named_as_untested(photos: Path, tmp_path: Path) -> None:
+def test_a_class_with_a_single_image_is_trained_on_and_named_as_untested(photos: Path, tmp_path: Path) -> None:
     root = few(photos, tmp_path / "p", ("disc", "frame"), count=6)
     (root / "single").mkdir()
     shutil.copy(photos / "stripes" / "00.png", root / "single")
     done = graft("fit", root, "-o", tmp_path / "m", "--strategy", QUICK, "-q")
     assert done.exit_code == 0
-    assert "not tested   too few pictures of: single" in done.stdout
+    assert "not tested   too few images of: single" in done.stdout
     assert load(tmp_path / "m").predict(photos / "stripes" / "00.png")[0].label == "single"
 
 
 @pytest.mark.fault(21)
-def test_two_classes_with_one_picture_each_make_a_classifier_without_a_score(photos: Path, tmp_path: Path) -> None:
+def test_two_classes_with_one_image_each_make_a_classifier_without_a_score(photos: Path, tmp_path: Path) -> None:
     root = few(photos, tmp_path / "p", count=1)
     done = graft("fit", root, "-o", tmp_path / "m", "--strategy", QUICK, "-q")
     assert done.exit_code == 0
@@ -354,7 +354,7 @@ def test_two_classes_with_one_picture_each_make_a_classifier_without_a_score(pho
 
 
 @pytest.mark.fault(1, 2, 3)
-def test_bad_pictures_are_left_out_and_named_in_summary_and_json(photos: Path, tmp_path: Path) -> None:
+def test_bad_images_are_left_out_and_named_in_summary_and_json(photos: Path, tmp_path: Path) -> None:
     root = tmp_path / "p"
     shutil.copytree(photos, root)
     (root / "disc" / "empty.jpg").write_bytes(b"")
@@ -363,11 +363,11 @@ def test_bad_pictures_are_left_out_and_named_in_summary_and_json(photos: Path, t
     (root / "stripes" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     done = graft("fit", root, "-o", tmp_path / "m", "--strategy", QUICK, "-q")
     assert done.exit_code == 0
-    assert "3 pictures that cannot be used" in done.stdout
+    assert "3 images that cannot be used" in done.stdout
     for line in ("disc/empty.jpg: empty file", "frame/page.png: not an image", "stripes/cut.jpg: truncated"):
         assert line in done.stdout
     fit(photos, tmp_path / "clean", strategy=QUICK)
-    assert sha(tmp_path / "m") == sha(tmp_path / "clean"), "bad pictures changed the classifier"
+    assert sha(tmp_path / "m") == sha(tmp_path / "clean"), "bad images changed the classifier"
     again = graft("fit", root, "-o", tmp_path / "m", "--strategy", QUICK, "-q", "--json", "--force")
     faults = json.loads(again.stdout)["data"]["faults"]
     assert list(faults) == ["disc/empty.jpg", "frame/page.png", "stripes/cut.jpg"]

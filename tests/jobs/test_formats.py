@@ -8,9 +8,9 @@ import formats
 import pytest
 from typer.testing import CliRunner, Result
 
-from graft import cli
+from graft.cli import app
 from graft.data.dataset import TRAIN, VALID, from_arrays
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
 from graft.errors import UsageError
 from graft.jobs.embed import embed
 from graft.jobs.evaluate import evaluate
@@ -20,7 +20,7 @@ QUICK = "probe:head=ridge,layers=last"
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def test_boxes_of_voc_are_trained_on_and_scored(photos: Path, tmp_path: Path) -> None:
@@ -41,17 +41,17 @@ def test_boxes_of_voc_are_trained_on_and_scored(photos: Path, tmp_path: Path) ->
     assert graft("evaluate", model, voc, "--boxes", "-q").exit_code == 0
 
 
-def test_a_box_outside_its_picture_is_left_out_and_named(photos: Path, tmp_path: Path) -> None:
+def test_a_box_outside_its_image_is_left_out_and_named(photos: Path, tmp_path: Path) -> None:
     voc = formats.voc(tmp_path / "VOC2012", photos)
     path = voc / "Annotations/2008_000001.xml"
     path.write_text(formats.annotation("2008_000001.jpg", (9, 9), [("frame", (5000, 5000, 5010, 5010))]))
     report = fit(voc, strategy=QUICK, boxes=True).report
     assert report["data"]["faults"] == {
-        "JPEGImages/2008_000001.jpg [5000,5000,5010,5010]": "box outside the picture",
+        "JPEGImages/2008_000001.jpg [5000,5000,5010,5010]": "box outside the image",
     }
 
 
-def test_whole_pictures_of_coco_have_several_labels(photos: Path, tmp_path: Path) -> None:
+def test_whole_images_of_coco_have_several_labels(photos: Path, tmp_path: Path) -> None:
     classifier = fit(formats.coco(tmp_path / "coco", photos), tmp_path / "model", strategy=QUICK)
     assert (classifier.card.task, classifier.classes) == ("multilabel", ("disc", "frame", "stripes"))
     assert classifier.report["data"]["test"] == 3
@@ -67,8 +67,8 @@ def test_an_archive_of_cifar_is_trained_on_and_scored(photos: Path, tmp_path: Pa
     assert classifier.classes == tuple(formats.NAMES)
     data = classifier.report["data"]
     assert (data["train"], data["test"], data["root"]) == (30, 6, "cifar-10-python.tar.gz")
-    pictures, labels = formats.squares(photos, 32)
-    same = evaluate(tmp_path / "model", from_arrays(list(pictures[30:]), labels[30:], classifier.classes))
+    images, labels = formats.squares(photos, 32)
+    same = evaluate(tmp_path / "model", from_arrays(list(images[30:]), labels[30:], classifier.classes))
     assert same.as_dict() == evaluate(tmp_path / "model", path).as_dict()
     assert same.as_dict()["accuracy"] == classifier.report["evaluation"]["accuracy"] > 1 / 3
 

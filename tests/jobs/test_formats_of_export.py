@@ -22,16 +22,16 @@ from torch.export import Dim
 from typer.testing import CliRunner, Result
 
 import graft_runtime
-from graft import cli
 from graft.backbones.preprocess import Preprocess
+from graft.cli import app
 from graft.errors import ExportError, OutputError
-from graft.jobs.export import evidence
 from graft.jobs.export import export as job
+from graft.jobs.export import parity
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
 from graft.torch import program
-from graft.torch.normalise import prepared_batch
+from graft.torch.network import prepare_batch
 from graft_runtime import contract
 from graft_runtime.image import decode
 
@@ -41,7 +41,7 @@ Run = Callable[[NDArray[np.uint8]], Any]
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,14 @@ def test_the_file_answers_as_the_classifier_from_the_bytes_of_odd_files(
     files = [*odd_files(tmp_path), *sorted(photos.glob("*/*.jpg"))]
     want = [(path, each) for path, each in zip(files, classifier.predict(files), strict=True) if not each.fault]
     assert len(want) == len(files) - 2
-    limit = classifier.memory.known.limit(0.05) if classifier.memory and classifier.memory.known else np.inf
+    limit = classifier.memory.known.unknown_threshold(0.05) if classifier.memory and classifier.memory.known else np.inf
     for path, each in want:
         found = run(decode(path.read_bytes(), enough=2 * classifier.network.preprocess.resize)[None])
         assert found["probabilities"][0] == pytest.approx(list(each.probabilities.values()), abs=1e-3), path.name
         assert bool(found["unknown"][0] > limit) == each.unknown
 
 
-def test_several_pictures_at_once_are_those_one_by_one(run: Run) -> None:
+def test_several_images_at_once_are_those_one_by_one(run: Run) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 60, 500, 3), dtype=np.uint8)
     together = {name: np.array(run(images)[name]) for name in ("probabilities", "heat", "nearest")}
     for row, image in enumerate(images):
@@ -109,7 +109,7 @@ class Prepared(nn.Module):
         self.preprocess = preprocess
 
     def forward(self, image: Tensor) -> Tensor:
-        return prepared_batch(self.preprocess, image)
+        return prepare_batch(self.preprocess, image)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ class Prepared(nn.Module):
     ],
 )
 def test_a_program_prepares_the_very_same_pixels_at_every_size(preprocess: Preprocess) -> None:
-    example = torch.zeros(program.EXAMPLE, dtype=torch.uint8)
+    example = torch.zeros(program.EXAMPLE_SHAPE, dtype=torch.uint8)
     made = torch.export.export(
         Prepared(preprocess), (example,), dynamic_shapes=(dict.fromkeys(range(3), Dim.DYNAMIC),), strict=False
     )
@@ -130,7 +130,7 @@ def test_a_program_prepares_the_very_same_pixels_at_every_size(preprocess: Prepr
     torch.export.save(made, file)
     prepare = torch.export.load(io.BytesIO(file.getvalue())).module()
     rng = np.random.default_rng(0)
-    for height, width in [*evidence.SIZES, (33, 100), (34, 100), (100, 1700), (1700, 101)]:
+    for height, width in [*parity.SIZES, (33, 100), (34, 100), (100, 1700), (1700, 101)]:
         images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
         want = torch.from_numpy(np.stack([preprocess.prepare(image) for image in images]))
         assert torch.equal(prepare(torch.from_numpy(images)), want), (height, width)
@@ -143,13 +143,13 @@ def test_a_program_prepares_the_very_same_pixels_at_every_size(preprocess: Prepr
 def test_a_program_says_all_of_itself(exported: dict[str, Path], classifier: Classifier) -> None:
     texts: dict[str, Any] = {contract.CARD: "", contract.EXPORT: ""}
     made = torch.export.load(exported["torch"], extra_files=texts)
-    card, about = contract.understood(texts)
+    card, about = contract.parse_properties(texts)
     assert card == classifier.card
     assert classifier.memory
     assert classifier.memory.known
     assert classifier.memory.tested
     assert about.strays == tuple(classifier.memory.known.strays.tolist())
-    assert (about.parity["origin"], about.parity["pictures"]) == ("held out", len(classifier.memory.tested))
+    assert (about.parity["origin"], about.parity["images"]) == ("held out", len(classifier.memory.tested))
     assert (about.parity["changed"], about.parity["runtime"]) == (0, f"torch {torch.__version__}")
     assert about.parity["worst"] < 1e-5
     assert [node.name for node in made.graph.nodes if node.op == "placeholder" and node.name == "image"] == ["image"]
@@ -170,17 +170,19 @@ def test_openvino_is_given_the_file_that_graft_runtime_reads(
 ) -> None:
     export(classifier, tmp_path / "plain.onnx")
     one, other = (graft_runtime.load(path) for path in (exported["openvino"], tmp_path / "plain.onnx"))
-    assert contract.digest(exported["openvino"].read_bytes()) == contract.digest((tmp_path / "plain.onnx").read_bytes())
+    assert contract.hash_graph(exported["openvino"].read_bytes()) == contract.hash_graph(
+        (tmp_path / "plain.onnx").read_bytes()
+    )
     assert one.export.parity["runtime"].startswith("openvino 20")
     assert other.export.parity["runtime"].startswith("onnxruntime ")
 
 
-def test_training_pictures_are_in_a_program_only_where_asked_for(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_training_images_are_in_a_program_only_where_asked_for(model: Path, photos: Path, tmp_path: Path) -> None:
     done = export(model, tmp_path / "shown.pt2", evidence=photos)
     assert done["evidence"]["bytes"] > 500 * done["evidence"]["thumbnails"] > 0
     texts: dict[str, Any] = {contract.EXPORT: "", contract.EVIDENCE: ""}
     torch.export.load(tmp_path / "shown.pt2", extra_files=texts)
-    assert len(json.loads(texts[contract.EVIDENCE])["pictures"]) == done["evidence"]["pictures"]
+    assert len(json.loads(texts[contract.EVIDENCE])["images"]) == done["evidence"]["images"]
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------
@@ -254,7 +256,9 @@ def test_what_openvino_answers_is_what_counts(
 def test_a_file_that_openvino_cannot_run_is_told(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job.pixels, "before", lambda _, network: network)  # takes prepared pictures, not an image
+    monkeypatch.setattr(
+        job.preprocess, "prepend_preprocess", lambda _, network: network
+    )  # takes prepared images, not an image
     with pytest.raises(ExportError, match=r"The file that was made does not run"):
         export(classifier, tmp_path / "bad.onnx", to="openvino")
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from graft.errors import OutputError
-from graft.jobs import gallery
-from graft.jobs.check import check
+from graft.jobs.check import gallery
+from graft.jobs.check.check import check
 
 OPEN = {"meta", "img", "link", "br"}  # never closed
 
@@ -72,24 +72,24 @@ def test_nothing_is_fetched_from_elsewhere(text: str) -> None:
     assert any("default-src 'none'" in (each.get("content") or "") for each in page.all("meta"))
 
 
-def test_pictures_are_small_and_say_what_they_are(text: str) -> None:
+def test_images_are_small_and_say_what_they_are(text: str) -> None:
     for each in Page(text).all("img"):
         code = (each["src"] or "").partition(",")[2]
-        picture = Image.open(io.BytesIO(base64.b64decode(code)))
-        assert max(picture.size) <= gallery.SIDE
-        assert [str(side) for side in picture.size] == [each["width"], each["height"]]
+        image = Image.open(io.BytesIO(base64.b64decode(code)))
+        assert max(image.size) <= gallery.SIDE
+        assert [str(side) for side in image.size] == [each["width"], each["height"]]
         assert each["alt"]
 
 
 def test_a_finding_shows_a_bounded_number_of_cases_side_by_side(text: str) -> None:
     page = Page(text)
     pairs = [each for each in page.all("li") if each.get("class") == "pair"]
-    assert len(pairs) >= gallery.SHOWN
+    assert len(pairs) >= gallery.MAX_CASES
     assert "and 16 more: <code>graft check --json</code> names them." in text  # 40 copies
     assert len(text) < 2_000_000
 
 
-def test_a_picture_that_cannot_be_shown_has_a_place_all_the_same(text: str) -> None:
+def test_an_image_that_cannot_be_shown_has_a_place_all_the_same(text: str) -> None:
     assert 'aria-label="cannot be shown"' in text
     assert "empty file" in text
 
@@ -105,10 +105,10 @@ def test_every_link_leads_to_a_section(text: str) -> None:
 
 def test_a_page_of_others_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "check.html"
-    gallery.write(gallery.BEGINS, path)
+    gallery.write(gallery.SIGNATURE, path)
     with pytest.raises(OutputError, match="Use --force"):
-        gallery.write(gallery.BEGINS, path)
-    gallery.write(f"{gallery.BEGINS} anew", path, force=True)
+        gallery.write(gallery.SIGNATURE, path)
+    gallery.write(f"{gallery.SIGNATURE} anew", path, force=True)
     path.write_text("<html>mine</html>", encoding="utf-8")
     with pytest.raises(OutputError, match="not even --force"):
         gallery.check(path, force=True)

@@ -11,9 +11,10 @@ import pytest
 
 import graft_runtime
 from graft.backbones.backbone import load_backbone
-from graft.backbones.stages import probed
-from graft.data.read.folder import read_folder
+from graft.backbones.features import build_probe_features
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError, UsageError
+from graft.heads import classical
 from graft.jobs import fit as job
 from graft.jobs.explain import explain
 from graft.jobs.export.export import export
@@ -22,7 +23,6 @@ from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.training import probe
 from graft.training.choices import Choices
-from graft.training.heads import classical
 
 STRATEGIES = [
     "probe:head=forest,layers=last,views=2",
@@ -42,7 +42,7 @@ def fitted(photos: Any, weights: Path, strategy: str, folder: Path | None = None
 
 
 def logits(classifier: Classifier, photos: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    found = classifier.look(read_folder(photos)).logits
+    found = classifier.run_forward(read_folder(photos)).logits
     return found[:, np.argsort(classifier.classes)], tuple(sorted(classifier.classes))
 
 
@@ -94,7 +94,10 @@ def test_several_labels(photos: Path, weights: Path, tmp_path: Path) -> None:
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-3)
 
 
-@pytest.mark.parametrize("strategy", ["probe:head=forest,layers=last", STRATEGIES[1], STRATEGIES[3]])
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param("probe:head=forest,layers=last", marks=pytest.mark.slow), STRATEGIES[1], STRATEGIES[3]],
+)
 def test_an_update_keeps_the_components_and_is_a_fit_from_scratch(
     strategy: str, photos: Path, weights: Path, tmp_path: Path
 ) -> None:
@@ -137,11 +140,11 @@ def test_more_components_than_there_can_be_are_refused_before_an_image_is_embedd
 @pytest.mark.parametrize("read", ["last", "all", "auto"])
 def test_more_components_than_a_probe_has_features_are_refused(read: str, weights: Path) -> None:
     backbone = load_backbone("test_resnet", weights)
-    widths = probed(backbone).widths
+    widths = build_probe_features(backbone).widths
     most, which = (sum(widths), "these layers together give") if read == "all" else (widths[-1], "the last layer gives")
-    probe.check(Choices(f"probe:layers={read},pca={most}"), backbone)
+    probe.check_probe(Choices(f"probe:layers={read},pca={most}"), backbone)
     with pytest.raises(UsageError, match=f"'pca' must be at most {most}, as many features as {which}. Got {most + 1}"):
-        probe.check(Choices(f"probe:layers={read},pca={most + 1}"), backbone)
+        probe.check_probe(Choices(f"probe:layers={read},pca={most + 1}"), backbone)
 
 
 def test_more_components_than_training_images_are_refused(photos: Path, weights: Path) -> None:

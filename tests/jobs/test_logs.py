@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from graft.errors import OutputError, UsageError
-from graft.jobs import logs
+from graft.jobs import runs
 from graft.model.history import Epoch
-from graft.torch.checkpoint import Run
+from graft.torch.checkpoint import TrainingRun
 
 SETTINGS = {"strategy": "full", "seed": 0, "recipe": "epochs=3", "layers": None}
 SCORES = {"accuracy": 0.875, "log-loss": 0.25}  # exact in float32, as TensorBoard keeps it
@@ -90,7 +90,7 @@ def curves(run: Any) -> dict[str, list[tuple[int, float]]]:
 
 def test_another_name_is_told_the_legal_ones(place: Path) -> None:
     with pytest.raises(UsageError, match=r"no log 'wandb'\. Choose from: tensorboard, mlflow"):
-        logs.open_log("tensorboard,wandb", place, SETTINGS)
+        runs.open_logs("tensorboard,wandb", place, SETTINGS)
     assert not list(place.iterdir())
 
 
@@ -98,19 +98,19 @@ def test_another_name_is_told_the_legal_ones(place: Path) -> None:
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=rf"pip install 'graft-vision\[{name}\]'"):
-        logs.check(name)
+        runs.check(name)
 
 
 def test_no_name_is_no_log(place: Path) -> None:
-    assert logs.open_log("", place, SETTINGS) == []
-    assert logs.check(" mlflow, tensorboard,mlflow") == ["mlflow", "tensorboard"]
+    assert runs.open_logs("", place, SETTINGS) == []
+    assert runs.check(" mlflow, tensorboard,mlflow") == ["mlflow", "tensorboard"]
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
 
 
 def test_tensorboard_shows_what_the_training_said(place: Path) -> None:
-    (log,) = logs.open_log("tensorboard", place, SETTINGS)
+    (log,) = runs.open_logs("tensorboard", place, SETTINGS)
     for number in (1, 2, 3):
         log.log(epoch(number))
     assert_curves(shown(place), expected(1, 2, 3))  # before it is closed: this is for watching
@@ -120,21 +120,21 @@ def test_tensorboard_shows_what_the_training_said(place: Path) -> None:
 
 
 def test_tensorboard_shows_a_resumed_run_as_one_that_was_never_interrupted(place: Path) -> None:
-    (log,) = logs.open_log("tensorboard", place, SETTINGS)
+    (log,) = runs.open_logs("tensorboard", place, SETTINGS)
     for number in (1, 2, 3):
         log.log(epoch(number, loss=9.0 if number == 3 else 0.5))
     log.close()
-    (log,) = logs.open_log("tensorboard", place, SETTINGS, done=3)  # it is the epoch that says where it goes on
+    (log,) = runs.open_logs("tensorboard", place, SETTINGS, done=3)  # it is the epoch that says where it goes on
     log.log(epoch(3))
     log.close()
-    (log,) = logs.open_log("tensorboard", place, SETTINGS, done=3)  # and only the scores were missing
+    (log,) = runs.open_logs("tensorboard", place, SETTINGS, done=3)  # and only the scores were missing
     log.close(SCORES)
     assert_curves(shown(place), expected(1, 2, 3) | scored(3))
 
 
 def test_tensorboard_shows_a_new_run_in_place_of_an_older_one(place: Path) -> None:
     for loss, scores in ((9.0, None), (0.5, SCORES)):
-        (log,) = logs.open_log("tensorboard", place, SETTINGS)
+        (log,) = runs.open_logs("tensorboard", place, SETTINGS)
         for number in (1, 2):
             log.log(epoch(number, loss=loss))
         log.close(scores)
@@ -142,20 +142,20 @@ def test_tensorboard_shows_a_new_run_in_place_of_an_older_one(place: Path) -> No
 
 
 def test_a_run_interrupted_before_its_first_epoch_takes_nothing_away(place: Path) -> None:
-    (log,) = logs.open_log("tensorboard", place, SETTINGS)
+    (log,) = runs.open_logs("tensorboard", place, SETTINGS)
     log.log(epoch(1))
     log.close(SCORES)
-    logs.open_log("tensorboard", place, SETTINGS)[0].close()
+    runs.open_logs("tensorboard", place, SETTINGS)[0].close()
     assert_curves(shown(place), expected(1) | scored(1))
 
 
 def test_tensorboards_files_are_no_strangers_in_the_run_folder(tmp_path: Path) -> None:
     folder = tmp_path / "model.run"
-    with Run.begin(folder, SETTINGS) as run:
-        (log,) = logs.open_log("tensorboard", folder, SETTINGS)
+    with TrainingRun.begin(folder, SETTINGS) as run:
+        (log,) = runs.open_logs("tensorboard", folder, SETTINGS)
         log.log(epoch(1))
         log.close()
-    with Run.begin(folder, SETTINGS, resume=True) as run:
+    with TrainingRun.begin(folder, SETTINGS, resume=True) as run:
         run.finish()
     assert_curves(shown(folder), expected(1))
 
@@ -164,8 +164,8 @@ def test_a_full_disk_ends_the_curves_and_not_the_training(place: Path, monkeypat
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    (log,) = logs.open_log("tensorboard", place, SETTINGS)
-    assert isinstance(log, logs.TensorBoard)
+    (log,) = runs.open_logs("tensorboard", place, SETTINGS)
+    assert isinstance(log, runs.TensorBoard)
     log.log(epoch(1))
     with monkeypatch.context() as patch:
         patch.setattr(log._writer, "add_scalar", full)
@@ -183,7 +183,7 @@ def test_a_full_disk_ends_the_curves_and_not_the_training(place: Path, monkeypat
 
 @pytest.mark.usefixtures("server")
 def test_mlflow_shows_what_the_training_said(place: Path) -> None:
-    (log,) = logs.open_log("mlflow", place, SETTINGS)
+    (log,) = runs.open_logs("mlflow", place, SETTINGS)
     for number in (1, 2, 3):
         log.log(epoch(number))
     (run,) = stored()
@@ -200,15 +200,15 @@ def test_mlflow_shows_what_the_training_said(place: Path) -> None:
 @pytest.mark.usefixtures("server")
 def test_mlflow_shows_a_resumed_run_as_one_that_was_never_interrupted(tmp_path: Path) -> None:
     folder = tmp_path / "model.run"
-    with Run.begin(folder, SETTINGS):
-        (log,) = logs.open_log("mlflow", folder, SETTINGS)
+    with TrainingRun.begin(folder, SETTINGS):
+        (log,) = runs.open_logs("mlflow", folder, SETTINGS)
         log.log(epoch(1))
         log.log(epoch(2))
         log.close()
     (run,) = stored()
     assert run.info.status == "KILLED"
-    with Run.begin(folder, SETTINGS, resume=True) as ours:
-        (log,) = logs.open_log("mlflow", folder, SETTINGS, done=1)
+    with TrainingRun.begin(folder, SETTINGS, resume=True) as ours:
+        (log,) = runs.open_logs("mlflow", folder, SETTINGS, done=1)
         assert stored()[0].info.status == "RUNNING"
         log.log(epoch(2))
         log.log(epoch(3))
@@ -224,7 +224,7 @@ def test_mlflows_experiment_is_chosen_as_everywhere(place: Path, monkeypatch: py
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "flowers")
     for _ in range(2):
         (place / "mlflow.txt").unlink(missing_ok=True)
-        (log,) = logs.open_log("mlflow", place, SETTINGS)
+        (log,) = runs.open_logs("mlflow", place, SETTINGS)
         log.close(SCORES)
     from mlflow.tracking import MlflowClient
 
@@ -235,7 +235,7 @@ def test_mlflows_experiment_is_chosen_as_everywhere(place: Path, monkeypatch: py
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", found.experiment_id)
     (place / "mlflow.txt").unlink()
-    logs.open_log("mlflow", place, SETTINGS)[0].close(SCORES)
+    runs.open_logs("mlflow", place, SETTINGS)[0].close(SCORES)
     assert len(stored(found.experiment_id)) == 3
 
 
@@ -249,8 +249,8 @@ def test_a_server_that_goes_away_gets_everything_when_it_is_back(place: Path, mo
         calls.append(1)
         raise MlflowException("no answer")
 
-    (log,) = logs.open_log("mlflow", place, SETTINGS)
-    assert isinstance(log, logs.MLflow)
+    (log,) = runs.open_logs("mlflow", place, SETTINGS)
+    assert isinstance(log, runs.MLflow)
     with monkeypatch.context() as patch:
         patch.setattr(log._client, "log_batch", away)
         for number in (1, 2, 3):
@@ -258,7 +258,7 @@ def test_a_server_that_goes_away_gets_everything_when_it_is_back(place: Path, mo
     assert len(calls) == 1  # each would take minutes
     assert len(log.troubles) == 1
     assert "At epoch 1: MLflow at file:" in log.troubles[0]
-    monkeypatch.setattr(logs, "BATCH", 5)
+    monkeypatch.setattr(runs, "BATCH", 5)
     log.close(SCORES)
     (run,) = stored()
     assert_curves(curves(run), expected(1, 2, 3) | scored(3))
@@ -272,4 +272,4 @@ def test_a_server_that_is_not_there_is_an_error_before_the_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place_of_it)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(OutputError, match=f"MLflow at {place_of_it} says: .*Set MLFLOW_TRACKING_URI"):
-        logs.open_log("mlflow", place, SETTINGS)
+        runs.open_logs("mlflow", place, SETTINGS)

@@ -12,22 +12,20 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from graft import cli
 from graft.backbones.backbone import load_backbone
 from graft.backbones.graph import BATCH, MAP, Session
 from graft.backbones.preprocess import Preprocess
+from graft.cli import app
 from graft.data import dataset as table
 from graft.errors import DataError, OutputError, UsageError
-from graft.jobs import maps as job
-from graft.torch.convert import graph_of
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Backbone
-from graft.torch.normalise import normalised
-from graft.torch.revive import backbone_of
+from graft.jobs import embed as job
+from graft.torch.convert import convert_module
+from graft.torch.network import BackboneModule, normalise
+from graft.torch.restore import backbone_to_module, build_random_backbone
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 @pytest.fixture
@@ -35,23 +33,26 @@ def small(weights: Path) -> dict[str, Any]:
     return {"backbone": "test_resnet", "weights": weights, "offline": True}
 
 
-def hooked(backbone: Backbone, raw: bytes, name: str) -> torch.Tensor:
+def hooked(backbone: BackboneModule, raw: bytes, name: str) -> torch.Tensor:
     """What a forward hook on the stage hears of an image in a whole pass."""
     heard: list[torch.Tensor] = []
     handle = backbone.module.get_submodule(name).register_forward_hook(lambda _part, _in, out: heard.append(out))
-    pixels = table.pixels(raw, backbone.preprocess.enough)
+    pixels = table.pixels(raw, backbone.preprocess.decode_size)
     with torch.inference_mode():
-        backbone.module(normalised(backbone.preprocess, torch.from_numpy(backbone.preprocess.prepare(pixels)[None])))
+        backbone.module(normalise(backbone.preprocess, torch.from_numpy(backbone.preprocess.prepare(pixels)[None])))
     handle.remove()
     return heard[0][0]
 
 
 def test_the_maps_are_what_a_hook_hears(photos: Path, tmp_path: Path, small: dict[str, Any]) -> None:
     graph = load_backbone("test_resnet", small["weights"])
-    backbone, names = backbone_of(graph), [stage.name for stage in graph.graph.stages if len(stage.shape) == 3][1:3]
+    backbone, names = (
+        backbone_to_module(graph),
+        [stage.name for stage in graph.graph.stages if len(stage.shape) == 3][1:3],
+    )
     shutil.copytree(photos, tmp_path / "p")
     (tmp_path / "p/disc/bad.jpg").write_bytes(b"")
-    written = job.maps(tmp_path / "p", tmp_path / "m.npz", "+".join(reversed(names)), **small)
+    written = job.write_feature_maps(tmp_path / "p", tmp_path / "m.npz", "+".join(reversed(names)), **small)
     assert written.images == 36
     assert written.faults == {"disc/bad.jpg": "empty file"}
     with np.load(tmp_path / "m.npz", allow_pickle=False) as file:
@@ -88,10 +89,10 @@ class Averaged(nn.Module):
 def test_maps_that_lie_with_the_channels_last_come_with_the_channels_first() -> None:
     module = nn.Sequential(nn.Conv2d(3, 5, 8, 8), ChannelsLast(), Averaged()).eval().requires_grad_(False)
     preprocess = Preprocess(32, 32)
-    graph = graph_of(module, preprocess)
+    graph = convert_module(module, preprocess)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    first, last = graph.running.run(images.numpy(), [f"{MAP}0", f"{MAP}1"])
-    want = module[0](normalised(preprocess, images)).numpy()
+    first, last = graph.runner.run(images.numpy(), [f"{MAP}0", f"{MAP}1"])
+    want = module[0](normalise(preprocess, images)).numpy()
     assert [stage.shape for stage in graph.stages] == [(5, 4, 4), (4, 4, 5)]
     np.testing.assert_allclose(first, want, rtol=0, atol=1e-5)
     np.testing.assert_allclose(last, 2 * want, rtol=0, atol=1e-5)
@@ -109,7 +110,7 @@ def test_memory_holds_a_batch_and_no_more(
         return run(session, images, outputs)
 
     monkeypatch.setattr(Session, "run", counting)
-    job.maps(photos, tmp_path / "m.npz", "0", **small)
+    job.write_feature_maps(photos, tmp_path / "m.npz", "0", **small)
     assert sum(sizes) == 36
     assert max(sizes) <= BATCH
 
@@ -117,7 +118,7 @@ def test_memory_holds_a_batch_and_no_more(
 def test_what_cannot_be_is_told_before_any_image(
     photos: Path, tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_streamed", lambda *_: pytest.fail("work was done first"))
+    monkeypatch.setattr(job, "_stream_maps", lambda *_: pytest.fail("work was done first"))
     for output, at, kind, message in (
         ("m.parquet", "0", UsageError, r"written as \.npz, one array for each stage"),
         ("no/m.npz", "0", OutputError, "There is no folder"),
@@ -125,10 +126,10 @@ def test_what_cannot_be_is_told_before_any_image(
         ("m.npz", "0+", UsageError, "There is no stage ''"),
     ):
         with pytest.raises(kind, match=message):
-            job.maps(photos, tmp_path / output, at, **small)
-    monkeypatch.setattr(job, "load_backbone", lambda *_: fresh_backbone("test_vit"))
+            job.write_feature_maps(photos, tmp_path / output, at, **small)
+    monkeypatch.setattr(job, "load_backbone", lambda *_: build_random_backbone("test_vit"))
     with pytest.raises(UsageError, match=r"'blocks\.0' of test_vit gives no feature map .* with a map: patch_embed\.$"):
-        job.maps(photos, tmp_path / "m.npz", "blocks.0", **small)
+        job.write_feature_maps(photos, tmp_path / "m.npz", "blocks.0", **small)
     done = graft("embed", photos, "-o", tmp_path / "m.npz", "--maps", "0", "--all-layers")
     assert (done.exit_code, "leave --all-layers and --boxes out" in done.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []
@@ -160,7 +161,7 @@ def test_a_full_disk_leaves_nothing_and_the_file_that_was_there(
 
     monkeypatch.setattr(job.shutil, "copyfileobj", full)
     with pytest.raises(OutputError, match="the disk is full"):
-        job.maps(photos, tmp_path / "m.npz", "0", force=True, **small)
+        job.write_feature_maps(photos, tmp_path / "m.npz", "0", force=True, **small)
     assert (tmp_path / "m.npz").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
 
@@ -170,5 +171,5 @@ def test_without_a_usable_image_there_is_no_file(tmp_path: Path, small: dict[str
         (tmp_path / "p" / name).mkdir(parents=True)
         (tmp_path / "p" / name / "bad.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="Not one image can be used, the first because: empty file"):
-        job.maps(tmp_path / "p", tmp_path / "m.npz", "0", **small)
+        job.write_feature_maps(tmp_path / "p", tmp_path / "m.npz", "0", **small)
     assert not (tmp_path / "m.npz").exists()

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from graft.jobs.check import check
+from graft.jobs.check.check import check
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.jobs.predict import predict
-from graft_runtime.kinds import SUFFIXES
+from graft_runtime.formats import SUFFIXES
 
 CLASSES = ("daisy", "rose")
 
 
 @pytest.fixture(scope="module")
 def wanted(shared: Path) -> dict[str, str]:
-    """What is to become of each messy file that is a picture by its ending: yes, no or either."""
+    """What is to become of each messy file that is an image by its ending: yes, no or either."""
     with (shared / "data/messy/MANIFEST.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["file"]: row["tolerant_loader_should_decode"] for row in csv.DictReader(file)}
     return {name: said for name, said in rows.items() if name.lower().endswith(SUFFIXES)}
@@ -67,7 +67,7 @@ def test_half_of_the_files_are_messy(mixed: Path, wanted: dict[str, str], tmp_pa
     assert classifier.report["data"]["train"] + classifier.report["data"]["test"] > 200
 
     found = predict(classifier, [mixed])
-    said = {str(Path(each.picture).relative_to(mixed)): each for each in found}
+    said = {str(Path(each.image).relative_to(mixed)): each for each in found}
     assert misjudged({name: each.fault for name, each in said.items() if each.fault}, wanted) == []
     assert all(bool(each.fault) != bool(each.label or each.unknown) for each in found)
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import graft
-from graft.cli import app
+from graft.cli.app import app
 from graft.data.dataset import TEST, TRAIN
 
 STRATEGY = "probe:head=ridge,layers=last"
@@ -55,7 +55,7 @@ def test_it_is_evaluated_with_folders_of_any_name(photos: Path, model: Path, tmp
     assert one == graft.evaluate(model, tmp_path / "set").as_dict()
     done = run("evaluate", model, tmp_path / "new", "--against", photos / "frame", "-q")
     assert done.exit_code == 0, done.output
-    assert "right on 24 pictures" in done.output
+    assert "right on 24 images" in done.output
 
 
 def test_it_learns_more_of_the_rest_from_a_folder_of_that_name(photos: Path, tmp_path: Path) -> None:
@@ -75,13 +75,13 @@ def test_the_same_image_on_both_sides_is_a_conflict(photos: Path, tmp_path: Path
     (conflict,) = found.report["data"]["conflicts"]
     assert "disc/00.png (disc)" in conflict
     assert "others/same.png (not disc)" in conflict
-    assert conflict.endswith("are the same picture")
+    assert conflict.endswith("are the same image")
 
 
 def test_a_check_of_it_writes_a_list_that_makes_the_same_data_set(photos: Path, tmp_path: Path) -> None:
     done = run("check", photos / "disc", "--against", photos, "--quick", "--fix", tmp_path / "clean.csv", "-q")
     assert done.exit_code == 0, done.output
-    assert "36 pictures of 2 classes" in done.output
+    assert "36 images of 2 classes" in done.output
     with (tmp_path / "clean.csv").open() as file:
         labels = [row["label"] for row in csv.DictReader(file)]
     assert (labels.count("disc"), labels.count("not disc")) == (12, 24)
@@ -95,7 +95,7 @@ def test_near_duplicates_of_both_sides_stay_together(photos: Path, tmp_path: Pat
     for path in (photos / "disc").iterdir():
         shutil.copy(path, tmp_path / f"others/disc-{path.name}")
     found = graft.fit(photos / "disc", against=tmp_path / "others", strategy=STRATEGY, offline=True)
-    held = found.memory and found.memory.pictures
+    held = found.memory and found.memory.images
     assert held
     parts: dict[str, list[int]] = {}
     for name, part in zip(held.names, held.parts.tolist(), strict=True):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.jobs.check import check
+from graft.jobs.check.check import check
 from graft.jobs.fit import fit
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: the extra `browser`")
@@ -45,7 +45,7 @@ def pages(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     fit(root / "hard", root / "model", strategy="probe:head=ridge,layers=last")
     odd = shutil.copytree(photos, root / "odd")
     shutil.copy(odd / "disc" / "00.png", odd / "frame" / "copy.png")
-    (odd / "disc" / "bad.jpg").write_bytes(b"no picture")
+    (odd / "disc" / "bad.jpg").write_bytes(b"no image")
     check(odd).write(root / "check.html")
     return {"report": root / "model" / "report.html", "check": root / "check.html"}
 
@@ -86,19 +86,19 @@ def test_what_is_wider_than_a_phone_scrolls_in_its_own_box_and_says_so(browser: 
     page.close()
 
 
-def test_a_number_of_the_matrix_shows_its_pictures_and_the_sliders_count(browser: Any, pages: dict[str, Path]) -> None:
+def test_a_number_of_the_matrix_shows_its_images_and_the_sliders_count(browser: Any, pages: dict[str, Path]) -> None:
     page = browser.new_page()
     page.goto(pages["report"].as_uri())  # with its own policy in force
     button = page.query_selector("td.miss button")
     wanted = int(button.inner_text())
     button.click()
-    assert len(page.query_selector_all("#pictures img")) == min(wanted, 12)
+    assert len(page.query_selector_all("#images img")) == min(wanted, 12)
     assert button.get_attribute("aria-pressed") == "true"
     sure, right = page.evaluate("[facts.sure, facts.right]")
     page.fill("#least", "60")
     kept = [good for chance, good in zip(sure, right, strict=True) if chance >= 0.6]
     told = page.inner_text("#told")
-    assert f"{100 * len(kept) / len(sure):.1f}% of the pictures" in told
+    assert f"{100 * len(kept) / len(sure):.1f}% of the images" in told
     assert f"{100 * sum(kept) / len(kept):.1f}% of these answers" in told
     page.select_option("#class", "bird")
     page.fill("#threshold", "50")
@@ -107,7 +107,7 @@ def test_a_number_of_the_matrix_shows_its_pictures_and_the_sliders_count(browser
     )
     said = [row for row, chance in enumerate(chances) if chance >= 127.5]
     assert f"of its {len(said)} answers" in page.inner_text("#class-told")
-    assert f"the {len(truth)} pictures of bird" in page.inner_text("#class-told")
+    assert f"the {len(truth)} images of bird" in page.inner_text("#class-told")
     page.close()
 
 
@@ -117,7 +117,7 @@ def served(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     root = tmp_path_factory.mktemp("served")
     fit(photos, root / "shapes", strategy="probe:head=ridge,layers=last", report=False)
     words = ["shapes", "--evidence", photos, "--corrections", "kept", "--token", "a-token-for-this-test", "--port", "0"]
-    command = [sys.executable, "-m", "graft.cli", "serve", *map(str, words), "--quiet"]
+    command = [sys.executable, "-m", "graft.cli.app", "serve", *map(str, words), "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root) as process:
         assert process.stdout
         yield process.stdout.readline().split()[-1], root / "kept"

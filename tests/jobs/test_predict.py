@@ -1,4 +1,4 @@
-"""Pictures to answers on the command line and in a CSV file, which must never replace a file of the user's."""
+"""Images to answers on the command line and in a CSV file, which must never replace a file of the user's."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 import graft_runtime
-from graft import cli
+from graft.cli import app
 from graft.errors import DataError, ModelError, OutputError
-from graft.jobs import columns
 from graft.jobs.export.export import export
 from graft.jobs.predict import predict, write
-from graft.model.classifier import Prediction, load
+from graft.model.classifier import load
 from graft_runtime.card import Card
 from graft_runtime.decide import Answer
-from graft_runtime.table import COLUMNS, Asked, joined
+from graft_runtime.prediction import Prediction
+from graft_runtime.table import COLUMNS, PredictOptions, join_labels
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -46,19 +46,19 @@ def test_the_command_line_and_python_and_the_classifier_agree(model: Path, photo
     assert done.exit_code == 0
     assert json.loads(done.stdout) == want
     lines = graft("predict", model, photos / "disc", "-q").stdout.splitlines()
-    assert [line.split()[-1] for line in lines] == [each["picture"] for each in want]
+    assert [line.split()[-1] for line in lines] == [each["image"] for each in want]
     assert [line.split()[1] for line in lines] == [each["label"] for each in want]
 
 
-def test_a_folder_stands_for_its_pictures_and_files_come_in_the_order_given(model: Path, photos: Path) -> None:
+def test_a_folder_stands_for_its_images_and_files_come_in_the_order_given(model: Path, photos: Path) -> None:
     last, first = photos / "stripes" / "03.jpg", photos / "disc" / "00.png"
     found = predict(model, [last, photos, first])
     assert len(found) == 38
-    assert (found[0].picture, found[-1].picture) == (str(last), str(first))
-    assert [each.picture for each in found[1:-1]] == sorted(each.picture for each in found[1:-1])
+    assert (found[0].image, found[-1].image) == (str(last), str(first))
+    assert [each.image for each in found[1:-1]] == sorted(each.image for each in found[1:-1])
 
 
-def test_a_folder_named_like_a_picture_is_a_folder(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_named_like_an_image_is_a_folder(model: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "all" / "trip.jpg").mkdir(parents=True)
     shutil.copy(photos / "disc" / "00.png", tmp_path / "all" / "trip.jpg")
     assert [(each.label, each.fault) for each in predict(model, [tmp_path / "all"])] == [("disc", "")]
@@ -70,7 +70,7 @@ def test_what_is_not_there_is_told_before_any_work(model: Path, tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     done = graft("predict", model, tmp_path / "empty")
     assert done.exit_code == 3
-    assert "holds no pictures" in done.stderr
+    assert "holds no images" in done.stderr
     with pytest.raises(ModelError, match="is no saved classifier"):
         predict(tmp_path / "empty", [])
 
@@ -94,7 +94,7 @@ def test_the_csv_says_what_the_json_says(model: Path, photos: Path, tmp_path: Pa
     want = predict(model, [odd])[0]
     good, bad = rows(tmp_path / "answers.csv")
     assert list(good) == [*COLUMNS, *(f"probability of {name}" for name in ("disc", "frame", "stripes"))]
-    assert good["picture"] == str(odd)
+    assert good["image"] == str(odd)
     assert good["label"] == "frame"
     assert float(good["probability"]) == pytest.approx(want.probability, abs=1e-6)
     assert sum(float(good[f"probability of {name}"]) for name in ("disc", "frame", "stripes")) == pytest.approx(1)
@@ -110,7 +110,7 @@ class Sage:
         self.said, self.classes = said, classes
         self.card = Card(classes, {}, {}, {}, "probe", 1.0)
 
-    def blocks(
+    def predict_blocks(
         self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = 0.05
     ) -> Iterator[list[Prediction]]:
         return (self.said[at : at + 3] for at in range(start, len(images), 3))
@@ -120,10 +120,10 @@ def written(
     said: list[Prediction], classes: tuple[str, ...], path: Path, force: bool = False, top: int = 0, **asked: float
 ) -> None:
     """The table of these answers."""
-    pictures = [path.parent / f"{number}.png" for number in range(len(said))]
-    for picture in pictures:
-        picture.touch()
-    write(Sage(said, classes), pictures, path, Asked(top=top, **asked), force=force)
+    images = [path.parent / f"{number}.png" for number in range(len(said))]
+    for image in images:
+        image.touch()
+    write(Sage(said, classes), images, path, PredictOptions(top=top, **asked), force=force)
 
 
 @pytest.mark.fault(23)
@@ -135,7 +135,7 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, start: str) -> None:
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert [cell for cell in cells if cell.startswith(start)] == []
-    assert cells.count("'" + joined([name])) == 1
+    assert cells.count("'" + join_labels([name])) == 1
     assert f"'{start}1.png" in cells
 
 
@@ -146,7 +146,7 @@ SAID.append(Prediction('=\n"3".png', None, "not an image"))
 
 def test_several_labels_are_joined_in_the_csv(tmp_path: Path) -> None:
     written(SAID, tuple(CHANCES), tmp_path / "a.csv")
-    assert [(each["picture"], each["label"]) for each in rows(tmp_path / "a.csv")] == [
+    assert [(each["image"], each["label"]) for each in rows(tmp_path / "a.csv")] == [
         *(("0.png", ""), ("1.png", "a"), ("2.png", "a|b"), ('\'=\n"3".png', ""))
     ]
 
@@ -175,27 +175,27 @@ def test_parquet_holds_what_the_csv_holds_with_types(tmp_path: Path, top: int) -
         for row in table.to_pylist()
     ]
     want = rows(tmp_path / "a.csv")
-    want[-1]["picture"] = want[-1]["picture"][1:]  # a formula is harmless in Parquet
+    want[-1]["image"] = want[-1]["image"][1:]  # a formula is harmless in Parquet
     assert plain == want
     assert table["probability"].to_pylist() == [0.9, 0.9, 0.9, 0.0]
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".png") == [".csv", ".parquet"]
 
 
 def test_parquet_is_written_in_groups_that_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "CELLS", 15)
+    monkeypatch.setattr("graft.jobs.parquet.MAX_CELLS", 15)
     chances = CHANCES | {"d": 0.2}
     said = [Prediction(f"{number}.png", Answer("a", 0.9, chances, ("a",))) for number in range(12)]
     written(said, tuple(chances), tmp_path / "a.parquet")
     found = parquet.ParquetFile(tmp_path / "a.parquet")
     assert found.metadata.num_row_groups == 12
-    assert found.read()["picture"].to_pylist() == [each.picture for each in said]
+    assert found.read()["image"].to_pylist() == [each.image for each in said]
 
 
 def test_parquet_holds_sets_of_thousands_of_classes_and_no_name_twice(tmp_path: Path) -> None:
     names = ("probability of label", "label", *(f"{number:05} of a species with a long name" for number in range(5000)))
     said = [Prediction("0.png", Answer("label", 1.0, dict.fromkeys(names, 0.5), ("label",), names))]
     (tmp_path / "0.png").touch()
-    write(Sage(said, names), [tmp_path / "0.png"], tmp_path / "a.parquet", Asked(coverage=0.9))
+    write(Sage(said, names), [tmp_path / "0.png"], tmp_path / "a.parquet", PredictOptions(coverage=0.9))
     found = parquet.read_table(tmp_path / "a.parquet")
     assert found["set"].to_pylist() == ["|".join(names)]
     assert found.column_names[6:8] == ["probability of probability of label", "probability of label"]
@@ -254,7 +254,7 @@ def half(file, data):
         os.kill(os.getpid(), signal.SIGKILL)
     write(file, data)
 journal._write = half
-from graft import cli
+from graft.cli import app as cli
 cli.main()
 """
 
@@ -296,7 +296,7 @@ def test_an_exported_file_answers_in_place_of_the_folder(model: Path, photos: Pa
     want = [each.as_dict() for each in graft_runtime.load(tmp_path / "a.onnx").predict(sorted(photos.glob("disc/*")))]
     assert [each.as_dict() for each in predict(tmp_path / "a.onnx", [photos / "disc"])] == want
     code = (
-        "import sys; from graft import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+        "import sys; from graft.cli import app as cli\ntry: cli.main()\nexcept SystemExit: pass\n"
         "print('HEAVY', [name for name in ('torch', 'timm', 'sklearn') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, "predict", tmp_path / "a.onnx", photos / "disc", "-o", tmp_path / "a.csv"]
@@ -308,10 +308,10 @@ def test_an_exported_file_answers_in_place_of_the_folder(model: Path, photos: Pa
     assert graft("predict", tmp_path / "none.onnx", photos / "disc").exit_code == 5
 
 
-def test_a_csv_that_cannot_be_written_is_told_before_any_picture_is_judged(
+def test_a_csv_that_cannot_be_written_is_told_before_any_image_is_judged(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.jobs.predict.opened", lambda *_: pytest.fail("work was done first"))
+    monkeypatch.setattr("graft.jobs.predict.open_model", lambda *_: pytest.fail("work was done first"))
     (tmp_path / "mine.jpg").write_text("mine")
     for place, force in (("no/where.csv", False), ("mine.jpg", False), ("mine.jpg", True), (".", True)):
         words = ["predict", model, photos, "--csv", tmp_path / place, *(["--force"] if force else [])]
@@ -321,7 +321,7 @@ def test_a_csv_that_cannot_be_written_is_told_before_any_picture_is_judged(
     assert (tmp_path / "mine.jpg").read_text() == "mine"
 
 
-def test_sets_and_unknown_pictures_are_shown_in_each_form(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_sets_and_unknown_images_are_shown_in_each_form(model: Path, photos: Path, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "odd.png")
     given = [photos / "disc" / "00.png", tmp_path / "odd.png"]
     want = load(model).predict(given, coverage=0.95)
@@ -330,7 +330,7 @@ def test_sets_and_unknown_pictures_are_shown_in_each_form(model: Path, photos: P
     known, odd = done.stdout.splitlines()
     assert ", ".join(want[0].among or ()) in known
     assert odd.startswith("    -    (unknown)")
-    assert f"(nearest is {want[1].nearest[0].picture}: {want[1].nearest[0].labels[0]})" in odd
+    assert f"(nearest is {want[1].nearest[0].image}: {want[1].nearest[0].labels[0]})" in odd
     read = json.loads(graft("predict", model, *given, "--coverage", "0.95", "--json", "-q").stdout)
     assert read == [each.as_dict() for each in want]
     assert (read[1]["label"], read[1]["labels"], read[1]["unknown"]) == ("", [], True)

@@ -13,17 +13,17 @@ from safetensors.torch import save_file
 from tensors import same, tensors
 from typer.testing import CliRunner
 
-from graft import cli
 from graft.backbones.backbone import load_backbone
-from graft.backbones.stages import probed
-from graft.data.read.folder import read_folder
+from graft.backbones.features import build_probe_features
+from graft.cli import app
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError, GraftError, UsageError, WeightsError
-from graft.jobs.check import check
+from graft.jobs.check.check import check
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import load
-from graft.torch.fresh import fresh_module
+from graft.torch.restore import build_random_module
 from graft.training.strategies import STRATEGIES
 
 PROBE = "probe:head=ridge,layers=last"
@@ -35,7 +35,7 @@ TAKES_NO_FILE = ("direct", "scratch")
 
 def drawn(seed: int, folder: Path) -> Path:
     """The weights that a seed draws, in a file, as if they had been published."""
-    save_file(fresh_module("test_resnet", seed).module.state_dict(), folder / "drawn.safetensors")
+    save_file(build_random_module("test_resnet", seed).module.state_dict(), folder / "drawn.safetensors")
     return folder / "drawn.safetensors"
 
 
@@ -51,7 +51,9 @@ def test_it_is_what_a_file_with_the_same_weights_gives(
 ) -> None:
     options: dict[str, Any] = SMALL | {"strategy": TEXTS.get(name, name), "recipe": RECIPES[name], "seed": 3}
     random = fit(photos, tmp_path / "model", weights="random", **options)
-    monkeypatch.setattr("graft.jobs.fit.looking", lambda _pretrained, offline: load_backbone(offline=offline))
+    monkeypatch.setattr(
+        "graft.jobs.fit.select_duplicate_backbone", lambda _pretrained, offline: load_backbone(offline=offline)
+    )
     filed = fit(photos, weights=drawn(3, tmp_path), **options)
     assert same(random, filed)
     state, saved = tensors(random.network), tensors(load(tmp_path / "model").network)
@@ -74,16 +76,16 @@ def test_the_default_network_looks_for_near_duplicates_and_is_not_what_the_head_
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: list[str] = []
-    from graft.training.embed import embed as job
+    from graft.features.embed import embed as job
 
     monkeypatch.setattr(
-        "graft.jobs.fit.embed", lambda frozen, *a, **k: keys.append(frozen.key()) or job(frozen, *a, **k)
+        "graft.jobs.fit.embed", lambda frozen, *a, **k: keys.append(frozen.cache_key()) or job(frozen, *a, **k)
     )
     made = fit(
         photos, strategy=PROBE, weights="random", offline=True, seed=1
     )  # the default network, with other weights
-    assert keys == [probed(load_backbone(offline=True)).key()]
-    begin = fresh_module("tf_efficientnet_lite0", 1).module.state_dict()
+    assert keys == [build_probe_features(load_backbone(offline=True)).cache_key()]
+    begin = build_random_module("tf_efficientnet_lite0", 1).module.state_dict()
     state = made.network.features.graph.tensors
     assert all(np.array_equal(value, state[name]) for name, value in begin.items())
     names = sorted((photos / "disc").iterdir())
@@ -91,14 +93,14 @@ def test_the_default_network_looks_for_near_duplicates_and_is_not_what_the_head_
     assert len(pixels) > len(names)
     exam = made.memory and made.memory.tested
     assert exam
-    chances, _, _ = made.probabilities(pixels)
+    chances, _, _ = made.predict_probs(pixels)
     rows = [pixels.names().index(name) for name in exam.names]
     kept = np.take_along_axis(chances[rows], exam.columns, axis=1)
     np.testing.assert_allclose(kept, exam.chances, atol=1e-4)  # from the store = from the network itself
 
 
 def test_scratch_begins_there_anyway(photos: Path) -> None:
-    options: dict[str, Any] = SMALL | {"strategy": "scratch", "recipe": "epochs=1"}
+    options: dict[str, Any] = SMALL | {"backbone": "cnn", "strategy": "scratch", "recipe": "epochs=1,refit=no"}
     assert same(fit(photos, weights="random", **options), fit(photos, **options))
 
 
@@ -108,7 +110,7 @@ def test_scratch_begins_there_anyway(photos: Path) -> None:
 def test_the_summary_the_card_and_the_readme_say_so(photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
     words = ("fit", photos, "-o", output, "-s", PROBE, "--weights", "random", "--backbone", "cnn", "--seed", 4)
-    done = CliRunner().invoke(cli.app, [str(word) for word in words])
+    done = CliRunner().invoke(app.app, [str(word) for word in words])
     assert done.exit_code == 0, done.output
     assert "  weights      random, drawn with seed 4: pretrained on nothing\n" in done.stdout
     readme = (output / "README.md").read_text(encoding="utf-8")
@@ -147,9 +149,9 @@ def test_a_run_with_other_weights_is_another_run(photos: Path, tmp_path: Path) -
     def stop(_epoch: Any) -> None:
         raise Stopped
 
-    options: dict[str, Any] = SMALL | {"strategy": "tail:cut=0.5,views=1", "recipe": "epochs=2,batch=8"}
+    options: dict[str, Any] = SMALL | {"strategy": "tail:cut=0.5,views=1", "recipe": "epochs=2,batch=8,refit=no"}
     with pytest.raises(Stopped):
-        fit(photos, tmp_path / "model", weights="random", told=stop, **options)
+        fit(photos, tmp_path / "model", weights="random", on_epoch=stop, **options)
     with pytest.raises(UsageError, match=r'weights: was "drawn with seed 0", now "[0-9a-f]{64}"'):
         fit(photos, tmp_path / "model", weights=drawn(0, tmp_path), resume=True, **options)
     resumed = fit(photos, tmp_path / "model", weights="random", resume=True, **options)
@@ -189,11 +191,11 @@ def test_an_update_without_the_features_of_this_network_says_so(
 ) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     fit(photos, tmp_path / "old", strategy=PROBE, weights="random", **SMALL)
-    kept = probed(load_backbone(offline=True)).key()
+    kept = build_probe_features(load_backbone(offline=True)).cache_key()
     for folder in (tmp_path / "cache" / "features").iterdir():
         if folder.name != kept:
             shutil.rmtree(folder)
-    with pytest.raises(DataError, match=r"36 of the 36 pictures of before are not in the cache"):
+    with pytest.raises(DataError, match=r"36 of the 36 images of before are not in the cache"):
         update(tmp_path / "old", merge={"round": ("disc", "frame")}, allow_worse=True)
     assert update(tmp_path / "old", merge={"round": ("disc", "frame")}, photos=photos, allow_worse=True).classes == (
         "round",

@@ -19,12 +19,12 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from typer.testing import CliRunner, Result
 
-from graft import cli, show
+from graft.cli import app, format
 from graft.data.dataset import Dataset
 from graft.errors import DataError, OutputError
 from graft.jobs.fit import fit
-from graft.jobs.report import commands, figures
-from graft.jobs.report.report import page, report
+from graft.jobs.report import figures
+from graft.jobs.report.report import fit_command, render_report, report, source_arguments
 from graft.model import storage
 from graft.model.classifier import Classifier, load
 
@@ -32,7 +32,7 @@ VOID = {"meta", "img", "input", "br", "hr", "link"}
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 class Page(HTMLParser):
@@ -116,7 +116,7 @@ def test_every_number_is_that_of_an_independent_count(made: Path) -> None:
     np.testing.assert_allclose(known["sure"], exam.chances.max(axis=1), atol=6e-4)
     np.testing.assert_allclose(np.array(known["chances"]) / 255, exam.chances.T, atol=2.1e-3)
     assert known["truth"] == [np.flatnonzero(exam.labels == at).tolist() for at in order]
-    for name, truth, answer, sure, _ in known["pictures"]:
+    for name, truth, answer, sure, _ in known["images"]:
         row = exam.names.index(name)
         assert (truth, answer) == (judge.classes[exam.labels[row]], judge.classes[said[row]])
         assert sure == pytest.approx(exam.chances[row].max(), abs=6e-4)
@@ -140,7 +140,7 @@ def test_it_needs_nothing_else_and_names_are_only_names(made: Path) -> None:
     assert [tag for tag, _ in page.tags].count("script") == 2
     assert all(each.get("alt") for tag, each in page.tags if tag == "img")
     assert len([tag for tag, _ in page.tags if tag == "h1"]) == 1
-    assert facts(text)["pictures"]
+    assert facts(text)["images"]
 
 
 def test_the_surest_mistakes_come_first_with_what_spoke_for_them(made: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_surest_mistakes_come_first_with_what_spoke_for_them(made: Path) -> 
     assert [int(sure) for _, sure in shown] == [round(100 * float(exam.chances[row].max())) for row in order]
 
 
-def test_a_report_by_itself_finds_the_pictures_wherever_they_are(made: Path, hard: Path, tmp_path: Path) -> None:
+def test_a_report_by_itself_finds_the_images_wherever_they_are(made: Path, hard: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(hard, tmp_path / "moved")
     (moved / "cat").rename(moved / "kitten")
     done = graft("report", made, moved, "-o", tmp_path / "again.html", "-q")
@@ -167,7 +167,7 @@ def test_a_report_by_itself_finds_the_pictures_wherever_they_are(made: Path, har
     bare = graft("report", made, "-o", tmp_path / "bare.html", "-q")
     assert bare.exit_code == 0
     text = (tmp_path / "bare.html").read_text(encoding="utf-8")
-    assert facts(text)["pictures"] == []
+    assert facts(text)["images"] == []
     assert "<img" not in text
     assert "<button" not in text
 
@@ -182,14 +182,14 @@ def test_what_goes_wrong_is_said(made: Path, photos: Path, tmp_path: Path) -> No
     assert place.read_text() == "<p>the user's own</p>"
     with pytest.raises(OutputError, match="There is no folder"):
         report(made, tmp_path / "gone" / "report.html")
-    with pytest.raises(DataError, match=r"Not one of the [0-9]+ test pictures"):
+    with pytest.raises(DataError, match=r"Not one of the [0-9]+ test images"):
         report(made, tmp_path / "new.html", photos)
     assert not (tmp_path / "new.html").exists()
     report(made, tmp_path / "new.html")
     report(made, tmp_path / "new.html", force=True)
     classifier = load(made)
     object.__setattr__(classifier, "memory", None)
-    with pytest.raises(DataError, match="remembers no test pictures"):
+    with pytest.raises(DataError, match="remembers no test images"):
         report(classifier, tmp_path / "other.html")
 
 
@@ -197,11 +197,11 @@ def test_fit_writes_none_where_none_is_wanted(photos: Path, tmp_path: Path) -> N
     done = graft("fit", photos, "-o", tmp_path / "model", "-s", "probe:head=ridge,layers=last", "--no-report", "-q")
     assert done.exit_code == 0
     assert "report.html" not in done.stdout
-    assert not (tmp_path / "model" / storage.PAGE).exists()
-    assert show.PAGE == storage.PAGE
+    assert not (tmp_path / "model" / storage.HTML_REPORT).exists()
+    assert format.PAGE == storage.HTML_REPORT
 
 
-def test_several_labels_a_picture(photos: Path, tmp_path: Path) -> None:
+def test_several_labels_an_image(photos: Path, tmp_path: Path) -> None:
     rows = ["file,label"]
     for path in sorted(photos.rglob("*.*")):
         both = path.parent.name if path.stem != "03" else f"{path.parent.name}|extra"
@@ -244,7 +244,7 @@ def test_the_commands_of_a_report_work_from_any_folder(
     sources: list[tuple[str, list[str]]] = [("my photos", []), ("a table.csv", ["--columns", "file=where,label=what"])]
     for source, options in sources:
         words = ["fit", source, *options, "-o", "a model", "-s", "probe:head=ridge,layers=last", "--force", "-q"]
-        assert CliRunner().invoke(cli.app, words).exit_code == 0
+        assert CliRunner().invoke(app.app, words).exit_code == 0
         found = re.findall(r"<code>(graft [^<]*)</code>", (home / "a model" / "report.html").read_text())
         told = [shlex.split(html.unescape(each)) for each in found if " check " in each or " fit " in each]
         assert [each[1] for each in told] == ["check", "fit"]
@@ -253,23 +253,23 @@ def test_the_commands_of_a_report_work_from_any_folder(
             place.mkdir()
             monkeypatch.chdir(place)
             quick = ["--quick"] if command[1] == "check" else ["-q"]
-            done = CliRunner().invoke(cli.app, [*command[1:], *quick])
+            done = CliRunner().invoke(app.app, [*command[1:], *quick])
             assert done.exit_code == 0, (command, done.output)
         assert (other / f"{source}1" / "again" / "model.json").exists()
         monkeypatch.chdir(home)
 
 
 def test_what_has_no_place_of_its_own_has_no_command() -> None:
-    assert commands.words(Dataset) == commands.words([1], columns="x") == commands.words("a", against=[1]) == ""
-    assert commands.again("", "model") == commands.again("photos", None) == ""
+    assert source_arguments(Dataset) == source_arguments([1], columns="x") == source_arguments("a", against=[1]) == ""
+    assert fit_command("", "model") == fit_command("photos", None) == ""
     here = Path.cwd()
-    assert commands.words("a b", against="c", boxes=True) == f"'{here / 'a b'}' --against {here / 'c'} --boxes"
+    assert source_arguments("a b", against="c", boxes=True) == f"'{here / 'a b'}' --against {here / 'c'} --boxes"
 
 
 def test_many_names_are_not_on_one_line(photos: Path) -> None:
     classifier: Classifier = fit(photos, strategy="probe:head=ridge,layers=last")
     many = [f"species {number}" for number in range(173)]
     data = classifier.report["data"] | {"untested": many, "few": many, "missing": many[:2]}
-    text = page(replace(classifier, report=classifier.report | {"data": data}))
+    text = render_report(replace(classifier, report=classifier.report | {"data": data}))
     assert text.count("173 classes <details><summary>which</summary>") == 2
     assert "species 0, species 1</dd>" in text

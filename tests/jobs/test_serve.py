@@ -17,7 +17,7 @@ import pytest
 from test_docs import DOCS, blocks
 
 from graft.errors import UsageError
-from graft.jobs.serve import exported
+from graft.jobs.serve import export_to_cache
 from graft.model.classifier import Classifier, load
 from graft.progress import unwatched
 from graft_runtime import contract
@@ -27,7 +27,7 @@ from graft_runtime import contract
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real `graft serve model/`."""
     environment = os.environ | {"GRAFT_CACHE": str(tmp_path_factory.mktemp("cache"))}
-    command = [sys.executable, "-m", "graft.cli", "serve", str(model), "--port", "0", "--quiet"]
+    command = [sys.executable, "-m", "graft.cli.app", "serve", str(model), "--port", "0", "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as it:
         assert it.stdout
         line = it.stdout.readline()
@@ -79,14 +79,14 @@ def test_the_examples_of_the_documentation_run(
 
 def test_a_classifier_is_exported_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
-    first = exported(model, None, unwatched)
+    first = export_to_cache(model, None, unwatched)
     before = first.stat().st_mtime_ns
-    assert exported(model, None, unwatched) == first
+    assert export_to_cache(model, None, unwatched) == first
     assert first.stat().st_mtime_ns == before
     assert first.stem == model.name
-    assert exported(first, None, unwatched) == first
+    assert export_to_cache(first, None, unwatched) == first
     with pytest.raises(UsageError, match="has its evidence inside"):
-        exported(first, "photos", unwatched)
+        export_to_cache(first, "photos", unwatched)
 
 
 # --- what lies in the cache -------------------------------------------------------------------------------------------
@@ -119,21 +119,21 @@ def test_an_export_in_the_cache_is_made_again_only_where_it_is_of_no_use(
     made = list[Path]()
 
     def export(classifier: Classifier, path: Path, **_: Any) -> None:
-        path.write_bytes(contract.described(b"", classifier.card, contract.Export()))
+        path.write_bytes(contract.append_description(b"", classifier.card, contract.Export()))
         made.append(path)
 
     monkeypatch.setattr("graft.jobs.export.export.export", export)
-    path = exported(model, None, unwatched)
+    path = export_to_cache(model, None, unwatched)
     ODD[odd](path)
-    again = exported(model, None, unwatched)
+    again = export_to_cache(model, None, unwatched)
     assert (again, len(made)) == (path, 1 if odd == "sound" else 2)
-    assert contract.read(again.read_bytes())[0] == load(model).card
+    assert contract.read_description(again.read_bytes())[0] == load(model).card
 
 
 def test_a_file_is_served_without_torch() -> None:
     code = (
         "import sys; from graft.jobs import serve; from graft.progress import unwatched; from pathlib import Path;"
-        f"serve.exported(Path({str(Path(__file__))!r}), None, unwatched); print('HEAVY', 'torch' in sys.modules)"
+        f"serve.export_to_cache(Path({str(Path(__file__))!r}), None, unwatched); print('HEAVY', 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "HEAVY False"

@@ -1,4 +1,4 @@
-"""Whatever the pictures lie in, the classifier is the same."""
+"""Whatever the images lie in, the classifier is the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import graft
-from graft.cli import app
+from graft.cli.app import app
 from graft.errors import UsageError
 
 STRATEGY = "probe:head=ridge,layers=last"
@@ -25,9 +25,9 @@ def fitted(source: object, **more: object) -> graft.Classifier:
 
 def shard(path: Path, photos: Path) -> Path:
     with tarfile.open(path, "w") as archive:
-        for picture in sorted(photos.rglob("*.*g")):
-            label, key = picture.parent.name, f"{picture.parent.name}-{picture.stem}"
-            for name, raw in ((f"{key}{picture.suffix}", picture.read_bytes()), (f"{key}.cls", label.encode())):
+        for image in sorted(photos.rglob("*.*g")):
+            label, key = image.parent.name, f"{image.parent.name}-{image.stem}"
+            for name, raw in ((f"{key}{image.suffix}", image.read_bytes()), (f"{key}.cls", label.encode())):
                 info = tarfile.TarInfo(name)
                 info.size = len(raw)
                 archive.addfile(info, io.BytesIO(raw))
@@ -39,8 +39,8 @@ def expected(photos: Path) -> graft.Classifier:
     return fitted(photos)
 
 
-@pytest.mark.parametrize("kind", ["zip", "shard", "pictures"])
-def test_the_same_pictures_give_the_same_classifier(
+@pytest.mark.parametrize("kind", ["zip", "shard", "images"])
+def test_the_same_images_give_the_same_classifier(
     photos: Path, tmp_path: Path, expected: graft.Classifier, kind: str
 ) -> None:
     if kind == "zip":
@@ -69,8 +69,8 @@ def test_the_summary_says_what_was_guessed_what_is_missing_and_what_looks_alike(
     done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
     assert "  columns      file=path,label=species,group=patient (guessed: file, group)\n" in done.output
-    assert "  careful      'Disc' (1 picture) and 'disc' (12): the same class?\n" in done.output
-    assert "  left out     1 pictures that cannot be used:\n" in done.output
+    assert "  careful      'Disc' (1 image) and 'disc' (12): the same class?\n" in done.output
+    assert "  left out     1 images that cannot be used:\n" in done.output
     assert "gone/9.jpg: cannot be read: No such file or directory\n" in done.output
     report = json.loads((tmp_path / "model/report.json").read_text())
     assert list(report["data"]["faults"]) == ["gone/9.jpg"]
@@ -89,11 +89,11 @@ def test_class_folders_that_look_alike_are_pointed_out(photos: Path, tmp_path: P
     for number in (0, 2):
         (tmp_path / f"set/disc/{number:02d}.png").rename(tmp_path / f"set/Disc/{number:02d}.png")
     report = fitted(tmp_path / "set").report
-    assert report["data"]["alike_names"] == ("'Disc' (2 pictures) and 'disc' (10): the same class?",)
+    assert report["data"]["alike_names"] == ("'Disc' (2 images) and 'disc' (10): the same class?",)
     assert set(report["classes"]) == {"Disc", "disc", "frame", "stripes"}
 
 
-def test_an_archive_has_no_next_picture_to_predict(photos: Path, tmp_path: Path) -> None:
+def test_an_archive_has_no_next_image_to_predict(photos: Path, tmp_path: Path) -> None:
     path = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
     done = CliRunner().invoke(app, ["fit", path, "-s", STRATEGY, "--offline", "-q", "-o", str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
@@ -102,5 +102,5 @@ def test_an_archive_has_no_next_picture_to_predict(photos: Path, tmp_path: Path)
 
 
 def test_what_is_no_source_is_an_error_before_any_work() -> None:
-    with pytest.raises(UsageError, match="A NoneType is no source of pictures"):
+    with pytest.raises(UsageError, match="A NoneType is no source of images"):
         fitted(None)

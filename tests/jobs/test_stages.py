@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 
-from graft import show
+from graft.cli import networks
 from graft.errors import UsageError
-from graft.jobs.stages import stages
-from graft.torch import cut, fresh
-from graft.torch.head import Head
-from graft.torch.layers import weight_layers
-from graft.torch.network import Features, Network
-from graft.torch.train import _share as share
+from graft.jobs.networks import stages
+from graft.torch import cut, restore
+from graft.torch.chain import find_weight_layers
+from graft.torch.finetune import _compute_tuned_share as share
+from graft.torch.head import HeadModule
+from graft.torch.network import FeaturesModule, NetworkModule
 
 
 def test_the_list_is_the_chain_in_order() -> None:
@@ -37,10 +37,10 @@ def test_without_pytorch_the_stages_are_listed_and_their_work_is_not_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = stages()
-    monkeypatch.setattr("graft.jobs.stages.find_spec", lambda _package: None)
+    monkeypatch.setattr("graft.jobs.networks.find_spec", lambda _package: None)
     found = stages()
     assert found == [each | {"work": None, "above": None, "layers": []} for each in whole]
-    show.stages("tf_efficientnet_lite0", found)
+    networks.print_stages("tf_efficientnet_lite0", found)
     said = capsys.readouterr().out
     assert "      -       -\nThe work of a stage is counted by PyTorch, and that needs PyTorch" in said
 
@@ -52,8 +52,8 @@ def test_work_adds_up_and_every_layer_is_in_one_stage(name: str) -> None:
     assert sum(each["work"] for each in found) == pytest.approx(1.0, abs=1e-3)
     for one, other in pairwise([*found, {"above": 0.0}]):
         assert one["above"] - other["above"] == pytest.approx(one["work"], abs=2e-4)
-    backbone = fresh.fresh_module(name)
-    layers = weight_layers(Features(backbone.module, backbone.preprocess, ()))
+    backbone = restore.build_random_module(name)
+    layers = find_weight_layers(FeaturesModule(backbone.module, backbone.preprocess, ()))
     assert [layer for each in found for layer in each["layers"]] == [
         {"name": layer.name, "parameters": layer.parameters} for layer in layers
     ]
@@ -61,26 +61,26 @@ def test_work_adds_up_and_every_layer_is_in_one_stage(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_above_is_the_share_of_the_work_that_a_cut_there_trains(name: str) -> None:
-    backbone = fresh.fresh_module(name)
-    features = Features(backbone.module, backbone.preprocess, ())
-    network = Network(features, Head({"kind": "linear", "width": features.width, "classes": 2}))
+    backbone = restore.build_random_module(name)
+    features = FeaturesModule(backbone.module, backbone.preprocess, ())
+    network = NetworkModule(features, HeadModule({"kind": "linear", "width": features.width, "classes": 2}))
     chain = stages(name)
     for stage in chain[2:]:
-        halves = cut.cut(network, backbone, stage["name"])
+        halves = cut.cut_network(network, backbone, stage["name"])
         stem = chain[0]["work"]  # it still runs above the cut, on a blank image
         assert share(network, halves) == pytest.approx(stage["above"] + stem, abs=1e-2)
 
 
 @pytest.mark.parametrize("name", ["cnn", "test_resnet"])
 def test_a_cut_by_index_share_or_name_freezes_what_the_list_says(name: str) -> None:
-    backbone = fresh.fresh_module(name)
-    features = Features(backbone.module, backbone.preprocess, ())
-    network = Network(features, Head({"kind": "linear", "width": features.width, "classes": 2}))
+    backbone = restore.build_random_module(name)
+    features = FeaturesModule(backbone.module, backbone.preprocess, ())
+    network = NetworkModule(features, HeadModule({"kind": "linear", "width": features.width, "classes": 2}))
     chain = stages(name)
     whole = sum(stage["parameters"] for stage in chain)
     for stage in chain[1:]:
         for at in (stage["index"], stage["share"], stage["name"]):
-            assert cut.cut(network, backbone, at).border == stage["name"]
+            assert cut.cut_network(network, backbone, at).border == stage["name"]
         tuned = sum(each.numel() for each in backbone.module.parameters() if each.requires_grad)
         assert 1 - tuned / whole == pytest.approx(stage["below"], abs=1e-4)
 

@@ -16,21 +16,20 @@ from PIL import Image
 from tensors import same, tensors
 
 from graft.backbones.backbone import load_backbone
-from graft.backbones.stages import probed
+from graft.backbones.features import build_probe_features
 from graft.data.dataset import Dataset
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
 from graft.errors import CutError, DataError, GraftError, ModelError, UsageError
-from graft.jobs.direct import direct, relabelled
+from graft.features.embed import embed
+from graft.jobs.direct import load_published_classifier, relabel_dataset
 from graft.jobs.evaluate import evaluate
 from graft.jobs.fit import fit
 from graft.model.classifier import load
 from graft.progress import unwatched
-from graft.torch import start
-from graft.torch.fresh import fresh_module
-from graft.torch.revive import backbone_of, network_of
+from graft.torch import phases
+from graft.torch.restore import backbone_to_module, build_random_module, network_to_module
 from graft.training.choices import Choices
-from graft.training.embed import embed
-from graft.training.material import prepare
+from graft.training.material import prepare_material
 
 SHORT = "epochs=2,batch=8,refit=no"
 LABELS = ("disc", "frame", "stripes", "wide")
@@ -48,11 +47,11 @@ def table(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "labels", "split"])
-        for number, picture in enumerate(sorted(photos.rglob("*.*"))):
-            name = f"{number:02d}{picture.suffix}"
-            shutil.copy(picture, folder / name)
-            with Image.open(picture) as opened:
-                labels = [picture.parent.name] + ["wide"] * (opened.width > 80)
+        for number, image in enumerate(sorted(photos.rglob("*.*"))):
+            name = f"{number:02d}{image.suffix}"
+            shutil.copy(image, folder / name)
+            with Image.open(image) as opened:
+                labels = [image.parent.name] + ["wide"] * (opened.width > 80)
             rows.writerow([name, "|".join(labels), "test" if number % 4 == 0 else "train"])
     return folder / "labels.csv"
 
@@ -76,8 +75,8 @@ def test_several_labels_from_a_table_to_the_same_answers(
     assert again.card.thresholds == made.card.thresholds
     assert all(0 < each < 1 for each in again.card.thresholds)
     assert same(made, again)
-    pictures = sorted(table.parent.glob("*.png"))
-    for one, other in zip(made.predict(pictures), again.predict(pictures), strict=True):
+    images = sorted(table.parent.glob("*.png"))
+    for one, other in zip(made.predict(images), again.predict(images), strict=True):
         assert one == other
         reached = {
             name for name, least in zip(LABELS, again.card.thresholds, strict=True) if one.probabilities[name] >= least
@@ -94,15 +93,15 @@ def test_several_labels_from_a_table_to_the_same_answers(
     ("options", "says"),
     [
         ({"strategy": "direct"}, "'direct' answers one class"),
-        ({"strategy": "tail", "recipe": "loss=cross-entropy"}, "several labels for each picture. Got 'cross-entropy'"),
-        ({"strategy": "tail", "recipe": "metric=balanced-accuracy"}, "'balanced-accuracy' is for one label a picture"),
-        ({"strategy": "probe:head=knn"}, "'knn' takes one label for each picture"),
+        ({"strategy": "tail", "recipe": "loss=cross-entropy"}, "several labels for each image. Got 'cross-entropy'"),
+        ({"strategy": "tail", "recipe": "metric=balanced-accuracy"}, "'balanced-accuracy' is for one label an image"),
+        ({"strategy": "probe:head=knn"}, "'knn' takes one label for each image"),
     ],
 )
-def test_what_is_for_one_label_is_refused_before_any_picture_is_embedded(
+def test_what_is_for_one_label_is_refused_before_any_image_is_embedded(
     options: dict[str, Any], says: str, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("pictures were embedded first"))
+    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("images were embedded first"))
     with pytest.raises(UsageError) as caught:
         fit(table, **options)
     assert says in str(caught.value)
@@ -118,11 +117,11 @@ def test_direct_scores_folders_named_as_the_classes_of_imagenet(
     for source, name in (("disc", "n03944341"), ("frame", "picket fence"), ("stripes", "Daisy")):
         shutil.copytree(photos / source, tmp_path / "p" / name)
     made = fit(tmp_path / "p", tmp_path / "model", strategy="direct", backbone="test_resnet", offline=True)
-    plain = direct("test_resnet", offline=True)
-    data = relabelled(read_folder(tmp_path / "p"), plain)
+    plain = load_published_classifier("test_resnet", offline=True)
+    data = relabel_dataset(read_folder(tmp_path / "p"), plain)
     assert {made.classes[label] for label in data.labels} == {"daisy", "picket fence", "pinwheel"}
     want = made.report["evaluation"]
-    chances, _, _ = plain.probabilities(data)
+    chances, _, _ = plain.predict_probs(data)
     assert want["accuracy"] == float((chances.argmax(axis=1) == data.labels).mean())
     assert want["count"] == 36 == made.report["data"]["test"]
     assert made.report["data"]["train"] == 0
@@ -144,11 +143,11 @@ def test_direct_scores_folders_named_as_the_classes_of_imagenet(
 def test_direct_scores_only_the_test_part_where_there_is_one(
     photos: Path, tmp_path: Path, small: dict[str, Any]
 ) -> None:
-    for part, pictures in (("train", slice(0, 9)), ("test", slice(9, 12))):
+    for part, images in (("train", slice(0, 9)), ("test", slice(9, 12))):
         for source, name in (("disc", "pinwheel"), ("frame", "daisy")):
             (tmp_path / "p" / part / name).mkdir(parents=True)
-            for picture in sorted((photos / source).iterdir())[pictures]:
-                shutil.copy(picture, tmp_path / "p" / part / name)
+            for image in sorted((photos / source).iterdir())[images]:
+                shutil.copy(image, tmp_path / "p" / part / name)
     assert fit(tmp_path / "p", strategy="direct", **small).report["evaluation"]["count"] == 6
 
 
@@ -192,7 +191,7 @@ def test_choices_of_a_classifier_are_used_where_none_are_given(
         ("early-features:at=layer9", None, UsageError, "There is no stage 'layer9'"),
     ],
 )
-def test_it_is_said_before_a_picture_is_looked_at(
+def test_it_is_said_before_an_image_is_looked_at(
     strategy: str, recipe: str | None, kind: type[GraftError] | None, says: str, photos: Path, small: dict[str, Any]
 ) -> None:
     class LookedAt(Exception):
@@ -226,7 +225,7 @@ def test_a_teachers_probabilities_are_the_targets(
     assert load(tmp_path / "student").card.recipe["teacher"] == str(teacher)
 
     material, targets = taught(photos, recipe, small)
-    probs, _, faults = load(teacher).probabilities(material)
+    probs, _, faults = load(teacher).predict_probs(material)
     assert not faults
     assert torch.equal(targets, torch.from_numpy(probs.astype(np.float32)))
     assert targets.sum(1).numpy() == pytest.approx(1)
@@ -235,9 +234,11 @@ def test_a_teachers_probabilities_are_the_targets(
 def taught(photos: Path, recipe: str, small: dict[str, Any]) -> tuple[Dataset, torch.Tensor]:
     """The images that a training learns from, and its targets."""
     data, backbone = read_folder(photos), load_backbone("test_resnet", small["weights"])
-    material = prepare(data, embed(probed(backbone), data), 0)
-    ground = start.ground(Choices("full", "", recipe), backbone, backbone_of(backbone), material, unwatched)
-    return material.data.take(ground.inner), ground.targets
+    material = prepare_material(data, embed(build_probe_features(backbone), data), 0)
+    ground = phases.build_finetune_inputs(
+        Choices("full", "", recipe), backbone, backbone_to_module(backbone), material, unwatched
+    )
+    return material.data.take(ground.train_rows), ground.targets
 
 
 def test_of_several_teachers_it_is_the_mean_whatever_the_order_of_their_classes(
@@ -253,14 +254,14 @@ def test_of_several_teachers_it_is_the_mean_whatever_the_order_of_their_classes(
     plus = tmp_path / "a+b"  # a folder may be called so
     fit(turned, plus, strategy="probe:head=ncm,layers=last", **small)
     learned, targets = taught(photos, f"{SHORT},loss=kl,teacher={plus}", small)
-    second = load(plus).probabilities(learned)[0]
+    second = load(plus).predict_probs(learned)[0]
     assert load(plus).classes == ("stripes", "disc", "frame")
     second = second[:, [load(plus).classes.index(name) for name in learned.classes]]
     assert torch.equal(targets, torch.from_numpy(second.astype(np.float32)))
 
     (tmp_path / "other").symlink_to(plus)
     learned, targets = taught(photos, f"{SHORT},loss=kl,teacher={teacher}+{tmp_path / 'other'}", small)
-    first = load(teacher).probabilities(learned)[0]
+    first = load(teacher).predict_probs(learned)[0]
     assert np.abs(first - second).max() > 0.05, "teachers that agree show nothing"
     assert targets.numpy() == pytest.approx((first + second) / 2, abs=1e-7)
 
@@ -306,15 +307,17 @@ def test_a_small_network_learns_from_scratch(photos: Path, tmp_path: Path) -> No
     made = fit(photos, tmp_path / "model", **options)
     phase = made.report["phases"][0]
     assert phase["frozen_parameters"] == 0
-    assert phase["trained_parameters"] == sum(each.numel() for each in network_of(made.network, made.card).parameters())
+    assert phase["trained_parameters"] == sum(
+        each.numel() for each in network_to_module(made.network, made.card).parameters()
+    )
     again = load(tmp_path / "model")
     assert same(made, again)
-    pictures = sorted((photos / "disc").iterdir())
-    assert [each.probabilities for each in made.predict(pictures)] == [
-        each.probabilities for each in again.predict(pictures)
+    images = sorted((photos / "disc").iterdir())
+    assert [each.probabilities for each in made.predict(images)] == [
+        each.probabilities for each in again.predict(images)
     ]
     assert same(made, fit(photos, **options))
-    begin = fresh_module("cnn", 0).module.state_dict()
+    begin = build_random_module("cnn", 0).module.state_dict()
     assert begin
     assert not any(np.array_equal(made.network.features.graph.tensors[name], each) for name, each in begin.items())
 
@@ -367,10 +370,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "says"), MISTAKES, ids=[says for _, says in MISTAKES])
-def test_what_does_not_go_together_is_told_before_any_picture_is_embedded(
+def test_what_does_not_go_together_is_told_before_any_image_is_embedded(
     options: dict[str, Any], says: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("pictures were embedded first"))
+    monkeypatch.setattr("graft.jobs.fit.embed", lambda *_, **__: pytest.fail("images were embedded first"))
     with pytest.raises(UsageError) as caught:
         fit(photos, tmp_path / "model", **options)
     assert says in str(caught.value)

@@ -15,33 +15,33 @@ import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
-from graft import cli
+from graft.cli import app
 from graft.data.dataset import TEST, TRAIN
-from graft.data.read.folder import read_folder
-from graft.data.recalled import Recalled
+from graft.data.images import Recalled
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError, GraftError, ModelError, OutputError, UpdateError, UsageError
 from graft.jobs.fit import fit
-from graft.jobs.update import recall
-from graft.jobs.update.changes import answered
+from graft.jobs.update import sources
+from graft.jobs.update.changes import remap_predictions
 from graft.jobs.update.update import update
 from graft.model import storage
 from graft.model.classifier import Classifier, load
-from graft.model.memory import Exam, Memory, Pictures, examined
+from graft.model.memory import EvaluationRecord, ImageRecords, Memory, build_record
 
 QUICK = "probe:head=ridge,layers=last"
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def parted(photos: Path, folder: Path, classes: tuple[str, ...]) -> Path:
-    """Nine pictures of each class in `train`, three in `test`."""
+    """Nine images of each class in `train`, three in `test`."""
     for name in classes:
-        for place, picture in enumerate(sorted((photos / name).iterdir())):
+        for place, image in enumerate(sorted((photos / name).iterdir())):
             target = folder / ("train" if place < 9 else "test") / name
             target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(picture, target)
+            shutil.copy(image, target)
     return folder
 
 
@@ -64,7 +64,7 @@ def three(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logits(classifier: Classifier, photos: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    found = classifier.look(read_folder(photos)).logits
+    found = classifier.run_forward(read_folder(photos)).logits
     order = np.argsort(classifier.classes)
     return found[:, order], tuple(sorted(classifier.classes))
 
@@ -74,13 +74,13 @@ def memory_of(classifier: Classifier) -> Memory:
     return classifier.memory
 
 
-def held(classifier: Classifier) -> Pictures:
-    found = memory_of(classifier).pictures
+def held(classifier: Classifier) -> ImageRecords:
+    found = memory_of(classifier).images
     assert found
     return found
 
 
-def exam_of(classifier: Classifier) -> Exam:
+def exam_of(classifier: Classifier) -> EvaluationRecord:
     found = memory_of(classifier).tested
     assert found
     return found
@@ -149,13 +149,13 @@ def test_a_merge_and_a_removal_are_a_fit_on_what_is_left(three: Path, photos: Pa
     assert sorted(set(old.labels.tolist())) == [0, 1, 2]
 
 
-def test_pictures_of_a_removed_class_may_come_back_under_another_name(three: Path, photos: Path) -> None:
+def test_images_of_a_removed_class_may_come_back_under_another_name(three: Path, photos: Path) -> None:
     new = update(three, remove=["frame"], add=(sorted((photos / "frame").iterdir()), ["box"] * 12), allow_worse=True)
     assert new.classes == ("disc", "stripes", "box")
     assert sum(new.report["update"]["added"]["box"].values()) == 12
 
 
-def test_corrections_find_pictures_by_content_and_by_name(three: Path, photos: Path, tmp_path: Path) -> None:
+def test_corrections_find_images_by_content_and_by_name(three: Path, photos: Path, tmp_path: Path) -> None:
     first, second = sorted((photos / "disc").iterdir())[:2]
     shutil.copy(first, tmp_path / "other name.png")
     table = tmp_path / "labels.csv"
@@ -169,18 +169,18 @@ def test_corrections_find_pictures_by_content_and_by_name(three: Path, photos: P
     }
     assert changed == {f"disc/{first.name}", f"disc/{second.name}"}
     table.write_text("file,label\nnowhere.jpg,frame\n")
-    with pytest.raises(DataError, match=r"labels\.csv names 1 pictures that .* nowhere\.jpg"):
+    with pytest.raises(DataError, match=r"labels\.csv names 1 images that .* nowhere\.jpg"):
         update(three, correct=table)
     table.write_text("file,label\nx/disc/00.png,fraem\n")
     with pytest.raises(UsageError, match=r"no class 'fraem' to correct x/disc/00\.png to\. Did you mean 'frame'"):
         update(three, correct=table)
 
 
-def test_more_pictures_of_an_old_class_and_one_that_is_broken(saved: Path, photos: Path, tmp_path: Path) -> None:
+def test_more_images_of_an_old_class_and_one_that_is_broken(saved: Path, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "more" / "disc"
     folder.mkdir(parents=True)
-    for picture in sorted((photos / "stripes").iterdir())[:4]:
-        shutil.copy(picture, folder)
+    for image in sorted((photos / "stripes").iterdir())[:4]:
+        shutil.copy(image, folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     known = sorted((photos / "disc").iterdir())
     shutil.copy(known[0], folder / "trained.png")
@@ -194,7 +194,7 @@ def test_more_pictures_of_an_old_class_and_one_that_is_broken(saved: Path, photo
     assert {each.tobytes() for each in exam_of(old).digests} <= {each.tobytes() for each in exam_of(new).digests}
 
 
-def test_a_picture_that_is_known_under_another_label_is_refused(saved: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_image_that_is_known_under_another_label_is_refused(saved: Path, photos: Path, tmp_path: Path) -> None:
     for place, part in ((0, "trained"), (-1, "tested")):
         folder = tmp_path / part
         folder.mkdir()
@@ -220,7 +220,7 @@ def test_what_is_worse_is_not_written(three: Path, photos: Path, tmp_path: Path)
 
 def test_the_gate_names_the_classes(monkeypatch: pytest.MonkeyPatch, three: Path, tmp_path: Path) -> None:
     """With the doubt at which something counts as worse raised to certainty, any loss is."""
-    monkeypatch.setattr("graft.model.compare.SURE", 10.0)
+    monkeypatch.setattr("graft.model.comparison.SIGNIFICANCE", 10.0)
     old = load(three)
     names, parts = held(old).names, held(old).parts
     lines = [f"{name},disc" for name, part in zip(names, parts, strict=True) if part == TRAIN and "frame/" in name]
@@ -245,7 +245,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[GraftError], str]] = {
     "merge into another": ({"merge": {"stripes": ["disc", "frame"]}}, UsageError, r"disc\+frame\+stripes=stripes"),
     "remove": ({"remove": ["cat"]}, UsageError, "no class 'cat' to remove. There are disc, frame, stripes"),
     "one left": ({"remove": ["disc", "frame"]}, DataError, "Fewer than two classes"),
-    "empty": ({"add": "."}, DataError, "holds no pictures"),
+    "empty": ({"add": "."}, DataError, "holds no images"),
     "missing": ({"add": "no such folder"}, DataError, "There is no folder"),
 }
 
@@ -279,8 +279,8 @@ def test_nothing_that_was_asked_for_is_left_out_in_silence(words: list[str], say
 
 def test_an_addition_of_which_nothing_can_be_used_is_told(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"Not one of the 1 pictures to add can be used: new/a\.jpg \(not an image\)"):
+    (tmp_path / "new" / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"Not one of the 1 images to add can be used: new/a\.jpg \(not an image\)"):
         update(saved, tmp_path / "m", add=tmp_path / "new", allow_worse=True)
     assert not (tmp_path / "m").exists()
 
@@ -305,7 +305,7 @@ def test_without_a_cache_the_photos_are_asked_for(
 ) -> None:
     with_cache = update(saved, add=photos / "stripes", allow_worse=True)
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(DataError, match=r"24 of the 24 pictures of before are not in the cache .* --photos"):
+    with pytest.raises(DataError, match=r"24 of the 24 images of before are not in the cache .* --photos"):
         update(saved, add=photos / "stripes")
     again = update(saved, add=photos / "stripes", photos=photos, allow_worse=True)
     np.testing.assert_allclose(logits(again, photos)[0], logits(with_cache, photos)[0], atol=1e-4)
@@ -346,16 +346,16 @@ def test_several_labels_can_be_merged_removed_and_added_to(photos: Path, tmp_pat
 
 def test_old_answers_count_in_the_new_classes() -> None:
     chances = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
-    exam = examined(np.zeros((2, 16), np.uint8), ["a", "b"], np.array([0, 2]), chances, None)
-    merged = answered(exam, np.array([0, 1]), np.array([0, 0, 1], np.int32), 2)
+    exam = build_record(np.zeros((2, 16), np.uint8), ["a", "b"], np.array([0, 2]), chances, None)
+    merged = remap_predictions(exam, np.array([0, 1]), np.array([0, 0, 1], np.int32), 2)
     np.testing.assert_allclose(merged.chances, [[0.8, 0.2], [0.3, 0.7]], rtol=1e-6)
     np.testing.assert_allclose(merged.own, [0.8, 0.7], rtol=1e-6)
-    removed = answered(exam, np.array([-1, 1]), np.array([-1, 0, 1], np.int32), 2)
+    removed = remap_predictions(exam, np.array([-1, 1]), np.array([-1, 0, 1], np.int32), 2)
     np.testing.assert_allclose(removed.chances, [[0.2, 0.7, 0.1]], rtol=1e-6)
     assert removed.names == ("b",)
 
 
-def test_a_picture_that_is_not_at_hand_says_so() -> None:
+def test_an_image_that_is_not_at_hand_says_so() -> None:
     column = Recalled(np.array(["a"], np.dtypes.StringDType()), np.zeros((1, 16), np.uint8), np.array([-1]))
     assert column.read(0) == bytes(16)
 
@@ -363,8 +363,8 @@ def test_a_picture_that_is_not_at_hand_says_so() -> None:
 def test_the_printed_table_and_the_dry_run(saved: Path, photos: Path, tmp_path: Path) -> None:
     done = graft("update", saved, "--add", photos / "stripes", "--allow-worse", "-q")
     assert done.exit_code == 0, done.output
-    assert "pictures of stripes to train on" in done.output
-    assert "Old test pictures (6): " in done.output
+    assert "images of stripes to train on" in done.output
+    assert "Old test images (6): " in done.output
     assert "Nothing was written" in done.output
     told = graft("update", saved, "-o", tmp_path / "m", "--add", photos / "stripes", "--allow-worse", "-q", "--json")
     assert json.loads(told.stdout)["update"]["effect"]["whole"]["shared"] == 6
@@ -383,4 +383,4 @@ def test_features_are_cached_by_what_a_graph_is_not_by_what_its_folder_says(phot
     card.write_text(json.dumps(described))
     stranger = load(tmp_path / "model")
     assert stranger.network.features.graph.identity == "0" * len(own)
-    assert recall.backbone(stranger).graph.identity == own
+    assert sources.restore_backbone(stranger).graph.identity == own

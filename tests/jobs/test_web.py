@@ -26,10 +26,10 @@ from standin import PAGE, hosted
 from typer.testing import CliRunner, Result
 
 import graft_runtime
-from graft import cli
-from graft.backbones import pixels
+from graft.backbones import preprocess_graph
+from graft.cli import app
 from graft.errors import ExportError, OutputError, UsageError
-from graft.jobs.export import evidence, parity, web
+from graft.jobs.export import parity, web
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
@@ -43,7 +43,7 @@ ASK = """([name, text]) => import("./answerer.js").then(async ({ answer }) => {
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 # --- before any work --------------------------------------------------------------------------------------------------
@@ -58,27 +58,27 @@ def test_int8_is_refused_with_the_reason(model: Path, photos: Path, tmp_path: Pa
 
 def test_what_graft_did_not_write_is_never_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "web"
-    web.refuse(folder, force=False)
+    web.check_output(folder, force=False)
     folder.mkdir()
-    web.refuse(folder, force=False)  # empty
+    web.check_output(folder, force=False)  # empty
     (folder / "index.html").write_text("mine")
     with pytest.raises(OutputError, match=r"holds 'index.html', which graft did not write"):
-        web.refuse(folder, force=True)
-    (folder / web.README).write_text(f"{web.MARK}\n")
+        web.check_output(folder, force=True)
+    (folder / web.README).write_text(f"{web.SIGNATURE}\n")
     with pytest.raises(OutputError, match="--force"):
-        web.refuse(folder, force=False)
-    web.refuse(folder, force=True)
+        web.check_output(folder, force=False)
+    web.check_output(folder, force=True)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"holds 'notes.txt'"):
-        web.refuse(folder, force=True)
+        web.check_output(folder, force=True)
     with pytest.raises(OutputError, match="There is no folder"):
-        web.refuse(tmp_path / "no/web", force=False)
+        web.check_output(tmp_path / "no/web", force=False)
 
 
 def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "web").write_text("mine")
     with pytest.raises(OutputError, match=r"holds 'web', which graft did not write"):
-        web.refuse(tmp_path / "web", force=True)
+        web.check_output(tmp_path / "web", force=True)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_is_missing_is_told(
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
     monkeypatch.setenv("npm_config_fetch_retries", "0")
     with pytest.raises(ExportError, match=said):
-        web.runtime(unwatched)
+        web.fetch_runtime(unwatched)
     assert not list((tmp_path / "cache").glob("*"))
 
 
@@ -118,19 +118,21 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path, monkeypatc
     dist.mkdir()
     for name, raw in good.items():
         (dist / name).write_bytes(raw)
-    monkeypatch.setattr(web, "_fetch", lambda folder: (fetched.append(folder), web._keep(dist, folder)))
-    folder = web.runtime(unwatched)
-    assert (web.runtime(unwatched), len(fetched)) == (folder, 1)
+    monkeypatch.setattr(
+        web, "_download_runtime", lambda folder: (fetched.append(folder), web._copy_runtime(dist, folder))
+    )
+    folder = web.fetch_runtime(unwatched)
+    assert (web.fetch_runtime(unwatched), len(fetched)) == (folder, 1)
     first = folder / next(iter(good))
     first.write_bytes(b"evil")
-    assert (web.runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 2, b"good")
+    assert (web.fetch_runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 2, b"good")
     shutil.rmtree(folder)
     folder.write_bytes(b"no folder")
-    assert (web.runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 3, b"good")
+    assert (web.fetch_runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 3, b"good")
     (dist / first.name).write_bytes(b"other")
     first.unlink()
     with pytest.raises(ExportError, match=rf"{first.name} is not the file of onnxruntime-web"):
-        web.runtime(unwatched)
+        web.fetch_runtime(unwatched)
 
 
 def test_the_lock_file_pins_the_package_and_names_no_address() -> None:
@@ -150,7 +152,7 @@ def runtime() -> Path:
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("needs Node with npm")
     try:
-        return web.runtime(unwatched)
+        return web.fetch_runtime(unwatched)
     except ExportError as error:
         if not re.search("ENOTFOUND|ECONN|ETIMEDOUT|EAI_AGAIN|network", str(error)):
             raise
@@ -173,7 +175,7 @@ def test_the_folder_is_complete(folder: Path, model: Path) -> None:
     assert {path.name for path in folder.iterdir()} == shared | own
     assert (folder / "answerer.js").read_bytes() == (PAGE / "ask-browser.js").read_bytes()
     assert graft_runtime.load(folder / web.MODEL).classes == load(model).classes
-    assert (folder / web.README).read_text().startswith(web.MARK)
+    assert (folder / web.README).read_text().startswith(web.SIGNATURE)
     licences = (folder / web.LICENCES).read_text()
     assert all(f"{what}: {licence}" in licences for what, licence in load(model).card.licences.items())
     assert "Microsoft Corporation" in licences
@@ -204,8 +206,8 @@ def test_a_folder_that_answers_otherwise_is_not_written(
 def test_a_model_that_answers_otherwise_in_node_is_not_written(
     bent: Any, model: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixels, "before", bent)
-    monkeypatch.setattr(parity.Parity, "exact", lambda _: "")
+    monkeypatch.setattr(preprocess_graph, "prepend_preprocess", bent)
+    monkeypatch.setattr(parity.Parity, "find_mismatch", lambda _: "")
     export(model, tmp_path / "model.onnx")  # ONNX Runtime would have refused it
     monkeypatch.undo()
     with pytest.raises(ExportError, match=r"In the browser's runtime .* a probability is off by"):
@@ -216,14 +218,14 @@ def test_a_model_that_answers_otherwise_in_node_is_not_written(
 def test_a_folder_here_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     (tmp_path / "site").mkdir()
     monkeypatch.chdir(tmp_path / "site")
-    monkeypatch.setattr(web, "runtime", lambda _: tmp_path)
+    monkeypatch.setattr(web, "fetch_runtime", lambda _: tmp_path)
     with pytest.raises(OutputError, match=r"site cannot be written: No such file"):  # of a runtime that is not there
         export(model, ".", to="web")
 
 
 def written(place: Path, folder: Path, classifier: Classifier, runtime: Path) -> None:
     """The same model written anew, with the page as it is now."""
-    given = evidence.gathered(classifier, None, unwatched)
+    given = parity.collect_parity_images(classifier, None, unwatched)
     web.write(place, (folder / web.MODEL).read_bytes(), runtime, classifier, given, unwatched)
 
 
@@ -265,11 +267,11 @@ def test_a_page_whose_model_is_damaged_or_does_not_fit_says_so_before_any_answer
     (place / "run.mjs").write_text(WORKER)
     (place / "package.json").write_text('{"type": "module"}')
     whole = (place / web.MODEL).read_bytes()
-    card, about = contract.read(whole)
+    card, about = contract.read_description(whole)
     bare = onnx.load_from_string(whole)
     del bare.metadata_props[:]
     other = replace(card, classes=(*card.classes, "x"), head={})
-    (place / "six.onnx").write_bytes(contract.described(bare.SerializeToString(), other, about))
+    (place / "six.onnx").write_bytes(contract.append_description(bare.SerializeToString(), other, about))
     name = f'"{card.classes[0]}"'.encode()
     (place / "turned.onnx").write_bytes(whole.replace(name, name.swapcase()))
     (place / "cut.onnx").write_bytes(whole[: len(whole) // 2])
@@ -315,7 +317,7 @@ def page(browser: Any, folder: Path) -> Iterator[Any]:
 
 
 def files(folder: Path, photos: Path) -> list[Path]:
-    """Photos, and pictures of the kinds that browsers and Pillow could read in different ways."""
+    """Photos, and images of the kinds that browsers and Pillow could read in different ways."""
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (9, 12, 4), dtype=np.uint8)).resize(
         (240, 180), Image.Resampling.BICUBIC
@@ -347,13 +349,13 @@ def test_chromium_answers_as_the_runtime(page: Any, folder: Path, photos: Path, 
             cosines = [each.similarity for each in own.nearest]
             assert [each["similarity"] for each in said["nearest"]] == pytest.approx(cosines, abs=1e-3), path.name
             first = said["nearest"][0]  # others may be as near as each other
-            assert (first["picture"], first["thumbnail"]) == (own.nearest[0].picture, own.nearest[0].thumbnail)
+            assert (first["image"], first["thumbnail"]) == (own.nearest[0].image, own.nearest[0].thumbnail)
             assert len(cosines) == 5
 
 
 @pytest.mark.slow
 def test_what_cannot_be_read_has_the_fault_of_the_runtime(page: Any) -> None:
-    for content, fault in ((b"", "empty file"), (b"no picture", "not an image")):
+    for content, fault in ((b"", "empty file"), (b"no image", "not an image")):
         assert page.evaluate(ASK, ["x.png", base64.b64encode(content).decode()])["fault"] == fault
 
 
@@ -374,7 +376,7 @@ def test_a_large_photo_is_made_smaller_as_the_decoder_does(page: Any, folder: Pa
 def test_a_person_sees_answer_and_heat_map_and_that_nothing_leaves(page: Any, folder: Path, photos: Path) -> None:
     path = sorted(photos.glob("disc/*"))[0]
     (own,) = graft_runtime.load(folder / web.MODEL).predict([path])
-    assert "no picture leaves it" in page.locator("#where").inner_text()
+    assert "no image leaves it" in page.locator("#where").inner_text()
     page.set_input_files("#files", [str(path)])
     card = page.locator("#list > li[data-state=done]")
     card.wait_for()
@@ -387,7 +389,7 @@ def test_a_person_sees_answer_and_heat_map_and_that_nothing_leaves(page: Any, fo
 
 @pytest.mark.slow
 def test_the_heat_map_covers_the_part_that_the_network_sees(page: Any, model: Path) -> None:
-    """A picture that is bright only there is all bright to the network."""
+    """An image that is bright only there is all bright to the network."""
     card, preprocess = json.loads((model / "model.json").read_text()), load(model).network.preprocess
     for height, width in ((300, 400), (640, 480), (100, 900), (700, 50), (33, 33)):
         ask = "([card, h, w]) => import('./contract.js').then(({ area }) => area({ card }, h, w))"

@@ -11,13 +11,13 @@ import pytest
 import torch
 from drawn import made, module_of, outputs_of, whole
 
-from graft.backbones import pixels
-from graft.backbones.graph import inlined, only
+from graft.backbones import preprocess_graph
+from graft.backbones.graph import inline_weights, prune_graph
 from graft.data.dataset import from_arrays
 from graft.model.classifier import Classifier
 from graft.model.unknown import NEIGHBOURS
-from graft.torch.answering import Answering
-from graft.torch.places import last_place
+from graft.torch.network import find_map_layer
+from graft.torch.program import ClassifierModule
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT, IMAGE, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
@@ -29,19 +29,20 @@ NETWORKS = [
         "test_convnext",
         "test_efficientnet",
         "tf_efficientnet_lite0",
-        "deit_tiny_patch16_224",
     ),
     *("mobilenetv3_small_100", "mlp", "cnn", "rnn"),
-    pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("deit_tiny_patch16_224", "swin_tiny_patch4_window7_224")),
 ]
 
 
 def told(classifier: Classifier, outputs: Sequence[str], images: np.ndarray) -> dict[str, np.ndarray]:
     """What the graph says of decoded images [n, height, width, 3]."""
     composed = whole(classifier)
-    assert Answering(classifier).outputs == tuple(outputs)
+    assert ClassifierModule(classifier).outputs == tuple(outputs)
     assert list(outputs_of(composed))[: len(outputs)] == list(outputs)
-    model = pixels.before(classifier.network.preprocess, inlined(only(composed, outputs)))
+    model = preprocess_graph.prepend_preprocess(
+        classifier.network.preprocess, inline_weights(prune_graph(composed, outputs))
+    )
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return {name: np.asarray(each) for name, each in zip(outputs, session.run(None, {IMAGE: images}), strict=True)}
 
@@ -53,18 +54,18 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarra
     network = classifier.network
     prepared = np.stack([network.preprocess.prepare(image) for image in images])
     logits = network(prepared)
-    assert np.abs(logits[0] - logits[1]).max() > 1e-3, "a network that says the same of every picture proves nothing"
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3, "a network that says the same of every image proves nothing"
     with torch.no_grad():
         module = module_of(classifier)(torch.from_numpy(prepared)).numpy()
     np.testing.assert_allclose(logits, module, rtol=1e-3, atol=1e-4 * np.abs(logits).max())
     np.testing.assert_allclose(said[LOGITS], logits, rtol=1e-3, atol=1e-4 * np.abs(logits).max())
-    np.testing.assert_allclose(said[PROBABILITIES], classifier.calibrated(logits), atol=1e-4)
-    look = classifier.look(from_arrays(list(images)))
+    np.testing.assert_allclose(said[PROBABILITIES], classifier.calibrate_logits(logits), atol=1e-4)
+    look = classifier.run_forward(from_arrays(list(images)))
     np.testing.assert_allclose(said[UNKNOWN], look.near.scores if look.near else np.zeros(3), atol=1e-4)
     if NEAR[0] in outputs:
         assert look.near
         np.testing.assert_allclose(said[SIMILARITY], look.near.cosines, atol=1e-4)
-        assert (said[NEAREST] == look.near.which).all()
+        assert (said[NEAREST] == look.near.indices).all()
         assert said[NEAREST].dtype == np.int64
         assert (said[NEAREST] != np.arange(NEIGHBOURS)).any()
     return said
@@ -73,8 +74,8 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, np.ndarra
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_answers_the_same_as_one_graph(name: str) -> None:
     classifier = made(name, "linear", "all")
-    place = last_place(module_of(classifier).features)
-    drawn = place is not None and place.averaged
+    place = find_map_layer(module_of(classifier).features)
+    drawn = place is not None and place.is_averaged
     check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, *[MAP] * (place is not None), *[HEAT] * drawn, *NEAR])
 
 
@@ -113,6 +114,6 @@ def test_the_places_of_a_linear_head_add_up_to_its_logits(name: str) -> None:
 
 
 def test_stored_features_are_kept_in_16_bits() -> None:
-    model = inlined(whole(made("tf_efficientnet_lite0", "linear", "last")))
+    model = inline_weights(whole(made("tf_efficientnet_lite0", "linear", "last")))
     halves = [list(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == 10]
     assert halves == [[40, 1280]]

@@ -1,4 +1,4 @@
-"""What a classifier takes and answers: every kind of picture, in order, whatever is wrong with some of them."""
+"""What a classifier takes and answers: every kind of image, in order, whatever is wrong with some of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from PIL import Image
 import graft
 import graft_runtime
 from graft.data import dataset as table
-from graft.data.read.folder import read_folder
-from graft.data.read.table import read_table
+from graft.data.readers.folder import read_folder
+from graft.data.readers.text_table import read_table
 from graft.errors import DataError
 from graft.jobs.fit import fit
+from graft.metrics.evaluation import MultilabelEvaluation
 from graft.model.classifier import Classifier, load
-from graft.model.multilabel import MultilabelEvaluation
 from graft_runtime.predictor import Predictor
 
 
@@ -48,10 +48,10 @@ def chances(classifier: Classifier, images: Any) -> list[list[float]]:
     return [list(each.answer.probabilities.values()) if each.answer else [] for each in classifier.predict(images)]
 
 
-def test_paths_arrays_and_pictures_get_the_same_answers(classifier: Classifier, paths: list[Path]) -> None:
+def test_paths_arrays_and_images_get_the_same_answers(classifier: Classifier, paths: list[Path]) -> None:
     want = chances(classifier, paths)
     opened = [Image.open(path) for path in paths]
-    arrays = [np.asarray(picture) for picture in opened]
+    arrays = [np.asarray(image) for image in opened]
     assert [each.label for each in classifier.predict(paths)] == ["stripes", "disc", "frame"]
     assert chances(classifier, [str(path) for path in paths]) == want
     assert chances(classifier, tuple(arrays)) == want
@@ -61,11 +61,9 @@ def test_paths_arrays_and_pictures_get_the_same_answers(classifier: Classifier, 
     assert alone[0] == pytest.approx(want[0], abs=1e-6)  # a batch of one takes another path through the processor
 
 
-def test_a_stack_of_arrays_is_several_pictures_and_a_grey_array_is_one(
-    classifier: Classifier, paths: list[Path]
-) -> None:
+def test_a_stack_of_arrays_is_several_images_and_a_grey_array_is_one(classifier: Classifier, paths: list[Path]) -> None:
     small = [Image.open(path).resize((64, 48)) for path in paths]
-    stack = np.stack([np.asarray(picture) for picture in small])
+    stack = np.stack([np.asarray(image) for image in small])
     assert chances(classifier, stack) == chances(classifier, small)
     grey = np.asarray(small[0].convert("L"))
     assert (
@@ -77,16 +75,16 @@ def test_a_stack_of_arrays_is_several_pictures_and_a_grey_array_is_one(
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "L", "1", "I;16"])
-def test_an_opened_picture_of_any_mode_is_seen_as_its_file_is(
+def test_an_opened_image_of_any_mode_is_seen_as_its_file_is(
     classifier: Classifier, paths: list[Path], tmp_path: Path, mode: str
 ) -> None:
-    picture = Image.open(paths[0])
+    image = Image.open(paths[0])
     if mode == "I;16":
-        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     else:
-        picture = picture.convert(mode)
-    picture.save(tmp_path / "odd.png")
-    assert chances(classifier, picture) == chances(classifier, tmp_path / "odd.png")
+        image = image.convert(mode)
+    image.save(tmp_path / "odd.png")
+    assert chances(classifier, image) == chances(classifier, tmp_path / "odd.png")
 
 
 def test_an_opened_photo_is_turned_upright_and_stays_as_it_is(
@@ -105,7 +103,7 @@ def test_faults_leave_the_order_and_the_others_alone(classifier: Classifier, pat
     (tmp_path / "page.jpg").write_bytes(b"<html>")
     given = [tmp_path / "empty.jpg", paths[0], tmp_path / "page.jpg", tmp_path / "gone.jpg", paths[1], paths[0]]
     found = classifier.predict(given)
-    assert [each.picture for each in found] == [str(path) for path in given]
+    assert [each.image for each in found] == [str(path) for path in given]
     assert [each.label for each in found] == ["", "stripes", "", "", "disc", "stripes"]
     assert [each.fault for each in found] == [
         *("empty file", "", "not an image", "cannot be read: No such file or directory", "", "")
@@ -113,7 +111,7 @@ def test_faults_leave_the_order_and_the_others_alone(classifier: Classifier, pat
     assert found[1].answer == found[5].answer
     assert found[1].probability == pytest.approx(classifier.predict(paths[0])[0].probability, abs=1e-6)
     assert found[0].as_dict() == {
-        **{"picture": str(given[0]), "label": "", "labels": [], "probability": 0.0},
+        **{"image": str(given[0]), "label": "", "labels": [], "probability": 0.0},
         **{"probabilities": {}, "fault": "empty file", "unknown": False, "among": None, "nearest": []},
     }
     json.dumps([each.as_dict() for each in found], allow_nan=False)
@@ -132,7 +130,7 @@ def test_whatever_holds_images_is_gone_through_as_the_runtime_does(
     ]
     for way in ways:
         own, theirs = (judge.predict(way() if callable(way) else way) for judge in (classifier, client))
-        told = [[(each.picture, each.label, each.fault) for each in said] for said in (own, theirs)]
+        told = [[(each.image, each.label, each.fault) for each in said] for said in (own, theirs)]
         assert told[0] == told[1], way
     assert classifier.predict(contents[0])[0].label == "stripes"
     assert len(classifier.predict(iter(paths))) == 3
@@ -196,18 +194,16 @@ def test_nothing_is_asked_and_nothing_answered(classifier: Classifier) -> None:
     ],
     ids=["float", "four channels", "no pixels"],
 )
-def test_what_is_no_picture_is_refused(classifier: Classifier, given: Any) -> None:
+def test_what_is_no_image_is_refused(classifier: Classifier, given: Any) -> None:
     with pytest.raises(DataError, match="must be uint8"):
         classifier.predict(given)
 
 
-def test_an_opened_picture_that_is_cut_off_is_refused(
-    classifier: Classifier, paths: list[Path], tmp_path: Path
-) -> None:
+def test_an_opened_image_that_is_cut_off_is_refused(classifier: Classifier, paths: list[Path], tmp_path: Path) -> None:
     raw = paths[0].read_bytes()
     (tmp_path / "cut.png").write_bytes(raw[: len(raw) // 2])
-    with Image.open(tmp_path / "cut.png") as picture, pytest.raises(DataError, match="damaged"):
-        classifier.predict(picture)
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(DataError, match="damaged"):
+        classifier.predict(image)
 
 
 def test_saved_and_loaded_gives_the_same_logits_to_the_bit(
@@ -215,7 +211,7 @@ def test_saved_and_loaded_gives_the_same_logits_to_the_bit(
 ) -> None:
     loaded = load(classifier.save(tmp_path / "model"))
     data = read_folder(photos)
-    for mine, theirs in zip(classifier.probabilities(data)[:2], loaded.probabilities(data)[:2], strict=True):
+    for mine, theirs in zip(classifier.predict_probs(data)[:2], loaded.predict_probs(data)[:2], strict=True):
         assert np.array_equal(mine, theirs)
     batch = np.random.default_rng(0).integers(0, 256, (4, 3, 224, 224), np.uint8)
     assert np.array_equal(classifier.network(batch), loaded.network(batch))
@@ -242,7 +238,7 @@ def test_images_without_a_label_are_not_counted_and_the_score_says_how_many(
         assert (score.count, score.trust.unlabelled) == (len(rows) - gap, gap)
 
 
-def test_a_dataset_without_labels_pictures_or_known_classes_is_not_scored(
+def test_a_dataset_without_labels_images_or_known_classes_is_not_scored(
     classifier: Classifier, paths: list[Path]
 ) -> None:
     with pytest.raises(DataError, match="a label for each"):
@@ -260,9 +256,9 @@ LABELS = {"disc": "round|full", "frame": "open", "stripes": ""}
 
 @pytest.fixture(scope="module")
 def tagged(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of the same pictures: discs are round and full, frames are open, stripes have no label."""
+    """A table of the same images: discs are round and full, frames are open, stripes have no label."""
     path = tmp_path_factory.mktemp("tagged") / "tags.csv"
-    rows = [f"{picture},{LABELS[name]}" for name in LABELS for picture in sorted((photos / name).iterdir())]
+    rows = [f"{image},{LABELS[name]}" for name in LABELS for image in sorted((photos / name).iterdir())]
     path.write_text("\n".join(["file,labels", *rows]))
     return path
 
@@ -321,7 +317,7 @@ def test_a_classifier_of_one_label_refuses_several(classifier: Classifier, photo
     files, hot = [photos / "disc" / "00.png", photos / "frame" / "00.png"], np.eye(3, dtype=np.uint8)[:2]
     single = table.from_paths(files, hot, classifier.classes)
     assert classifier.evaluate(single) == classifier.evaluate(table.from_paths(files, [0, 1], classifier.classes))
-    with pytest.raises(DataError, match="one label, and 1 of 2 pictures have several or none"):
+    with pytest.raises(DataError, match="one label, and 1 of 2 images have several or none"):
         classifier.evaluate(replace(single, labels=np.array([[1, 1, 0], [0, 1, 0]], np.uint8)))
 
 

@@ -10,8 +10,8 @@ from scipy.stats import binom
 from sklearn.metrics import average_precision_score
 
 from graft.errors import DataError, UsageError
-from graft.model.compare import Side, compare, mcnemar
-from graft.model.memory import Memory, examined, shortened
+from graft.model.comparison import ComparedClassifier, compare, mcnemar
+from graft.model.memory import Memory, build_record, shorten_digests
 
 RANDOM = np.random.default_rng(0)
 DIGESTS = RANDOM.integers(0, 256, (400, 16), np.uint8)
@@ -20,20 +20,22 @@ NAMES = np.array([f"{at}.jpg" for at in range(400)])
 CLASSES = ("ant", "bee", "cat")
 
 
-def side(name: str, right: np.ndarray, rows: Any = slice(None), trained: Any = slice(0, 0), **entries: Any) -> Side:
-    """A classifier that answers these pictures right, and others wrong, each with 0.8."""
+def side(
+    name: str, right: np.ndarray, rows: Any = slice(None), trained: Any = slice(0, 0), **entries: Any
+) -> ComparedClassifier:
+    """A classifier that answers these images right, and others wrong, each with 0.8."""
     said = np.where(right, LABELS, (LABELS + 1) % 3)
     chances = np.full((400, 3), 0.1)
     chances[np.arange(400), said] = 0.8
-    kept = examined(DIGESTS[rows], NAMES[rows].tolist(), LABELS[rows], chances[rows], None)
+    kept = build_record(DIGESTS[rows], NAMES[rows].tolist(), LABELS[rows], chances[rows], None)
     facts = {"task": "multiclass", "classes": CLASSES, "thresholds": (), "memory": None} | entries
-    return Side(name, **facts | {"memory": Memory(shortened(DIGESTS[trained]), kept)})
+    return ComparedClassifier(name, **facts | {"memory": Memory(shorten_digests(DIGESTS[trained]), kept)})
 
 
 ROW = np.arange(400)
 
 
-def test_who_answers_more_of_the_same_pictures_right_is_better() -> None:
+def test_who_answers_more_of_the_same_images_right_is_better() -> None:
     good, bad = side("good", ROW >= 40), side("bad", (ROW >= 100) | (ROW < 10))
     found = compare(good, bad)
     assert found.verdict == "better"
@@ -61,12 +63,12 @@ def test_equals_cannot_be_told_apart_and_seldom_are() -> None:
     assert verdicts.count("not distinguishable") >= 54
 
 
-def test_only_shared_pictures_count_in_whatever_order_and_training_on_the_others_test_is_told() -> None:
+def test_only_shared_images_count_in_whatever_order_and_training_on_the_others_test_is_told() -> None:
     one = side("one", ROW >= 40, rows=np.arange(299, -1, -1), trained=slice(300, 400))
     two = side("two", ROW >= 60, rows=np.arange(200, 400), trained=slice(0, 50))
     found = compare(one, two)
     assert (found.shared, found.tested, found.trained_on) == (100, (300, 200), (100, 50))
-    with pytest.raises(DataError, match="share none of their 100 and 100 test pictures"):
+    with pytest.raises(DataError, match="share none of their 100 and 100 test images"):
         compare(side("one", ROW >= 0, rows=slice(0, 100)), side("two", ROW >= 0, rows=slice(100, 200)))
 
 
@@ -84,8 +86,10 @@ def test_several_labels_are_compared_by_mean_average_precision() -> None:
     sides, areas = [], []
     for noise in (0.3, 3.0):
         chances = np.clip((labels + noise * RANDOM.standard_normal((200, 3))) / 2 + 0.25, 0, 1)
-        memory = Memory(shortened(DIGESTS[:0]), examined(DIGESTS[:200], NAMES[:200].tolist(), labels, chances, None))
-        sides.append(Side("it", "multilabel", CLASSES, (), memory))
+        memory = Memory(
+            shorten_digests(DIGESTS[:0]), build_record(DIGESTS[:200], NAMES[:200].tolist(), labels, chances, None)
+        )
+        sides.append(ComparedClassifier("it", "multilabel", CLASSES, (), memory))
         areas.append(average_precision_score(labels, chances.astype(np.float32), average="macro"))
     found = compare(*sides)
     assert (found.first, found.second) == pytest.approx(areas)
@@ -96,8 +100,8 @@ def test_several_labels_are_compared_by_mean_average_precision() -> None:
 
 
 def test_who_was_not_tested_cannot_be_compared() -> None:
-    bare = Side("bare", "multiclass", CLASSES, (), Memory(shortened(DIGESTS)))
-    with pytest.raises(DataError, match="bare remembers no test picture"):
+    bare = ComparedClassifier("bare", "multiclass", CLASSES, (), Memory(shorten_digests(DIGESTS)))
+    with pytest.raises(DataError, match="bare remembers no test image"):
         compare(bare, side("one", ROW >= 0))
 
 

@@ -12,16 +12,15 @@ import pytest
 import torch
 from drawn import images_of, made, module_of, outputs_of, start, whole
 
-from graft.backbones import facts
 from graft.backbones.features import Features
-from graft.backbones.graph import only, session
+from graft.backbones.graph import open_session, prune_graph, truncate_graph
 from graft.errors import ModelError, UsageError
 from graft.heads.head import Head
 from graft.model.classifier import Classifier
-from graft.model.composed import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, composed, tensors_of
-from graft.model.unknown import compared_by
-from graft.torch.answering import Answering
-from graft.torch.reference import WithReference
+from graft.model.network import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, build_classifier_graph, tensors_with_prefix
+from graft.model.unknown import reference_layers
+from graft.torch.network import ReferenceFeatures
+from graft.torch.program import ClassifierModule
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 
@@ -33,15 +32,15 @@ def check(classifier: Classifier, outputs: Sequence[str]) -> dict[str, Any]:
     images = images_of(network.preprocess.size, 3, 1)
     names = [*outputs, FEATURES, REFERENCE]
     assert list(outputs_of(graph))[: len(names)] == names
-    found = session(graph)
+    found = open_session(graph)
     said = dict(zip(names, found.run(images, names), strict=True))
     alone = [found.run(image[None], names) for image in images]
-    answering = Answering(classifier).eval()
+    answering = ClassifierModule(classifier).eval()
     assert answering.outputs == tuple(outputs)
     with torch.no_grad():
         given = torch.from_numpy(images)
-        parts, reference = WithReference(network.features, classifier.compared).each(given)
-        reference = reference if classifier.compared else torch.nn.functional.normalize(reference)
+        parts, reference = ReferenceFeatures(network.features, classifier.reference_layers).forward_parts(given)
+        reference = reference if classifier.reference_layers else torch.nn.functional.normalize(reference)
         want = [*answering(given), torch.cat(parts, dim=1), reference]
     for at, (each, value) in enumerate(zip(names, want, strict=True)):
         if each == NEAREST:
@@ -115,8 +114,8 @@ def test_logits_without_bounds_have_an_energy() -> None:
 def test_the_head_alone_says_of_the_features_what_the_graph_says() -> None:
     classifier = made("test_resnet", "mlp", "all")
     graph = whole(classifier)
-    features, logits = session(graph).run(images_of(classifier.network.preprocess.size, 3, 1), [FEATURES, LOGITS])
-    head = Head(classifier.network.head.spec, tensors_of(graph, HEAD))
+    features, logits = open_session(graph).run(images_of(classifier.network.preprocess.size, 3, 1), [FEATURES, LOGITS])
+    head = Head(classifier.network.head.spec, tensors_with_prefix(graph, HEAD))
     np.testing.assert_allclose(head(features), logits, rtol=1e-5, atol=1e-5)
 
 
@@ -125,12 +124,12 @@ def test_tensors_are_there_once_by_the_names_of_the_classifier() -> None:
     backbone = start("test_resnet").graph
     graph = whole(classifier)
     read = [stage.name for stage in backbone.stages].index(classifier.network.features.layers[-1])
-    own = {BACKBONE + name for name in facts.shortened(backbone, read + 1).tensors}
+    own = {BACKBONE + name for name in truncate_graph(backbone, read + 1).tensors}
     assert graph.tensors.keys() == own | {HEAD + name for name in classifier.network.head.tensors} | {KNOWN}
     assert all(graph.tensors[name] is backbone.tensors[name.removeprefix(BACKBONE)] for name in own)
     assert graph.tensors[KNOWN].dtype == np.float16
     assert len(own) < len(backbone.tensors)  # early features need no last stage
-    assert len(only(graph, [MAP]).tensors) < len(graph.tensors)
+    assert len(prune_graph(graph, [MAP]).tensors) < len(graph.tensors)
     inside = onnx.ModelProto.FromString(graph.structure).graph
     assert len(graph.structure) < 100_000
     assert {each.name for each in inside.initializer if each.external_data} <= graph.tensors.keys()
@@ -140,10 +139,10 @@ def test_a_stage_that_is_not_there_is_named() -> None:
     classifier = made("test_resnet", "linear", "last")
     card = replace(classifier.card, unknown={"layers": ["layer9"]})
     with pytest.raises(ModelError, match=r"has no output 'pooled/layer9'; it has pooled/"):
-        composed(classifier.network, card, None)
+        build_classifier_graph(classifier.network, card, None)
     features = replace(classifier.network.features, layers=("layer9",))
     with pytest.raises(ModelError, match=r"has no output 'pooled/layer9'; it has pooled/"):
-        composed(replace(classifier.network, features=features), classifier.card, None)
+        build_classifier_graph(replace(classifier.network, features=features), classifier.card, None)
 
 
 @pytest.mark.parametrize(
@@ -161,5 +160,5 @@ def test_reading_what_cannot_be_read_is_refused(layers: Any, top: bool, pool: bo
 
 
 def test_a_card_says_what_images_are_compared_by() -> None:
-    assert compared_by({"layers": ["b", "c"]}) == ("b", "c")
-    assert compared_by({"layer": "b"}) == ("b",)
+    assert reference_layers({"layers": ["b", "c"]}) == ("b", "c")
+    assert reference_layers({"layer": "b"}) == ("b",)

@@ -11,10 +11,10 @@ from scipy.stats import bootstrap as scipys
 from sklearn import metrics
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from graft.model.bootstrap import around, draws, intervals, wilson
-from graft.model.evaluation import Evaluation, OfClass, judge
-from graft.model.ranking import ranked
-from graft.model.trust import Bin, Strangers, Trust, calibration_error, careful
+from graft.metrics.calibration import ReliabilityBin, Trust, UnknownClassScore, build_caveats, calibration_error
+from graft.metrics.evaluation import ClassScore, Evaluation, evaluate_multiclass
+from graft.metrics.intervals import bootstrap_intervals, draw_weights, percentile_interval, wilson_interval
+from graft.metrics.ranking import weighted_ranking
 
 NAMES = ("ant", "bee", "cat", "dog")
 TRUE = np.array([0, 0, 0, 1, 1, 2])
@@ -25,7 +25,7 @@ SAID = np.array([0, 0, 1, 1, 2, 2])
 def scored() -> Evaluation:
     chances = np.full((6, 4), 0.1)
     chances[np.arange(6), SAID] = 0.7
-    return judge(chances, TRUE, NAMES, {"broken.jpg": "truncated"})
+    return evaluate_multiclass(chances, TRUE, NAMES, {"broken.jpg": "truncated"})
 
 
 def test_the_whole_by_hand(scored: Evaluation) -> None:
@@ -42,14 +42,14 @@ def test_each_class_by_hand(scored: Evaluation) -> None:
     for own, name, values in zip(scored.classes, NAMES, want, strict=False):
         assert own.name == name
         assert (own.precision, own.recall, own.f1, own.count) == pytest.approx(values)
-    assert scored.classes[3] == OfClass("dog", None, None, None, 0, None, None)
+    assert scored.classes[3] == ClassScore("dog", None, None, None, 0, None, None)
     assert scored.confused == ((0, 1, 1), (1, 2, 1))
 
 
-def test_a_class_without_pictures_counts_neither_for_nor_against(scored: Evaluation) -> None:
-    assert [each.name for each in scored.judged()] == ["ant", "bee", "cat"]
+def test_a_class_without_images_counts_neither_for_nor_against(scored: Evaluation) -> None:
+    assert [each.name for each in scored.scored_classes()] == ["ant", "bee", "cat"]
     assert scored.macro_f1 == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
-    assert [each.name for each in scored.worst(2)] == ["bee", "cat"]
+    assert [each.name for each in scored.worst_classes(2)] == ["bee", "cat"]
 
 
 @pytest.mark.parametrize(
@@ -65,26 +65,26 @@ def test_a_class_without_pictures_counts_neither_for_nor_against(scored: Evaluat
 def test_the_interval_is_wilsons(right: int, count: int, interval: tuple[float, float]) -> None:
     labels = (np.arange(count) >= right).astype(int)
     chances = np.tile([0.8, 0.2], (count, 1))
-    assert judge(chances, labels, ("yes", "no")).interval == pytest.approx(interval, abs=6e-5)
+    assert evaluate_multiclass(chances, labels, ("yes", "no")).interval == pytest.approx(interval, abs=6e-5)
 
 
 def test_a_wrong_answer_given_for_certain_has_a_finite_loss() -> None:
-    assert judge(np.eye(2), np.array([1, 0]), ("yes", "no")).log_loss == pytest.approx(-np.log(1e-15))
+    assert evaluate_multiclass(np.eye(2), np.array([1, 0]), ("yes", "no")).log_loss == pytest.approx(-np.log(1e-15))
 
 
 def test_an_evaluation_is_ready_for_json(scored: Evaluation) -> None:
     read = json.loads(json.dumps(scored.as_dict()))
     assert read["macro_f1"] == scored.macro_f1
-    assert tuple(OfClass(**each) for each in read["classes"]) == scored.classes
+    assert tuple(ClassScore(**each) for each in read["classes"]) == scored.classes
 
 
 def test_every_number_is_scikit_learns() -> None:
     random = np.random.default_rng(0)
-    labels = random.integers(0, 6, 200)  # the seventh class has no picture
+    labels = random.integers(0, 6, 200)  # the seventh class has no image
     chances = np.round(random.dirichlet(np.ones(7), 200), 2) + 0.01  # many are equal
     chances /= chances.sum(axis=1, keepdims=True)
     answers, every, there = chances.argmax(axis=1), np.arange(7), np.arange(6)
-    scored = judge(chances, labels, tuple("abcdefg"))
+    scored = evaluate_multiclass(chances, labels, tuple("abcdefg"))
     precision, recall, f1, counts = precision_recall_fscore_support(labels, answers, labels=every, zero_division=0)
     mine = [(each.precision, each.recall, each.f1, each.count) for each in scored.classes[:6]]
     np.testing.assert_allclose(mine, np.c_[precision, recall, f1, counts][:6])
@@ -110,7 +110,7 @@ def test_a_ranking_with_weights_is_scikit_learns_with_sample_weights() -> None:
     random = np.random.default_rng(0)
     there = random.random((80, 2)) < 0.3
     scores, weights = np.round(random.random((80, 2)), 1), random.integers(0, 4, (3, 80)).astype(float)
-    precise, areas = ranked(scores, there, weights)
+    precise, areas = weighted_ranking(scores, there, weights)
     for draw, at in np.ndindex(3, 2):
         own = {"sample_weight": weights[draw]}
         assert precise[draw, at] == pytest.approx(metrics.average_precision_score(there[:, at], scores[:, at], **own))
@@ -119,18 +119,18 @@ def test_a_ranking_with_weights_is_scikit_learns_with_sample_weights() -> None:
 
 def test_no_number_in_the_json_is_nan_whatever_the_test_part_lacks() -> None:
     for labels in (np.array([0]), np.array([0, 0]), np.array([1, 0])):
-        score = judge(np.tile([0.9, 0.1], (len(labels), 1)), labels, ("yes", "no"), {}, None)
+        score = evaluate_multiclass(np.tile([0.9, 0.1], (len(labels), 1)), labels, ("yes", "no"), {}, None)
         read = json.loads(json.dumps(score.as_dict(), allow_nan=False))
         assert read["mcc"] is None
         assert (read["macro_auc"] is None) == (len(set(labels.tolist())) == 1)
         assert "mcc" not in read["intervals"]
-    assert judge(np.array([[0.9, 0.1]]), np.array([0]), ("yes", "no")).top_k is None
+    assert evaluate_multiclass(np.array([[0.9, 0.1]]), np.array([0]), ("yes", "no")).top_k is None
 
 
 def test_with_many_classes_the_confusions_are_told_by_their_cells() -> None:
     random = np.random.default_rng(0)
     labels, chances = random.integers(0, 120, 3000), random.dirichlet(np.ones(120), 3000)
-    scored = judge(chances, labels, tuple(map(str, range(120))))
+    scored = evaluate_multiclass(chances, labels, tuple(map(str, range(120))))
     whole = confusion_matrix(labels, chances.argmax(axis=1), labels=np.arange(120))
     assert scored.confusion == ()
     assert [n for _, _, n in scored.confused] == sorted((n for _, _, n in scored.confused), reverse=True)
@@ -144,7 +144,7 @@ def test_with_many_classes_the_confusions_are_told_by_their_cells() -> None:
 def test_the_interval_of_a_mean_is_scipys() -> None:
     values = np.random.default_rng(3).random(300) ** 2
     want = scipys((values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1))
-    found = intervals(lambda weights: {"it": weights @ values / 300}, 300, {"it": float(values.mean())})["it"]
+    found = bootstrap_intervals(lambda weights: {"it": weights @ values / 300}, 300, {"it": float(values.mean())})["it"]
     assert found == pytest.approx(tuple(want.confidence_interval), abs=0.004)
 
 
@@ -157,9 +157,9 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
         logits = random.standard_normal((count, 3)) + 1.5 * np.eye(3)[labels]
         return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), labels
 
-    truth = judge(*drawn(20000), names)
+    truth = evaluate_multiclass(*drawn(20000), names)
     for _ in range(60):
-        score = judge(*drawn(150), names)
+        score = evaluate_multiclass(*drawn(150), names)
         for name in held:
             low, high = score.intervals[name]
             held[name] += low <= getattr(truth, name) <= high
@@ -167,19 +167,19 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
 
 
 def test_draws_are_always_the_same_and_draw_as_many_as_there_are() -> None:
-    one, two = next(draws(40)), next(draws(40))
+    one, two = next(draw_weights(40)), next(draw_weights(40))
     np.testing.assert_array_equal(one, two)
     assert (one.sum(axis=1) == 40).all()
-    assert sum(len(block) for block in draws(40)) == 1000
-    assert sum(len(block) for block in draws(50_000)) == 400
+    assert sum(len(block) for block in draw_weights(40)) == 1000
+    assert sum(len(block) for block in draw_weights(50_000)) == 400
 
 
 def test_an_interval_lies_around_its_figure_and_within_what_can_be() -> None:
     drawn = np.random.default_rng(0).normal(0.95, 0.05, 1000)
-    low, high = around(drawn, 0.9, 0.0, 1.0)
+    low, high = percentile_interval(drawn, 0.9, 0.0, 1.0)
     assert low == pytest.approx(0.8, abs=0.01)
     assert high == pytest.approx(1.0, abs=0.01)
-    assert around(drawn, 1.0, 0.0, 1.0)[1] == 1.0
+    assert percentile_interval(drawn, 1.0, 0.0, 1.0)[1] == 1.0
 
 
 # --- what to know before believing it ---------------------------------------------------------------------------------
@@ -187,11 +187,11 @@ def test_an_interval_lies_around_its_figure_and_within_what_can_be() -> None:
 
 def test_the_reliability_is_counted_by_hand_before_and_after() -> None:
     raw, chances = np.array([[0.99, 0.01], [0.98, 0.02]]), np.array([[0.7, 0.3], [0.69, 0.31]])
-    trust = judge(chances, np.array([0, 1]), ("yes", "no"), raw=raw).trust
+    trust = evaluate_multiclass(chances, np.array([0, 1]), ("yes", "no"), raw=raw).trust
     for bins, want in ((trust.before, (14 / 15, 1.0, 2, 0.985, 0.5)), (trust.after, (10 / 15, 11 / 15, 2, 0.695, 0.5))):
         (found,) = (each for each in bins if each.count)
         assert (found.low, found.high, found.count, found.confidence, found.right) == pytest.approx(want)
-    assert trust.after[0] == Bin(0.0, 1 / 15, 0, None, None)
+    assert trust.after[0] == ReliabilityBin(0.0, 1 / 15, 0, None, None)
     assert len(trust.before) == len(trust.after) == 15
 
 
@@ -199,25 +199,25 @@ def test_the_calibration_error_is_what_the_bins_say() -> None:
     random = np.random.default_rng(0)
     confidence = random.random(500)
     right = random.random(500) < confidence**2
-    bins = judge(np.c_[confidence, 1 - confidence], (~right).astype(int), ("yes", "no")).trust.after
+    bins = evaluate_multiclass(np.c_[confidence, 1 - confidence], (~right).astype(int), ("yes", "no")).trust.after
     by_hand = sum(each.count * abs(each.confidence - each.right) for each in bins if each.count) / 500
     sure = np.maximum(confidence, 1 - confidence)
     assert calibration_error(sure, np.where(confidence >= 0.5, right, ~right)) == pytest.approx(by_hand)
 
 
 def test_what_makes_a_score_doubtful_is_said() -> None:
-    few = " ".join(careful(12, {"ant": 12, "bee": 0, "cat": 9}, Trust(seen=3)))
-    assert "12 test pictures are few" in few
-    assert "no test picture of bee" in few
-    assert "fewer than 10 test pictures of cat" in few
-    assert "3 of these pictures were trained on" in few
-    strangers = Strangers({"shoe": 5, "hat": 1}, 0.5, (0.4, 0.6))
-    assert "6 more pictures" in careful(500, {"ant": 500}, Trust(strangers=strangers))[0]
-    assert careful(500, {"ant": 500}, Trust(unlabelled=3)) == ("3 images without a label are not counted",)
-    assert careful(500, {"ant": 500}, Trust()) == ()
+    few = " ".join(build_caveats(12, {"ant": 12, "bee": 0, "cat": 9}, Trust(seen=3)))
+    assert "12 test images are few" in few
+    assert "no test image of bee" in few
+    assert "fewer than 10 test images of cat" in few
+    assert "3 of these images were trained on" in few
+    strangers = UnknownClassScore({"shoe": 5, "hat": 1}, 0.5, (0.4, 0.6))
+    assert "6 more images" in build_caveats(500, {"ant": 500}, Trust(strangers=strangers))[0]
+    assert build_caveats(500, {"ant": 500}, Trust(unlabelled=3)) == ("3 images without a label are not counted",)
+    assert build_caveats(500, {"ant": 500}, Trust()) == ()
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (0, 30), (30, 30), (7, 12), (460, 500)])
 def test_the_interval_is_scipys(right: int, count: int) -> None:
     interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    assert wilson(right, count) == pytest.approx((interval.low, interval.high), abs=1e-12)
+    assert wilson_interval(right, count) == pytest.approx((interval.low, interval.high), abs=1e-12)

@@ -41,7 +41,7 @@ def test_the_table_is_one_that_people_can_open(tmp_path: Path) -> None:
     history.append(tmp_path / "history.csv", FIRST)
     history.append(tmp_path / "history.csv", SECOND)
     assert (tmp_path / "history.csv").read_text().splitlines() == [
-        "phase,epoch,of,step,rate,loss,seconds,pictures,best,valid accuracy,valid loss",
+        "phase,epoch,of,step,rate,loss,seconds,images,best,valid accuracy,valid loss",
         "head,1,3,20,0.001,0.7,1.25,96,yes,0.5,0.30000000000000004",
         "all,2,3,40,0.001,0.3333333333333333,1.25,96,no,0.5,0.30000000000000004",
     ]
@@ -76,10 +76,10 @@ def test_a_loss_that_is_no_number_survives(tmp_path: Path) -> None:
     [
         (b"", "it has no column 'phase'"),
         (b"phase,epoch\nall,1\n", "it has no column 'of'"),
-        (b"phase,epoch,of,step,rate,loss,seconds,pictures,best\nall,one,2,3,4,5,6,7,yes\n", "'one'"),
-        (b"phase,epoch,of,step,rate,loss,seconds,pictures,best\nall,1,2,3,4,5,6,7,maybe\n", "'maybe'"),
-        (b"phase,epoch,of,step,rate,loss,seconds,pictures,best\nall,1,2\n", "no history of epochs"),
-        (b"phase,epoch,of,step,rate,loss,seconds,pictures,best\nall,1,2,3,4,5,6,7,yes,more\n", "no history of epochs"),
+        (b"phase,epoch,of,step,rate,loss,seconds,images,best\nall,one,2,3,4,5,6,7,yes\n", "'one'"),
+        (b"phase,epoch,of,step,rate,loss,seconds,images,best\nall,1,2,3,4,5,6,7,maybe\n", "'maybe'"),
+        (b"phase,epoch,of,step,rate,loss,seconds,images,best\nall,1,2\n", "no history of epochs"),
+        (b"phase,epoch,of,step,rate,loss,seconds,images,best\nall,1,2,3,4,5,6,7,yes,more\n", "no history of epochs"),
         (b"\xff\xfe", "can't decode"),
     ],
 )
@@ -104,4 +104,4 @@ def test_a_file_that_somebody_changed_is_an_error_that_names_it(tmp_path: Path, 
     ],
 )
 def test_the_line_for_people(epoch: Epoch, line: str) -> None:
-    assert history.line(epoch) == line
+    assert history.format_epoch(epoch) == line

@@ -26,22 +26,23 @@ import torch
 from safetensors import numpy as packing
 from safetensors import torch as tensors
 
-from graft.backbones import facts
+from graft.backbones import graph
 from graft.backbones.backbone import Backbone
 from graft.backbones.features import Features
+from graft.backbones.graph import FACTS_PROPERTY
 from graft.errors import DataError, ModelError
 from graft.heads.designs import Linear as LinearDesign
-from graft.heads.head import Head, blank
+from graft.heads.head import Head, zero_tensors
 from graft.model import storage
-from graft.model.card import choices, describe
+from graft.model.card import build_card, read_choices
 from graft.model.classifier import Classifier, load
-from graft.model.memory import Memory, Pictures, examined
+from graft.model.memory import ImageRecords, Memory, build_record
 from graft.model.network import Network
-from graft.model.unknown import Known
-from graft.torch.fresh import fresh_backbone
-from graft.torch.head import arrays, fresh
+from graft.model.unknown import KnownImages
+from graft.torch.head import build_head, head_to_arrays
+from graft.torch.restore import build_random_backbone
 from graft_runtime import protobuf
-from graft_runtime.decide import NO_NUMBER
+from graft_runtime.decide import NOT_FINITE
 
 CARD, WEIGHTS, MEMORY, REPORT = storage.CARD, storage.TENSORS, storage.MEMORY, storage.REPORT
 GRAPH = storage.GRAPH
@@ -63,7 +64,7 @@ def quick() -> Iterator[None]:
 
 @functools.cache
 def start(name: str = "test_resnet") -> Backbone:
-    return fresh_backbone(name)
+    return build_random_backbone(name)
 
 
 def made(spec: dict[str, Any] | None = None) -> Classifier:
@@ -73,17 +74,17 @@ def made(spec: dict[str, Any] | None = None) -> Classifier:
     features = Features(backbone.graph, backbone.preprocess, ())
     if spec:
         own = spec | {"width": features.width}
-        head = Head(own, blank(own))
+        head = Head(own, zero_tensors(own))
     else:
-        head = arrays(fresh(LinearDesign(init="he_normal"), features.width, 3))
+        head = head_to_arrays(build_head(LinearDesign(init="he_normal"), features.width, 3))
     network = Network(features, head)
-    card = describe(network, backbone, ("a", "b", "c"), "test", 1.0)
+    card = build_card(network, backbone, ("a", "b", "c"), "test", 1.0)
     card = replace(card, head=card.head | {"solver": "none"}, data={"train": 6, "test": 6, "seed": 0})
     rng, names = np.random.default_rng(0), tuple("uvwxyz")
     digests, labels = rng.integers(0, 256, (6, 16), np.uint8), np.array([0, 1, 2, 0, 1, 2], np.int32)
-    exam = examined(digests, names, labels, rng.dirichlet(np.ones(3), 6), np.zeros(6, np.float32))
-    known = Known(rng.random((6, features.width)).astype(np.float16), labels, names, np.ones(20, np.float32))
-    held = Pictures(digests, names, labels, np.ones(6, np.int8), np.empty(0, np.int64), given=False)
+    exam = build_record(digests, names, labels, rng.dirichlet(np.ones(3), 6), np.zeros(6, np.float32))
+    known = KnownImages(rng.random((6, features.width)).astype(np.float16), labels, names, np.ones(20, np.float32))
+    held = ImageRecords(digests, names, labels, np.ones(6, np.int8), np.empty(0, np.int64), given=False)
     return Classifier(network, card, {"evaluation": None}, Memory(np.unique(digests[:, :8], axis=0), exam, known, held))
 
 
@@ -165,7 +166,7 @@ def test_so_is_a_card_that_choices_are_taken_from(model: Path, kind: str) -> Non
     (model / CARD).unlink()
     make(model / CARD)
     with pytest.raises(ModelError, match=message):
-        choices(model if kind == "folder" else model / CARD)
+        read_choices(model if kind == "folder" else model / CARD)
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------------
@@ -387,7 +388,7 @@ def stranger(graph: onnx.ModelProto) -> None:
 
 def known(graph: onnx.ModelProto, **changes: Any) -> None:
     """Other facts."""
-    held = next(each for each in graph.metadata_props if each.key == facts.FACTS)
+    held = next(each for each in graph.metadata_props if each.key == FACTS_PROPERTY)
     held.value = json.dumps(json.loads(held.value) | changes)
 
 
@@ -436,10 +437,10 @@ def test_numbers_beyond_all_memory_are_refused_when_they_are_asked_for(model: Pa
 
 
 def test_so_are_one_of_another_network_one_cut_anywhere_and_what_is_none(model: Path) -> None:
-    other = facts.dump(start("test_vit").graph)
+    other = graph.dump(start("test_vit").graph)
     put(model, GRAPH, other)
     refused(model, f"{GRAPH} and .*{WEIGHTS} do not belong together: missing blocks.0.attn")
-    whole = facts.dump(start().graph)
+    whole = graph.dump(start().graph)
     cuts = [whole[: len(whole) * part // 9] for part in range(9)]
     for content in (b"<html>", b"\x08\x0a", *cuts, whole[:-1]):
         put(model, GRAPH, content)
@@ -451,18 +452,18 @@ def test_so_are_one_of_another_network_one_cut_anywhere_and_what_is_none(model: 
 def test_a_field_that_only_one_of_two_readers_sees_hides_no_file(model: Path) -> None:
     """protobuf cuts what begins a field to 32 bits, and overlooks a number that is written as a text."""
     whole = (model / GRAPH).read_bytes()
-    hidden = protobuf.field(5, elsewhere("/etc/hostname", 1).SerializeToString())
+    hidden = protobuf.encode_field(5, elsewhere("/etc/hostname", 1).SerializeToString())
     far = b"\xba\x80\x80\x80\x10" + hidden[1:]  # field 7 + 2^29, which is the graph's once more
     put(model, GRAPH, whole + far)
     refused(model, GRAPH, "do not belong together: it is no graph that graft wrote .*no field")
     graph = onnx.ModelProto.FromString(whole)
-    for spelling in (protobuf.field(14, b"\0"), b"\x70\x81\x80\x80\x80\x10"):
+    for spelling in (protobuf.encode_field(14, b"\0"), b"\x70\x81\x80\x80\x80\x10"):
         tensor = elsewhere("/etc/hostname", 1).SerializeToString() + spelling
-        inner = graph.graph.SerializeToString() + protobuf.field(5, tensor)
+        inner = graph.graph.SerializeToString() + protobuf.encode_field(5, tensor)
         rest = onnx.ModelProto()
         rest.CopyFrom(graph)
         rest.ClearField("graph")
-        put(model, GRAPH, rest.SerializeToString() + protobuf.field(7, inner))
+        put(model, GRAPH, rest.SerializeToString() + protobuf.encode_field(7, inner))
         refused(model, "do not belong together", "missing secret|should be a number")
 
 
@@ -525,8 +526,8 @@ MEMORIES: dict[str, tuple[dict[str, Any], str]] = {
     "columns": ({"tested_columns": np.full((6, 3), 3, np.int32)}, "'tested.columns' has numbers"),
     "digests": ({"tested_digests": np.zeros((6, 4), np.uint8)}, "'tested.digests' is any x 16"),
     "no chances": ({"tested_chances": None}, "chances"),
-    "parts": ({"pictures_parts": np.full(6, 9, np.int8)}, "'pictures.parts' has numbers"),
-    "groups": ({"pictures_groups": np.zeros(2, np.int64)}, "'pictures.groups' is 6 of"),
+    "parts": ({"images_parts": np.full(6, 9, np.int8)}, "'images.parts' has numbers"),
+    "groups": ({"images_groups": np.zeros(2, np.int64)}, "'images.groups' is 6 of"),
     "trained": ({"trained": np.zeros((2, 3), np.uint8)}, "'trained' is any x 8"),
     "another": ({"secret_door": np.zeros(1)}, "secret"),
 }
@@ -557,7 +558,7 @@ def test_an_answer_that_is_no_number_is_a_fault_of_the_image(broken: Classifier,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         said = broken.predict(images)
-        assert [(each.answer, each.fault, each.label) for each in said] == [(None, NO_NUMBER, "")] * 3
+        assert [(each.answer, each.fault, each.label) for each in said] == [(None, NOT_FINITE, "")] * 3
         assert json.loads(json.dumps([each.as_dict() for each in said], allow_nan=False))[0]["probability"] == 0.0
     assert [each.fault for each in classifier.predict(images)] == ["", "", ""]
 
@@ -569,5 +570,5 @@ def test_a_score_counts_it_among_the_faults(broken: Classifier, tmp_path: Path) 
         (tmp_path / name).mkdir()
         for at in range(2):
             Image.fromarray(np.full((8, 8, 3), 99 * at + ord(name) % 9, np.uint8)).save(tmp_path / name / f"{at}.png")
-    with pytest.raises(DataError, match=rf"None of the 6 pictures can be used, the first because: {NO_NUMBER}"):
+    with pytest.raises(DataError, match=rf"None of the 6 images can be used, the first because: {NOT_FINITE}"):
         broken.evaluate(tmp_path)

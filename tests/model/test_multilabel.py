@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from graft.model.multilabel import MultilabelEvaluation, OfLabel, judge_labels
-from graft.model.ranking import mean_average_precision
-from graft.model.trust import calibration_error
+from graft.metrics.calibration import calibration_error
+from graft.metrics.evaluation import LabelScore, MultilabelEvaluation, evaluate_multilabel
+from graft.metrics.ranking import mean_average_precision
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
-SHARES = (0.5, 0.2, 0.05, 0.0, 1.0)  # no picture has a dog, every one an eel
+SHARES = (0.5, 0.2, 0.05, 0.0, 1.0)  # no image has a dog, every one an eel
 THRESHOLDS = (0.5, 0.4, 0.3, 0.5, 0.9)
 
 
@@ -31,7 +31,7 @@ SAID = (CHANCES >= THRESHOLDS).astype(int)
 
 @pytest.fixture(scope="module")
 def scored() -> MultilabelEvaluation:
-    return judge_labels(CHANCES, LABELS, NAMES, THRESHOLDS, {"broken.jpg": "truncated"})
+    return evaluate_multilabel(CHANCES, LABELS, NAMES, THRESHOLDS, {"broken.jpg": "truncated"})
 
 
 def test_every_number_of_the_whole_is_scikit_learns(scored: MultilabelEvaluation) -> None:
@@ -70,33 +70,33 @@ def test_what_cannot_be_told_is_none_and_counts_neither_for_nor_against(scored: 
     assert (dog.auc, dog.average_precision, dog.count) == (None, None, 0)
     assert (dog.precision, dog.recall, dog.f1) == (None, None, None)
     assert (eel.auc, eel.average_precision, eel.count) == (None, 1.0, 200)
-    assert [each.name for each in scored.judged()] == ["ant", "bee", "cat", "eel"]
-    assert scored.worst(1) == [min(scored.judged(), key=lambda each: each.f1)]
+    assert [each.name for each in scored.scored_classes()] == ["ant", "bee", "cat", "eel"]
+    assert scored.worst_classes(1) == [min(scored.scored_classes(), key=lambda each: each.f1)]
 
 
 def test_without_thresholds_a_label_is_given_from_one_half_on() -> None:
-    assert judge_labels(CHANCES, LABELS, NAMES) == judge_labels(CHANCES, LABELS, NAMES, (0.5,) * 5)
-    assert judge_labels(CHANCES, LABELS, NAMES).classes[0].threshold == 0.5
+    assert evaluate_multilabel(CHANCES, LABELS, NAMES) == evaluate_multilabel(CHANCES, LABELS, NAMES, (0.5,) * 5)
+    assert evaluate_multilabel(CHANCES, LABELS, NAMES).classes[0].threshold == 0.5
 
 
-def test_the_interval_is_as_wide_as_the_figure_strays_from_one_set_of_pictures_to_the_next() -> None:
-    several = [judge_labels(*drawn(seed=seed), NAMES) for seed in range(40)]
+def test_the_interval_is_as_wide_as_the_figure_strays_from_one_set_of_images_to_the_next() -> None:
+    several = [evaluate_multilabel(*drawn(seed=seed), NAMES) for seed in range(40)]
     strays = np.std([each.mean_average_precision for each in several])
     reach = np.mean([(each.interval[1] - each.interval[0]) / 2 for each in several])
     assert reach == pytest.approx(1.96 * strays, rel=0.4)
     truth = np.mean([each.mean_average_precision for each in several])
     assert np.mean([low <= truth <= high for low, high in (each.interval for each in several)]) >= 0.85
-    assert judge_labels(*drawn(), NAMES).interval == several[0].interval
+    assert evaluate_multilabel(*drawn(), NAMES).interval == several[0].interval
 
 
 def test_a_perfect_order_has_a_mean_average_precision_of_one() -> None:
-    perfect = judge_labels(LABELS * 0.8 + 0.1, LABELS, NAMES)
+    perfect = evaluate_multilabel(LABELS * 0.8 + 0.1, LABELS, NAMES)
     assert perfect.mean_average_precision == perfect.subset_accuracy == perfect.interval[1] == 1
     assert perfect.hamming_loss == 0
 
 
-def test_pictures_without_any_label_are_judged_too() -> None:
-    nothing = judge_labels(CHANCES[:1], np.zeros((1, 5), np.uint8), NAMES, (0.96,) * 5)
+def test_images_without_any_label_are_judged_too() -> None:
+    nothing = evaluate_multilabel(CHANCES[:1], np.zeros((1, 5), np.uint8), NAMES, (0.96,) * 5)
     assert (nothing.mean_average_precision, nothing.interval, nothing.macro_f1) == (None, None, None)
     assert (nothing.subset_accuracy, nothing.hamming_loss) == (1, 0)
     assert mean_average_precision(CHANCES[:1], np.zeros((1, 5), np.uint8)) == 0
@@ -106,5 +106,5 @@ def test_an_evaluation_is_ready_for_json(scored: MultilabelEvaluation) -> None:
     read = json.loads(json.dumps(scored.as_dict(), allow_nan=False))
     assert read["task"] == "multilabel"
     assert read["macro_f1"] == scored.macro_f1
-    assert tuple(OfLabel(**each) for each in read["classes"]) == scored.classes
-    assert scored.figures().items() <= scored.as_dict().items()
+    assert tuple(LabelScore(**each) for each in read["classes"]) == scored.classes
+    assert scored.summary_metrics().items() <= scored.as_dict().items()

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from graft.data.read.folder import read_folder
+from graft.backbones import catalog
+from graft.data.readers.folder import read_folder
 from graft.errors import UsageError
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
+from graft.torch.build import build_network
 from graft_runtime.card import COVERAGES
-from graft_runtime.decide import least_of
+from graft_runtime.decide import prediction_set_threshold
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,7 @@ def classifier(photos: Path) -> Classifier:
 
 
 def noise(count: int) -> list[np.ndarray]:
-    """Pictures unlike all that was trained on."""
+    """Images unlike all that was trained on."""
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(count)]
 
@@ -35,25 +39,25 @@ def test_the_sets_of_a_score_are_counted_by_hand(classifier: Classifier, photos:
     held = [true in (each.among or ()) for true, each in zip(truth, said, strict=True)]
     assert score.trust.sets.covered == pytest.approx(np.mean(held))
     assert score.trust.sets.mean_size == pytest.approx(np.mean([len(each.among or ()) for each in said]))
-    least = least_of(classifier.card.sets, 0.9)
+    least = prediction_set_threshold(classifier.card.sets, 0.9)
     for each in said:
         assert each.among
         assert each.among[0] == max(each.probabilities, key=lambda name: each.probabilities[name])
         assert set(each.among[1:]) <= {name for name, chance in each.probabilities.items() if chance >= least}
 
 
-def test_a_higher_coverage_gives_larger_sets_and_one_too_high_for_so_few_pictures_all_classes(
+def test_a_higher_coverage_gives_larger_sets_and_one_too_high_for_so_few_images_all_classes(
     classifier: Classifier, photos: Path
 ) -> None:
-    picture = next(photos.rglob("*.png"))
-    sizes = [len(classifier.predict(picture, coverage=coverage)[0].among or ()) for coverage in COVERAGES]
+    image = next(photos.rglob("*.png"))
+    sizes = [len(classifier.predict(image, coverage=coverage)[0].among or ()) for coverage in COVERAGES]
     assert sizes == sorted(sizes)
     assert sizes[-1] == 3
     for wrong in (0.0, 1.0, 1.5):
         with pytest.raises(UsageError, match="A coverage is a share"):
-            classifier.predict(picture, coverage=wrong)
+            classifier.predict(image, coverage=wrong)
     with pytest.raises(UsageError, match="no prediction sets"):
-        replace(classifier, card=replace(classifier.card, sets=())).predict(picture, coverage=0.9)
+        replace(classifier, card=replace(classifier.card, sets=())).predict(image, coverage=0.9)
 
 
 def test_what_is_like_nothing_is_unknown_with_the_nearest_as_evidence(classifier: Classifier, photos: Path) -> None:
@@ -63,20 +67,20 @@ def test_what_is_like_nothing_is_unknown_with_the_nearest_as_evidence(classifier
     for each in odd:
         cosines = [one.similarity for one in each.nearest]
         assert cosines == sorted(cosines, reverse=True)
-        assert all(one.labels == (Path(one.picture).parent.name,) for one in each.nearest)
-        assert (photos / each.nearest[0].picture).is_file()
+        assert all(one.labels == (Path(one.image).parent.name,) for one in each.nearest)
+        assert (photos / each.nearest[0].image).is_file()
     never = classifier.predict(noise(4), unknown=0)
     assert all(not each.unknown and each.label in classifier.classes for each in never)
     with pytest.raises(UsageError, match="may be called unknown lies from 0 to 1"):
         classifier.predict(noise(1), unknown=1.0)
 
 
-def test_a_training_picture_is_its_own_nearest(classifier: Classifier, photos: Path) -> None:
+def test_a_training_image_is_its_own_nearest(classifier: Classifier, photos: Path) -> None:
     assert classifier.memory
     assert classifier.memory.known
     name = classifier.memory.known.names[3]
     (found,) = classifier.predict(photos / name)
-    assert found.nearest[0].picture == name
+    assert found.nearest[0].image == name
     assert found.nearest[0].similarity == pytest.approx(1, abs=2e-3)
 
 
@@ -87,24 +91,34 @@ def test_the_rejection_in_the_score_is_that_of_the_answers(classifier: Classifie
 
 
 def test_saved_and_loaded_knows_the_same(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
-    loaded, pictures = load(classifier.save(tmp_path / "model")), [*noise(2), *[np.zeros((9, 9, 3), np.uint8)]]
-    assert loaded.predict(pictures, coverage=0.8) == classifier.predict(pictures, coverage=0.8)
+    loaded, images = load(classifier.save(tmp_path / "model")), [*noise(2), *[np.zeros((9, 9, 3), np.uint8)]]
+    assert loaded.predict(images, coverage=0.8) == classifier.predict(images, coverage=0.8)
     assert loaded.evaluate(photos) == classifier.evaluate(photos)
 
 
-def test_test_pictures_leave_no_trace_in_what_is_known(classifier: Classifier) -> None:
+def test_test_images_leave_no_trace_in_what_is_known(classifier: Classifier) -> None:
     memory = classifier.memory
     assert memory
     assert memory.known
     assert memory.tested
     assert not set(memory.known.names) & set(memory.tested.names)
     assert len(memory.known.names) + len(memory.tested.names) == 36
-    assert not memory.seen(memory.tested.digests).any()
+    assert not memory.find_trained(memory.tested.digests).any()
     assert len(memory.known.strays) == len(memory.known.names)
 
 
-def test_a_tuned_network_compares_pictures_where_it_was_left_frozen(photos: Path, tmp_path: Path) -> None:
-    tuned = fit(photos, strategy="tail:cut=0.9,views=1", recipe="epochs=1,blend=none")
+def test_a_tuned_network_compares_images_where_it_was_left_frozen(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "test_resnet.safetensors"
+    save_file(build_network(catalog.find_entry("test_resnet")).state_dict(), weights)
+    tuned = fit(
+        photos,
+        strategy="tail:cut=0.9,views=1",
+        backbone="test_resnet",
+        weights=weights,
+        recipe="epochs=1,blend=none",
+        offline=True,
+    )
     assert tuned.memory
     assert tuned.memory.known
     layers = tuned.card.unknown["layers"]
@@ -113,6 +127,6 @@ def test_a_tuned_network_compares_pictures_where_it_was_left_frozen(photos: Path
     assert len(tuned.memory.known.strays) == tuned.report["data"]["train"]  # none was learned from there: all are asked
     loaded, data = load(tuned.save(tmp_path / "model")), read_folder(photos)
     assert loaded.predict(data) == tuned.predict(data)
-    chances, _, _ = tuned.probabilities(data)  # without the layer
-    look = tuned.look(data)
-    np.testing.assert_allclose(tuned.calibrated(look.logits), chances, atol=1e-5)
+    chances, _, _ = tuned.predict_probs(data)  # without the layer
+    look = tuned.run_forward(data)
+    np.testing.assert_allclose(tuned.calibrate_logits(look.logits), chances, atol=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graft.model.spans import span
+from graft.model.history import describe_phase
 
 PHASE = {"cut": "layer3", "place": 7, "stages": 10, "only": "all", "until": "head", "kept_above": []}
 
@@ -28,9 +28,9 @@ PHASE = {"cut": "layer3", "place": 7, "stages": 10, "only": "all", "until": "hea
     ],
 )
 def test_a_phase_in_words(changed: dict[str, Any], says: str) -> None:
-    assert span(PHASE | changed) == says
+    assert describe_phase(PHASE | changed) == says
 
 
 def test_a_report_written_before_there_was_until_is_read_too() -> None:
     old = {name: value for name, value in PHASE.items() if name not in ("until", "kept_above")}
-    assert span(old) == "from layer3 on, stage 8 of 10"
+    assert describe_phase(old) == "from layer3 on, stage 8 of 10"

@@ -22,20 +22,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors import numpy as safetensors
+from safetensors.torch import save_file
 
 from graft import spec
+from graft.backbones import catalog
 from graft.backbones.backbone import Backbone
 from graft.backbones.features import Features
 from graft.errors import GraftError, ModelError, OutputError, Remark
 from graft.heads.designs import HEADS
 from graft.jobs.fit import fit
 from graft.model import storage
-from graft.model.card import describe
+from graft.model.card import build_card
 from graft.model.classifier import Classifier, load
 from graft.model.network import Network
-from graft.torch.fresh import fresh_backbone
-from graft.torch.head import Head, arrays, fresh
-from graft.torch.revive import network_of
+from graft.torch.build import build_network
+from graft.torch.head import HeadModule, build_head, head_to_arrays
+from graft.torch.restore import build_random_backbone, network_to_module
 
 QUICK = "probe:head=ridge,layers=last"
 
@@ -50,13 +52,22 @@ def hidden(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def classifier(photos: Path) -> Classifier:
-    return fit(photos, strategy=QUICK)
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What makes `fit` use a small network of random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(build_network(catalog.find_entry("test_resnet")).state_dict(), path)
+    return {"strategy": QUICK, "backbone": "test_resnet", "weights": path, "offline": True}
 
 
 @pytest.fixture(scope="module")
-def other(photos: Path) -> Classifier:
-    return fit(photos, strategy=QUICK, seed=1)
+def classifier(photos: Path, small: dict[str, Any]) -> Classifier:
+    return fit(photos, **small)
+
+
+@pytest.fixture(scope="module")
+def other(photos: Path, small: dict[str, Any]) -> Classifier:
+    return fit(photos, **small, seed=1)
 
 
 @pytest.fixture
@@ -75,13 +86,15 @@ def test_saved_and_loaded_is_what_was_in_memory(classifier: Classifier, model: P
         assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
         assert all(mine[name].dtype == theirs[name].dtype for name in mine)
     own, read = classifier.network.features.graph, loaded.network.features.graph
-    assert (read.stages, read.averaged, read.shapes, read.identity) == (
-        *(own.stages, own.averaged, own.shapes, own.identity),
+    assert (read.stages, read.top_is_average, read.shapes, read.identity) == (
+        *(own.stages, own.top_is_average, own.shapes, own.identity),
     )
     assert loaded.report == json.loads(json.dumps(classifier.report))
     assert loaded.card.temperature == classifier.card.temperature
     assert loaded.card.weights == {name: sha(model, name) for name in (storage.TENSORS, storage.GRAPH, storage.MEMORY)}
-    assert sorted(path.name for path in model.iterdir()) == sorted((*storage.ALWAYS, storage.GRAPH, storage.MEMORY))
+    assert sorted(path.name for path in model.iterdir()) == sorted(
+        (*storage.REQUIRED_FILES, storage.GRAPH, storage.MEMORY)
+    )
     assert hidden(model.parent) == []
 
 
@@ -102,7 +115,7 @@ READS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def start(seed: int = 0) -> Backbone:
-    return fresh_backbone("test_resnet", seed)
+    return build_random_backbone("test_resnet", seed)
 
 
 def made(head: str, reads: str, seed: int = 0) -> Classifier:
@@ -111,15 +124,15 @@ def made(head: str, reads: str, seed: int = 0) -> Classifier:
     backbone = start(seed)
     features = Features(backbone.graph, backbone.preprocess, **READS[reads])
     if head == "knn":
-        judge = Head({"kind": "knn", "width": features.width, "classes": 3, "stored": 9, "neighbours": 4})
+        judge = HeadModule({"kind": "knn", "width": features.width, "classes": 3, "stored": 9, "neighbours": 4})
         judge.load_state_dict(
             {name: torch.rand(each.shape).to(each.dtype) for name, each in judge.state_dict().items()}
         )
     else:
-        judge = fresh(spec.parse(head, HEADS, "head"), features.shape, 3)
+        judge = build_head(spec.parse(head, HEADS, "head"), features.shape, 3)
         judge.standardise(torch.rand(features.width), torch.rand(features.width) + 0.5)
-    network = Network(features, arrays(judge))
-    card = describe(network, backbone, ("a", "b", "c"), "test", 1.0)
+    network = Network(features, head_to_arrays(judge))
+    card = build_card(network, backbone, ("a", "b", "c"), "test", 1.0)
     data = {"train": 0, "test": 0, "seed": 0}
     return Classifier(network, replace(card, head=card.head | {"solver": "none"}, data=data))
 
@@ -147,11 +160,11 @@ def test_a_card_that_names_another_network_answers_by_its_graph_and_is_never_tra
 ) -> None:
     """What answers is the graph; the name is that of the module, whose weights these are not."""
     edit(model, backbone=json.loads((model / "model.json").read_text())["backbone"] | {"name": "resnet18"})
-    images = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 160, 160), np.uint8)
     loaded = load(model)
     assert np.array_equal(loaded.network(images), classifier.network(images))
     with pytest.raises(ModelError, match=r"The weights are not those of 'resnet18': "):
-        network_of(loaded.network, loaded.card)
+        network_to_module(loaded.network, loaded.card)
 
 
 @pytest.mark.parametrize(("head", "reads"), [("linear:init=he_normal", "all"), ("knn", "early"), PAIRS[-1]])
@@ -164,7 +177,7 @@ def test_a_folder_of_before_without_a_graph_answers_the_same(head: str, reads: s
     loaded = load(model)
     assert storage.GRAPH not in loaded.card.weights
     np.testing.assert_allclose(loaded.network(images), answers, atol=1e-5 * np.abs(answers).max())
-    network_of(loaded.network, loaded.card)
+    network_to_module(loaded.network, loaded.card)
     again = loaded.save(tmp_path / "again")  # in the form of today
     assert storage.GRAPH in load(again).card.weights
     np.testing.assert_array_equal(load(again).network(images), loaded.network(images))
@@ -383,7 +396,7 @@ def test_whichever_step_fails_there_is_the_old_classifier_or_the_new_and_no_litt
                 outcomes.append(type(error))
         assert sha(place / "model") in (old, new)
         load(place / "model")
-        with storage.claimed(place / "model", force=True):
+        with storage.lock_folder(place / "model", force=True):
             pass
         assert hidden(place) == []
         shutil.rmtree(place)
@@ -399,7 +412,7 @@ def test_the_next_run_sweeps_what_a_killed_one_left_and_brings_back_what_it_move
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     model.rename(beside / ".model.89abcdef.old")
-    with pytest.raises(OutputError, match="already holds a classifier"), storage.claimed(model, force=False):
+    with pytest.raises(OutputError, match="already holds a classifier"), storage.lock_folder(model, force=False):
         pass
     assert sha(model) == before
     assert hidden(beside) == []
@@ -412,7 +425,7 @@ def test_the_sweep_leaves_alone_whatever_it_did_not_make(classifier: Classifier,
     photos = model.parent / ".model.0123abcd"
     photos.mkdir()
     (photos / "cat.jpg").write_bytes(b"mine")
-    with storage.claimed(model, force=True):
+    with storage.lock_folder(model, force=True):
         pass
     assert hidden(model.parent) == sorted([*mine, ".model.0123abcd"])
     assert (photos / "cat.jpg").read_bytes() == b"mine"
@@ -424,7 +437,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from graft.model import storage
-with storage.claimed(Path(sys.argv[1]), force=False):
+with storage.lock_folder(Path(sys.argv[1]), force=False):
     print("claimed", flush=True)
     time.sleep(100)
 """
@@ -438,13 +451,13 @@ def test_a_second_run_into_one_folder_is_refused_at_once_until_the_first_is_kill
     try:
         assert first.stdout
         assert first.stdout.readline() == "claimed\n"
-        with pytest.raises(OutputError, match="Another run is writing"), storage.claimed(folder, force=True):
+        with pytest.raises(OutputError, match="Another run is writing"), storage.lock_folder(folder, force=True):
             pass
         assert OutputError.exit_code == 6
     finally:
         os.kill(first.pid, signal.SIGKILL)
         first.communicate()
-    with storage.claimed(folder, force=False):
+    with storage.lock_folder(folder, force=False):
         pass
     assert hidden(tmp_path / "models") == []
 
@@ -491,11 +504,11 @@ def test_the_lock_of_a_run_that_was_killed_is_our_own(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / ".flowers.lock").touch()  # of `fit -o models/flowers`
     (tmp_path / "models" / ".flowers.run.lock").touch()
-    with storage.claimed(tmp_path / "models", force=False):
+    with storage.lock_folder(tmp_path / "models", force=False):
         pass
     (tmp_path / "models" / "mine.lock").touch()
     with (
         pytest.raises(OutputError, match=r"holds 'mine\.lock', which graft did not write"),
-        storage.claimed(tmp_path / "models", force=True),
+        storage.lock_folder(tmp_path / "models", force=True),
     ):
         pass

@@ -25,7 +25,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Random weights of test_resnet in the folder that GRAFT_WEIGHTS names, until the tests of this file are over."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    save_file(shaken(build.build(catalog.find("test_resnet"))).state_dict(), folder / "test_resnet.safetensors")
+    save_file(
+        shaken(build.build_network(catalog.find_entry("test_resnet"))).state_dict(), folder / "test_resnet.safetensors"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRAFT_WEIGHTS", str(folder))
         yield folder

@@ -99,7 +99,7 @@ def test_a_folder_that_vanishes_while_training_is_made_again(
 @pytest.mark.fault(39)
 def test_training_needs_no_shared_memory(photos: Path, tmp_path: Path) -> None:
     mount = shutil.which("unshare")
-    code = "from graft import cli; cli.main()"
+    code = "from graft.cli import app as cli; cli.main()"
     shell = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
     words = ["fit", photos, "-o", tmp_path / "out", *NETWORK, "--strategy", "full", "--recipe", "epochs=1,batch=8"]
     command = [mount, "-m", "sh", "-c", shell, "sh", sys.executable, "-c", code, *map(str, words)]

@@ -16,13 +16,13 @@ from tensors import same
 
 import graft_runtime
 from graft.data.dataset import digest
-from graft.data.read.folder import read_folder
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import load
 from graft.progress import Work
-from graft.torch import feed, tune
+from graft.torch import feed, finetune
 from graft_runtime.image import ImageError, decode
 
 
@@ -47,9 +47,9 @@ def test_a_damaged_image_that_decodes_never_gets_the_features_of_the_sound_one(p
 def test_a_file_that_goes_while_training_is_told_and_put_back_the_run_goes_on(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(feed, "KEPT", 0)  # no image is kept in memory, as with many
-    root, updates = shutil.copytree(photos, tmp_path / "p"), []
+    monkeypatch.setattr(finetune, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(feed, "MAX_CACHED_BYTES", 0)  # no image is kept in memory, as with many
+    root, updates = shutil.copytree(photos, tmp_path / "p", ignore=shutil.ignore_patterns("disc")), []
 
     def watch(things, what: str | Work, _count: int):  # type: ignore[no-untyped-def]
         for thing in things:
@@ -59,7 +59,7 @@ def test_a_file_that_goes_while_training_is_told_and_put_back_the_run_goes_on(
                     shutil.move(root / "frame", tmp_path / "aside")
             yield thing
 
-    options = {"strategy": "full", "backbone": "test_resnet", "recipe": "epochs=2,batch=8,blend=none,refit=no"}
+    options = {"strategy": "full", "backbone": "test_resnet", "recipe": "epochs=2,batch=4,blend=none,refit=no"}
     with pytest.raises(DataError, match=r"frame/.* could be read before, and now cannot: .*No such file"):
         fit(root, tmp_path / "m", offline=True, watch=watch, **options)
     shutil.move(tmp_path / "aside", root / "frame")
@@ -156,5 +156,5 @@ def test_long_paths_and_odd_letters_are_trained_on_and_answered(photos: Path, tm
     done = graft("fit", root, "-o", tmp_path / "m é", *NETWORK, *QUICK, "--json")
     assert json.loads(done.stdout)["data"]["faults"] == {}
     said = json.loads(graft("predict", tmp_path / "m é", odd, "--json", "-q").stdout)
-    assert (said[0]["picture"], said[0]["label"]) == (str(odd), "disc")
+    assert (said[0]["image"], said[0]["label"]) == (str(odd), "disc")
     assert len(str(odd)) > 300

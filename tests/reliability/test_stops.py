@@ -23,8 +23,8 @@ from graft.model.classifier import load
 # of a file below its place; the first one in the middle of a file, as it may not grow beyond 500 bytes.
 NURSERY = """
 import json, os, resource, signal, sys
-from graft import cli
-import graft.jobs.check, graft.jobs.embed, graft.jobs.explain, graft.jobs.export.export, graft.jobs.fit
+from graft.cli import app as cli
+import graft.jobs.check.check, graft.jobs.embed, graft.jobs.explain, graft.jobs.export.export, graft.jobs.fit
 import graft.jobs.predict, graft.jobs.report.report, graft.jobs.update.update, onnx
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from programs import NETWORK, QUICK, contents, graft, started
 
-from graft.torch.checkpoint import Run
+from graft.torch.checkpoint import TrainingRun
 
 SLOW = """
-from graft.training.store import Store
+from graft.features.store import Store
 import time
 add = Store.add
 def slow(self, keys, rows):
@@ -125,10 +125,10 @@ def test_no_reader_runs_a_pickle(photos: Path, model: Path, tmp_path: Path) -> N
 @pytest.mark.fault(32)
 def test_a_checkpoint_that_somebody_exchanged_is_not_run(tmp_path: Path) -> None:
     trace, place = tmp_path / "ran", tmp_path / "m.run"
-    with Run.begin(place, {}) as run:
+    with TrainingRun.begin(place, {}) as run:
         assert run.save(1, {"numbers": torch.ones(3)})
         (path,) = place.glob("checkpoint-*.pt")
         torch.save({"state": Runs(trace)}, path)
         with pytest.raises(Exception, match="damaged"):
-            run.latest()
+            run.load_latest()
     assert not trace.exists()

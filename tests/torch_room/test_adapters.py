@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import UsageError
-from graft.torch.adapters import add_lora, merge, norm_parameters
+from graft.torch.adapters import add_lora, merge_adapters, norm_parameters
 
 NETWORKS = {
     "test_vit": (["blocks.3", "blocks.5"], 160),
@@ -41,7 +41,7 @@ def network(name: str) -> nn.Module:
     return module.eval()
 
 
-def pictures(name: str) -> Tensor:
+def images(name: str) -> Tensor:
     torch.manual_seed(1)
     side = NETWORKS[name][1]
     return torch.randn(4, 3, side, side) * torch.tensor([0.3, 1, 2, 3]).view(4, 1, 1, 1)
@@ -49,14 +49,14 @@ def pictures(name: str) -> Tensor:
 
 @torch.no_grad()
 def answer(module: nn.Module, name: str) -> Tensor:
-    return module(pictures(name))
+    return module(images(name))
 
 
 def train(module: nn.Module, name: str, steps: int = 3) -> None:
     optimiser = torch.optim.Adam([each for each in module.parameters() if each.requires_grad], lr=0.02)
     for _ in range(steps):
         optimiser.zero_grad()
-        output = module(pictures(name))
+        output = module(images(name))
         (output - 1).square().mean().backward()
         optimiser.step()
 
@@ -82,7 +82,7 @@ def test_adapters_change_nothing_at_first_learn_alone_and_are_gone_once_merged(n
     base = {key.replace(".base_layer", ""): tensor for key, tensor in module.state_dict().items() if "lora_" not in key}
     assert base.keys() == before.keys()
     assert all(torch.equal(base[key], before[key]) for key in before)
-    merge(module)
+    merge_adapters(module)
     assert list(module.state_dict()) == list(before)
     assert {key: type(part) for key, part in module.named_modules()} == kinds
     assert vars(module).keys() == vars(network(name)).keys()
@@ -156,7 +156,7 @@ def test_a_copy_that_shares_its_tensors_trains_what_the_module_merges() -> None:
     train(twin, "test_vit")
     after = answer(twin, "test_vit")
     assert not torch.equal(before, after)
-    merge(module)
+    merge_adapters(module)
     assert (answer(module, "test_vit") - after).abs().max() <= 1e-5 * spread(after)
 
 

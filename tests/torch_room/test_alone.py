@@ -16,12 +16,10 @@ import torch
 import graft
 from graft.backbones.preprocess import Preprocess
 from graft.errors import ExportError, UsageError
-from graft.torch import alone as alone_module
 from graft.torch import convert, engine
-from graft.torch.alone import alone, check_gradients, seeded
-from graft.torch.fresh import fresh_module
-from graft.torch.network import Features
-from graft.torch.reference import WithReference
+from graft.torch.alone import _STATE, check_gradients, hold_torch_lock, temporary_seed
+from graft.torch.network import FeaturesModule, ReferenceFeatures
+from graft.torch.restore import build_random_module
 
 ROUNDS = 12
 CHILD = """
@@ -29,30 +27,30 @@ import os, sys, time
 import numpy as np
 import torch
 torch.set_num_threads(2)
-from graft.backbones.stages import probed
-from graft.heads.head import Head, blank
-from graft.model.heat import heat
+from graft.backbones.features import build_probe_features
+from graft.heads.head import Head, zero_tensors
+from graft.model.explain import saliency_maps
 from graft.model.network import Network
 from graft.torch import engine
-from graft.torch.fresh import fresh_backbone
-from graft.torch.network import Features
-from graft.torch.revive import backbone_of
+from graft.torch.network import FeaturesModule
+from graft.torch.restore import backbone_to_module, build_random_backbone
 
-backbone = fresh_backbone("cnn")
-features = probed(backbone)
+backbone = build_random_backbone("cnn")
+features = build_probe_features(backbone)
 spec = {"kind": "mlp", "width": features.width, "classes": 2, "hidden": [4], "activation": "gelu", "dropout": 0.0}
 rng = np.random.default_rng(0)
-network = Network(features, Head(spec, {k: rng.normal(0, 1, v.shape).astype(v.dtype) for k, v in blank(spec).items()}))
-module = Features(backbone_of(backbone).module, backbone.preprocess, ())
+tensors = {k: rng.normal(0, 1, v.shape).astype(v.dtype) for k, v in zero_tensors(spec).items()}
+network = Network(features, Head(spec, tensors))
+module = FeaturesModule(backbone_to_module(backbone).module, backbone.preprocess, ())
 images = rng.integers(0, 256, (3, 3, *2 * [backbone.preprocess.size]), np.uint8)
 want = engine.compile(module, backbone.preprocess.size, 3)(images)
-said = network(images), heat(network, images, [0, 1, 0])
+said = network(images), saliency_maps(network, images, [0, 1, 0])
 if not (child := os.fork()):
-    for count in (3, engine.WORTH_COMPILING):
+    for count in (3, engine.MIN_IMAGES_TO_COMPILE):
         got = engine.compile(module, backbone.preprocess.size, count)(images)
         if np.abs(got - want).max() > 1e-4:
             sys.exit(3)
-    again = network(images), heat(network, images, [0, 1, 0])
+    again = network(images), saliency_maps(network, images, [0, 1, 0])
     sys.exit(0 if all(map(np.array_equal, said, again)) else 4)  # an ordinary end, as a server's worker has it
 until = time.monotonic() + 60
 while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
@@ -65,9 +63,9 @@ print(os.waitstatus_to_exitcode(ended[1]))
 
 
 def test_threads_that_share_a_network_hear_their_own_images_only() -> None:
-    backbone = fresh_module("cnn")
+    backbone = build_random_module("cnn")
     layers = ["relu1", "relu2"]
-    network = WithReference(Features(backbone.module, backbone.preprocess, layers), layers[:1])
+    network = ReferenceFeatures(FeaturesModule(backbone.module, backbone.preprocess, layers), layers[:1])
     images = np.random.default_rng(0).integers(0, 256, (4, 3, *2 * [backbone.preprocess.size]), np.uint8)
     want = [engine.compile(network, backbone.preprocess.size, 1)(image[None]) for image in images]
     assert min(np.abs(want[0] - other).max() for other in want[1:]) > 1e-3
@@ -104,11 +102,11 @@ def test_one_network_is_exported_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     tiny = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
 
     def compiled() -> None:
-        engine.compile(torch.nn.Identity(), 8, engine.WORTH_COMPILING)
+        engine.compile(torch.nn.Identity(), 8, engine.MIN_IMAGES_TO_COMPILE)
 
     def converted() -> None:
         with suppress(ExportError):
-            convert.graph_of(tiny, Preprocess(size=8, resize=8))
+            convert.convert_module(tiny, Preprocess(size=8, resize=8))
 
     with ThreadPoolExecutor(4) as threads:
         for done in [threads.submit(each) for each in (compiled, converted, converted, compiled)]:
@@ -117,8 +115,8 @@ def test_one_network_is_exported_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_network_that_is_called_by_itself_hears_its_own_images_only_too() -> None:
-    backbone = fresh_module("cnn")
-    network = WithReference(Features(backbone.module, backbone.preprocess, ["relu1"]), ["relu2"]).eval()
+    backbone = build_random_module("cnn")
+    network = ReferenceFeatures(FeaturesModule(backbone.module, backbone.preprocess, ["relu1"]), ["relu2"]).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, *2 * [backbone.preprocess.size]), generator=generator).to(torch.uint8)
     with torch.no_grad():
@@ -140,7 +138,7 @@ def test_a_network_that_is_called_by_itself_hears_its_own_images_only_too() -> N
 
 def test_heads_drawn_in_several_threads_are_those_drawn_alone() -> None:
     def drawn(seed: int) -> torch.Tensor:
-        with seeded(seed):
+        with temporary_seed(seed):
             return torch.cat([torch.rand(10) for _ in range(50)])
 
     with ThreadPoolExecutor(4) as threads:
@@ -152,7 +150,7 @@ def test_what_was_drawn_before_goes_on_afterwards() -> None:
     torch.manual_seed(5)
     want = torch.rand(2)
     torch.manual_seed(5)
-    with alone(), seeded(7):
+    with hold_torch_lock(), temporary_seed(7):
         torch.rand(9)
     assert torch.equal(torch.rand(2), want)
 
@@ -179,6 +177,6 @@ def test_where_torch_cannot_go_on_after_a_fork_it_is_said_before_any_work(monkey
     check_gradients()
     monkeypatch.setattr(torch.Tensor, "backward", unable)
     check_gradients()  # no fork: not even asked
-    monkeypatch.setattr(alone_module._HERE, "forked", True)
+    monkeypatch.setattr(_STATE, "forked", True)
     with pytest.raises(UsageError, match=r"one that had trained a network, .*get_context\('spawn'\)"):
         graft.fit("no such folder", strategy="full")

@@ -1,4 +1,4 @@
-"""Augmentation: drawn from (seed, epoch, picture, view) alone, and each change does what its name says."""
+"""Augmentation: drawn from (seed, epoch, image, view) alone, and each change does what its name says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from graft.data import views
 from graft.data.views import Crop
 from graft.errors import UsageError
-from graft.torch.augment import FILL, OPERATIONS, Augment, barrel
+from graft.torch.augment import FILL, OPERATIONS, Augment, distort
 
 NAME = b"sixteen bytes..."
 PIXELS = [name for name, operation in OPERATIONS.items() if operation.make]
@@ -33,11 +33,11 @@ def image() -> Tensor:
 
 def many(text: str, image: Tensor, count: int = 20) -> list[Tensor]:
     parsed = Augment.parse(text)
-    return [parsed.pixels(image, 0, epoch, NAME, 0) for epoch in range(count)]
+    return [parsed.change_pixels(image, 0, epoch, NAME, 0) for epoch in range(count)]
 
 
 def boxes(text: str, count: int = 1000) -> list[Crop]:
-    drawn = [Augment.parse(text).box(0, epoch, NAME, 0, 600, 600) for epoch in range(count)]
+    drawn = [Augment.parse(text).draw_box(0, epoch, NAME, 0, 600, 600) for epoch in range(count)]
     return [box for box in drawn if box]
 
 
@@ -96,8 +96,8 @@ def drawn(text: str, image: Tensor) -> str:
     """One hash for boxes and pixels of a few views and epochs."""
     parsed, whole = Augment.parse(text), hashlib.sha256()
     for epoch, view in [(0, 0), (0, 1), (3, 0), (2, 5)]:
-        whole.update(repr(parsed.box(7, epoch, NAME, view, 300, 200)).encode())
-        whole.update(parsed.pixels(image, 7, epoch, NAME, view).numpy().tobytes())
+        whole.update(repr(parsed.draw_box(7, epoch, NAME, view, 300, 200)).encode())
+        whole.update(parsed.change_pixels(image, 7, epoch, NAME, view).numpy().tobytes())
     return whole.hexdigest()
 
 
@@ -126,7 +126,7 @@ def test_order_and_the_state_of_torch_have_no_influence(name: str, image: Tensor
     torch.manual_seed(2)
     before = torch.get_rng_state()
     parsed = Augment.parse(name)
-    backwards = [parsed.pixels(image, 0, epoch, NAME, 0) for epoch in reversed(range(8))]
+    backwards = [parsed.change_pixels(image, 0, epoch, NAME, 0) for epoch in reversed(range(8))]
     assert all(torch.equal(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -134,16 +134,16 @@ def test_order_and_the_state_of_torch_have_no_influence(name: str, image: Tensor
 def test_the_state_of_torch_is_the_same_after_an_error() -> None:
     before = torch.get_rng_state()
     with pytest.raises(ValueError, match="channels"):
-        Augment.parse("vflip+erase=1").pixels(torch.zeros(4, 8, 8, dtype=torch.uint8), 0, 0, NAME, 0)
+        Augment.parse("vflip+erase=1").change_pixels(torch.zeros(4, 8, 8, dtype=torch.uint8), 0, 0, NAME, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seed_epoch_picture_and_view_each_change_the_draw(image: Tensor) -> None:
+def test_seed_epoch_image_and_view_each_change_the_draw(image: Tensor) -> None:
     parsed = Augment.parse("crop+colour")
     others = [(1, 0, NAME, 0), (0, 1, NAME, 0), (0, 0, NAME + b"!", 0), (0, 0, NAME, 1)]
     cases = [(0, 0, NAME, 0), *others]
-    assert len({parsed.pixels(image, *case).numpy().tobytes() for case in cases}) == 5
-    assert len({parsed.box(*case, 5000, 5000) for case in cases}) == 5
+    assert len({parsed.change_pixels(image, *case).numpy().tobytes() for case in cases}) == 5
+    assert len({parsed.draw_box(*case, 5000, 5000) for case in cases}) == 5
 
 
 def test_the_box_does_not_tell_what_the_pixels_draw() -> None:
@@ -153,15 +153,15 @@ def test_the_box_does_not_tell_what_the_pixels_draw() -> None:
 # --- the box ----------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_crop_the_picture_is_as_it_will_be_judged(image: Tensor) -> None:
+def test_without_a_crop_the_image_is_as_it_will_be_judged(image: Tensor) -> None:
     for text in ("none", "flip", "blur"):
-        assert Augment.parse(text).box(0, 3, NAME, 1, 300, 200) is None
-    assert Augment.parse("none").pixels(image, 0, 3, NAME, 1) is image
+        assert Augment.parse(text).draw_box(0, 3, NAME, 1, 300, 200) is None
+    assert Augment.parse("none").change_pixels(image, 0, 3, NAME, 1) is image
 
 
 def test_light_in_epoch_0_is_the_view_that_is_stored() -> None:
     for view in range(2, 30):
-        assert Augment.parse("light").box(5, 0, NAME, view, 640, 480) == views.crop(5, NAME, view, 640, 480)
+        assert Augment.parse("light").draw_box(5, 0, NAME, view, 640, 480) == views.crop(5, NAME, view, 640, 480)
 
 
 def test_a_crop_alone_is_never_mirrored_and_otherwise_the_same() -> None:
@@ -174,7 +174,7 @@ def test_a_crop_alone_is_never_mirrored_and_otherwise_the_same() -> None:
 def test_the_strength_of_a_crop_is_the_smallest_area() -> None:
     for text, least in (("crop", 0.35), ("crop=0.08", 0.08), ("crop=0.9", 0.9)):
         areas = np.array([box.width * box.height for box in boxes(text)]) / 600**2
-        if least < 0.9:  # above, a long crop is cut off by the edges of the picture
+        if least < 0.9:  # above, a long crop is cut off by the edges of the image
             assert least - 0.01 <= areas.min() < least + 0.02
             assert np.mean(areas) == pytest.approx((least + 1) / 2, abs=0.05)
         assert areas.max() > 0.97
@@ -198,7 +198,7 @@ def test_the_box_mirrors_once(image: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", PIXELS)
-def test_each_change_changes_the_picture_and_keeps_its_kind(name: str, image: Tensor) -> None:
+def test_each_change_changes_the_image_and_keeps_its_kind(name: str, image: Tensor) -> None:
     original = image.clone()
     changed = many(name, image)
     assert all(each.shape == image.shape and each.dtype == torch.uint8 for each in changed)
@@ -229,7 +229,7 @@ def test_a_probability_is_how_often(text: str, hit: Callable[[Tensor], bool], im
     assert np.mean([hit(each) for each in many(text, image, 400)]) == pytest.approx(0.3, abs=0.1)
 
 
-def test_stronger_is_further_from_the_picture(image: Tensor) -> None:
+def test_stronger_is_further_from_the_image(image: Tensor) -> None:
     for name, weak, strong in (("rotate", 5, 60), ("blur", 0.5, 5), ("colour", 0.1, 0.9), ("distort", 0.05, 0.3)):
         far = [
             np.mean([(each.int() - image.int()).abs().float().mean() for each in many(f"{name}={by}", image)])
@@ -239,17 +239,17 @@ def test_stronger_is_further_from_the_picture(image: Tensor) -> None:
 
 
 def test_changes_come_in_the_order_of_the_list(image: Tensor) -> None:
-    both = Augment.parse("grey=1+colour=1").pixels(image, 0, 0, NAME, 0)
-    assert torch.equal(both[0], both[1])  # a grey picture has no colour to change
-    other = Augment.parse("colour=1+grey=1").pixels(image, 0, 0, NAME, 0)
+    both = Augment.parse("grey=1+colour=1").change_pixels(image, 0, 0, NAME, 0)
+    assert torch.equal(both[0], both[1])  # a grey image has no colour to change
+    other = Augment.parse("colour=1+grey=1").change_pixels(image, 0, 0, NAME, 0)
     assert not torch.equal(both, other)
 
 
 # --- distortion -------------------------------------------------------------------------------------------------------
 
 
-def test_no_distortion_is_the_picture(image: Tensor) -> None:
-    assert torch.equal(barrel(image, 0), image)
+def test_no_distortion_is_the_image(image: Tensor) -> None:
+    assert torch.equal(distort(image, 0), image)
 
 
 @pytest.mark.parametrize("k", [0.2, -0.2])
@@ -261,13 +261,13 @@ def test_distortion_moves_pixels_as_the_formula_says(k: float) -> None:
     for row, column in [(50, 50), (50, 70), (30, 70), (80, 20), (50, 35)]:
         y, x = places[row], places[column]
         source = x * (1 + k * (x**2 + y**2) / 2)
-        assert barrel(ramp, k)[0, row, column] == pytest.approx(float((source + 1) / 2 * side - 0.5) * 2, abs=0.51)
+        assert distort(ramp, k)[0, row, column] == pytest.approx(float((source + 1) / 2 * side - 0.5) * 2, abs=0.51)
 
 
-def test_barrel_pulls_the_picture_in_and_pincushion_pushes_it_out() -> None:
+def test_barrel_pulls_the_image_in_and_pincushion_pushes_it_out() -> None:
     square = torch.zeros(3, 64, 64, dtype=torch.uint8)
     square[:, 8:-8, 8:-8] = 255
-    areas = [(barrel(square, k) > 127).sum() for k in (0.2, 0, -0.2)]
+    areas = [(distort(square, k) > 127).sum() for k in (0.2, 0, -0.2)]
     assert areas[0] < areas[1] < areas[2]
 
 

@@ -16,14 +16,13 @@ from torch import nn
 
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
-from graft.backbones.graph import TOP, session
+from graft.backbones.graph import TOP, open_session
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError, WeightsError
 from graft.torch import convert
-from graft.torch.alone import seeded
-from graft.torch.build import build, headless
-from graft.torch.network import Features
-from graft.torch.normalise import normalised
+from graft.torch.alone import temporary_seed
+from graft.torch.build import build_network, remove_classifier
+from graft.torch.network import FeaturesModule, normalise
 
 NAME = "test_resnet"
 
@@ -31,8 +30,8 @@ NAME = "test_resnet"
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
-    with seeded(3):
-        save_file(build(catalog.find(NAME)).state_dict(), path)
+    with temporary_seed(3):
+        save_file(build_network(catalog.find_entry(NAME)).state_dict(), path)
     return path
 
 
@@ -42,19 +41,19 @@ def test_a_converted_network_says_what_pytorch_says(
     shown: list[str] = []
     watch = lambda things, what, count: [shown.append(f"{what} {count}"), *things][1:]  # noqa: E731
     first = load_backbone(NAME, file, cache=tmp_path, watch=watch)
-    monkeypatch.setattr(convert, "converted", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(convert, "convert_backbone", lambda *_: pytest.fail("converted again"))
     second = load_backbone(NAME, file, cache=tmp_path, watch=watch)
     assert shown == [f"convert {NAME} 1"]
     assert first.source == second.source
-    whole = build(catalog.find(NAME))
+    whole = build_network(catalog.find_entry(NAME))
     whole.load_state_dict(load_file(file))
-    module = headless(first.entry, whole)
+    module = remove_classifier(first.entry, whole)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 160, 160), np.uint8)
     with torch.no_grad():
-        want = Features(module, first.preprocess, ())(torch.from_numpy(images)).numpy()
+        want = FeaturesModule(module, first.preprocess, ())(torch.from_numpy(images)).numpy()
     for backbone in (first, second):
         assert list(backbone.graph.tensors) == list(module.state_dict())
-        found = session(backbone.graph).run(images, [TOP])[0]
+        found = open_session(backbone.graph).run(images, [TOP])[0]
         np.testing.assert_allclose(found, want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
@@ -79,7 +78,7 @@ def test_weights_of_another_network_are_not_converted(file: Path, tmp_path: Path
 
 
 def test_a_graph_of_ones_own_is_a_backbone(tmp_path: Path) -> None:
-    with seeded(1):
+    with temporary_seed(1):
         module = nn.Sequential(nn.Conv2d(3, 5, 7, stride=4), nn.ReLU(), nn.Conv2d(5, 6, 3)).eval()
     path, given = tmp_path / "mine.onnx", np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), np.uint8)
     with warnings.catch_warnings():
@@ -91,8 +90,8 @@ def test_a_graph_of_ones_own_is_a_backbone(tmp_path: Path) -> None:
     assert (found.entry, found.name, found.preprocess) == (None, f"file {path}", Preprocess(64, 73))
     assert found.source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     with torch.no_grad():
-        want = module(normalised(found.preprocess, torch.from_numpy(given))).mean((2, 3)).numpy()
-    np.testing.assert_allclose(session(found.graph).run(given, [TOP])[0], want, rtol=0, atol=1e-5)
+        want = module(normalise(found.preprocess, torch.from_numpy(given))).mean((2, 3)).numpy()
+    np.testing.assert_allclose(open_session(found.graph).run(given, [TOP])[0], want, rtol=0, atol=1e-5)
     with pytest.raises(UsageError, match="is a whole network, and so is --backbone resnet18"):
         load_backbone("resnet18", path)
     with pytest.raises(WeightsError, match="There is no weights file"):

@@ -11,8 +11,7 @@ from timm.models import get_deprecated_models, get_pretrained_cfg
 
 from graft.backbones import catalog
 from graft.errors import UsageError
-from graft.torch.build import TORCHVISION, build, headless, published
-from graft.torch.small import SIZE, SMALL
+from graft.torch.build import SIZE, SMALL, TORCHVISION, best_torchvision_weights, build_network, remove_classifier
 
 FEATURES = {  # name -> what comes out without the classifier, as published
     "alexnet": 4096,
@@ -34,10 +33,10 @@ FEATURES = {  # name -> what comes out without the classifier, as published
 }
 
 
-def on_meta(name: str) -> tuple[catalog.Entry, torch.nn.Module]:
-    entry = catalog.find(name)
+def on_meta(name: str) -> tuple[catalog.CatalogEntry, torch.nn.Module]:
+    entry = catalog.find_entry(name)
     with torch.device("meta"):
-        return entry, build(entry)
+        return entry, build_network(entry)
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -45,17 +44,17 @@ def test_headless_networks_give_pooled_features(name: str) -> None:
     entry, network = on_meta(name)
     assert not any(module.training for module in network.modules())
     assert sum(each.numel() for each in network.parameters()) == entry.parameters
-    pictures = torch.empty(2, 3, entry.size, entry.size, device="meta")
-    assert network(pictures).shape == (2, 1000)
-    assert headless(entry, network)(pictures).shape == (2, FEATURES[name])
+    images = torch.empty(2, 3, entry.size, entry.size, device="meta")
+    assert network(images).shape == (2, 1000)
+    assert remove_classifier(entry, network)(images).shape == (2, FEATURES[name])
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_classifier_names_are_what_headless_takes_away(name: str) -> None:
     entry, network = on_meta(name)
     before = list(network.state_dict())
-    after = list(headless(entry, network).state_dict())
-    assert after == [tensor for tensor in before if not tensor.startswith(catalog.classifier_names(entry))]
+    after = list(remove_classifier(entry, network).state_dict())
+    assert after == [tensor for tensor in before if not tensor.startswith(catalog.classifier_prefixes(entry))]
     assert len(after) < len(before)
 
 
@@ -66,12 +65,12 @@ def test_googlenet_is_built_as_its_pretrained_version() -> None:
 
 
 def test_headless_squeezenet_gives_the_mean_of_its_last_map() -> None:
-    entry = catalog.find("squeezenet1_1")
-    network = headless(entry, build(entry))
-    picture = torch.rand(1, 3, 224, 224)
+    entry = catalog.find_entry("squeezenet1_1")
+    network = remove_classifier(entry, build_network(entry))
+    image = torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
-        expected = network.features(picture).mean(dim=(2, 3))  # pyright: ignore[reportCallIssue]
-        torch.testing.assert_close(network(picture), expected)
+        expected = network.features(image).mean(dim=(2, 3))  # pyright: ignore[reportCallIssue]
+        torch.testing.assert_close(network(image), expected)
     assert expected.std() > 0
 
 
@@ -84,27 +83,29 @@ def test_the_table_is_what_timm_says() -> None:
         height, width = cfg.input_size[1:]
         if height != width:
             with pytest.raises(UsageError, match=f"{width} x {height} pixels"):
-                catalog.find(name)
+                catalog.find_entry(name)
             continue
-        entry = catalog.find(name)
+        entry = catalog.find_entry(name)
         assert (entry.name, entry.library, entry.size) == (name, "timm", width)
         assert entry.licence == (cfg.license or "unknown").replace("unknown", catalog.NOT_STATED)
         assert catalog.repository(entry) == (cfg.hf_hub_id or "")
         assert catalog.url(entry) == (cfg.url or "")
         classifier = cfg.classifier or ()
         names = (classifier,) if isinstance(classifier, str) else classifier
-        assert catalog.classifier_names(entry) == tuple(f"{each}." for each in names)
+        assert catalog.classifier_prefixes(entry) == tuple(f"{each}." for each in names)
         same_classes = cfg.num_classes == get_pretrained_cfg(name.partition(".")[0]).num_classes  # pyright: ignore
         assert same_classes or entry.parameters is None
         assert_prepared(entry, cfg)
-    own = {*filter(catalog.known, listed), *TORCHVISION, *SMALL}
-    assert {*catalog.names(), *(each.name for each in catalog.entries("*.*"))} == own
+    own = {*filter(catalog.is_known, listed), *TORCHVISION, *SMALL}
+    assert {*catalog.list_names(), *(each.name for each in catalog.search("*.*"))} == own
     assert {name for name, row in catalog._table().items() if row.now} == set(get_deprecated_models())
-    assert all(catalog.find(name).name == now for name, now in get_deprecated_models().items() if catalog.known(now))
+    assert all(
+        catalog.find_entry(name).name == now for name, now in get_deprecated_models().items() if catalog.is_known(now)
+    )
 
 
-def assert_prepared(entry: catalog.Entry, cfg: object) -> None:
-    made, said = catalog.preprocess(entry), vars(cfg)
+def assert_prepared(entry: catalog.CatalogEntry, cfg: object) -> None:
+    made, said = catalog.build_preprocess(entry), vars(cfg)
     assert made.size == said["input_size"][1]
     assert made.resize == max(made.size, math.floor(made.size / said["crop_pct"]))
     assert (made.mean, made.std) == (tuple(said["mean"]), tuple(said["std"]))
@@ -114,26 +115,26 @@ def assert_prepared(entry: catalog.Entry, cfg: object) -> None:
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_the_table_is_what_torchvision_says(name: str) -> None:
-    entry, weights = catalog.find(name), published(name)
-    said, made = weights.transforms(), catalog.preprocess(entry)
+    entry, weights = catalog.find_entry(name), best_torchvision_weights(name)
+    said, made = weights.transforms(), catalog.build_preprocess(entry)
     assert (entry.library, entry.licence, entry.size) == ("torchvision", catalog.NOT_STATED, said.crop_size[0])
     assert (made.size, made.resize) == (said.crop_size[0], said.resize_size[0])
     assert (made.interpolation, made.crop) == (said.interpolation.value, "center")
     assert (list(made.mean), list(made.std)) == (said.mean, said.std)
     assert catalog.url(entry) == weights.url
     assert catalog.repository(entry) == ""
-    assert catalog.classifier_names(entry) == (f"{TORCHVISION[name]}.",)
+    assert catalog.classifier_prefixes(entry) == (f"{TORCHVISION[name]}.",)
 
 
 def test_our_own_networks_are_in_the_table() -> None:
-    own = {entry.name: entry for entry in catalog.entries() if entry.library == "graft"}
+    own = {entry.name: entry for entry in catalog.search() if entry.library == "graft"}
     assert own.keys() == SMALL.keys()
     assert {entry.size for entry in own.values()} == {SIZE}
     for entry in own.values():
-        assert entry.parameters == sum(each.numel() for each in build(entry).parameters())
+        assert entry.parameters == sum(each.numel() for each in build_network(entry).parameters())
 
 
 def test_a_network_that_the_installed_timm_lacks_is_said_to_be_newer() -> None:
-    newer = catalog.Entry("resnet5000", "timm", None, None, 224, "mit")
+    newer = catalog.CatalogEntry("resnet5000", "timm", None, None, 224, "mit")
     with pytest.raises(UsageError, match=r"The installed timm \d\S* has no network 'resnet5000', a newer one has"):
-        build(newer)
+        build_network(newer)

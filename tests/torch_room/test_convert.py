@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graft.backbones.graph import LAST, MAP, OWN, POOLED, PREPARED, TOP, Graph, inlined, session
+from graft.backbones.graph import CONSTANT, LAST, MAP, POOLED, PREPARED, TOP, Graph, inline_weights, open_session
 from graft.backbones.preprocess import Preprocess
 from graft.errors import ExportError
 from graft.torch import chain, convert
-from graft.torch.alone import seeded
-from graft.torch.convert import graph_of
-from graft.torch.fresh import fresh_module
-from graft.torch.network import Features, heard
-from graft.torch.places import as_map, last_place
+from graft.torch.alone import temporary_seed
+from graft.torch.convert import convert_module
+from graft.torch.network import FeaturesModule, as_map, collect_outputs, find_map_layer
+from graft.torch.restore import build_random_module
 
 QUICK = [
     *("cnn", "mlp", "rnn"),  # our own; a GRU
@@ -51,25 +50,25 @@ def close(ours: np.ndarray, theirs: Tensor, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])
 def test_the_graph_says_what_pytorch_says(name: str) -> None:
-    backbone = fresh_module(name)
-    graph = graph_of(backbone.module, backbone.preprocess)
+    backbone = build_random_module(name)
+    graph = convert_module(backbone.module, backbone.preprocess)
     own = backbone.module.state_dict()
     assert [(each.name, each.shape, each.parameters) for each in graph.stages] == [
-        (each.name, each.shape, each.parameters) for each in chain.stages(backbone)
+        (each.name, each.shape, each.parameters) for each in chain.find_stages(backbone)
     ]
-    assert [each for each in graph.tensors if not each.startswith(OWN)] == list(own)
+    assert [each for each in graph.tensors if not each.startswith(CONSTANT)] == list(own)
     assert all(np.shares_memory(graph.tensors[each], own[each].numpy()) for each in own if own[each].numel())
     assert len(graph.structure) < 2**20
-    assert_same(graph, Features(backbone.module, backbone.preprocess, [each.name for each in graph.stages]))
+    assert_same(graph, FeaturesModule(backbone.module, backbone.preprocess, [each.name for each in graph.stages]))
 
 
 @torch.no_grad()
-def assert_same(graph: Graph, features: Features) -> None:
+def assert_same(graph: Graph, features: FeaturesModule) -> None:
     """Every output, for four images at once and for each alone."""
-    given, place = images(features.preprocess.size), last_place(features)
+    given, place = images(features.preprocess.size), find_map_layer(features)
     names = [each.name for each in onnx.ModelProto.FromString(graph.structure).graph.output]
-    with heard(features.backbone, [*features.layers, *([place.name] if place else [])]) as outputs:
-        parts = features.each(torch.from_numpy(given))
+    with collect_outputs(features.backbone, [*features.layers, *([place.name] if place else [])]) as outputs:
+        parts = features.forward_parts(torch.from_numpy(given))
     want = dict(zip([*(f"{POOLED}{each}" for each in features.layers), TOP], parts, strict=True))
     maps = {each: outputs[each] for each in features.layers if outputs[each].ndim == 4}
     turned = {each: as_map(features.backbone, output) for each, output in maps.items()}
@@ -79,8 +78,8 @@ def assert_same(graph: Graph, features: Features) -> None:
         assert last is not None
         want[LAST] = last
     assert sorted(names) == sorted(want)
-    assert graph.averaged == bool(place and place.averaged)
-    running = session(graph)
+    assert graph.top_is_average == bool(place and place.is_averaged)
+    running = open_session(graph)
     for name, found in zip(names, running.run(given, names), strict=True):
         close(found, want[name], name)
     singly = [running.run(given[row : row + 1], names) for row in range(len(given))]
@@ -89,8 +88,8 @@ def assert_same(graph: Graph, features: Features) -> None:
 
 
 def test_weights_stay_outside_of_the_structure() -> None:
-    backbone = fresh_module("test_resnet")
-    graph = graph_of(backbone.module, backbone.preprocess)
+    backbone = build_random_module("test_resnet")
+    graph = convert_module(backbone.module, backbone.preprocess)
     inner = onnx.ModelProto.FromString(graph.structure).graph
     outside = [each for each in inner.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
     assert {each.name for each in outside} == {each for each in graph.tensors if "num_batches" not in each}
@@ -99,29 +98,29 @@ def test_weights_stay_outside_of_the_structure() -> None:
     norm = next(node for node in inner.node if node.op_type == "BatchNormalization")
     first = norm.input[1].removesuffix("weight")
     assert list(norm.input)[1:] == [f"{first}{each}" for each in ("weight", "bias", "running_mean", "running_var")]
-    onnx.checker.check_model(inlined(graph), full_check=True)
+    onnx.checker.check_model(inline_weights(graph), full_check=True)
 
 
 def test_equal_and_shared_tensors_keep_their_names() -> None:
-    with seeded(0):
+    with temporary_seed(0):
         shared = nn.Conv2d(3, 3, 3, padding=1)
         module = nn.Sequential(shared, nn.ReLU(), shared, nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     module.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    graph = graph_of(module.eval(), SMALL)
+    graph = convert_module(module.eval(), SMALL)
     assert list(graph.tensors) == list(module.state_dict())
     asked = {each.name for each in onnx.ModelProto.FromString(graph.structure).graph.initializer}
     assert {"0.weight", "3.weight", "5.weight", "5.running_var", "5.running_mean"} <= asked
 
 
 def test_converting_leaves_the_module_as_it_was() -> None:
-    backbone = fresh_module("test_resnet")
+    backbone = build_random_module("test_resnet")
     module = backbone.module.train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    graph = graph_of(module, backbone.preprocess)
+    graph = convert_module(module, backbone.preprocess)
     assert module.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert not any(part._forward_hooks for part in module.modules())
-    assert_same(graph, Features(module.eval(), backbone.preprocess, [each.name for each in graph.stages]))
+    assert_same(graph, FeaturesModule(module.eval(), backbone.preprocess, [each.name for each in graph.stages]))
 
 
 class Odd(nn.Module):
@@ -150,7 +149,7 @@ def test_what_cannot_be_converted_is_an_error(
     kind: type[nn.Module], reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ExportError, match=f"^This network cannot be converted: .*{reason}"):
-        graph_of(kind().eval(), SMALL)
+        convert_module(kind().eval(), SMALL)
     assert capfd.readouterr() == ("", "")  # the exporter would print the whole graph
 
 
@@ -158,5 +157,5 @@ def test_what_cannot_be_converted_is_an_error(
 def test_means_over_maps_of_any_size_are_pytorchs(size: int, wanted: int) -> None:
     """AlexNet and VGG pool to 6 x 6 and 7 x 7, whatever comes."""
     given = torch.rand(1, 2, size, size, generator=torch.Generator().manual_seed(0))
-    means = convert._means(size, wanted)
+    means = convert._averaging_matrix(size, wanted)
     torch.testing.assert_close(means @ given @ means.T, torch.nn.functional.adaptive_avg_pool2d(given, wanted))

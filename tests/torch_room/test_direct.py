@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from graft.backbones import catalog, weights
 from graft.errors import DataError, UsageError, WeightsError
 from graft.torch import build
-from graft.torch.direct import class_names, direct, matches
-from graft.torch.normalise import normalised
-from graft.torch.weights import load
+from graft.torch.direct import list_class_names, load_published, match_class_names
+from graft.torch.network import normalise
+from graft.torch.weights import load_weights
 
-IMAGENET = class_names(1000)
+IMAGENET = list_class_names(1000)
 
 
 def tensors(name: str) -> dict[str, Tensor]:
-    """Weights that make answers differ from picture to picture."""
+    """Weights that make answers differ from image to image."""
     torch.manual_seed(0)
-    module = build.build(catalog.find(name))
+    module = build.build_network(catalog.find_entry(name))
     return {
         key: torch.randn_like(t) * 0.05 + t if t.is_floating_point() else t for key, t in module.state_dict().items()
     }
@@ -38,20 +38,20 @@ def stored(folder: Path, name: str, content: dict[str, Tensor]) -> Path:
 
 
 def whole(name: str, file: Path | None = None) -> nn.Module:
-    entry = catalog.find(name)
-    module = build.build(entry)
-    load(entry, module, weights.locate(entry, file, offline=True))
+    entry = catalog.find_entry(name)
+    module = build.build_network(entry)
+    load_weights(entry, module, weights.locate(entry, file, offline=True))
     return module.eval()
 
 
 @torch.no_grad()
 def gap(name: str, file: Path | None = None) -> float:
-    """The largest difference to the whole network, as a share of the difference between two pictures."""
-    network, classes, backbone = direct(name, file, offline=True)
+    """The largest difference to the whole network, as a share of the difference between two images."""
+    network, classes, backbone = load_published(name, file, offline=True)
     side = backbone.preprocess.size
     images = np.random.default_rng(3).integers(0, 256, (4, 3, side, side), np.uint8)
     images[1:] //= 3
-    want = whole(name, file)(normalised(backbone.preprocess, torch.from_numpy(images))).numpy()
+    want = whole(name, file)(normalise(backbone.preprocess, torch.from_numpy(images))).numpy()
     got = network(images)
     assert got.shape == (4, len(classes))
     return float(np.abs(want - got).max() / np.abs(want[0] - want[1]).max())
@@ -66,7 +66,7 @@ def test_the_published_classifier_on_the_features_is_the_whole_network(tmp_path:
 
 def test_the_default_network_knows_the_classes_of_imagenet() -> None:
     assert gap(catalog.DEFAULT) < 1e-4
-    network, classes, backbone = direct(offline=True)
+    network, classes, backbone = load_published(offline=True)
     assert classes == IMAGENET
     assert backbone.source.where == "embedded"
     assert network.features.graph is backbone.graph
@@ -83,28 +83,28 @@ def test_real_networks_are_whole(shared: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_a_classifier_before_the_pooling_is_refused(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_WEIGHTS", str(shared / "weights"))
     with pytest.raises(UsageError, match=r"'squeezenet1_1' cannot be used directly.*tf_efficientnet_lite0, resnet50"):
-        direct("squeezenet1_1", offline=True)
+        load_published("squeezenet1_1", offline=True)
 
 
 @pytest.mark.parametrize("name", ["levit_128s", "deit_tiny_distilled_patch16_224"])
 def test_a_classifier_of_several_layers_is_refused(tmp_path: Path, name: str) -> None:
     path = stored(tmp_path, name, tensors(name))
     with pytest.raises(UsageError, match=f"'{name}' cannot be used directly: its classifier is not one linear layer"):
-        direct(name, path)
+        load_published(name, path)
 
 
 def test_a_network_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = stored(tmp_path, "test_resnet", tensors("test_resnet"))
 
-    def other(_entry: catalog.Entry, network: Any) -> Any:
+    def other(_entry: catalog.CatalogEntry, network: Any) -> Any:
         network.reset_classifier(0)
         network.global_pool = nn.Sequential(network.global_pool, nn.Tanh())
         return network
 
-    direct("test_resnet", path)
-    monkeypatch.setattr(build, "headless", other)
+    load_published("test_resnet", path)
+    monkeypatch.setattr(build, "remove_classifier", other)
     with pytest.raises(UsageError, match="cannot be used directly"):
-        direct("test_resnet", path)
+        load_published("test_resnet", path)
 
 
 @pytest.mark.parametrize("classifier", ["none", "of five classes"])
@@ -116,7 +116,7 @@ def test_weights_without_the_classifier_are_refused(tmp_path: Path, classifier: 
         content |= {"fc.weight": content["fc.weight"][:5], "fc.bias": content["fc.bias"][:5]}
     path = stored(tmp_path, "test_resnet", content)
     with pytest.raises(WeightsError, match=f"{path} cannot be used directly: it holds no classifier for the classes"):
-        direct("test_resnet", path)
+        load_published("test_resnet", path)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_weights_without_the_classifier_are_refused(tmp_path: Path, classifier: 
 
 @pytest.mark.parametrize("count", [1000, 11221, 11821, 21841, 21842, 21843])
 def test_class_names_are_one_for_each_class(count: int) -> None:
-    names = class_names(count)
+    names = list_class_names(count)
     assert len(names) == len(set(map(str.casefold, names))) == count
 
 
@@ -134,7 +134,7 @@ def test_class_names_are_what_people_say() -> None:
 
 
 def test_classes_of_unknown_sets_are_numbered() -> None:
-    assert class_names(3) == ("class 0", "class 1", "class 2")
+    assert list_class_names(3) == ("class 0", "class 1", "class 2")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_classes_of_unknown_sets_are_numbered() -> None:
     ],
 )
 def test_a_name_means_the_class_of_that_name(name: str, index: int) -> None:
-    assert matches([name], IMAGENET) == {name: index}
+    assert match_class_names([name], IMAGENET) == {name: index}
 
 
 @pytest.mark.parametrize(
@@ -170,15 +170,15 @@ def test_a_name_means_the_class_of_that_name(name: str, index: int) -> None:
 )
 def test_a_name_that_means_no_class_or_several_is_told(names: Sequence[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        matches(names, IMAGENET)
+        match_class_names(names, IMAGENET)
 
 
 def test_other_classes_have_their_names_alone() -> None:
     classes = ("Daisy", "red_rose")
-    assert matches(["red rose", "daisy", "DAISY"], classes) == {"red rose": 1, "daisy": 0, "DAISY": 0}
+    assert match_class_names(["red rose", "daisy", "DAISY"], classes) == {"red rose": 1, "daisy": 0, "DAISY": 0}
     with pytest.raises(DataError, match="'n11939491'"):
-        matches(["n11939491"], classes)
+        match_class_names(["n11939491"], classes)
 
 
 def test_every_class_of_imagenet_is_found_by_its_name_and_its_id() -> None:
-    assert list(matches(IMAGENET, IMAGENET).values()) == list(range(1000))
+    assert list(match_class_names(IMAGENET, IMAGENET).values()) == list(range(1000))

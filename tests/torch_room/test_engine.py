@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from graft.backbones.backbone import load_backbone
 from graft.backbones.preprocess import Preprocess
 from graft.torch import engine
-from graft.torch.network import Features
-from graft.torch.revive import backbone_of
+from graft.torch.network import FeaturesModule
+from graft.torch.restore import backbone_to_module
 
-MANY = engine.WORTH_COMPILING
+MANY = engine.MIN_IMAGES_TO_COMPILE
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +23,13 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny() -> Features:
+def tiny() -> FeaturesModule:
     torch.manual_seed(0)
     parts = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Features(parts.eval(), Preprocess(size=16, resize=16), ())
+    return FeaturesModule(parts.eval(), Preprocess(size=16, resize=16), ())
 
 
-def pictures(count: int, size: int) -> NDArray[np.uint8]:
+def draw_batch(count: int, size: int) -> NDArray[np.uint8]:
     return np.random.default_rng(count).integers(0, 256, (count, 3, size, size), np.uint8)
 
 
@@ -39,46 +39,52 @@ def eager(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def test_the_default_says_the_same_in_onnx_runtime_and_in_pytorch() -> None:
-    backbone = backbone_of(load_backbone(offline=True))
-    network = Features(backbone.module, backbone.preprocess, ("blocks.2.1", "blocks.6"))
+    backbone = backbone_to_module(load_backbone(offline=True))
+    network = FeaturesModule(backbone.module, backbone.preprocess, ("blocks.2.1", "blocks.6"))
     run = engine.compile(network, backbone.preprocess.size, MANY)
-    images = pictures(9, backbone.preprocess.size)
+    images = draw_batch(9, backbone.preprocess.size)
     want = eager(network, images)
-    assert isinstance(run, engine.InOnnxRuntime)
-    assert want.std(axis=0).max() > 0.1  # the pictures do differ
+    assert isinstance(run, engine.OnnxRuntimeNetwork)
+    assert want.std(axis=0).max() > 0.1  # the images do differ
     for count in (1, 7, 8, 9):
         assert np.abs(run(images[:count]) - want[:count]).max() <= 1e-4
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 17])
-def test_a_batch_of_any_length_comes_back_whole_and_in_order(tiny: Features, count: int) -> None:
-    images = pictures(count, 16)
+def test_a_batch_of_any_length_comes_back_whole_and_in_order(tiny: FeaturesModule, count: int) -> None:
+    images = draw_batch(count, 16)
     for expected in (MANY, MANY - 1):
         run = engine.compile(tiny, 16, expected)
-        assert isinstance(run, engine.InOnnxRuntime if expected == MANY else engine.InTorch)
+        assert isinstance(run, engine.OnnxRuntimeNetwork if expected == MANY else engine.TorchNetwork)
         assert np.allclose(run(images), eager(tiny, images), atol=1e-5)
 
 
-def test_a_network_that_cannot_be_exported_runs_in_pytorch(tiny: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_be_exported_runs_in_pytorch(
+    tiny: FeaturesModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_arguments: object, **_options: object) -> None:
         raise torch.onnx.errors.OnnxExporterError("no such operator")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     run = engine.compile(tiny, 16, MANY)
-    assert isinstance(run, engine.InTorch)
-    assert np.allclose(run(pictures(5, 16)), eager(tiny, pictures(5, 16)), atol=1e-5)
+    assert isinstance(run, engine.TorchNetwork)
+    assert np.allclose(run(draw_batch(5, 16)), eager(tiny, draw_batch(5, 16)), atol=1e-5)
 
 
-def test_a_network_that_differs_once_exported_runs_in_pytorch(tiny: Features, monkeypatch: pytest.MonkeyPatch) -> None:
-    once = engine.InOnnxRuntime._once
-    monkeypatch.setattr(engine.InOnnxRuntime, "_once", lambda self, images: once(self, images) * np.float32(1.001))
+def test_a_network_that_differs_once_exported_runs_in_pytorch(
+    tiny: FeaturesModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = engine.OnnxRuntimeNetwork._run_batch
+    monkeypatch.setattr(
+        engine.OnnxRuntimeNetwork, "_run_batch", lambda self, images: once(self, images) * np.float32(1.001)
+    )
     run = engine.compile(tiny, 16, MANY)
-    assert isinstance(run, engine.InTorch)
-    assert np.allclose(run(pictures(5, 16)), eager(tiny, pictures(5, 16)), atol=1e-5)
+    assert isinstance(run, engine.TorchNetwork)
+    assert np.allclose(run(draw_batch(5, 16)), eager(tiny, draw_batch(5, 16)), atol=1e-5)
 
 
 class Short(nn.Module):
-    """Runs out of memory on more than `most` pictures; otherwise answers with the sum of each."""
+    """Runs out of memory on more than `most` images; otherwise answers with the sum of each."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -93,7 +99,7 @@ class Short(nn.Module):
 
 def test_when_memory_runs_out_the_batch_is_halved_and_stays_so() -> None:
     network = Short(2)
-    run, images = engine.InTorch(network, 8), pictures(7, 4)
+    run, images = engine.TorchNetwork(network, 8), draw_batch(7, 4)
     assert np.array_equal(run(images)[:, 0], images.sum((1, 2, 3)))
     assert network.seen == [7, 4, 2, 2, 2, 1]
     assert run.batch == 2
@@ -101,6 +107,6 @@ def test_when_memory_runs_out_the_batch_is_halved_and_stays_so() -> None:
     assert network.seen[6:] == [2, 1]
 
 
-def test_memory_that_does_not_hold_one_picture_is_an_error() -> None:
+def test_memory_that_does_not_hold_one_image_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        engine.InTorch(Short(0), 8)(pictures(3, 4))
+        engine.TorchNetwork(Short(0), 8)(draw_batch(3, 4))

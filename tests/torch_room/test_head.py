@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from graft import spec as texts
 from graft.errors import UsageError
-from graft.heads.designs import HEADS, Conv, Design, Linear, Mlp
-from graft.torch.head import ACTIVATIONS, Head, NearestNeighbours, fresh
+from graft.heads.designs import HEADS, Conv, HeadOptions, Linear, Mlp
+from graft.torch.head import ACTIVATIONS, HeadModule, NearestNeighbours, build_head
 
 SPECS = [
     {"kind": "linear", "width": 6, "classes": 3},
@@ -33,7 +33,7 @@ DESIGNS = [
 MAP = (6, 5, 4)
 
 
-def designed(text: str) -> Design:
+def designed(text: str) -> HeadOptions:
     return texts.parse(text, HEADS, "head")
 
 
@@ -58,11 +58,11 @@ def test_nearest_neighbours_vote_as_counted_one_by_one(neighbours: int) -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["kind"])
 def test_a_head_is_rebuilt_from_its_spec_and_tensors(spec: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    head = Head(spec)
+    head = HeadModule(spec)
     for name, buffer in head.named_buffers():
         if not name.endswith("labels"):
             buffer.uniform_(0.5, 2)
-    rebuilt = Head(json.loads(json.dumps(head.spec)))
+    rebuilt = HeadModule(json.loads(json.dumps(head.spec)))
     features = torch.randn(7, 6)
     assert not torch.equal(rebuilt(features), head(features))
     rebuilt.load_state_dict(head.state_dict())
@@ -71,20 +71,20 @@ def test_a_head_is_rebuilt_from_its_spec_and_tensors(spec: dict[str, Any]) -> No
 
 
 def test_a_head_standardises_first() -> None:
-    head = Head(SPECS[0])
+    head = HeadModule(SPECS[0])
     head.mean, head.scale = torch.arange(6.0), torch.full((6,), 0.25)
     features = torch.randn(3, 6)
     assert torch.allclose(head(features), head.judge((features - torch.arange(6.0)) / 4))
 
 
 def test_an_mlp_has_a_relu_between_its_layers_and_none_at_the_end() -> None:
-    kinds = [type(layer).__name__ for layer in Head(SPECS[1]).judge.children()]
+    kinds = [type(layer).__name__ for layer in HeadModule(SPECS[1]).judge.children()]
     assert kinds == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
 
 
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="no head of kind 'tree'; there are linear, mlp, conv, knn and forest"):
-        Head({"kind": "tree", "width": 6, "classes": 3})
+        HeadModule({"kind": "tree", "width": 6, "classes": 3})
 
 
 # --- designs ----------------------------------------------------------------------------------------------------------
@@ -99,10 +99,10 @@ def test_a_text_is_a_design_and_back() -> None:
 
 @pytest.mark.parametrize("text", DESIGNS)
 def test_a_designed_head_is_rebuilt_from_its_spec_and_tensors(text: str) -> None:
-    head = fresh(designed(text), MAP, 3)
+    head = build_head(designed(text), MAP, 3)
     head.standardise(torch.randn(120), torch.rand(120) + 0.5)
     nn.init.normal_(list(head.judge.parameters())[-1])
-    rebuilt = Head(json.loads(json.dumps(head.spec)))
+    rebuilt = HeadModule(json.loads(json.dumps(head.spec)))
     features = torch.randn(7, 120)
     rebuilt.load_state_dict(head.state_dict())
     assert torch.equal(rebuilt.eval()(features), head.eval()(features))
@@ -120,15 +120,15 @@ def test_a_fresh_head_depends_on_its_seed_alone_and_leaves_torch_its_numbers(tex
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    first = fresh(designed(text), MAP, 3)
+    first = build_head(designed(text), MAP, 3)
     assert torch.equal(torch.rand(1), expected)
-    again = fresh(designed(text), MAP, 3)
+    again = build_head(designed(text), MAP, 3)
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), again.parameters(), strict=True))
-    other = fresh(texts.change(designed(text), "seed=99", "head"), MAP, 3)
+    other = build_head(texts.change(designed(text), "seed=99", "head"), MAP, 3)
     assert torch.equal(first.state_dict()[_weight(first)], other.state_dict()[_weight(first)]) == (text == "linear")
 
 
-def _weight(head: Head) -> str:
+def _weight(head: HeadModule) -> str:
     return next(name for name, tensor in head.state_dict().items() if name.startswith("judge") and tensor.ndim > 1)
 
 
@@ -145,7 +145,7 @@ def _weight(head: Head) -> str:
 def test_weights_begin_as_keras_defines_each_initialiser_and_biases_at_zero(
     init: str, spread: float, bound: float
 ) -> None:
-    judge = fresh(Linear(init=init), 4000, 50).judge
+    judge = build_head(Linear(init=init), 4000, 50).judge
     assert isinstance(judge, nn.Linear)
     assert judge.weight.std().item() == pytest.approx(spread, rel=0.01)
     assert judge.weight.abs().max().item() == pytest.approx(bound, rel=0.001)
@@ -154,7 +154,7 @@ def test_weights_begin_as_keras_defines_each_initialiser_and_biases_at_zero(
 
 
 def test_normal_weights_have_a_spread_of_one_hundredth() -> None:
-    assert fresh(Linear(init="normal"), 4000, 50).get_parameter("judge.weight").std().item() == pytest.approx(
+    assert build_head(Linear(init="normal"), 4000, 50).get_parameter("judge.weight").std().item() == pytest.approx(
         0.01, rel=0.01
     )
 
@@ -165,7 +165,7 @@ CLASSIC = (
 
 
 def weights_of(text: str, shape: tuple[int, ...] = (64, 7, 7), classes: int = 3) -> list[Tensor]:
-    return [tensor for tensor in fresh(designed(text), shape, classes).judge.parameters() if tensor.ndim > 1]
+    return [tensor for tensor in build_head(designed(text), shape, classes).judge.parameters() if tensor.ndim > 1]
 
 
 def test_each_layer_of_the_classic_head_begins_as_its_own_initialiser_says() -> None:
@@ -181,7 +181,7 @@ def test_each_layer_of_the_classic_head_begins_as_its_own_initialiser_says() -> 
     assert second.std().item() == pytest.approx((2 / 60) ** 0.5, rel=0.05)
     assert second.abs().max().item() > 1.2 * (6 / 60) ** 0.5  # no uniform draw goes so far
     assert 0.9 < last.abs().max().item() / (6 / 33) ** 0.5 <= 1
-    biases = [tensor for tensor in fresh(designed(CLASSIC), (64, 7, 7), 3).judge.parameters() if tensor.ndim == 1]
+    biases = [tensor for tensor in build_head(designed(CLASSIC), (64, 7, 7), 3).judge.parameters() if tensor.ndim == 1]
     assert [len(each) for each in biases] == [32, 30, 30, 3]
     assert not any(each.any() for each in biases)
 
@@ -210,7 +210,7 @@ def test_one_seed_serves_all_layers_and_draws_other_numbers_for_each() -> None:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_mlp_is_its_layers_with_the_activation_between(name: str) -> None:
-    head = fresh(Mlp("5", name), 6, 3)
+    head = build_head(Mlp("5", name), 6, 3)
     first, _, last = head.judge.children()
     features = torch.randn(4, 6)
     by_hand = {
@@ -224,7 +224,7 @@ def test_an_mlp_is_its_layers_with_the_activation_between(name: str) -> None:
 
 
 def test_a_conv_head_is_the_classic_recipe() -> None:
-    head = fresh(Conv(filters=4, hidden="7+6"), MAP, 3)
+    head = build_head(Conv(filters=4, hidden="7+6"), MAP, 3)
     layers = list(head.judge.children())
     conv, dense = layers[0], [layer for layer in layers if isinstance(layer, nn.Linear)]
     maps = torch.randn(2, *MAP)
@@ -235,7 +235,7 @@ def test_a_conv_head_is_the_classic_recipe() -> None:
 
 
 def test_without_padding_the_convolution_sees_only_what_is_there() -> None:
-    head = fresh(designed("conv:filters=4,padding=valid,hidden=7"), (6, 7, 6), 3)
+    head = build_head(designed("conv:filters=4,padding=valid,hidden=7"), (6, 7, 6), 3)
     conv, *_, first, _, last = head.judge.children()
     maps = torch.randn(2, 6, 7, 6)
     windows = maps.unfold(2, 3, 1).unfold(3, 3, 1)  # [n, channels, 5, 4, 3, 3]
@@ -248,26 +248,26 @@ def test_without_padding_the_convolution_sees_only_what_is_there() -> None:
 
 def test_a_map_that_is_too_small_for_a_convolution_without_padding_is_refused() -> None:
     with pytest.raises(UsageError, match=r"needs a map of 3 x 3 or more\. This one is 2 x 5: choose padding=same"):
-        fresh(Conv(padding="valid"), (6, 2, 5), 3)
-    assert fresh(Conv(padding="valid"), (6, 3, 3), 3)(torch.randn(2, 54)).shape == (2, 3)
+        build_head(Conv(padding="valid"), (6, 2, 5), 3)
+    assert build_head(Conv(padding="valid"), (6, 3, 3), 3)(torch.randn(2, 54)).shape == (2, 3)
 
 
 def test_a_conv_head_that_was_saved_before_padding_could_be_chosen_is_as_it_was() -> None:
-    head = fresh(Conv(), MAP, 3)
-    old = Head({name: value for name, value in head.spec.items() if name != "padding"})
+    head = build_head(Conv(), MAP, 3)
+    old = HeadModule({name: value for name, value in head.spec.items() if name != "padding"})
     old.load_state_dict(head.state_dict())
     features = torch.randn(2, 120)
     assert torch.equal(old(features), head(features))
 
 
 def test_a_conv_head_takes_the_smallest_map() -> None:
-    assert fresh(Conv(), (6, 1, 1), 3)(torch.randn(2, 6)).shape == (2, 3)
+    assert build_head(Conv(), (6, 1, 1), 3)(torch.randn(2, 6)).shape == (2, 3)
 
 
 def test_a_conv_head_standardises_each_channel_as_one() -> None:
     maps = torch.randn(500, *MAP) * torch.arange(1.0, 7).view(6, 1, 1) + torch.randn(MAP) * 3
     flat = maps.flatten(1)
-    head = fresh(Conv(), MAP, 3)
+    head = build_head(Conv(), MAP, 3)
     head.standardise(flat.mean(0), 1 / flat.std(0, correction=0))
     channels = maps.transpose(0, 1).flatten(1)
     assert torch.allclose(head.mean.flatten(), channels.mean(1), atol=1e-4)
@@ -278,7 +278,7 @@ def test_a_conv_head_standardises_each_channel_as_one() -> None:
 
 def test_standardised_features_have_mean_0_and_spread_1() -> None:
     features = torch.randn(500, 6) * 3 + 7
-    head = fresh(Linear(), 6, 3)
+    head = build_head(Linear(), 6, 3)
     head.standardise(features.mean(0), 1 / features.std(0))
     head.judge = nn.Identity()
     assert torch.allclose(head(features).mean(0), torch.zeros(6), atol=1e-5)
@@ -287,7 +287,7 @@ def test_standardised_features_have_mean_0_and_spread_1() -> None:
 
 def test_dropout_of_averages_is_spatial_dropout_before_averaging() -> None:
     maps = torch.randn(8, 6, 5, 4)
-    head = fresh(Linear(dropout=0.5, init="normal"), 6, 3)
+    head = build_head(Linear(dropout=0.5, init="normal"), 6, 3)
     torch.manual_seed(0)
     averaged: Tensor = head(maps.mean((2, 3)))
     torch.manual_seed(0)  # the same channels go, for the same draws
@@ -297,7 +297,7 @@ def test_dropout_of_averages_is_spatial_dropout_before_averaging() -> None:
 
 
 def test_spatial_dropout_takes_whole_filters() -> None:
-    head = fresh(Conv(filters=64, activation="sigmoid", spatial_dropout=0.5), MAP, 3).train()
+    head = build_head(Conv(filters=64, activation="sigmoid", spatial_dropout=0.5), MAP, 3).train()
     after = nn.Sequential(*list(head.judge.children())[:2])(torch.randn(1, *MAP))[0].flatten(1)
     gone = (after == 0).all(1)
     assert 10 < gone.sum() < 54
@@ -343,9 +343,9 @@ def test_a_design_that_cannot_be_says_what_can(text: str, message: str) -> None:
 @pytest.mark.parametrize("shape", [120, (120,), (24, 5)])
 def test_a_conv_head_without_a_map_is_refused(shape: int | tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="needs a feature map"):
-        fresh(Conv(), shape, 3)
+        build_head(Conv(), shape, 3)
 
 
 def test_a_conv_head_whose_map_and_width_differ_is_refused() -> None:
     with pytest.raises(ValueError, match=r"A map of \[6, 5, 4\] has 120 features, not 7"):
-        Head(fresh(Conv(), MAP, 3).spec | {"width": 7})
+        HeadModule(build_head(Conv(), MAP, 3).spec | {"width": 7})

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graft.backbones.catalog import Entry
+from graft.backbones.catalog import CatalogEntry
 from graft.backbones.preprocess import Preprocess
-from graft.backbones.weights import Source
-from graft.torch.fresh import fresh_module
-from graft.torch.layers import weight_layers
-from graft.torch.network import Backbone, Features
+from graft.backbones.weights import WeightsSource
+from graft.torch.chain import find_weight_layers
+from graft.torch.network import BackboneModule, FeaturesModule
+from graft.torch.restore import build_random_module
 
 
-def features_of(name: str, size: int = 64, layers: tuple[str, ...] = (), top: bool = True) -> Features:
-    backbone = fresh_module(name)
-    return Features(backbone.module, replace(backbone.preprocess, size=size, resize=size), layers, top)
+def features_of(name: str, size: int = 64, layers: tuple[str, ...] = (), top: bool = True) -> FeaturesModule:
+    backbone = build_random_module(name)
+    return FeaturesModule(backbone.module, replace(backbone.preprocess, size=size, resize=size), layers, top)
 
 
 def test_the_last_layers_of_mobilenet_are_convolutions_with_their_norms() -> None:
-    *_, last = found = weight_layers(features_of("mobilenetv2_100"))
+    *_, last = found = find_weight_layers(features_of("mobilenetv2_100"))
     assert len(found) == 52
     assert (last.name, last.parameters) == ("conv_head", 320 * 1280 + 2 * 1280)
     assert last.tensors == ("conv_head.weight", "bn2.weight", "bn2.bias")  # the norm is a stage of its own
@@ -31,7 +31,7 @@ def test_the_last_layers_of_mobilenet_are_convolutions_with_their_norms() -> Non
 
 
 def test_a_transformer_has_four_layers_a_block_and_scales_belong_to_what_they_follow() -> None:
-    vit = weight_layers(features_of("test_vit", 160))
+    vit = find_weight_layers(features_of("test_vit", 160))
     assert [layer.name.removeprefix("blocks.5.") for layer in vit[-4:]] == [
         "attn.qkv",
         "attn.proj",
@@ -40,7 +40,7 @@ def test_a_transformer_has_four_layers_a_block_and_scales_belong_to_what_they_fo
     ]
     assert vit[-1].tensors[-2:] == ("norm.weight", "norm.bias")
     assert vit[0].tensors[2:4] == ("cls_token", "pos_embed")
-    assert weight_layers(features_of("test_convnext"))[-1].tensors == (
+    assert find_weight_layers(features_of("test_convnext"))[-1].tensors == (
         "stages.3.blocks.1.mlp.fc2.weight",
         "stages.3.blocks.1.mlp.fc2.bias",
         "stages.3.blocks.1.gamma",
@@ -63,7 +63,7 @@ def test_a_transformer_has_four_layers_a_block_and_scales_belong_to_what_they_fo
 )
 def test_every_parameter_is_in_one_layer(name: str, size: int, count: int) -> None:
     features = features_of(name, size)
-    found = weight_layers(features)
+    found = find_weight_layers(features)
     tensors = [tensor for layer in found for tensor in layer.tensors]
     whole = dict(features.backbone.named_parameters())
     assert sorted(tensors) == sorted(whole)
@@ -75,7 +75,7 @@ def test_every_parameter_is_in_one_layer(name: str, size: int, count: int) -> No
 
 def test_what_is_not_needed_is_not_counted_and_modes_stay() -> None:
     features = features_of("test_resnet", layers=("layer2",), top=False).train()
-    found = weight_layers(features)
+    found = find_weight_layers(features)
     assert found[-1].name.startswith("layer2.")
     assert all(part.training for part in features.modules())
 
@@ -95,8 +95,8 @@ class Read(nn.Module):
 
 
 def test_layers_that_are_read_but_not_called_count_and_come_in_the_order_of_use() -> None:
-    entry = Entry("read", "timm", None, None, 8, "")
-    backbone = Backbone(entry, Read(), Preprocess(size=8, resize=8), Source("file", None, "", ""))
-    found = weight_layers(Features(backbone.module, backbone.preprocess, ()))
+    entry = CatalogEntry("read", "timm", None, None, 8, "")
+    backbone = BackboneModule(entry, Read(), Preprocess(size=8, resize=8), WeightsSource("file", None, "", ""))
+    found = find_weight_layers(FeaturesModule(backbone.module, backbone.preprocess, ()))
     assert [layer.name for layer in found] == ["first", "read", "late"]
     assert found[0].tensors == ("scale", "first.weight", "first.bias")

@@ -12,8 +12,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from graft.errors import UsageError
 from graft.torch import losses
-from graft.torch.losses import Task, loss_of, one_vs_rest, penalty
-from graft.training.recipe import Recipe
+from graft.torch.losses import build_loss, one_vs_rest, penalty
+from graft.training.recipe import Recipe, Task
 
 MULTICLASS = ("auto", "cross-entropy", "focal", "mse", "kl", "bce", "asymmetric")
 MULTILABEL = ("auto", "focal", "mse", "bce", "asymmetric")
@@ -42,10 +42,10 @@ def chances(logits: Tensor, task: Task) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "task"), EVERY)
-def test_each_loss_is_one_number_a_picture_and_leads_downhill(name: str, task: Task) -> None:
+def test_each_loss_is_one_number_an_image_and_leads_downhill(name: str, task: Task) -> None:
     logits, _, hot, multi = case()
     targets = hot if task == "multiclass" else multi
-    loss = loss_of(recipe(name), task)
+    loss = build_loss(recipe(name), task)
     moved = logits.clone().requires_grad_()
     each = loss(moved, targets)
     assert each.shape == (12,)
@@ -61,10 +61,10 @@ def test_cross_entropy_is_torchs_with_label_smoothing(smoothing: float) -> None:
     logits, soft, hot, _ = case()
     for targets in (soft, hot):
         expected = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-        torch.testing.assert_close(loss_of(recipe("auto", smoothing), "multiclass")(logits, targets), expected)
+        torch.testing.assert_close(build_loss(recipe("auto", smoothing), "multiclass")(logits, targets), expected)
     labels = hot.argmax(1)
     expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-    torch.testing.assert_close(loss_of(recipe("cross-entropy", smoothing), "multiclass")(logits, hot), expected)
+    torch.testing.assert_close(build_loss(recipe("cross-entropy", smoothing), "multiclass")(logits, hot), expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -74,7 +74,7 @@ def test_bce_by_its_formula(smoothing: float) -> None:
     expected = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean(1)
     asked: list[tuple[str, Task]] = [("auto", "multilabel"), ("bce", "multilabel"), ("bce", "multiclass")]
     for name, task in asked:
-        found = loss_of(recipe(name, smoothing), task)(logits, multi)
+        found = build_loss(recipe(name, smoothing), task)(logits, multi)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
 
 
@@ -83,9 +83,9 @@ def test_focal_by_its_formulas() -> None:
     p = chances(logits, "multiclass")
     for targets in (soft, hot):
         expected = -(targets.numpy() * (1 - p) ** 2 * np.log(p)).sum(1)
-        np.testing.assert_allclose(loss_of(recipe("focal"), "multiclass")(logits, targets), expected, rtol=1e-10)
+        np.testing.assert_allclose(build_loss(recipe("focal"), "multiclass")(logits, targets), expected, rtol=1e-10)
     expected = sigmoid_focal_loss(logits, multi, alpha=0.5, gamma=2).mean(1) * 2  # alpha 1/2 is no preference, halved
-    torch.testing.assert_close(loss_of(recipe("focal"), "multilabel")(logits, multi), expected)
+    torch.testing.assert_close(build_loss(recipe("focal"), "multilabel")(logits, multi), expected)
 
 
 def test_focal_without_focus_is_cross_entropy_and_bce(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_focal_without_focus_is_cross_entropy_and_bce(monkeypatch: pytest.Monkey
     logits, soft, _, multi = case()
     pairs: list[tuple[Task, Tensor]] = [("multiclass", soft), ("multilabel", multi)]
     for task, targets in pairs:
-        plain, focal = (loss_of(recipe(name), task)(logits, targets) for name in ("auto", "focal"))
+        plain, focal = (build_loss(recipe(name), task)(logits, targets) for name in ("auto", "focal"))
         torch.testing.assert_close(focal, plain)
 
 
@@ -101,12 +101,12 @@ def test_focal_without_focus_is_cross_entropy_and_bce(monkeypatch: pytest.Monkey
 def test_mse_is_the_brier_score(task: Task) -> None:
     logits, _, hot, _ = case()
     expected = ((chances(logits, task) - hot.numpy()) ** 2).sum(1)
-    np.testing.assert_allclose(loss_of(recipe("mse"), task)(logits, hot), expected, rtol=1e-10)
+    np.testing.assert_allclose(build_loss(recipe("mse"), task)(logits, hot), expected, rtol=1e-10)
 
 
 def test_kl_is_cross_entropy_less_the_entropy_of_the_targets_and_0_where_they_are_met() -> None:
     logits, soft, hot, _ = case()
-    kl, plain = loss_of(recipe("kl"), "multiclass"), loss_of(recipe("auto"), "multiclass")
+    kl, plain = build_loss(recipe("kl"), "multiclass"), build_loss(recipe("auto"), "multiclass")
     torch.testing.assert_close(kl(logits, soft), plain(logits, soft) + (soft * soft.log()).sum(1))
     torch.testing.assert_close(kl(logits, hot), plain(logits, hot))
     torch.testing.assert_close(kl(logits, logits.softmax(1)), torch.zeros(12).double())
@@ -119,7 +119,7 @@ def test_asymmetric_is_timms(smoothing: float) -> None:
     for targets in (multi, soft):
         moved = targets * (1 - smoothing) + smoothing / 2
         expected = torch.stack([timms(logits[[row]], moved[[row]]) for row in range(12)])
-        found = loss_of(recipe("asymmetric", smoothing), "multilabel")(logits.float(), targets.float())
+        found = build_loss(recipe("asymmetric", smoothing), "multilabel")(logits.float(), targets.float())
         torch.testing.assert_close(found, expected.float())
 
 
@@ -127,14 +127,14 @@ def test_asymmetric_is_timms(smoothing: float) -> None:
 def test_half_precision_logits_are_judged_in_float32(name: str, task: Task) -> None:
     logits, _, hot, _ = case()
     half = logits.bfloat16()
-    found = loss_of(recipe(name), task)(half, hot.float())
-    torch.testing.assert_close(found, loss_of(recipe(name), task)(half.float(), hot.float()), rtol=0, atol=0)
+    found = build_loss(recipe(name), task)(half, hot.float())
+    torch.testing.assert_close(found, build_loss(recipe(name), task)(half.float(), hot.float()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["cross-entropy", "kl"])
 def test_a_loss_over_all_classes_is_refused_for_several_labels(name: str) -> None:
     with pytest.raises(UsageError, match=f"auto, asymmetric, bce, focal, mse with several labels.*Got '{name}'"):
-        loss_of(recipe(name), "multilabel")
+        build_loss(recipe(name), "multilabel")
 
 
 def test_which_losses_ask_for_each_class_by_itself() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from graft.errors import UsageError
-from graft.torch.mix import cutmix, mix, mixup, rectangle
+from graft.torch.augment import cutmix, draw_box, mix_batch, mixup
 from graft.training.recipe import Recipe
 
 
@@ -32,28 +32,28 @@ def test_cutmix_is_torchvisions() -> None:
     assert torch.equal(cutmix(inputs, (1, 2, 4, 7)), v2.CutMix(alpha=1.0).transform(inputs, params))
 
 
-def test_uint8_pictures_mix_like_their_float_values_and_are_cut_as_they_are() -> None:
-    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8))
-    mixed = mixup(pictures, 0.4)
+def test_uint8_images_mix_like_their_float_values_and_are_cut_as_they_are() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8))
+    mixed = mixup(images, 0.4)
     assert mixed.dtype == torch.float32
-    torch.testing.assert_close(mixed, mixup(pictures.float(), 0.4))
-    assert cutmix(pictures, (0, 0, 4, 4)).dtype == torch.uint8
+    torch.testing.assert_close(mixed, mixup(images.float(), 0.4))
+    assert cutmix(images, (0, 0, 4, 4)).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (6, 5, 10), (6, 10, 4, 4)])
 def test_mixup_takes_any_activations_and_mixes_inputs_and_targets_alike(shape: tuple[int, ...]) -> None:
     inputs, _ = batch(*shape)
     flat = inputs.flatten(1)  # as targets too: whatever happens to one must happen to the other
-    mixed, targets = mix(inputs, flat, Recipe(mixup=0.5), 0, 1, 2)
+    mixed, targets = mix_batch(inputs, flat, Recipe(mixup=0.5), 0, 1, 2)
     assert not torch.equal(mixed, inputs)
     torch.testing.assert_close(mixed.flatten(1), targets)
 
 
 def test_cutmix_gives_targets_the_share_of_the_pixels() -> None:
-    codes = torch.arange(6.0)[:, None, None, None].expand(6, 1, 20, 30)  # each picture is its own number
+    codes = torch.arange(6.0)[:, None, None, None].expand(6, 1, 20, 30)  # each image is its own number
     shares = []
     for step in range(20):
-        mixed, targets = mix(codes, torch.eye(6), Recipe(cutmix=1.0), 0, 0, step)
+        mixed, targets = mix_batch(codes, torch.eye(6), Recipe(cutmix=1.0), 0, 0, step)
         found = torch.stack([(mixed == number).float().mean(dim=(1, 2, 3)) for number in range(6)], 1)
         torch.testing.assert_close(targets, found)
         shares.append(targets[0, 0].item())
@@ -62,7 +62,7 @@ def test_cutmix_gives_targets_the_share_of_the_pixels() -> None:
 
 def test_shares_are_drawn_from_beta() -> None:
     ends = torch.tensor([[0.0], [1.0]])
-    drawn = np.array([mix(ends, ends, Recipe(mixup=0.3), 0, 0, step)[1][1, 0].item() for step in range(3000)])
+    drawn = np.array([mix_batch(ends, ends, Recipe(mixup=0.3), 0, 0, step)[1][1, 0].item() for step in range(3000)])
     assert drawn.mean() == pytest.approx(0.5, abs=0.04)
     assert drawn.var() == pytest.approx(1 / (4 * (2 * 0.3 + 1)), rel=0.06)
 
@@ -71,7 +71,7 @@ def test_where_both_are_set_each_step_draws_one() -> None:
     inputs, targets = batch(4, 3, 16, 16)
     cut = 0
     for step in range(200):
-        mixed, _ = mix(inputs, targets, Recipe(mixup=1.0, cutmix=1.0), 0, 0, step)
+        mixed, _ = mix_batch(inputs, targets, Recipe(mixup=1.0, cutmix=1.0), 0, 0, step)
         whole = (mixed == inputs) | (mixed == inputs.roll(1, 0))  # mixup changes nearly every value
         cut += bool(whole.all())
     assert 70 < cut < 130
@@ -82,22 +82,22 @@ def test_a_draw_belongs_to_seed_epoch_and_step_and_leaves_torchs_generator_alone
     inputs, targets = batch(4, 3, 16, 16)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = mix(inputs, targets, recipe, 3, 1, 2)
+    first = mix_batch(inputs, targets, recipe, 3, 1, 2)
     torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
     torch.manual_seed(1)
-    for one, other in zip(first, mix(inputs, targets, recipe, 3, 1, 2), strict=True):
+    for one, other in zip(first, mix_batch(inputs, targets, recipe, 3, 1, 2), strict=True):
         assert torch.equal(one, other)
     for key in ((4, 1, 2), (3, 2, 2), (3, 1, 3)):
-        assert not torch.equal(first[0], mix(inputs, targets, recipe, *key)[0])
+        assert not torch.equal(first[0], mix_batch(inputs, targets, recipe, *key)[0])
 
 
 def test_nothing_is_mixed_unless_asked_for_and_inputs_stay_as_they_are() -> None:
     inputs, targets = batch(4, 3, 16, 16)
     kept = inputs.clone(), targets.clone()
-    same = mix(inputs, targets, Recipe(), 0, 0, 0)
+    same = mix_batch(inputs, targets, Recipe(), 0, 0, 0)
     assert same[0] is inputs
     assert same[1] is targets
-    mix(inputs, targets, Recipe(mixup=1.0, cutmix=1.0), 0, 0, 0)
+    mix_batch(inputs, targets, Recipe(mixup=1.0, cutmix=1.0), 0, 0, 0)
     assert torch.equal(inputs, kept[0])
     assert torch.equal(targets, kept[1])
 
@@ -105,14 +105,14 @@ def test_nothing_is_mixed_unless_asked_for_and_inputs_stay_as_they_are() -> None
 @pytest.mark.parametrize("recipe", [Recipe(cutmix=1.0), Recipe(mixup=1.0, cutmix=1.0)])
 def test_cutmix_of_tokens_is_refused_at_every_step(recipe: Recipe) -> None:
     for step in range(5):
-        with pytest.raises(UsageError, match=r"'cutmix' needs pictures or maps .* Got \[4, 5, 6\]"):
-            mix(*batch(4, 5, 6), recipe, 0, 0, step)
+        with pytest.raises(UsageError, match=r"'cutmix' needs images or maps .* Got \[4, 5, 6\]"):
+            mix_batch(*batch(4, 5, 6), recipe, 0, 0, step)
 
 
 def test_the_rectangle_has_its_area_and_stays_inside() -> None:
     areas = []
     for seed in range(300):
-        left, top, right, bottom = rectangle(100, 60, 0.75, np.random.default_rng(seed))
+        left, top, right, bottom = draw_box(100, 60, 0.75, np.random.default_rng(seed))
         assert 0 <= left <= right <= 100
         assert 0 <= top <= bottom <= 60
         areas.append((right - left) * (bottom - top) / 6000)

@@ -14,9 +14,16 @@ from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 from graft.heads.designs import Conv, Linear
 from graft.torch import engine
-from graft.torch.head import Head, fresh
-from graft.torch.network import AllHeard, Features, Network, heard, mapped, pooled
-from graft.torch.normalise import normalised
+from graft.torch.head import HeadModule, build_head
+from graft.torch.network import (
+    FeaturesModule,
+    ForwardStopped,
+    NetworkModule,
+    collect_outputs,
+    normalise,
+    pool_output,
+    to_feature_map,
+)
 
 PLAIN = Preprocess(size=8, resize=8)
 
@@ -30,8 +37,8 @@ def backbone() -> nn.Module:
 
 def test_features_are_each_layer_averaged_over_space_and_then_the_last(backbone: nn.Module) -> None:
     images = torch.randint(0, 256, (3, 3, 8, 8)).to(torch.uint8)
-    network = Features(backbone, PLAIN, ("0", "2"))
-    normal = normalised(PLAIN, images)
+    network = FeaturesModule(backbone, PLAIN, ("0", "2"))
+    normal = normalise(PLAIN, images)
     first = backbone.get_submodule("0")(normal)
     want = torch.cat([first.mean((2, 3)), backbone(normal), backbone(normal)], dim=1)
     assert torch.allclose(network(images), want, atol=1e-6)
@@ -41,30 +48,35 @@ def test_features_are_each_layer_averaged_over_space_and_then_the_last(backbone:
 
 
 def test_a_network_is_its_head_on_its_features(backbone: nn.Module) -> None:
-    network = Network(Features(backbone, PLAIN, ()), Head({"kind": "linear", "width": 5, "classes": 2}))
+    network = NetworkModule(
+        FeaturesModule(backbone, PLAIN, ()), HeadModule({"kind": "linear", "width": 5, "classes": 2})
+    )
     images = torch.randint(0, 256, (3, 3, 8, 8)).to(torch.uint8)
     assert torch.equal(network(images), network.head(network.features(images)))
     assert network.preprocess is PLAIN
 
 
 def test_the_key_is_the_same_for_a_network_that_computes_the_same(backbone: nn.Module) -> None:
-    key = Features(backbone, PLAIN, ("0",)).key()
+    key = FeaturesModule(backbone, PLAIN, ("0",)).cache_key()
     twin = copy.deepcopy(backbone).train().to(memory_format=torch.channels_last)
-    assert Features(twin, replace(PLAIN), ("0",)).key() == key
+    assert FeaturesModule(twin, replace(PLAIN), ("0",)).cache_key() == key
     assert len(key) == 32
 
 
 def test_the_key_changes_with_every_tensor_the_layers_and_the_preprocessing(backbone: nn.Module) -> None:
-    keys = {Features(backbone, PLAIN, ("0",)).key(), Features(backbone, PLAIN, ("2",)).key()}
-    keys |= {Features(backbone, PLAIN, ("0", "2")).key(), Features(backbone, PLAIN, ("2", "0")).key()}
+    keys = {FeaturesModule(backbone, PLAIN, ("0",)).cache_key(), FeaturesModule(backbone, PLAIN, ("2",)).cache_key()}
+    keys |= {
+        FeaturesModule(backbone, PLAIN, ("0", "2")).cache_key(),
+        FeaturesModule(backbone, PLAIN, ("2", "0")).cache_key(),
+    }
     changes = [{"size": 9}, {"resize": 9}, {"crop": "squash"}, {"interpolation": "bilinear"}]
     changes += [{"mean": (0.1, 0.2, 0.3)}, {"std": (0.1, 0.2, 0.3)}]
-    keys |= {Features(backbone, replace(PLAIN, **change), ("0",)).key() for change in changes}  # type: ignore[arg-type]
+    keys |= {FeaturesModule(backbone, replace(PLAIN, **change), ("0",)).cache_key() for change in changes}  # type: ignore[arg-type]
     for name in backbone.state_dict():
         other = copy.deepcopy(backbone)
         tensor = other.state_dict()[name].view(-1)
         tensor[-1] += 1  # the last number of each tensor, running statistics too
-        keys.add(Features(other, PLAIN, ("0",)).key())
+        keys.add(FeaturesModule(other, PLAIN, ("0",)).cache_key())
     assert len(keys) == 4 + len(changes) + len(backbone.state_dict())
 
 
@@ -74,16 +86,16 @@ def test_the_key_changes_with_every_tensor_the_layers_and_the_preprocessing(back
 )
 def test_pooling_averages_over_places_however_they_are_laid_out(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     output = torch.randn(shape)
-    assert torch.allclose(pooled(output), output.mean(axes))
+    assert torch.allclose(pool_output(output), output.mean(axes))
 
 
 def test_pooling_leaves_a_vector_alone() -> None:
     output = torch.randn(2, 6)
-    assert pooled(output) is output
+    assert pool_output(output) is output
 
 
 def test_hooks_are_gone_after_an_error(backbone: nn.Module) -> None:
-    with pytest.raises(ZeroDivisionError), heard(backbone, ["0", "2"]):
+    with pytest.raises(ZeroDivisionError), collect_outputs(backbone, ["0", "2"]):
         raise ZeroDivisionError
     assert not any(part._forward_hooks for part in backbone.modules())
 
@@ -103,11 +115,11 @@ def images(side: int, count: int = 8) -> torch.Tensor:
 
 
 def test_early_features_are_all_features_without_the_last_and_what_comes_after_is_not_run(backbone: nn.Module) -> None:
-    whole = Features(backbone, PLAIN, ("2", "0"))
+    whole = FeaturesModule(backbone, PLAIN, ("2", "0"))
     want = whole(images(8))[:, :9]
     for late in (3, 4):
         backbone[late] = Never()  # type: ignore[index]
-    early = Features(backbone, PLAIN, ("2", "0"), top=False)
+    early = FeaturesModule(backbone, PLAIN, ("2", "0"), top=False)
     assert torch.equal(early(images(8)), want)
     assert early.widths == (5, 4)
     assert early.shape == (9,)
@@ -126,8 +138,8 @@ class Never(nn.Module):
 
 
 def test_the_map_of_one_layer_is_flattened_and_its_shape_is_known(backbone: nn.Module) -> None:
-    features = Features(backbone, PLAIN, ("0",), pool=False)
-    want = backbone.get_submodule("0")(normalised(PLAIN, images(8)))
+    features = FeaturesModule(backbone, PLAIN, ("0",), pool=False)
+    want = backbone.get_submodule("0")(normalise(PLAIN, images(8)))
     assert torch.equal(features(images(8)), want.flatten(1))
     assert (features.shape, features.widths, features.top) == ((4, 6, 6), (144,), False)
 
@@ -141,9 +153,9 @@ def test_the_map_of_one_layer_is_flattened_and_its_shape_is_known(backbone: nn.M
     ],
 )
 def test_early_features_are_exported_and_give_the_same_numbers(name: str, layers: tuple[str, ...], side: int) -> None:
-    features = Features(tiny(name), Preprocess(size=side, resize=side), layers, top=False).eval()
+    features = FeaturesModule(tiny(name), Preprocess(size=side, resize=side), layers, top=False).eval()
     run = engine.compile(features, side, 1000)
-    assert isinstance(run, engine.InOnnxRuntime)
+    assert isinstance(run, engine.OnnxRuntimeNetwork)
     want = features(images(side)).numpy()
     assert abs(run(images(side).numpy()) - want).max() < 1e-4 * abs(want).max()
 
@@ -155,11 +167,11 @@ def test_a_conv_head_on_a_map_is_exported_and_gives_the_same_numbers(
     name: str, layer: str, shape: tuple[int, ...]
 ) -> None:
     backbone = tiny(name) if name != "swin" else nn.Sequential(nn.Conv2d(3, 12, 4, 4), ChannelsLast()).eval()
-    features = Features(backbone, SMALL, (layer,), pool=False)
+    features = FeaturesModule(backbone, SMALL, (layer,), pool=False)
     assert features.shape == shape
-    network = Network(features, fresh(Conv(), features.shape, 3)).eval().requires_grad_(False)
+    network = NetworkModule(features, build_head(Conv(), features.shape, 3)).eval().requires_grad_(False)
     run = engine.compile(network, 64, 1000)
-    assert isinstance(run, engine.InOnnxRuntime)
+    assert isinstance(run, engine.OnnxRuntimeNetwork)
     want = network(images(64)).numpy()
     assert abs(want[0] - want[1]).max() > 0
     assert abs(run(images(64).numpy()) - want).max() < 1e-4 * abs(want).max()
@@ -174,13 +186,13 @@ class ChannelsLast(nn.Module):
 
 def test_a_map_with_channels_last_is_the_one_with_channels_first() -> None:
     maps = torch.randn(2, 6, 3, 3)
-    assert torch.equal(mapped("a", maps.permute(0, 2, 3, 1)), maps)
-    assert mapped("a", maps) is maps
+    assert torch.equal(to_feature_map("a", maps.permute(0, 2, 3, 1)), maps)
+    assert to_feature_map("a", maps) is maps
 
 
 def test_a_network_of_tokens_has_no_map_and_says_so() -> None:
     with pytest.raises(UsageError, match=r"The layer 'blocks.1' gives no feature map but \[101, 64\] numbers"):
-        Features(tiny("test_vit"), Preprocess(size=160, resize=160), ("blocks.1",), pool=False).shape  # noqa: B018
+        FeaturesModule(tiny("test_vit"), Preprocess(size=160, resize=160), ("blocks.1",), pool=False).shape  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -195,20 +207,23 @@ def test_features_that_cannot_be_say_why(
     backbone: nn.Module, layers: tuple[str, ...], options: dict[str, bool], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        Features(backbone, PLAIN, layers, **options)
+        FeaturesModule(backbone, PLAIN, layers, **options)
 
 
 def test_the_key_tells_early_features_and_maps_apart_and_stays_what_it_was_for_all_others(backbone: nn.Module) -> None:
     for tensor in backbone.state_dict().values():
         tensor.zero_()
-    keys = [Features(backbone, PLAIN, ("0",), **options).key() for options in ({}, {"top": False}, {"pool": False})]
+    keys = [
+        FeaturesModule(backbone, PLAIN, ("0",), **options).cache_key()
+        for options in ({}, {"top": False}, {"pool": False})
+    ]
     assert len(set(keys)) == 3
     assert keys[0] == "3b18eb13765ea69f291927371bcae6c7"  # of format 2: what it cached is still found
 
 
 def test_stopping_waits_for_the_last_of_the_layers(backbone: nn.Module) -> None:
     layers = nn.Sequential(backbone, Never())
-    with pytest.raises(AllHeard), heard(layers, ["0.2", "0.0"], stop=True) as outputs:
+    with pytest.raises(ForwardStopped), collect_outputs(layers, ["0.2", "0.0"], stop=True) as outputs:
         layers(torch.randn(2, 3, 8, 8))
     assert list(outputs) == ["0.0", "0.2"]
 
@@ -218,11 +233,11 @@ def test_what_is_read_early_is_what_stands_there_at_the_end_of_a_whole_pass() ->
     torch.manual_seed(0)
     whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.AdaptiveAvgPool2d(1))
     whole = nn.Sequential(*whole, nn.Flatten()).eval()
-    early = Features(whole, PLAIN, ("0",), top=False)(images(8))
+    early = FeaturesModule(whole, PLAIN, ("0",), top=False)(images(8))
     assert (early >= 0).all()
-    assert torch.equal(early, Features(whole, PLAIN, ("0",))(images(8))[:, :4])
+    assert torch.equal(early, FeaturesModule(whole, PLAIN, ("0",))(images(8))[:, :4])
 
 
 def test_a_linear_head_on_early_features_is_a_network(backbone: nn.Module) -> None:
-    features = Features(backbone, PLAIN, ("0",), top=False)
-    assert Network(features, fresh(Linear(), features.width, 2))(images(8)).shape == (8, 2)
+    features = FeaturesModule(backbone, PLAIN, ("0",), top=False)
+    assert NetworkModule(features, build_head(Linear(), features.width, 2))(images(8)).shape == (8, 2)

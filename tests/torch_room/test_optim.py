@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graft.errors import UsageError
-from graft.torch.optim import RATES, Ema, Schedule, factors, groups, optimizer, range_test, set_rate
+from graft.torch.optim import (
+    RATES,
+    Ema,
+    Schedule,
+    build_optimizer,
+    compute_rate_factors,
+    group_parameters,
+    range_test,
+    set_rate,
+)
 from graft.training.recipe import CHOICES, Recipe
 
 
@@ -28,7 +37,7 @@ def by_depth(of: nn.Sequential) -> list[tuple[int, str, nn.Parameter]]:
 
 
 def started(recipe: Recipe, of: nn.Sequential, total: int) -> tuple[torch.optim.Optimizer, Schedule]:
-    moved = optimizer(recipe, groups(by_depth(of), recipe), 0.01)
+    moved = build_optimizer(recipe, group_parameters(by_depth(of), recipe), 0.01)
     return moved, Schedule(moved, recipe, total)
 
 
@@ -59,7 +68,7 @@ def rates_over(recipe: Recipe, total: int) -> list[float]:
 
 def test_groups_have_their_share_of_the_rate_and_norms_and_biases_do_not_decay() -> None:
     recipe = Recipe(layer_decay=0.5, weight_decay=0.1)
-    moved = optimizer(recipe, groups(by_depth(network()), recipe), 0.01)
+    moved = build_optimizer(recipe, group_parameters(by_depth(network()), recipe), 0.01)
     found = {name: (part["lr"], part["weight_decay"]) for part in moved.param_groups for name in part["param_names"]}
     assert found == {
         "0.weight": (0.005, 0.1),
@@ -140,7 +149,7 @@ def test_three_steps_of_each_optimizer_by_hand(name: str) -> None:
     decay = 0.5 if name == "adamw" else 0.0
     recipe = Recipe(optimizer=name, weight_decay=decay)
     weight = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
-    moved = optimizer(recipe, groups([(0, "w", weight)], recipe), 0.1)
+    moved = build_optimizer(recipe, group_parameters([(0, "w", weight)], recipe), 0.1)
     for _ in range(3):
         moved.zero_grad()
         (0.75 * weight.square()).sum().backward()
@@ -192,7 +201,7 @@ def test_short_trainings_have_a_rate_for_every_update_and_keep_the_last(name: st
     for total in (0, 1, 2, 3, 4, 5, 7, 10, 11):
         for warmup in (0.0, 0.1, 0.9):
             recipe = Recipe(schedule=name, warmup=warmup)
-            found = factors(recipe, total)
+            found = compute_rate_factors(recipe, total)
             assert len(found) == max(total, 1)
             assert all(0 < factor <= 1 for factor in found)
             assert found[0] > 0.01
@@ -201,7 +210,7 @@ def test_short_trainings_have_a_rate_for_every_update_and_keep_the_last(name: st
     for number in range(6):
         update(of, moved, number)
         schedule.step()
-    assert moved.param_groups[0]["lr"] == 0.01 * factors(Recipe(schedule=name), 3)[-1]
+    assert moved.param_groups[0]["lr"] == 0.01 * compute_rate_factors(Recipe(schedule=name), 3)[-1]
 
 
 @pytest.mark.parametrize(("metric", "sign"), [("loss", 1), ("accuracy", -1)])
@@ -209,7 +218,7 @@ def test_plateau_lowers_the_rate_after_two_epochs_without_a_better_metric(metric
     moved, schedule = started(Recipe(schedule="plateau", metric=metric, warmup=0.0), network(), 10)
     rates = []
     for value in (3.0, 2.0, 2.0, 1.0, 1.0, 1.5, 1.2, 1.1):
-        schedule.epoch(sign * value)
+        schedule.end_epoch(sign * value)
         rates.append(moved.param_groups[0]["lr"] / 0.01)
     assert rates == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.1, 0.01])
 
@@ -219,7 +228,7 @@ def test_only_plateau_hears_the_metric(name: str) -> None:
     moved, schedule = started(Recipe(schedule=name), network(), 10)
     before = moved.param_groups[0]["lr"]
     for _ in range(5):
-        schedule.epoch(1.0)
+        schedule.end_epoch(1.0)
     assert moved.param_groups[0]["lr"] == before
 
 
@@ -236,7 +245,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(kind: str, sched
         update(whole, moved, number)
         rates.step()
         if number % 2:
-            rates.epoch(1.0)
+            rates.end_epoch(1.0)
         seen.append([part["lr"] for part in moved.param_groups])
     for at in (0, 1, 5, 6, 11):
         resumed = network(seed=1)
@@ -252,7 +261,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(kind: str, sched
             update(resumed, again, number)
             going.step()
             if number % 2:
-                going.epoch(1.0)
+                going.end_epoch(1.0)
             assert [part["lr"] for part in again.param_groups] == seen[number]
         for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
             assert torch.equal(one, other)
@@ -265,7 +274,7 @@ def test_a_schedule_made_over_an_optimizer_that_was_loaded_before_goes_on_as_wel
     for number in range(4):
         update(of, moved, number)
         schedule.step()
-    again = optimizer(recipe, groups(by_depth(of), recipe), 0.01)
+    again = build_optimizer(recipe, group_parameters(by_depth(of), recipe), 0.01)
     again.load_state_dict(moved.state_dict())
     Schedule(again, recipe, 10).load_state_dict(schedule.state_dict())
     assert [part["lr"] for part in again.param_groups] == [part["lr"] for part in moved.param_groups]
@@ -274,7 +283,7 @@ def test_a_schedule_made_over_an_optimizer_that_was_loaded_before_goes_on_as_wel
 def test_a_saved_schedule_goes_through_a_file_of_plain_things(tmp_path_factory: pytest.TempPathFactory) -> None:
     moved, schedule = started(Recipe(schedule="plateau"), network(), 10)
     for _ in range(4):
-        schedule.epoch(1.0)
+        schedule.end_epoch(1.0)
     path = tmp_path_factory.mktemp("state") / "state.pt"
     torch.save({"schedule": schedule.state_dict(), "optimizer": moved.state_dict()}, path)
     assert torch.load(path, weights_only=True)["schedule"] == schedule.state_dict()
@@ -314,7 +323,7 @@ def deep(kind: str, seed: int = 0) -> tuple[nn.Sequential, torch.optim.Optimizer
         of = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
     recipe = Recipe(optimizer=kind)
     named = [(0, name, weight) for name, weight in of.named_parameters()]
-    return of, optimizer(recipe, groups(named, recipe), 1.0)
+    return of, build_optimizer(recipe, group_parameters(named, recipe), 1.0)
 
 
 def stepping(of: nn.Sequential, moved: torch.optim.Optimizer) -> Callable[[float], float]:

@@ -17,17 +17,17 @@ from shaken import pretrained
 from torch import nn
 
 from graft.backbones.backbone import Backbone
-from graft.backbones.stages import probed
-from graft.data.read.folder import read_folder
+from graft.backbones.features import build_probe_features
+from graft.data.readers.folder import read_folder
 from graft.errors import UsageError
+from graft.features.embed import embed
 from graft.progress import unwatched
-from graft.torch import loop, phases, revive, start
-from graft.torch.cut import Frozen
-from graft.torch.feed import Pictures, Stored
-from graft.torch.phases import Ground, batch_of, epochs_of, taught
+from graft.torch import augment, loop, phases, restore
+from graft.torch.cut import FrozenHalf
+from graft.torch.feed import CachedFeed, ImageFeed
+from graft.torch.phases import FinetuneInputs, choose_batch_size, prepare_phase, split_epochs
 from graft.training.choices import Choices
-from graft.training.embed import embed
-from graft.training.material import Material, prepare
+from graft.training.material import Material, prepare_material
 from graft.training.recipe import Recipe
 from graft.training.strategies import Phase
 
@@ -43,14 +43,16 @@ def backbone_of(name: str = "test_resnet", size: int = 64) -> Backbone:
 def material(photos: Path) -> Material:
     """The photos, looked at by a network with random weights."""
     data = read_folder(photos)
-    return prepare(data, embed(probed(backbone_of()), data), 0)
+    return prepare_material(data, embed(build_probe_features(backbone_of()), data), 0)
 
 
 def ground_of(
     strategy: str, recipe: str, material: Material, backbone: Backbone, head: str = "", everything: bool = False
-) -> Ground:
+) -> FinetuneInputs:
     choices = Choices(strategy, head, recipe)
-    return start.ground(choices, backbone, revive.backbone_of(backbone), material, unwatched, everything)
+    return phases.build_finetune_inputs(
+        choices, backbone, restore.backbone_to_module(backbone), material, unwatched, everything
+    )
 
 
 # --- how the epochs are shared ----------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ def ground_of(
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.integers(0, 60))
 def test_epochs_are_shared_without_rest_and_each_phase_gets_one(shares: list[float], more: int) -> None:
     rows, epochs = [Phase("0", share / sum(shares)) for share in shares], len(shares) + more
-    spans = epochs_of(rows, epochs)
+    spans = split_epochs(rows, epochs)
     assert [span[0] for span in spans] == [0, *[span[1] for span in spans[:-1]]]
     assert spans[-1][1] == epochs
     counts = [last - first for first, last in spans]
@@ -71,7 +73,7 @@ def test_epochs_are_shared_without_rest_and_each_phase_gets_one(shares: list[flo
 
 @given(st.integers(1, 12), st.integers(1, 20))
 def test_equal_shares_of_a_multiple_are_equal(count: int, each: int) -> None:
-    spans = epochs_of([Phase("0", 1 / count)] * count, count * each)
+    spans = split_epochs([Phase("0", 1 / count)] * count, count * each)
     assert [last - first for first, last in spans] == [each] * count
 
 
@@ -85,23 +87,23 @@ def test_equal_shares_of_a_multiple_are_equal(count: int, each: int) -> None:
     ],
 )
 def test_a_small_share_is_one_epoch(shares: list[float], epochs: int, ends: list[int]) -> None:
-    assert [last for _, last in epochs_of([Phase("0", share) for share in shares], epochs)] == ends
+    assert [last for _, last in split_epochs([Phase("0", share) for share in shares], epochs)] == ends
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_fewer_epochs_than_phases_are_refused(count: int) -> None:
     with pytest.raises(UsageError, match=f"has {count} phases, so 'epochs' must be at least {count}"):
-        epochs_of([Phase("0", 1 / count)] * count, count - 1)
-    assert epochs_of([Phase("0", 1 / count)] * count, count)[-1] == (count - 1, count)
+        split_epochs([Phase("0", 1 / count)] * count, count - 1)
+    assert split_epochs([Phase("0", 1 / count)] * count, count)[-1] == (count - 1, count)
 
 
 @given(st.integers(1, 100_000))
 def test_an_automatic_batch_is_a_power_of_two_that_leaves_updates_in_an_epoch(count: int) -> None:
-    batch = batch_of(Recipe(), count)
+    batch = choose_batch_size(Recipe(), count)
     assert batch in (4, 8, 16, 32)
-    assert batch == 4 or count / batch >= phases.STEPS
-    assert batch == 32 or count / (2 * batch) < phases.STEPS
-    assert batch_of(Recipe(batch=7), count) == 7
+    assert batch == 4 or count / batch >= phases.MIN_AUTO_STEPS
+    assert batch == 32 or count / (2 * batch) < phases.MIN_AUTO_STEPS
+    assert choose_batch_size(Recipe(batch=7), count) == 7
 
 
 # --- what may change --------------------------------------------------------------------------------------------------
@@ -129,24 +131,24 @@ def test_what_may_change_is_what_differs_after_training(
 ) -> None:
     """All names of parameters and nothing else; of the statistics, those that the tuned half computes anew."""
     recipe = f"epochs=1,batch=8,rate=1e-3,warmup=0,batch_norm={batch_norm}"
-    monkeypatch.setattr(loop, "EXPLODED", math.inf)  # random weights, and how well they learn is not asked
+    monkeypatch.setattr(loop, "MAX_LOSS_FACTOR", math.inf)  # random weights, and how well they learn is not asked
     ground = ground_of(strategy, recipe, material, backbone_of(), head)
     before = {name: value.clone() for name, value in ground.network.state_dict().items()}
-    lesson = taught(ground, 0, {}).lesson
-    for _ in loop.train(lesson, loop.State(lesson)):
+    lesson = prepare_phase(ground, 0, {}).phase_inputs
+    for _ in loop.train(lesson, loop.TrainingState(lesson)):
         pass
     after = ground.network.state_dict()
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     parameters = {name for name, each in ground.network.named_parameters() if each.requires_grad}
-    assert set(ground.names) - set(before) == set()
-    assert moved <= set(ground.names)
+    assert set(ground.tensor_names) - set(before) == set()
+    assert moved <= set(ground.tensor_names)
     assert moved & {name for name, _ in ground.network.named_parameters()} == parameters
     if batch_norm == "frozen":
-        assert moved == set(ground.names)
+        assert moved == set(ground.tensor_names)
     elif strategy == "full":
-        never = {name for name in ground.names if name.startswith(("head.mean", "head.scale"))}
+        never = {name for name in ground.tensor_names if name.startswith(("head.mean", "head.scale"))}
         skipped = {name for name in before if head and name.startswith("features.backbone.") and "num_batches" in name}
-        assert set(ground.names) - never - skipped <= moved | skipped
+        assert set(ground.tensor_names) - never - skipped <= moved | skipped
 
 
 @pytest.mark.parametrize(
@@ -168,19 +170,19 @@ def test_a_band_is_the_whole_network_with_just_that_trained(
         ground = ground_of(strategy, recipe, material, backbone_of())
         network, backbone = ground.network, ground.network.features.backbone
         start_at = {name: value.clone() for name, value in network.state_dict().items()}
-        lesson = taught(ground, 0, {}).lesson
+        lesson = prepare_phase(ground, 0, {}).phase_inputs
         if by_hand:
             trained = tuple(f"{BACKBONE}{name}" for name in kept)
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(name.startswith(("head.", *trained)))
             names = [name for name, part in backbone.named_modules() if name and not list(part.children())]
-            data, digests = material.data.take(ground.inner), material.embedded.digests[ground.inner]
-            way = phases.Augment.parse("none")
-            feed = Pictures(data, digests, network.preprocess, way, ground.seed, nn.Identity())
+            data, digests = material.data.take(ground.train_rows), material.embeddings.digests[ground.train_rows]
+            way = augment.Augment.parse("none")
+            feed = ImageFeed(data, digests, network.preprocess, way, ground.seed, nn.Identity())
             still = tuple(backbone.get_submodule(name) for name in names if not f"{name}.".startswith(kept))
-            parameters = phases.placed(network, ground.chain)
-            lesson = replace(lesson, tuned=network, feed=feed, still=still, parameters=parameters)
-        for _ in loop.train(lesson, loop.State(lesson)):
+            parameters = phases.list_trainable_parameters(network, ground.chain)
+            lesson = replace(lesson, tuned=network, feed=feed, frozen_parts=still, parameters=parameters)
+        for _ in loop.train(lesson, loop.TrainingState(lesson)):
             pass
         ends.append({name: value.clone() for name, value in network.state_dict().items()})
     inside = ("head.judge", *(f"{BACKBONE}{name}" for name in kept))
@@ -193,10 +195,10 @@ def test_a_band_is_the_whole_network_with_just_that_trained(
 
 def test_what_may_change_in_any_phase_is_named(material: Material) -> None:
     ground = ground_of("two-phase", "epochs=2", material, backbone_of())
-    assert set(ground.names) == {name for name, _ in ground.network.named_parameters()}
-    taught(ground, 0, {})  # the first phase freezes all but the head
+    assert set(ground.tensor_names) == {name for name, _ in ground.network.named_parameters()}
+    prepare_phase(ground, 0, {})  # the first phase freezes all but the head
     trained = {name for name, each in ground.network.named_parameters() if each.requires_grad}
-    assert trained == {name for name in ground.names if name.startswith("head.")}
+    assert trained == {name for name in ground.tensor_names if name.startswith("head.")}
 
 
 # --- what a phase is made of ------------------------------------------------------------------------------------------
@@ -205,8 +207,8 @@ def test_what_may_change_in_any_phase_is_named(material: Material) -> None:
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 64), ("test_vit", 160)])
 def test_depths_are_counted_from_the_head_down(name: str, size: int, material: Material) -> None:
     ground = ground_of("full", "epochs=1", material, backbone_of(name, size))
-    taught(ground, 0, {})
-    placed = phases.placed(ground.network, ground.chain)
+    prepare_phase(ground, 0, {})
+    placed = phases.list_trainable_parameters(ground.network, ground.chain)
     assert {each for _, each, _ in placed} == {each for each, _ in ground.network.named_parameters()}
     assert [depth for depth, _, _ in placed] == sorted(depth for depth, _, _ in placed)
     names = [stage.name for stage in ground.chain]
@@ -226,9 +228,11 @@ def test_a_stage_has_the_rate_that_it_has_when_everything_is_trained(strategy: s
     rates = []
     for each in (strategy, "lp-ft"):
         ground = ground_of(each, "epochs=1,layer_decay=0.5", material, backbone_of())
-        lesson = taught(ground, 0, {}).lesson
+        lesson = prepare_phase(ground, 0, {}).phase_inputs
         shares = {
-            id(tensor): part["lr"] for part in loop.State(lesson).optimizer.param_groups for tensor in part["params"]
+            id(tensor): part["lr"]
+            for part in loop.TrainingState(lesson).optimizer.param_groups
+            for tensor in part["params"]
         }
         rates.append({name: shares[id(parameter)] for _, name, parameter in lesson.parameters})
     band, whole = rates
@@ -240,68 +244,71 @@ def test_a_stage_has_the_rate_that_it_has_when_everything_is_trained(strategy: s
 @pytest.mark.parametrize(
     ("strategy", "train", "held_out"),
     [
-        ("tail:cut=layer3,views=3", Stored, Stored),
-        ("tail:cut=head,views=2", Stored, Stored),
-        ("tail:cut=layer3,views=0", Pictures, Pictures),
-        ("tail:cut=0,views=3", Pictures, Pictures),  # nothing is frozen, so there is nothing to keep
-        ("full", Pictures, Pictures),
-        ("lora:cut=layer3", Pictures, Pictures),
+        ("tail:cut=layer3,views=3", CachedFeed, CachedFeed),
+        ("tail:cut=head,views=2", CachedFeed, CachedFeed),
+        ("tail:cut=layer3,views=0", ImageFeed, ImageFeed),
+        ("tail:cut=0,views=3", ImageFeed, ImageFeed),  # nothing is frozen, so there is nothing to keep
+        ("full", ImageFeed, ImageFeed),
+        ("lora:cut=layer3", ImageFeed, ImageFeed),
     ],
 )
 def test_views_are_kept_where_something_is_frozen(
     strategy: str, train: type[Any], held_out: type[Any], material: Material
 ) -> None:
     ground = ground_of(strategy, "epochs=2", material, backbone_of())
-    made = taught(ground, 0, {})
-    assert type(made.lesson.feed) is train
+    made = prepare_phase(ground, 0, {})
+    assert type(made.phase_inputs.feed) is train
     assert type(made.held_out) is held_out
-    assert len(made.lesson.targets) == len(ground.inner)
-    assert (made.lesson.first, made.lesson.epochs) == (0, 2)
-    if train is Stored:
-        assert isinstance(made.lesson.feed, Stored)
-        assert made.lesson.feed.views == ground.phases[0].views
-        assert isinstance(made.held_out, Stored)
+    assert len(made.phase_inputs.targets) == len(ground.train_rows)
+    assert (made.phase_inputs.first_epoch, made.phase_inputs.epochs) == (0, 2)
+    if train is CachedFeed:
+        assert isinstance(made.phase_inputs.feed, CachedFeed)
+        assert made.phase_inputs.feed.views == ground.phases[0].views
+        assert isinstance(made.held_out, CachedFeed)
         assert made.held_out.views == 1
     else:
-        assert isinstance(made.held_out, Pictures)
+        assert isinstance(made.held_out, ImageFeed)
         assert made.held_out.augment.steps == ()
-        assert isinstance(made.lesson.feed, Pictures)
-        assert made.lesson.feed.augment.steps
+        assert isinstance(made.phase_inputs.feed, ImageFeed)
+        assert made.phase_inputs.feed.augment.steps
 
 
 @pytest.mark.parametrize("views", [0, 1])
-def test_the_held_out_pictures_are_judged_as_the_whole_network_judges_them(views: int, material: Material) -> None:
+def test_the_held_out_images_are_judged_as_the_whole_network_judges_them(views: int, material: Material) -> None:
     ground = ground_of(f"tail:cut=layer3,views={views}", "epochs=1", material, backbone_of())
-    made = taught(ground, 0, {})
-    said = loop.logits(made.lesson.tuned, made.held_out, len(ground.valid), 4)
-    feed = Pictures(
-        material.data.take(ground.valid),
-        material.embedded.digests[ground.valid],
+    made = prepare_phase(ground, 0, {})
+    said = loop.predict_logits(made.phase_inputs.tuned, made.held_out, len(ground.valid_rows), 4)
+    feed = ImageFeed(
+        material.data.take(ground.valid_rows),
+        material.embeddings.digests[ground.valid_rows],
         ground.network.preprocess,
-        phases.Augment.parse("none"),
+        augment.Augment.parse("none"),
         0,
         nn.Identity(),
     )
     with torch.no_grad():
-        want = ground.network.eval()(feed.still(np.arange(len(ground.valid)))).double().numpy()
+        want = ground.network.eval()(feed.read_evaluation_batch(np.arange(len(ground.valid_rows)))).double().numpy()
     np.testing.assert_allclose(said, want, atol=(1e-2 if views else 1e-4) * np.ptp(want))  # 16 bits in the store
     assert np.ptp(want, axis=0).min() > 0
 
 
 def test_rates_and_epochs_of_each_phase(material: Material) -> None:
     ground = ground_of("two-phase:first=0.25,lower=0.5", "epochs=8,rate=0.01", material, backbone_of())
-    both = [taught(ground, number, {}) for number in (0, 1)]
+    both = [prepare_phase(ground, number, {}) for number in (0, 1)]
     assert [each.name for each in both] == ["head", ground.chain[0].name]
-    assert [(each.lesson.first, each.lesson.epochs, each.lesson.rate) for each in both] == [(0, 2, 0.01), (2, 6, 0.005)]
-    assert isinstance(both[0].halves.frozen, Frozen)
-    assert both[0].lesson.tuned is ground.network.head
-    assert both[1].lesson.tuned is ground.network
+    assert [(each.phase_inputs.first_epoch, each.phase_inputs.epochs, each.phase_inputs.rate) for each in both] == [
+        (0, 2, 0.01),
+        (2, 6, 0.005),
+    ]
+    assert isinstance(both[0].halves.frozen, FrozenHalf)
+    assert both[0].phase_inputs.tuned is ground.network.head
+    assert both[1].phase_inputs.tuned is ground.network
 
 
 def test_an_automatic_rate_changes_nothing_else(material: Material) -> None:
     ground = ground_of("tail:cut=layer3", "epochs=2,rate=auto", material, backbone_of())
     before = {name: value.clone() for name, value in ground.network.state_dict().items()}
-    rates = [taught(ground, 0, {}).lesson.rate for _ in range(2)]
+    rates = [prepare_phase(ground, 0, {}).phase_inputs.rate for _ in range(2)]
     assert rates[0] == rates[1] > 0
     assert all(torch.equal(value, before[name]) for name, value in ground.network.state_dict().items())
 
@@ -311,14 +318,14 @@ def test_an_automatic_rate_changes_nothing_else(material: Material) -> None:
 
 def test_nothing_is_held_out_of_all_of_them(material: Material) -> None:
     ground = ground_of("full", "epochs=1", material, backbone_of())
-    inner, valid = material.inner()
-    assert np.array_equal(ground.inner, inner)
-    assert np.array_equal(ground.valid, valid)
-    assert np.array_equal(ground.labels, material.data.labels[valid])
+    inner, valid = material.split_validation()
+    assert np.array_equal(ground.train_rows, inner)
+    assert np.array_equal(ground.valid_rows, valid)
+    assert np.array_equal(ground.valid_labels, material.data.labels[valid])
     assert np.array_equal(ground.targets.numpy(), np.eye(3, dtype=np.float32)[material.data.labels[inner]])
     whole = ground_of("full", "epochs=1", material, backbone_of(), everything=True)
-    assert np.array_equal(whole.inner, material.train)
-    assert len(whole.valid) == len(whole.labels) == 0
+    assert np.array_equal(whole.train_rows, material.train)
+    assert len(whole.valid_rows) == len(whole.valid_labels) == 0
     assert whole.task == ground.task == "multiclass"
 
 
@@ -332,12 +339,12 @@ def test_nothing_is_held_out_of_all_of_them(material: Material) -> None:
         ("refit=auto,patience=2", True, False),  # a schedule that ends early cannot be repeated
     ],
 )
-def test_few_pictures_are_trained_on_once_more(
+def test_few_images_are_trained_on_once_more(
     recipe: str, few: bool, refits: bool, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground = ground_of("full", f"epochs=1,{recipe}", material, backbone_of())
-    monkeypatch.setattr(phases, "FEW", len(ground.inner) + few)
-    assert ground.refits is refits
+    monkeypatch.setattr(phases, "REFIT_BELOW", len(ground.train_rows) + few)
+    assert ground.has_refit is refits
 
 
 def test_adapters_stand_above_the_cut_only(material: Material) -> None:
@@ -348,4 +355,4 @@ def test_adapters_stand_above_the_cut_only(material: Material) -> None:
     above = tuple(f"features.backbone.{name}." for name in names[names.index("layer3") :])
     assert added
     assert all(name.startswith(above) for name in added)
-    assert {name for name in ground.names if not name.startswith("head.")} == added
+    assert {name for name in ground.tensor_names if not name.startswith("head.")} == added

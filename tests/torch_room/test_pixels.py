@@ -7,8 +7,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from graft.backbones import pixels
 from graft.backbones.preprocess import Preprocess
+from graft.backbones.preprocess_graph import IMAGE, build_preprocess_graph
 
 WAYS = [
     Preprocess(),
@@ -21,17 +21,17 @@ SIZES = [(1, 1), (1, 50), (700, 1), (3, 2), (64, 512), (224, 224), (257, 256), (
 
 
 def ran(preprocess: Preprocess, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    session = onnxruntime.InferenceSession(pixels.prepared(preprocess).SerializeToString())
-    return np.asarray(session.run(None, {pixels.IMAGE: images})[0])
+    session = onnxruntime.InferenceSession(build_preprocess_graph(preprocess).SerializeToString())
+    return np.asarray(session.run(None, {IMAGE: images})[0])
 
 
 @pytest.mark.parametrize("preprocess", WAYS, ids=str)
 def test_the_graph_gives_the_pixels_of_prepare(preprocess: Preprocess) -> None:
     rng = np.random.default_rng(0)
-    session = onnxruntime.InferenceSession(pixels.prepared(preprocess).SerializeToString())
+    session = onnxruntime.InferenceSession(build_preprocess_graph(preprocess).SerializeToString())
     for height, width in SIZES:
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        got = np.asarray(session.run(None, {pixels.IMAGE: image[None]})[0])[0]
+        got = np.asarray(session.run(None, {IMAGE: image[None]})[0])[0]
         np.testing.assert_array_equal(got, preprocess.prepare(image), err_msg=f"{height} x {width}")
 
 
@@ -43,7 +43,7 @@ def test_where_sums_pass_what_float32_holds_a_value_in_ten_thousand_is_off_by_on
     assert (apart > 0).mean() < 1e-4
 
 
-def test_a_batch_is_its_pictures_one_by_one() -> None:
+def test_a_batch_is_its_images_one_by_one() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
     together = ran(WAYS[0], images)
     for image, one in zip(images, together, strict=True):

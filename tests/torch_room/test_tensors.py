@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graft.backbones import catalog
-from graft.backbones.catalog import Entry
+from graft.backbones.catalog import CatalogEntry
 from graft.errors import WeightsError
 from graft.torch import build
-from graft.torch.tensors import fill, read
+from graft.torch.weights import fill_network, read_tensors
 
-TINY = catalog.find("test_resnet")
+TINY = catalog.find_entry("test_resnet")
 Tensors = dict[str, Tensor]
 
 
@@ -27,13 +27,13 @@ def tensors() -> Tensors:
     return {name: torch.rand_like(each) if each.is_floating_point() else each for name, each in fresh(TINY).items()}
 
 
-def fresh(entry: Entry) -> Tensors:
-    return build.build(entry).state_dict()
+def fresh(entry: CatalogEntry) -> Tensors:
+    return build.build_network(entry).state_dict()
 
 
-def loaded(entry: Entry, path: Path) -> nn.Module:
-    network = build.build(entry)
-    fill(entry, network, read(path), path)
+def loaded(entry: CatalogEntry, path: Path) -> nn.Module:
+    network = build.build_network(entry)
+    fill_network(entry, network, read_tensors(path), path)
     return network
 
 
@@ -83,10 +83,10 @@ def test_tensors_that_do_not_fit_are_refused(
     others = dict(tensors)
     change(others)
     path = saved(others, tmp_path / "odd.safetensors")
-    network = build.build(TINY)
+    network = build.build_network(TINY)
     before = {name: each.clone() for name, each in network.state_dict().items()}
     with pytest.raises(WeightsError, match=rf"odd\.safetensors does not fit 'test_resnet': {complaint}"):
-        fill(TINY, network, read(path), path)
+        fill_network(TINY, network, read_tensors(path), path)
     assert same(network, before)
 
 
@@ -96,7 +96,7 @@ def test_another_classifier_is_left_out(tmp_path: Path, tensors: Tensors, classe
     width = tensors["fc.weight"].shape[1]
     other = {"fc.weight": torch.zeros(classes, width), "fc.bias": torch.zeros(classes)} if classes else {}
     network = loaded(TINY, saved(body | other, tmp_path / "own.safetensors"))
-    assert same(build.headless(TINY, network), body)
+    assert same(build.remove_classifier(TINY, network), body)
 
 
 def test_only_batch_counters_may_be_missing(tmp_path: Path, tensors: Tensors) -> None:
@@ -107,7 +107,7 @@ def test_only_batch_counters_may_be_missing(tmp_path: Path, tensors: Tensors) ->
 
 
 def test_auxiliary_classifiers_of_googlenet_are_left_out(tmp_path: Path) -> None:
-    entry = catalog.find("googlenet")
+    entry = catalog.find_entry("googlenet")
     own = fresh(entry)
     theirs = own | {"aux1.conv.conv.weight": torch.zeros(2), "aux2.fc2.bias": torch.zeros(3)}
     network = loaded(entry, saved(theirs, tmp_path / "googlenet.safetensors"))
@@ -120,10 +120,10 @@ def test_torchvision_files_answer_the_same_as_timm_networks(tmp_path: Path, name
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, weights=None, **options).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    ours = loaded(catalog.find(name), tmp_path / "theirs.pth")
-    pictures = torch.rand(2, 3, 96, 96)
+    ours = loaded(catalog.find_entry(name), tmp_path / "theirs.pth")
+    images = torch.rand(2, 3, 96, 96)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(pictures), theirs(pictures))
+        torch.testing.assert_close(ours(images), theirs(images))
 
 
 # Damaged and hostile files

@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graft.backbones import catalog, weights
-from graft.backbones.catalog import Entry
-from graft.backbones.weights import Source
+from graft.backbones.catalog import CatalogEntry
+from graft.backbones.weights import WeightsSource
 from graft.errors import WeightsError
-from graft.torch.build import TORCHVISION, build
-from graft.torch.weights import load
+from graft.torch.build import TORCHVISION, build_network
+from graft.torch.weights import load_weights
 
 REPOSITORY = "timm/test_resnet.r160_in1k"
-TINY = catalog.find("test_resnet")
+TINY = catalog.find_entry("test_resnet")
 LITE0 = weights.PACKAGES[catalog.DEFAULT]
 Tensors = dict[str, Tensor]
 
@@ -100,13 +100,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.shutdown()
 
 
-def fresh(entry: Entry) -> Tensors:
-    return build(entry).state_dict()
+def fresh(entry: CatalogEntry) -> Tensors:
+    return build_network(entry).state_dict()
 
 
-def loaded(entry: Entry, source: Source) -> tuple[nn.Module, Source]:
-    network = build(entry)
-    return network, load(entry, network, source)
+def loaded(entry: CatalogEntry, source: WeightsSource) -> tuple[nn.Module, WeightsSource]:
+    network = build_network(entry)
+    return network, load_weights(entry, network, source)
 
 
 def same(network: nn.Module, tensors: Tensors) -> bool:
@@ -141,21 +141,23 @@ def in_hub_cache(tensors: Tensors, tmp_path: Path) -> Path:
 
 
 def test_each_place_shadows_the_next(folder: Path, tmp_path: Path, tensors: Tensors) -> None:
-    assert weights.locate(TINY) == Source("download", None, "apache-2.0", f"{REPOSITORY} on the Hugging Face hub")
+    assert weights.locate(TINY) == WeightsSource(
+        "download", None, "apache-2.0", f"{REPOSITORY} on the Hugging Face hub"
+    )
     link = in_hub_cache(tensors, tmp_path)
-    assert weights.locate(TINY) == Source("cached", link, "apache-2.0", f"{REPOSITORY} on the Hugging Face hub")
+    assert weights.locate(TINY) == WeightsSource("cached", link, "apache-2.0", f"{REPOSITORY} on the Hugging Face hub")
     for ending in (".bin", ".pt", ".pth", ".safetensors"):
         path = saved(tensors, folder / f"test_resnet{ending}")
         assert (weights.locate(TINY).where, weights.locate(TINY).path) == ("folder", path)
     path = saved(tensors, tmp_path / "mine")
-    assert weights.locate(TINY, path) == Source("file", path, "not stated", f"file {path}")
+    assert weights.locate(TINY, path) == WeightsSource("file", path, "not stated", f"file {path}")
 
 
 def test_the_embedded_weights_come_after_a_folder_and_before_the_caches(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = catalog.find(catalog.DEFAULT)
-    monkeypatch.setattr(weights, "_cached", lambda entry: pytest.fail("looked into a cache"))
+    entry = catalog.find_entry(catalog.DEFAULT)
+    monkeypatch.setattr(weights, "_find_cached", lambda entry: pytest.fail("looked into a cache"))
     assert weights.locate(entry).where == "embedded"
     (folder / "tf_efficientnet_lite0.pth").write_bytes(b"")
     assert weights.locate(entry).where == "folder"
@@ -199,7 +201,7 @@ def test_offline_says_where_it_looked_and_what_to_do(
 
 def test_unpublished_weights_are_said_to_be_so() -> None:
     with pytest.raises(WeightsError, match=r"No weights of 'botnet50ts_256' are published\. Put botnet50ts_256\.safe"):
-        weights.locate(catalog.find("botnet50ts_256"))
+        weights.locate(catalog.find_entry("botnet50ts_256"))
 
 
 def test_a_damaged_file_in_the_cache_is_found(tmp_path: Path, tensors: Tensors) -> None:
@@ -215,7 +217,7 @@ def test_a_damaged_file_in_the_cache_is_found(tmp_path: Path, tensors: Tensors) 
 
 
 def test_the_embedded_weights_are_the_file_of_the_package_tensor_by_tensor() -> None:
-    entry = catalog.find(catalog.DEFAULT)
+    entry = catalog.find_entry(catalog.DEFAULT)
     network, source = loaded(entry, weights.locate(entry, offline=True))
     assert (source.where, source.licence, source.origin) == ("embedded", "apache-2.0", f"package {LITE0.name}")
     assert source.path is not None
@@ -230,14 +232,14 @@ def test_the_embedded_weights_are_the_file_of_the_package_tensor_by_tensor() -> 
 
 def test_a_changed_embedded_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(weights.PACKAGES, catalog.DEFAULT, replace(LITE0, sha256="0" * 64))
-    entry = catalog.find(catalog.DEFAULT)
+    entry = catalog.find_entry(catalog.DEFAULT)
     with pytest.raises(WeightsError, match=r"is damaged: its SHA-256 begins 579344248a93e230, not 0000.*Install"):
         loaded(entry, weights.locate(entry))
 
 
 def test_without_the_package_the_default_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(weights.PACKAGES, catalog.DEFAULT, replace(LITE0, name="no_such_package"))
-    assert weights.locate(catalog.find(catalog.DEFAULT)).where == "download"
+    assert weights.locate(catalog.find_entry(catalog.DEFAULT)).where == "download"
 
 
 @pytest.mark.fault(42)
@@ -249,11 +251,11 @@ def test_offline_opens_no_socket() -> None:
             raise AssertionError("a socket")
         socket.socket.__init__ = socket.getaddrinfo = refuse
         from graft.backbones import catalog, weights
-        from graft.torch.build import build
-        from graft.torch.weights import load
-        entry = catalog.find(catalog.DEFAULT)
-        network = build(entry)
-        print(load(entry, network, weights.locate(entry, offline=True)).sha256)
+        from graft.torch.build import build_network
+        from graft.torch.weights import load_weights
+        entry = catalog.find_entry(catalog.DEFAULT)
+        network = build_network(entry)
+        print(load_weights(entry, network, weights.locate(entry, offline=True)).sha256)
         try:
             socket.socket()
         except AssertionError as caught:
@@ -377,9 +379,9 @@ def test_a_full_disk_leaves_nothing(
 
 def test_torchvision_networks_have_an_address_with_a_hash() -> None:
     for name in TORCHVISION:
-        entry = catalog.find(name)
+        entry = catalog.find_entry(name)
         assert weights.locate(entry).origin.endswith(".pth of torchvision")
-        assert len(weights._hash_in(Path(weights._url(entry)))) == 8
+        assert len(weights._hash_from_name(Path(weights._url(entry)))) == 8
 
 
 # Real weights
@@ -389,7 +391,7 @@ def test_torchvision_networks_have_an_address_with_a_hash() -> None:
 def test_real_weights_load_from_a_folder(shared: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = shared / "weights"
     monkeypatch.setenv("GRAFT_WEIGHTS", str(folder))
-    entry = catalog.find(name)
+    entry = catalog.find_entry(name)
     network, source = loaded(entry, weights.locate(entry, offline=True))
     path = folder / f"{name}.safetensors"
     assert (source.where, source.path) == ("folder", path)

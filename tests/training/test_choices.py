@@ -11,9 +11,9 @@ import pytest
 from graft import extras, spec
 from graft.backbones import catalog
 from graft.errors import UsageError
+from graft.heads import choose, classical, designs
 from graft.heads.designs import Conv, Linear, Mlp
 from graft.training.choices import Choices
-from graft.training.heads import choose, classical, names
 from graft.training.recipe import CHOICES, Recipe
 from graft.training.strategies import STRATEGIES, Tail
 
@@ -26,18 +26,20 @@ TRAINED = [name for name in STRATEGIES if name not in SOLVED]
 
 def test_what_is_given_now_counts_before_what_was_written_down() -> None:
     written = asdict(Choices("tail:cut=0.5", "mlp", "epochs=3", "resnet18", 7)) | {"of another version": 1}
-    assert Choices.of(written) == Choices("tail:cut=0.5", "mlp", "epochs=3", "resnet18", 7)
-    again = Choices.of(written, strategy="tail:cut=0.9", head="", recipe=None, backbone=None, seed=0)
+    assert Choices.from_dict(written) == Choices("tail:cut=0.5", "mlp", "epochs=3", "resnet18", 7)
+    again = Choices.from_dict(written, strategy="tail:cut=0.9", head="", recipe=None, backbone=None, seed=0)
     assert again == Choices("tail:cut=0.9", "", "epochs=3", "resnet18", 0)
-    assert Choices.of({}) == Choices.of({}, **dict.fromkeys(asdict(Choices()))) == Choices()
+    assert Choices.from_dict({}) == Choices.from_dict({}, **dict.fromkeys(asdict(Choices()))) == Choices()
     assert Choices().backbone == catalog.DEFAULT
 
 
 def test_head_and_recipe_belong_to_their_strategy() -> None:
     written = asdict(Choices("tail:cut=0.5", "mlp", "epochs=3", "resnet18", 7))
-    assert Choices.of(written, strategy="full") == Choices("full", "", "", "resnet18", 7)
-    assert Choices.of(written, strategy="full", recipe="epochs=1") == Choices("full", "", "epochs=1", "resnet18", 7)
-    Choices.of(written, strategy="probe").check()
+    assert Choices.from_dict(written, strategy="full") == Choices("full", "", "", "resnet18", 7)
+    assert Choices.from_dict(written, strategy="full", recipe="epochs=1") == Choices(
+        "full", "", "epochs=1", "resnet18", 7
+    )
+    Choices.from_dict(written, strategy="probe").check()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
@@ -50,33 +52,35 @@ def test_a_seed_has_64_bits(seed: int) -> None:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_name_is_a_plan_and_trains_or_does_not(name: str) -> None:
     choices = Choices(name)
-    assert choices.plan == STRATEGIES[name]()
-    assert choices.trains == (name in TRAINED)
-    assert (choices.settings is None) == (name in SOLVED)
+    assert choices.parsed_strategy == STRATEGIES[name]()
+    assert choices.is_finetuning == (name in TRAINED)
+    assert (choices.parsed_recipe is None) == (name in SOLVED)
     choices.check()
 
 
 def test_a_recipe_changes_that_of_the_strategy_and_nothing_else() -> None:
-    assert Choices("tail").settings == Tail.recipe
-    changed = Choices("tail", recipe="epochs=3,rate=auto,refit=yes").settings
+    assert Choices("tail").parsed_recipe == Tail.recipe
+    changed = Choices("tail", recipe="epochs=3,rate=auto,refit=yes").parsed_recipe
     assert changed == replace(Tail.recipe, epochs=3, rate="auto", refit=True)
-    assert Choices("full", recipe=spec.changed(changed)).settings == changed  # all that differs from a plain Recipe()
+    assert (
+        Choices("full", recipe=spec.changed(changed)).parsed_recipe == changed
+    )  # all that differs from a plain Recipe()
 
 
 @pytest.mark.parametrize("strategy", ["tail", "lp-ft", "lora", "norm"])
 def test_of_several_labels_nothing_is_mixed_or_smoothed_unless_asked_for(strategy: str) -> None:
-    one, several = Choices(strategy).settings, Choices(strategy, task="multilabel").settings
+    one, several = Choices(strategy).parsed_recipe, Choices(strategy, task="multilabel").parsed_recipe
     assert one
     assert (one.mixup, one.smoothing) == (0.4, 0.1)
     assert several == replace(one, mixup=0.0, smoothing=0.0)
-    given = Choices(strategy, recipe="mixup=0.2,smoothing=0.1", task="multilabel").settings
+    given = Choices(strategy, recipe="mixup=0.2,smoothing=0.1", task="multilabel").parsed_recipe
     assert given == replace(one, mixup=0.2, smoothing=0.1)
 
 
 def test_a_head_to_train_makes_early_features_a_training() -> None:
-    assert not Choices("early-features:at=2").trains
-    assert Choices("early-features:at=2", "mlp").trains
-    assert Choices("early-features:at=2", "mlp", "epochs=3").settings == Recipe(epochs=3, rate=1e-3)
+    assert not Choices("early-features:at=2").is_finetuning
+    assert Choices("early-features:at=2", "mlp").is_finetuning
+    assert Choices("early-features:at=2", "mlp", "epochs=3").parsed_recipe == Recipe(epochs=3, rate=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,7 @@ def test_a_head_to_train_makes_early_features_a_training() -> None:
     ],
 )
 def test_a_head_is_a_design(text: str, design: Any) -> None:
-    assert Choices("tail", text).design == design
+    assert Choices("tail", text).parsed_head == design
 
 
 # --- what does not go together ----------------------------------------------------------------------------------------
@@ -104,9 +108,9 @@ WRONG = [
     (Choices("tail", recipe="loss=kl"), "'loss=kl' and 'teacher' belong together"),
     (Choices("tail", recipe="teacher=model"), "'loss=kl' and 'teacher' belong together"),
     (Choices("tail", recipe="augment=magic"), "There is no augmentation 'magic'"),
-    (Choices("tail", recipe="augment=strong"), "'tail' trains on stored views of each picture"),
-    (Choices("tail:cut=0.5", recipe="cutmix=1"), "'cutmix' needs pictures, and 'tail:cut=0.5' trains on stored"),
-    (Choices("two-phase", recipe="cutmix=1"), "'cutmix' needs pictures, and 'two-phase' trains on stored"),
+    (Choices("tail", recipe="augment=strong"), "'tail' trains on stored views of each image"),
+    (Choices("tail:cut=0.5", recipe="cutmix=1"), "'cutmix' needs images, and 'tail:cut=0.5' trains on stored"),
+    (Choices("two-phase", recipe="cutmix=1"), "'cutmix' needs images, and 'two-phase' trains on stored"),
     (Choices("full", recipe="loss=kl,teacher=nowhere"), "There is no teacher 'nowhere': it must be the folder"),
     (Choices("full", recipe="loss=kl,teacher=src+nowhere"), "There is no teacher 'nowhere': it must be the folder"),
     (Choices("full", recipe="loss=kl,teacher=src+"), "There is no teacher '': it must be the folder"),
@@ -179,8 +183,8 @@ def test_losses_and_metrics_belong_to_a_task(tmp_path: Path) -> None:
     ("strategy", "says"),
     [
         ("direct", "'direct' answers one class. Every other strategy takes several"),
-        ("probe:head=knn", "knn.* takes one label for each picture"),
-        ("early-features:solver=knn", "knn.* takes one label for each picture"),
+        ("probe:head=knn", "knn.* takes one label for each image"),
+        ("early-features:solver=knn", "knn.* takes one label for each image"),
     ],
 )
 def test_what_answers_one_class_is_refused_for_several_labels(strategy: str, says: str) -> None:
@@ -211,6 +215,6 @@ def test_a_head_of_scikit_learn_needs_it_before_any_work(strategy: str, monkeypa
     with pytest.raises(UsageError, match=says):
         Choices(strategy).check()
     with pytest.raises(UsageError, match=says):
-        choose.choose("svm", "last", {})
+        choose.choose_head("svm", "last", {})
     Choices("probe:head=ridge").check()
-    assert sorted(names.CLASSICAL) == sorted(classical.NAMES)
+    assert sorted(designs.SKLEARN_HEADS) == sorted(classical.CLASSICAL_NAMES)

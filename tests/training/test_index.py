@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.training import index
-from graft.training.index import ENTRY, Index, Key
+from graft.features import store
+from graft.features.store import ENTRY, Key, StoreIndex
 
 KEYS = st.tuples(st.integers(0, 5).map(lambda number: number.to_bytes(16)), st.integers(0, 2))
 STEPS = st.lists(st.tuples(st.sampled_from(["add", "load", "forget"]), st.lists(KEYS, max_size=5)), max_size=12)
@@ -25,8 +25,8 @@ def entries(keys: list[Key], first: int) -> np.ndarray:
 @pytest.mark.parametrize("fresh", [0, 2, 100])
 def test_an_index_is_a_dict(steps: list[tuple[str, list[Key]]], fresh: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "FRESH", fresh)
-        mine, want, first = Index(), dict[Key, int](), 0
+        patch.setattr(store, "MAX_UNSORTED", fresh)
+        mine, want, first = StoreIndex(), dict[Key, int](), 0
         for what, keys in steps:
             if what == "forget":
                 for key in [key for key in keys if key in want]:
@@ -52,15 +52,15 @@ def test_an_index_is_a_dict(steps: list[tuple[str, list[Key]]], fresh: int) -> N
                 mine.places([*want, lacking])
 
 
-def _lost(mine: Index) -> set[Key]:
-    return mine._lost  # a store loads before anything can be forgotten
+def _lost(mine: StoreIndex) -> set[Key]:
+    return mine._forgotten  # a store loads before anything can be forgotten
 
 
 def test_keys_whose_mixed_bits_are_equal_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two keys in 2^64: here all are."""
-    monkeypatch.setattr(index, "_mixed", lambda one, two, view: np.zeros(len(two), np.uint64))
+    monkeypatch.setattr(store, "_hash_keys", lambda one, two, view: np.zeros(len(two), np.uint64))
     keys = [(bytes([number]) + bytes(15), view) for number in range(20) for view in range(3)]
-    mine = Index()
+    mine = StoreIndex()
     mine.load(entries(keys, 0), np.arange(len(keys)))
     assert len(mine) == len(keys)
     assert mine.places(keys[::-1]).tolist() == list(range(len(keys)))[::-1]
@@ -68,4 +68,4 @@ def test_keys_whose_mixed_bits_are_equal_are_told_apart(monkeypatch: pytest.Monk
 
 
 def test_a_million_keys_take_32_bytes_each() -> None:
-    assert sum(index._COLUMNS[name].itemsize for name in index._COLUMNS.names or ()) == 32
+    assert sum(store._COLUMNS[name].itemsize for name in store._COLUMNS.names or ()) == 32

@@ -7,8 +7,8 @@ import pytest
 from sklearn import metrics as theirs
 
 from graft.errors import UsageError
-from graft.model.calibrate import temperature
-from graft.training import metrics
+from graft.metrics import ranking
+from graft.metrics.calibration import fit_temperature
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 60).astype(np.int32)
@@ -21,7 +21,7 @@ CHANCES = np.exp(SAID) / np.exp(SAID).sum(axis=1, keepdims=True)
 @pytest.mark.parametrize(
     ("metric", "want"),
     [
-        ("loss", temperature(SAID, LABELS)[1]),
+        ("loss", fit_temperature(SAID, LABELS)[1]),
         ("accuracy", theirs.accuracy_score(LABELS, SAID.argmax(1))),
         ("balanced-accuracy", theirs.balanced_accuracy_score(LABELS, SAID.argmax(1))),
         ("macro-f1", theirs.f1_score(LABELS, SAID.argmax(1), average="macro")),
@@ -31,7 +31,7 @@ CHANCES = np.exp(SAID) / np.exp(SAID).sum(axis=1, keepdims=True)
     ],
 )
 def test_of_one_label(metric: str, want: float) -> None:
-    scores = metrics.judged(SAID, LABELS, metric)
+    scores = ranking.compute_scores(SAID, LABELS, metric)
     assert scores[metric] == pytest.approx(want, abs=1e-9)
     assert scores.keys() >= {"loss", "accuracy"}
     assert all(type(value) is float for value in scores.values())  # a checkpoint holds nothing else
@@ -48,21 +48,23 @@ def test_of_one_label(metric: str, want: float) -> None:
     ],
 )
 def test_of_several_labels(metric: str, want: float) -> None:
-    assert metrics.judged(EACH, SEVERAL, metric)[metric] == pytest.approx(want, abs=1e-9)
+    assert ranking.compute_scores(EACH, SEVERAL, metric)[metric] == pytest.approx(want, abs=1e-9)
 
 
 def test_a_class_that_is_everywhere_or_nowhere_says_nothing() -> None:
     labels = np.concatenate([SEVERAL, np.ones((60, 1), np.uint8), np.zeros((60, 1), np.uint8)], axis=1)
     said = np.concatenate([EACH, RNG.normal(size=(60, 2))], axis=1)
-    assert metrics.judged(said, labels, "auc")["auc"] == pytest.approx(theirs.roc_auc_score(SEVERAL, EACH))
+    assert ranking.compute_scores(said, labels, "auc")["auc"] == pytest.approx(theirs.roc_auc_score(SEVERAL, EACH))
 
 
 def test_higher_is_better_for_all() -> None:
-    assert metrics.higher({"loss": 0.2}, "loss") > metrics.higher({"loss": 0.3}, "loss")
-    assert metrics.higher({"accuracy": 0.3}, "accuracy") > metrics.higher({"accuracy": 0.2}, "accuracy")
+    assert ranking.score_to_maximise({"loss": 0.2}, "loss") > ranking.score_to_maximise({"loss": 0.3}, "loss")
+    assert ranking.score_to_maximise({"accuracy": 0.3}, "accuracy") > ranking.score_to_maximise(
+        {"accuracy": 0.2}, "accuracy"
+    )
 
 
 def test_a_metric_of_one_label_is_refused_for_several() -> None:
-    metrics.check("balanced-accuracy", "multiclass")
-    with pytest.raises(UsageError, match="'balanced-accuracy' is for one label a picture"):
-        metrics.check("balanced-accuracy", "multilabel")
+    ranking.check_metric("balanced-accuracy", "multiclass")
+    with pytest.raises(UsageError, match="'balanced-accuracy' is for one label an image"):
+        ranking.check_metric("balanced-accuracy", "multilabel")

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
-from graft.data.looks import Looks
-from graft.training.shortcuts import DEPTH, LEAF, grown, shortcuts
+from graft.data.image_stats import Looks
+from graft.jobs.check.shortcuts import MAX_DEPTH, MIN_LEAF_IMAGES, find_shortcuts, predict_with_tree
 
 COUNT = 120
 LABELS = (np.arange(COUNT) % 3).astype(np.int32)
@@ -16,7 +16,7 @@ FOLDS = (np.arange(COUNT) // 3 % 4).astype(np.int8)
 
 
 def table() -> NDArray[np.float32]:
-    """Pictures of random sizes and colours."""
+    """Images of random sizes and colours."""
     rng = np.random.default_rng(0)
     rows = np.zeros((COUNT, 16), np.float32)
     rows[:, :2] = rng.integers(100, 900, (COUNT, 2))
@@ -25,11 +25,11 @@ def table() -> NDArray[np.float32]:
 
 
 def telling(rows: NDArray[np.float32]) -> list[str]:
-    return [each.what for each in shortcuts(Looks(rows), LABELS, FOLDS) if each.telling]
+    return [each.what for each in find_shortcuts(Looks(rows), LABELS, FOLDS) if each.is_suspicious]
 
 
 def test_what_is_random_tells_nothing() -> None:
-    found = list(shortcuts(Looks(table()), LABELS, FOLDS))
+    found = list(find_shortcuts(Looks(table()), LABELS, FOLDS))
     assert [each.what for each in found] == ["size", "border colour", "mean colour"]
     assert [each.chance for each in found] == pytest.approx([1 / 3] * 3)
     assert all(each.accuracy < 0.55 for each in found)
@@ -43,9 +43,9 @@ def test_each_giveaway_is_found(column: int, what: str) -> None:
     assert telling(rows) == [what]
 
 
-def test_a_few_pictures_or_one_class_tell_nothing() -> None:
-    assert list(shortcuts(Looks(table()[:29]), LABELS[:29], FOLDS[:29])) == []
-    assert list(shortcuts(Looks(table()), np.zeros(COUNT, np.int32), FOLDS)) == []
+def test_a_few_images_or_one_class_tell_nothing() -> None:
+    assert list(find_shortcuts(Looks(table()[:29]), LABELS[:29], FOLDS[:29])) == []
+    assert list(find_shortcuts(Looks(table()), np.zeros(COUNT, np.int32), FOLDS)) == []
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
@@ -55,9 +55,11 @@ def test_the_tree_answers_as_scikit_learns(classes: int) -> None:
     columns = rng.normal(0, 1, (400, 4)).astype(np.float32)
     columns[:, 2] += labels * rng.normal(0.8, 0.3, 400)
     asked = rng.normal(1, 2, (500, 4)).astype(np.float32)
-    tree = DecisionTreeClassifier(max_depth=DEPTH, min_samples_leaf=LEAF, class_weight="balanced", random_state=0)
+    tree = DecisionTreeClassifier(
+        max_depth=MAX_DEPTH, min_samples_leaf=MIN_LEAF_IMAGES, class_weight="balanced", random_state=0
+    )
     want = tree.fit(columns, labels).predict(asked)
-    got = grown(columns, labels, 1 / np.bincount(labels, minlength=classes), asked, DEPTH)
+    got = predict_with_tree(columns, labels, 1 / np.bincount(labels, minlength=classes), asked, MAX_DEPTH)
     assert len(np.unique(want)) == classes
     assert (got == want).mean() > 0.97  # splits that are equally good are drawn by lot
 
@@ -65,6 +67,6 @@ def test_the_tree_answers_as_scikit_learns(classes: int) -> None:
 def test_equal_values_stay_on_one_side() -> None:
     columns = np.repeat(np.float32([1, 2]), 10)[:, None]
     labels = np.r_[np.zeros(10, int), np.ones(10, int)]
-    assert grown(columns, labels, np.ones(2), np.float32([[1.4], [1.6]]), DEPTH).tolist() == [0, 1]
+    assert predict_with_tree(columns, labels, np.ones(2), np.float32([[1.4], [1.6]]), MAX_DEPTH).tolist() == [0, 1]
     alike = np.zeros((20, 3), np.float32)
-    assert set(grown(alike, labels, np.float64([1, 3]), alike, DEPTH)) == {1}
+    assert set(predict_with_tree(alike, labels, np.float64([1, 3]), alike, MAX_DEPTH)) == {1}

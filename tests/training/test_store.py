@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graft.errors import OutputError
-from graft.training.store import Key, Store
+from graft.features.store import Key, Store
 
 ENTRY = 24  # bytes: digest, view, checksum
 WIDTH = 3
@@ -23,7 +23,7 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from graft.training.store import Store
+from graft.features.store import Store
 
 folder, first, count, how = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 store = Store(folder, (3,))
@@ -35,7 +35,7 @@ if how == "killed":  # in the middle of the second write: some numbers, no index
         if dtype.names and store._written:
             os.kill(os.getpid(), signal.SIGKILL)
         return made(entries, dtype)
-    sys.modules["graft.training.store"].np.array = half
+    sys.modules["graft.features.store"].np.array = half
 for start in range(first, first + count, 5):
     keys = [(number.to_bytes(16), 0) for number in range(start, start + 5)]
     store.add(keys, np.arange(start, start + 5, dtype=np.float32)[:, None] * np.ones(3, np.float32))
@@ -111,7 +111,7 @@ def test_numbers_of_16_bits_cut_short_lose_their_last_row_only(tmp_path: Path, m
     assert np.array_equal(store.read(keys(3)), rows(4)[:3].astype(np.float16).astype(np.float32))
 
 
-def test_views_of_one_picture_are_rows_of_their_own(tmp_path: Path) -> None:
+def test_views_of_one_image_are_rows_of_their_own(tmp_path: Path) -> None:
     with Store(tmp_path, (WIDTH,)) as store:
         store.add(keys(2, view=0) + keys(2, view=2**32 - 1), rows(4))
     again = Store(tmp_path, (WIDTH,))

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from graft import spec
 from graft.errors import UsageError
-from graft.training.heads.names import LAYERS, NAMES
+from graft.heads.designs import HEAD_NAMES, LAYER_CHOICES
 from graft.training.strategies import (
     STRATEGIES,
     Direct,
     EarlyFeatures,
+    FinetuneStrategy,
     Full,
     Gradual,
     Lora,
@@ -23,15 +24,14 @@ from graft.training.strategies import (
     Probe,
     Scratch,
     Tail,
-    Training,
     TwoPhase,
 )
 
 CUTS = st.sampled_from(["head", "0", "-1", "0.75", "layer3", "blocks.4.0"])
-SOLVERS = st.sampled_from(NAMES)
+SOLVERS = st.sampled_from(HEAD_NAMES)
 VALUES: dict[type[Any], st.SearchStrategy[Any]] = {
     Direct: st.builds(Direct),
-    Probe: st.builds(Probe, head=SOLVERS, layers=st.sampled_from(LAYERS), views=st.integers(1, 64)),
+    Probe: st.builds(Probe, head=SOLVERS, layers=st.sampled_from(LAYER_CHOICES), views=st.integers(1, 64)),
     EarlyFeatures: st.builds(
         EarlyFeatures,
         at=st.sampled_from(["0.5", "2", "blocks.2+blocks.4", "layer1+-1"]),
@@ -116,7 +116,7 @@ def place(cut: str, chain: list[str]) -> int:
 @given(st.sampled_from(list(TRAINED)), st.integers(1, 60), st.integers(2, 12))
 def test_phases_share_all_epochs_and_never_freeze_again(name: str, stages: int, steps: int) -> None:
     plan = Gradual(steps) if name == "gradual" else TRAINED[name]()
-    assert isinstance(plan, Training)
+    assert isinstance(plan, FinetuneStrategy)
     chain = [f"s{number}" for number in range(stages)]
     phases = plan.phases(chain)
     assert sum(phase.share for phase in phases) == pytest.approx(1)

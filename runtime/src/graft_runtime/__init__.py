@@ -1,4 +1,4 @@
-"""The part of graft that ships to the client: decode a picture, run an exported file, decide. Never torch.
+"""Inference with exported files: decode an image, run the network, decide. Never imports torch.
 
 >>> import graft_runtime
 >>> graft_runtime.load("flowers.onnx").predict("photo.jpg")[0].label  # doctest: +SKIP
@@ -11,7 +11,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# ONNX Runtime since 1.29 reports its use to its makers unless told otherwise before it is imported; and the threads
+# ONNX Runtime since 1.29 sends telemetry unless this is set before it is imported; and the threads
 # that do it are missing in the child of a fork, which then never ends.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -23,7 +23,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads ONNX Runtime only when it is asked for: graft itself needs the decoder alone."""
+    """Import ONNX Runtime on first use only: graft itself needs the decoder alone."""
     if name not in __all__:
         raise AttributeError(f"module 'graft_runtime' has no attribute {name!r}")
     return getattr(import_module("graft_runtime.predictor"), name)

@@ -1,4 +1,4 @@
-"""The self-description that every saved or exported model carries: what it is, what it answers, where it comes from."""
+"""The card of a classifier: the metadata that every saved or exported model carries."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from graft_runtime import strict_json
 
 SCHEMA = 2
-MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each picture; any number of labels
+MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each image; any number of labels
 
 
-LONGEST = 4  # times the short side: beyond it a strip of 1 x 5000 pixels would be blown up to 256 x 1,280,000
-OF_CLASSES = ("thresholds", "scales", "shifts")  # entries with a number for each class, or none
-COVERAGES = (*(percent / 100 for percent in range(50, 100)), 0.995, 0.999)  # of which prediction sets are known
-MOST = 2048  # pixels on a side that a network may take; the largest of the catalogue takes half of it
-SHOWN = 80  # characters of a value in an error
+MAX_ASPECT_RATIO = 4  # times the short side: beyond it a strip of 1 x 5000 pixels would be blown up to 256 x 1,280,000
+PER_CLASS_FIELDS = ("thresholds", "scales", "shifts")  # fields with one number for each class, or none
+COVERAGES = (*(percent / 100 for percent in range(50, 100)), 0.995, 0.999)  # for which a card has prediction sets
+MAX_SIDE = 2048  # pixels on a side that a network may take; the largest of the catalogue takes half of it
+MAX_SHOWN_CHARS = 80  # characters of a value in an error
 RANGES = {
     "temperature": (1e-6, 1e6),
     "thresholds": (0, 1),
@@ -26,7 +26,7 @@ RANGES = {
     "sets": (0, 1),
 }
 
-Legal = tuple[Callable[[Any], bool], str]  # whether a value can be, and in words what can
+Constraint = tuple[Callable[[Any], bool], str]  # a check of a value, and what is legal in words
 
 
 class CardError(ValueError):
@@ -38,10 +38,10 @@ class Card:
     """Everything about a classifier but its weights.
 
     `classes` is the ordered list that the columns of every answer follow; it is stored, never derived again.
-    `thresholds` say for each class from which probability on a picture has this label; empty where a picture has one
-    label. `scales` and `shifts` are what a logit of each class is multiplied by, and moved by, after the temperature;
+    `thresholds` are, for each class, the probability from which on an image has this label; empty where an image
+    has one label. `scales` and `shifts` multiply and move the logit of each class, after the temperature;
     empty where that alone serves as well. `sets` are the least probabilities of a class in a prediction set, one for
-    each of COVERAGES; `unknown` says how pictures that are like no class are found. `top` and `pool` tell which outputs
+    each of COVERAGES; `unknown` says how images that are like no class are found. `top` and `pool` tell which outputs
     of the backbone the head reads: the last one, and those of `layers`.
     """
 
@@ -75,17 +75,17 @@ class Card:
 
     @property
     def enough(self) -> int:
-        """The short side in pixels from which on a larger decoded picture cannot be told from a smaller one."""
+        """The short side in pixels that a decoded image needs: a larger one gives no other result after the resize."""
         return 2 * self.preprocess["resize"]
 
 
 def dump(card: Card) -> str:
-    """The card as JSON that a person can read."""
+    """Return the card as indented JSON."""
     return strict_json.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False) + "\n"
 
 
 def parse(text: str) -> Card:
-    """The card that `dump` wrote; raises CardError and says what is wrong with any other text."""
+    """Parse the text that `dump` wrote. Raises CardError, with the reason, for any other text."""
     try:
         entries = strict_json.loads(text)
     except ValueError as error:
@@ -94,7 +94,7 @@ def parse(text: str) -> Card:
         raise CardError("it has no schema number, so it was not written by graft")
     if entries["schema"] > SCHEMA:
         raise CardError(
-            f"it has schema {_shown(entries['schema'])}, this version reads up to {SCHEMA}: please update graft"
+            f"it has schema {_shorten(entries['schema'])}, this version reads up to {SCHEMA}: please update graft"
         )
     known = {f.name: f for f in dataclasses.fields(Card)}
     required = {name for name, f in known.items() if _is_required(f)}
@@ -102,21 +102,21 @@ def parse(text: str) -> Card:
         raise CardError(f"it lacks {', '.join(missing)}")
     values: dict[str, Any] = {name: entries[name] for name in known if name in entries}
     for name in ("classes", "layers"):
-        values[name] = _names(name, values.get(name, []))
-    for name in (*OF_CLASSES, "sets"):
-        values[name] = _numbers(name, values.get(name, []))
-    if wrong := sorted(name for name, value in values.items() if not _KINDS[known[name].type](value)):
-        raise CardError(f"its entry {wrong[0]!r} cannot be {_shown(values[wrong[0]])}")
-    return _checked(Card(**values))
+        values[name] = _parse_names(name, values.get(name, []))
+    for name in (*PER_CLASS_FIELDS, "sets"):
+        values[name] = _parse_numbers(name, values.get(name, []))
+    if wrong := sorted(name for name, value in values.items() if not _TYPE_CHECKS[known[name].type](value)):
+        raise CardError(f"its entry {wrong[0]!r} cannot be {_shorten(values[wrong[0]])}")
+    return _validate(Card(**values))
 
 
-def _checked(card: Card) -> Card:
-    """The card, if each of its numbers is in its range and its entries belong together."""
+def _validate(card: Card) -> Card:
+    """Return the card if each number is in its range and the entries are consistent. Raises CardError."""
     low, high = RANGES["temperature"]
     if not card.temperature > 0:
-        raise CardError(f"its temperature must be above 0, and is {_shown(card.temperature)}")
+        raise CardError(f"its temperature must be above 0, and is {_shorten(card.temperature)}")
     if not low <= card.temperature <= high:
-        raise CardError(f"its temperature lies from {low:g} to {high:g}, and is {_shown(card.temperature)}")
+        raise CardError(f"its temperature lies from {low:g} to {high:g}, and is {_shorten(card.temperature)}")
     for name, (low, high) in RANGES.items():
         for value in getattr(card, name) if name != "temperature" else ():
             if not low <= value <= high:
@@ -124,53 +124,53 @@ def _checked(card: Card) -> Card:
     if len(set(card.classes)) < len(card.classes):
         raise CardError("two of its classes have the same name")
     if card.task not in TASKS:
-        raise CardError(f"its task is {_shown(card.task)}, this version knows {', '.join(TASKS)}")
-    for name in OF_CLASSES:
+        raise CardError(f"its task is {_shorten(card.task)}, this version knows {', '.join(TASKS)}")
+    for name in PER_CLASS_FIELDS:
         if len(getattr(card, name)) not in (0, len(card.classes)):
             raise CardError(f"it has {len(getattr(card, name))} {name} for {len(card.classes)} classes")
     if len(card.scales) != len(card.shifts) or len(card.sets) not in (0, len(COVERAGES)):
         raise CardError("its scales, shifts and sets do not belong together")
-    for name, legal in _INSIDE.items():
-        _check_inside(name, getattr(card, name), legal)
-    if card.preprocess.get("resize", MOST) < card.preprocess.get("size", 1):
+    for name, legal in _ENTRY_CONSTRAINTS.items():
+        _check_entries(name, getattr(card, name), legal)
+    if card.preprocess.get("resize", MAX_SIDE) < card.preprocess.get("size", 1):
         raise CardError("its preprocessing cuts out more than it resizes to: 'resize' is less than 'size'")
     return card
 
 
-def _check_inside(name: str, entries: Mapping[str, Any], legal: Mapping[str, Legal]) -> None:
-    for own, (fits, words) in legal.items():
-        if own in entries and not fits(entries[own]):
-            raise CardError(f"its entry '{name}.{own}' must be {words}, and is {_shown(entries[own])}")
+def _check_entries(name: str, entries: Mapping[str, Any], constraints: Mapping[str, Constraint]) -> None:
+    for key, (fits, words) in constraints.items():
+        if key in entries and not fits(entries[key]):
+            raise CardError(f"its entry '{name}.{key}' must be {words}, and is {_shorten(entries[key])}")
 
 
-def _shown(value: Any) -> str:
-    """A value in an error, which may be megabytes of it."""
+def _shorten(value: Any) -> str:
+    """Return the repr of a value for an error message, cut to MAX_SHOWN_CHARS: a value may have megabytes."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of more than some thousand digits
         return "a number without end"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
-def _names(name: str, entries: Any) -> tuple[str, ...]:
+def _parse_names(name: str, entries: Any) -> tuple[str, ...]:
     if not isinstance(entries, list) or not all(_is_text(entry) for entry in entries):
         raise CardError(f"its entry {name!r} is no list of names")
     return tuple(entries)
 
 
-def _numbers(name: str, entries: Any) -> tuple[float, ...]:
+def _parse_numbers(name: str, entries: Any) -> tuple[float, ...]:
     if not isinstance(entries, list) or not all(_is_number(entry) for entry in entries):
         raise CardError(f"its entry {name!r} is no list of numbers")
     return tuple(map(float, entries))
 
 
 def _is_text(value: Any) -> bool:
-    """JSON can write half a character, which no file and no terminal takes."""
+    """Whether it is a string without lone surrogates, which JSON can write and no file or terminal takes."""
     return isinstance(value, str) and not any("\ud800" <= mark <= "\udfff" for mark in value)
 
 
 def _is_number(value: Any) -> bool:
-    """A whole number of hundreds of digits is no float."""
+    """Whether it is a number that fits a float: JSON integers may have hundreds of digits."""
     return type(value) in (int, float) and -1e300 <= value <= 1e300
 
 
@@ -178,58 +178,58 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
 
 
-def _within(low: float, high: float) -> Legal:
+def _number_between(low: float, high: float) -> Constraint:
     return lambda value: _is_number(value) and low <= value <= high, f"a number from {low:g} to {high:g}"
 
 
-def _whole(low: int, high: int) -> Legal:
+def _integer_between(low: int, high: int) -> Constraint:
     return lambda value: type(value) is int and low <= value <= high, f"a whole number from {low:,} to {high:,}"
 
 
-def _three(low: float, high: float) -> Legal:
-    fits, _ = _within(low, high)
+def _three_numbers(low: float, high: float) -> Constraint:
+    fits, _ = _number_between(low, high)
     return (
         lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(fits, value)),
         f"three numbers from {low:g} to {high:g}",
     )
 
 
-def _word(*words: str) -> Legal:
+def _one_of(*words: str) -> Constraint:
     return lambda value: value in words, " or ".join(map(repr, words))
 
 
-_TEXT: Legal = _is_text, "a text"
-_COUNT = _whole(0, 2**53)
-_PAIRS: Legal = (
+_TEXT: Constraint = _is_text, "a text"
+_NON_NEGATIVE_INTEGER = _integer_between(0, 2**53)
+_MEAN_STD_TABLE: Constraint = (
     lambda value: isinstance(value, dict) and all(map(_is_pair, value.values())),
     "a table of mean and deviation",
 )
-_SHARES: Legal = (
+_FRACTIONS: Constraint = (
     lambda value: isinstance(value, list | tuple) and all(_is_number(each) and 0 <= each <= 1 for each in value),
     "a list of numbers from 0 to 1",
 )
-_INSIDE: dict[str, dict[str, Legal]] = {
+_ENTRY_CONSTRAINTS: dict[str, dict[str, Constraint]] = {
     "preprocess": {
-        "size": _whole(1, MOST),
-        "resize": _whole(1, 2 * MOST),
-        "interpolation": _word("bicubic", "bilinear"),
-        "crop": _word("center", "squash"),
-        "mean": _three(-1000, 1000),
-        "std": _three(1e-6, 1000),
+        "size": _integer_between(1, MAX_SIDE),
+        "resize": _integer_between(1, 2 * MAX_SIDE),
+        "interpolation": _one_of("bicubic", "bilinear"),
+        "crop": _one_of("center", "squash"),
+        "mean": _three_numbers(-1000, 1000),
+        "std": _three_numbers(1e-6, 1000),
     },
     "backbone": dict.fromkeys(("name", "library", "origin", "where", "sha256", "licence"), _TEXT),
     "unknown": {
         "layer": (lambda value: value is None or _is_text(value), "a text"),
         "layers": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names"),
-        "rate": _within(0, 1),
+        "rate": _number_between(0, 1),
         "limit": (lambda value: value is None or _is_number(value), "a number"),
     },
     "choices": dict.fromkeys(("strategy", "head", "recipe", "backbone", "weights", "task"), _TEXT)
-    | {"seed": _whole(0, 2**64 - 1)},
-    "data": dict.fromkeys(("train", "test"), _COUNT)
-    | {"seed": _whole(0, 2**64 - 1), "root": _TEXT, "traits": _PAIRS, "shares": _SHARES},
+    | {"seed": _integer_between(0, 2**64 - 1)},
+    "data": dict.fromkeys(("train", "test"), _NON_NEGATIVE_INTEGER)
+    | {"seed": _integer_between(0, 2**64 - 1), "root": _TEXT, "traits": _MEAN_STD_TABLE, "shares": _FRACTIONS},
 }
-_KINDS: dict[Any, Callable[[Any], bool]] = {  # the annotations above, as text, and what JSON makes of them
+_TYPE_CHECKS: dict[Any, Callable[[Any], bool]] = {  # the annotations above, as text, and what JSON makes of them
     "str": _is_text,
     "int": lambda value: type(value) is int,
     "float": _is_number,

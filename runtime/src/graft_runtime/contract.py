@@ -1,9 +1,9 @@
-"""What an exported file says of itself, read before anything in it is run.
+"""The metadata of an exported file: written, and read and checked before anything in it is run.
 
-The file is an ONNX model. Its metadata properties hold the card of the classifier (CARD), what only an export has
-(EXPORT), the SHA-256 of all else in the file (CHECKSUM) and, where it was asked for, the training pictures that
-`nearest` counts (EVIDENCE), all as text. Files of before have a SHA-256 of their graph alone (DIGEST), which is still
-written for those who read no other.
+The file is an ONNX model. Its metadata properties hold the card of the classifier (CARD), the fields that only an
+export has (EXPORT), the SHA-256 of all else in the file (CHECKSUM) and, optionally, the training images that the
+output `nearest` indexes (EVIDENCE), all as text. Older files have a SHA-256 of their graph alone (DIGEST), which is
+still written for older readers.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ PROBABILITIES, UNKNOWN, LOGITS, MAP, HEAT, NEAREST, SIMILARITY = OUTPUTS
 
 BASE64 = re.compile("[A-Za-z0-9+/]+={0,2}")
 
-MOST = 2**31  # bytes of a file: protobuf's limit
+MAX_FILE_BYTES = 2**31  # bytes of a file: protobuf's limit
 
 
-class ModelError(ValueError):
+class ModelFileError(ValueError):
     """A file that is no exported classifier, is damaged, or is newer than this version can read."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an exported file says beside the card.
+    """The fields of an exported file beside the card.
 
-    `precision` is float32 or int8; `strays` are the sorted scores of pictures that were not learned from, by which
-    `decide.limit` says from where on a picture is unknown, empty where the classifier cannot tell; `parity` is what
-    came of comparing the file with the classifier that was trained; `evidence` is the SHA-256 of the training pictures
-    that the file shows, empty where it shows none.
+    `precision` is float32 or int8; `strays` are the sorted held-out scores from which
+    `decide.unknown_threshold` derives the score above which an image is unknown, empty where the classifier cannot
+    detect unknown images; `parity` is the comparison of the file with the trained classifier; `evidence` is the
+    SHA-256 of the stored training images, empty where there are none.
     """
 
     precision: str = "float32"
@@ -55,103 +55,109 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Witness:
-    """A training picture as evidence; `thumbnail` is a JPEG in base64, None where the picture was not found."""
+class TrainingImage:
+    """A training image stored in an exported file; `thumbnail` is a JPEG in base64, None if the file was missing."""
 
-    picture: str
+    image: str
     labels: tuple[str, ...]
     thumbnail: str | None = None
 
 
-def described(model: bytes, card: Card, export: Export, evidence: Sequence[Witness] = ()) -> bytes:
-    """The ONNX model with its description at the end: what follows in protobuf is part of the same message.
+def append_description(model: bytes, card: Card, export: Export, evidence: Sequence[TrainingImage] = ()) -> bytes:
+    """Return the ONNX model with its metadata appended: in protobuf, appended fields belong to the same message.
 
-    `evidence` are the training pictures whose rows the output `nearest` gives, in order.
+    `evidence` are the training images that the output `nearest` indexes, in order.
     """
     # That there is a checksum stands in the file twice, so that it cannot be lost unnoticed.
-    told = texts(card, export, evidence, checksum=CHECKSUM) | {DIGEST: digest(model)}
-    about = b"".join(protobuf.entry(key, text) for key, text in told.items())
-    whole = hashlib.sha256(model)
-    whole.update(about)
-    return b"".join((model, about, protobuf.entry(CHECKSUM, whole.hexdigest())))
+    properties = build_properties(card, export, evidence, checksum=CHECKSUM) | {DIGEST: hash_graph(model)}
+    about = b"".join(protobuf.encode_property(key, text) for key, text in properties.items())
+    sha256 = hashlib.sha256(model)
+    sha256.update(about)
+    return b"".join((model, about, protobuf.encode_property(CHECKSUM, sha256.hexdigest())))
 
 
-def texts(card: Card, export: Export, evidence: Sequence[Witness] = (), **more: str) -> dict[str, str]:
+def build_properties(
+    card: Card, export: Export, evidence: Sequence[TrainingImage] = (), **extra: str
+) -> dict[str, str]:
     """What any exported file says of itself, each text by its name; `more` stands beside the export's entries."""
-    shown = {EVIDENCE: json.dumps({"pictures": [asdict(each) for each in evidence]})} if evidence else {}
-    export = replace(export, evidence=_sum(shown[EVIDENCE]) if shown else "")
-    return {CARD: dump(card), EXPORT: json.dumps(asdict(export) | more)} | shown
+    training_images = {EVIDENCE: json.dumps({"images": [asdict(each) for each in evidence]})} if evidence else {}
+    export = replace(export, evidence=_hash_text(training_images[EVIDENCE]) if training_images else "")
+    return {CARD: dump(card), EXPORT: json.dumps(asdict(export) | extra)} | training_images
 
 
-def content(path: Path) -> bytes:
-    """The bytes of an exported file. Raises ModelError for what is none by its kind or size, OSError as files do."""
+def read_file(path: Path) -> bytes:
+    """Read the bytes of an exported file. Raises ModelFileError for a wrong kind or size, and OSError."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):  # a pipe or a device may have no end
         if (path / "model.json").is_file():
-            raise ModelError(f"it is a saved classifier; `graft export {path} -o model.onnx` makes a file of it")
-        raise ModelError("it is no regular file but a folder, a pipe or a device")
-    if found.st_size > MOST:
-        raise ModelError(f"it has {found.st_size / 1e9:.1f} GB, and an ONNX file holds 2 GB")
+            raise ModelFileError(f"it is a saved classifier; `graft export {path} -o model.onnx` makes a file of it")
+        raise ModelFileError("it is no regular file but a folder, a pipe or a device")
+    if found.st_size > MAX_FILE_BYTES:
+        raise ModelFileError(f"it has {found.st_size / 1e9:.1f} GB, and an ONNX file holds 2 GB")
     return path.read_bytes()
 
 
-def read(model: bytes) -> tuple[Card, Export]:
-    """The description of an exported file. Raises ModelError and says what is wrong."""
+def read_description(model: bytes) -> tuple[Card, Export]:
+    """Read and check the metadata of an exported file. Raises ModelFileError with the reason."""
     try:
-        told = protobuf.properties(model)
-        external = protobuf.external(model)
+        properties = protobuf.read_properties(model)
+        external = protobuf.has_external_data(model)
     except (ValueError, IndexError, KeyError) as error:
-        raise ModelError("it is no ONNX file, or not all of it is there") from error
-    if missing := [key for key in (CARD, EXPORT) if not told.get(key)]:
-        raise ModelError(f"it has no {missing[0]!r} among its properties, so `graft export` did not write it")
-    if CHECKSUM in told or CHECKSUM in told[EXPORT]:
-        whole = told.get(CHECKSUM) == checksum(model)
+        raise ModelFileError("it is no ONNX file, or not all of it is there") from error
+    if missing := [key for key in (CARD, EXPORT) if not properties.get(key)]:
+        raise ModelFileError(f"it has no {missing[0]!r} among its properties, so `graft export` did not write it")
+    if CHECKSUM in properties or CHECKSUM in properties[EXPORT]:
+        whole = properties.get(CHECKSUM) == hash_file(model)
     else:
-        whole = told.get(DIGEST) == digest(model)
+        whole = properties.get(DIGEST) == hash_graph(model)
     if not whole:
-        raise ModelError("it is damaged: its content is not what was written. Copy it anew, or export again")
+        raise ModelFileError("it is damaged: its content is not what was written. Copy it anew, or export again")
     if external:
-        raise ModelError("some of its tensors lie in other files, which an export of graft never does")
-    return understood(told)
+        raise ModelFileError("some of its tensors lie in other files, which an export of graft never does")
+    return parse_properties(properties)
 
 
-def understood(told: Mapping[str, str]) -> tuple[Card, Export]:
-    """The description in such texts. Raises ModelError and says what is wrong."""
+def parse_properties(properties: Mapping[str, str]) -> tuple[Card, Export]:
+    """Parse the metadata properties. Raises ModelFileError with the reason."""
     try:
-        card, export = parse(told[CARD]), _export(told[EXPORT])
-        _sound(card)
+        card, export = parse(properties[CARD]), _parse_export(properties[EXPORT])
+        _check_card(card)
     except CardError as error:
-        raise ModelError(f"its description cannot be used: {error}") from error
+        raise ModelFileError(f"its description cannot be used: {error}") from error
     except (RecursionError, OverflowError) as error:  # of JSON that nests without end, of numbers beyond all
-        raise ModelError("its description cannot be used: it is not what graft writes") from error
+        raise ModelFileError("its description cannot be used: it is not what graft writes") from error
     return card, export
 
 
-def fit(card: Card, shapes: Mapping[str, Sequence[Any]]) -> None:
-    """Raises ModelError where outputs of these shapes are not those of this card; a side may be free, as a name."""
+def check_shapes(card: Card, shapes: Mapping[str, Sequence[Any]]) -> None:
+    """Raise ModelFileError if these output shapes do not fit the card; a free dimension is a name."""
     for name in (PROBABILITIES, LOGITS, HEAT):
         shape = shapes.get(name, ())
         if name in shapes and (len(shape) < 2 or (isinstance(shape[1], int) and shape[1] != len(card.classes))):
-            raise ModelError(f"it names {len(card.classes)} classes, and its output {name!r} has {list(shape)}")
+            raise ModelFileError(f"it names {len(card.classes)} classes, and its output {name!r} has {list(shape)}")
 
 
-def evidence(model: bytes, export: Export) -> tuple[Witness, ...]:
-    """The training pictures that an exported file shows, by the rows that its output `nearest` gives; mostly none.
+def read_training_images(model: bytes, export: Export) -> tuple[TrainingImage, ...]:
+    """Read the training images stored in an exported file, as its output `nearest` indexes them; mostly none.
 
-    Raises ModelError for pictures that are damaged, missing, or not what graft writes.
+    Raises ModelFileError for images that are damaged, missing, or not what graft writes.
     """
     if not export.evidence:
         return ()
-    text = protobuf.properties(model).get(EVIDENCE, "")
-    if _sum(text) != export.evidence:
-        raise ModelError(f"its entry {EVIDENCE!r} is damaged, or not there. Copy the file anew, or export again")
+    text = protobuf.read_properties(model).get(EVIDENCE, "")
+    if _hash_text(text) != export.evidence:
+        raise ModelFileError(f"its entry {EVIDENCE!r} is damaged, or not there. Copy the file anew, or export again")
     try:
-        return tuple(_witness(**each) for each in json.loads(text)["pictures"])
+        found = json.loads(text)
+        return tuple(
+            _parse_training_image(**_rename_old_keys(each))
+            for each in found["images" if "images" in found else "pictures"]
+        )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ModelError(f"its entry {EVIDENCE!r} is not what graft writes ({error})") from error
+        raise ModelFileError(f"its entry {EVIDENCE!r} is not what graft writes ({error})") from error
 
 
-def _export(text: str) -> Export:
+def _parse_export(text: str) -> Export:
     try:
         entries = json.loads(text)
     except ValueError as error:
@@ -168,16 +174,21 @@ def _export(text: str) -> Export:
     return Export(str(entries.get("precision")), tuple(strays), parity, evidence, entries["contract"])
 
 
-def _witness(picture: Any, labels: Any, thumbnail: Any) -> Witness:
-    if not isinstance(labels, list) or not all(isinstance(text, str) for text in (picture, *labels)):
+def _rename_old_keys(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry with today's keys: earlier versions wrote `picture` for `image`."""
+    return {"image" if key == "picture" else key: value for key, value in entry.items()}
+
+
+def _parse_training_image(image: Any, labels: Any, thumbnail: Any) -> TrainingImage:
+    if not isinstance(labels, list) or not all(isinstance(text, str) for text in (image, *labels)):
         raise ValueError("a name that is no text")
     if thumbnail is not None and not BASE64.fullmatch(thumbnail):  # it will stand in a page
         raise ValueError("a thumbnail that is not base64")
-    return Witness(picture, tuple(labels), thumbnail)
+    return TrainingImage(image, tuple(labels), thumbnail)
 
 
-def _sound(card: Card) -> None:
-    """Raises CardError where what no answer can do without is not there, or does not belong together."""
+def _check_card(card: Card) -> None:
+    """Raise CardError if a field that prediction needs is missing or inconsistent."""
     classes = len(card.classes)
     if not classes or card.head.get("classes", classes) != classes:
         raise CardError(f"it names {classes} classes, and its head is for {card.head.get('classes', 'more')}")
@@ -189,22 +200,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def digest(model: bytes) -> str:
-    """SHA-256 of the graph of an ONNX file, hexadecimal."""
+def hash_graph(model: bytes) -> str:
+    """Return the SHA-256 of the graph of an ONNX file, hexadecimal."""
     whole = hashlib.sha256()
-    for number, graph in protobuf.fields(memoryview(model)):
+    for number, graph in protobuf.iter_fields(memoryview(model)):
         if number == protobuf.GRAPH:
             whole.update(graph)
     return whole.hexdigest()
 
 
-def checksum(model: bytes) -> str:
-    """SHA-256 of all of the file but the entry that holds it, hexadecimal."""
+def hash_file(model: bytes) -> str:
+    """Return the SHA-256 of the file without the entry that holds it, hexadecimal."""
     view, whole, done = memoryview(model), hashlib.sha256(), 0
-    for number, begin, start, end in protobuf.spans(view):
+    for number, begin, start, end in protobuf.iter_spans(view):
         if (
             number == protobuf.PROPERTY
-            and dict(protobuf.fields(view[start:end])).get(protobuf.KEY) == CHECKSUM.encode()
+            and dict(protobuf.iter_fields(view[start:end])).get(protobuf.KEY) == CHECKSUM.encode()
         ):
             whole.update(view[done:begin])
             done = end
@@ -212,5 +223,5 @@ def checksum(model: bytes) -> str:
     return whole.hexdigest()
 
 
-def _sum(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

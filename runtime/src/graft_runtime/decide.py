@@ -1,4 +1,4 @@
-"""Logits to answers: calibrated probabilities, labels, prediction sets."""
+"""From logits to answers: calibrated probabilities, labels, prediction sets, unknown images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL
 
-UNSURE = 0.5  # the threshold of a label that has none of its own
-RATE = 0.05  # of pictures of known classes that may be called unknown
-NO_NUMBER = "the network gave no number"  # the fault of an image whose logits or probabilities are not finite
+DEFAULT_THRESHOLD = 0.5  # the threshold of a label that has none of its own
+UNKNOWN_RATE = 0.05  # of images of known classes that may be called unknown
+NOT_FINITE = "the network gave no number"  # the fault of an image with outputs that are not finite
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a classifier says about one picture: its likeliest class and how likely each class is.
+    """The answer of a classifier for one image: its likeliest class and the probability of each class.
 
-    `labels` are what it says the picture shows, likeliest first: the one label, or of several labels those that reach
-    their thresholds, which may be none. `among` is the prediction set, likeliest first, None where none was asked for.
-    A picture that is `unknown` is unlike all that was trained on: it has no labels.
+    `labels` are the predicted labels, likeliest first: one, or for multilabel those that reach their thresholds, which
+    may be none. `among` is the prediction set, likeliest first, None without a coverage. An image that is `unknown`
+    is unlike the training data: it has no labels.
     """
 
     label: str
@@ -38,23 +38,23 @@ class Answer:
         return f"<Answer {self.probability:.1%} {self.label} of {len(self.probabilities):,} classes{odd}>"
 
 
-def probabilities(
+def compute_probabilities(
     logits: NDArray[np.floating],
     temperature: float,
     task: str = MULTICLASS,
     scales: Sequence[float] = (),
     shifts: Sequence[float] = (),
 ) -> NDArray[np.float64]:
-    """Calibrated class probabilities [n, classes] from logits [n, classes] (Guo et al. 2017).
+    """Compute calibrated class probabilities [n, classes] from logits [n, classes] (Guo et al. 2017).
 
     They are divided by the temperature and then, where a class has a scale and a shift of its own, multiplied and
-    moved by these. They sum to 1 where a picture has one label; each stands for itself where it may have several.
-    Of an image one of whose logits is not finite all are nan: `answers` has none for it.
+    moved by these. They sum to 1 where an image has one label; each stands for itself where it may have several.
+    A row with a logit that is not finite becomes nan: `build_answers` gives None for it.
     """
     scaled = np.asarray(logits, np.float64) / temperature
     if len(scales):
         scaled = scaled * np.asarray(scales) + np.asarray(shifts)
-    good = finite(scaled)[:, None]
+    good = find_finite_rows(scaled)[:, None]
     scaled = np.where(good, scaled, 0)
     if task == MULTILABEL:
         return np.where(good, np.exp(-np.logaddexp(0, -scaled)), np.nan)
@@ -62,69 +62,74 @@ def probabilities(
     return np.where(good, powers / powers.sum(axis=1, keepdims=True), np.nan)
 
 
-def finite(*parts: NDArray[Any]) -> NDArray[np.bool_]:
-    """Of which images [n] every number in all these arrays [n, ...] is one: neither nan nor infinite."""
+def find_finite_rows(*parts: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return a mask [n] of the rows in which all numbers of all these arrays [n, ...] are finite."""
     rows = (np.isfinite(part.reshape(len(part), math.prod(part.shape[1:]))).all(axis=1) for part in parts)
     return np.logical_and.reduce(list(rows))
 
 
-def rank(count: int, share: float) -> int:
-    """Which of so many left-out scores, by order, a fresh one stays within with this probability (Vovk et al. 2005)."""
+def conformal_rank(count: int, share: float) -> int:
+    """Return the rank, from 1, of the held-out score that a new score does not exceed with this probability.
+
+    Split conformal prediction (Vovk et al. 2005).
+    """
     return math.ceil(round((count + 1) * share, 9))
 
 
-def limit(strays: Sequence[float] | NDArray[np.floating], share: float) -> float:
-    """The score above which a picture is unknown, so that at most this share of the known classes' own pictures is.
+def unknown_threshold(scores: Sequence[float] | NDArray[np.floating], share: float) -> float:
+    """Return the score above which an image is unknown, so that at most this share of known images is.
 
-    `strays` are the sorted scores of pictures that were not learned from; of fewer than 19 none lies among the
-    farthest 5 %. inf where no limit can be told.
+    `scores` are the sorted held-out scores; with fewer than 19 there is no threshold for a share of 5 %. Returns inf
+    where there is no threshold.
     """
-    at = rank(len(strays), 1 - share)
-    return float(strays[at - 1]) if 0 < share < 1 and at <= len(strays) else math.inf
+    at = conformal_rank(len(scores), 1 - share)
+    return float(scores[at - 1]) if 0 < share < 1 and at <= len(scores) else math.inf
 
 
-def least_of(sets: Sequence[float], coverage: float) -> float:
-    """The least probability of a class in a prediction set, for the next coverage that `sets` are known of.
+def prediction_set_threshold(thresholds: Sequence[float], coverage: float) -> float:
+    """Return the least probability of a class in a prediction set of this coverage, or the next larger known one.
 
-    `sets` are such probabilities, one for each of COVERAGES. Raises ValueError for a coverage beyond these.
+    `thresholds` are such probabilities, one for each of COVERAGES. Raises ValueError for a larger coverage.
     """
-    if not sets or not 0 < coverage <= COVERAGES[-1]:
+    if not thresholds or not 0 < coverage <= COVERAGES[-1]:
         raise ValueError(f"There are no sets of coverage {coverage}.")
-    return sets[next(at for at, known in enumerate(COVERAGES) if coverage <= known + 1e-9)]
+    return thresholds[next(at for at, known in enumerate(COVERAGES) if coverage <= known + 1e-9)]
 
 
-def answers(
-    chances: NDArray[np.float64],
+def build_answers(
+    probs: NDArray[np.float64],
     classes: Sequence[str],
     task: str = MULTICLASS,
     thresholds: Sequence[float] = (),
-    least: float | None = None,
+    set_threshold: float | None = None,
     unknown: NDArray[np.bool_] | None = None,
 ) -> Iterator[Answer | None]:
-    """One Answer for each row of probabilities [n, classes]; None where one of them is no number: see NO_NUMBER.
+    """Yield an Answer for each row of probabilities [n, classes]; None for a row that is not finite: see NOT_FINITE.
 
-    `thresholds` [classes] are for several labels; `least` is the probability from which on a class is in the set;
-    `unknown` [n] marks the pictures that are unlike all that was trained on.
+    `thresholds` [classes] are for multilabel; `set_threshold` is the probability from which on a class is in the
+    prediction set; `unknown` [n] is a mask of the unknown images.
     """
-    limits = np.asarray(thresholds or [UNSURE] * len(classes))
-    strange = np.zeros(len(chances), bool) if unknown is None else unknown
-    for row, odd, good in zip(chances, strange.tolist(), finite(chances).tolist(), strict=True):
+    limits = np.asarray(thresholds or [DEFAULT_THRESHOLD] * len(classes))
+    unknown_rows = np.zeros(len(probs), bool) if unknown is None else unknown
+    for row, is_unknown, good in zip(probs, unknown_rows.tolist(), find_finite_rows(probs).tolist(), strict=True):
         if not good:
             yield None
             continue
         order = np.argsort(-row, kind="stable")
-        said = order[row[order] >= limits[order]] if task == MULTILABEL else order[:1]
+        label_indices = order[row[order] >= limits[order]] if task == MULTILABEL else order[:1]
         best = int(order[0])
         yield Answer(
             label=classes[best],
             probability=float(row[best]),
             probabilities=dict(zip(classes, row.tolist(), strict=True)),
-            labels=() if odd else tuple(str(classes[at]) for at in said),
-            among=None if least is None else tuple(str(classes[at]) for at in order[: size_of(row, least)]),
-            unknown=odd,
+            labels=() if is_unknown else tuple(str(classes[at]) for at in label_indices),
+            among=None
+            if set_threshold is None
+            else tuple(str(classes[at]) for at in order[: prediction_set_size(row, set_threshold)]),
+            unknown=is_unknown,
         )
 
 
-def size_of(row: NDArray[np.float64], least: float) -> int:
-    """How many classes a prediction set has: all that are likely enough, and the likeliest in any case."""
-    return max(1, int((row >= least).sum()))
+def prediction_set_size(row: NDArray[np.float64], threshold: float) -> int:
+    """Return the size of a prediction set: the classes that reach the threshold, and at least one."""
+    return max(1, int((row >= threshold).sum()))

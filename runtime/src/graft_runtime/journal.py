@@ -1,8 +1,8 @@
-"""Rows on their way to a file: written as they are made, and gone on with after whatever stopped the program.
+"""Resumable writing of rows to a file: a stopped run goes on where it ended.
 
-Beside `answers.csv` grow `answers.csv.part`, the rows, and `answers.csv.part.log`: a line that says what is asked of
-which pictures, then one for each block of rows with how far the part is whole, and a checksum. Both go when the last
-row is there. A block is what went through the network together: going on from the end of one, the same pictures share
+Beside `answers.csv` grow `answers.csv.part`, the rows, and `answers.csv.part.log`: a line that describes the
+run, then one for each block of rows with how far the part is whole, and a checksum. Both go when the last
+row is there. A block is what went through the network together: going on from the end of one, the same images share
 a batch as in a run that nobody stopped, so that the numbers are the same to the last bit.
 """
 
@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows, where two runs into one file are not told apart
     fcntl = None
 
-KIND = "graft answers 1"  # by which a log is known as ours
+LOG_KIND = "graft answers 1"  # by which a log is known as ours
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Mark:
     sum: int = 0
 
 
-def _opened(path: Path, mode: str) -> BinaryIO:
-    """A file of this name, never one that a link there names: whoever may write beside us may have left it."""
+def _open(path: Path, mode: str) -> BinaryIO:
+    """Open a file without following a symbolic link, which somebody else may have left there."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -56,24 +56,24 @@ class Journal:
     """
 
     def __init__(self, place: Path, about: Mapping[str, Any], *, resume: bool, force: bool) -> None:
-        left(place, resume=resume, force=force)
-        self.place, (self.part, self._log_path) = place, _beside(place)
+        check_leftovers(place, resume=resume, force=force)
+        self.place, (self.part, self._log_path) = place, _part_paths(place)
         self.mark = Mark()
-        begun = resume and _begun(self._log_path)
+        is_resumed = resume and _has_content(self._log_path)
         try:
             with ExitStack() as files:
-                self._log = files.enter_context(_opened(self._log_path, "r+b" if begun else "a+b"))
+                self._log = files.enter_context(_open(self._log_path, "r+b" if is_resumed else "a+b"))
                 _lock(self._log, place)
-                again = begun and self.part.exists()
-                self._rows = files.enter_context(_opened(self.part, "r+b" if again else "wb"))
-                if begun:
-                    self._go_on(about)
+                again = is_resumed and self.part.exists()
+                self._rows = files.enter_context(_open(self.part, "r+b" if again else "wb"))
+                if is_resumed:
+                    self._resume(about)
                 else:
                     self._log.truncate(0)
-                    _write(self._log, json.dumps({"kind": KIND} | dict(about)).encode() + b"\n")
+                    _write(self._log, json.dumps({"kind": LOG_KIND} | dict(about)).encode() + b"\n")
                 self._files = files.pop_all()
         except OSError as error:
-            raise self._told(error) from error
+            raise self._explain(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +82,7 @@ class Journal:
         self._files.close()
 
     def add(self, rows: Iterable[Sequence[object]], count: int = 0, faults: int = 0) -> None:
-        """A block of rows, of which so many are pictures and faults; on the disk's side before this returns."""
+        """Append a block of rows with its number of images and faults; written unbuffered before this returns."""
         text = io.StringIO(newline="")
         csv.writer(text).writerows(rows)
         data = text.getvalue().encode("utf-8", "backslashreplace")  # names of files may be no Unicode
@@ -92,34 +92,34 @@ class Journal:
             _write(self._rows, data)
             _write(self._log, f"{mark.rows} {mark.faults} {mark.end} {mark.sum}\n".encode())
         except OSError as error:
-            raise self._told(error) from error
+            raise self._explain(error) from error
         self.mark = mark
 
-    def finish(self, made: Callable[[Path, Path], None]) -> None:
-        """Hand all to the disk, and make the file of the whole part; then nothing is left to be gone on with."""
+    def finish(self, publish: Callable[[Path, Path], None]) -> None:
+        """Flush to disk, `publish` the part as the final file, and delete the log."""
         try:
             os.fsync(self._rows.fileno())
             self._rows.close()
-            made(self.part, self.place)
+            publish(self.part, self.place)
             self.part.unlink(missing_ok=True)
             self._log.close()
             self._log_path.unlink()
         except OSError as error:
-            raise self._told(error) from error
+            raise self._explain(error) from error
 
-    def _go_on(self, about: Mapping[str, Any]) -> None:
-        """Cut both files after the last whole block of the same run."""
+    def _resume(self, about: Mapping[str, Any]) -> None:
+        """Truncate both files after the last complete block of the same run. Raises OSError for another run."""
         lines = self._log.read().split(b"\n")
-        begun = _read(lines[0])
+        begun = _parse_header(lines[0])
         if begun is None:
             raise OSError(f"{self._log_path} was not written by graft. Move it, or choose another name.")
-        if differs := ", ".join(_differences(begun, about)):
+        if differs := ", ".join(_list_differences(begun, about)):
             raise OSError(
                 f"{self.part} was begun otherwise: {differs}. Give the same command as then, or use --force without "
                 "--resume to start anew."
             )
         kept = len(lines[0]) + 1
-        for line, mark in _marks(lines[1:-1]):  # what follows the last end of a line is torn
+        for line, mark in _parse_marks(lines[1:-1]):  # what follows the last end of a line is torn
             data = self._rows.read(mark.end - self.mark.end)
             if mark.end != self.mark.end + len(data) or zlib.crc32(data, self.mark.sum) != mark.sum:
                 break
@@ -128,7 +128,7 @@ class Journal:
             file.truncate(end)
             file.seek(end)
 
-    def _told(self, error: OSError) -> OSError:
+    def _explain(self, error: OSError) -> OSError:
         if error.errno is None:  # one of ours
             return error
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -137,14 +137,14 @@ class Journal:
         return OSError(f"{self.place} cannot be written: {what}. {kept}: the same command with --resume goes on.")
 
 
-def left(place: Path, *, resume: bool, force: bool) -> None:
-    """Refuses what an earlier run left behind, unless it is to be gone on with or started anew. Raises OSError."""
-    part, log = _beside(place)
+def check_leftovers(place: Path, *, resume: bool, force: bool) -> None:
+    """Raise OSError if an earlier run left files behind, unless `resume` or `force`."""
+    part, log = _part_paths(place)
     if part.exists() and not log.exists():
         raise FileExistsError(f"{part} is there, and no run of graft belongs to it. Move it, or choose another name.")
-    if _begun(log):
+    if _has_content(log):
         with log.open("rb") as file:
-            if _read(file.readline()) is None:
+            if _parse_header(file.readline()) is None:
                 raise FileExistsError(f"{log} was not written by graft. Move it, or choose another name.")
     if part.exists() and not (resume or force):
         raise FileExistsError(
@@ -152,26 +152,26 @@ def left(place: Path, *, resume: bool, force: bool) -> None:
         )
 
 
-def _begun(log: Path) -> bool:
-    """Whether something stands in it: on a full disk not even the first line may have found room."""
+def _has_content(log: Path) -> bool:
+    """Whether the log has content: on a full disk even the first line may be missing."""
     return log.exists() and log.stat().st_size > 0
 
 
-def _beside(place: Path) -> tuple[Path, Path]:
+def _part_paths(place: Path) -> tuple[Path, Path]:
     return place.with_name(f"{place.name}.part"), place.with_name(f"{place.name}.part.log")
 
 
-def _read(line: bytes) -> dict[str, Any] | None:
-    """What the first line of a log says; None where it is not ours."""
+def _parse_header(line: bytes) -> dict[str, Any] | None:
+    """Parse the first line of a log; None if graft did not write it."""
     try:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and found.get("kind") == KIND else None
+    return found if isinstance(found, dict) and found.get("kind") == LOG_KIND else None
 
 
-def _differences(begun: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:
-    """In words, what was asked then and what is now; long values are only told apart."""
+def _list_differences(begun: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the differences between the two runs in words; long values are not spelled out."""
     for name, now in about.items():
         then = begun.get(name)
         if then != json.loads(json.dumps(now)):
@@ -179,8 +179,8 @@ def _differences(begun: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator
             yield f"{name} was {then} and is {now}" if short else f"{name} is another"
 
 
-def _marks(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Mark]]:
-    """The blocks of a log, as far as it can be read."""
+def _parse_marks(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Mark]]:
+    """Yield (line, mark) of each block of a log, as far as it is intact."""
     for line in lines:
         numbers = line.split()
         if len(numbers) != 4 or not all(number.isdigit() for number in numbers):
@@ -189,7 +189,7 @@ def _marks(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Mark]]:
 
 
 def _write(file: Any, data: bytes) -> None:
-    """All of it; without a buffer a write may stop half-way."""
+    """Write all of the data: an unbuffered write may be partial."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]

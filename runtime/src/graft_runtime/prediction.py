@@ -1,4 +1,4 @@
-"""The answer for one picture, or why there is none."""
+"""The prediction for one image: its answer, or its fault."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graft_runtime.decide import Answer
-from graft_runtime.screen import answer as said
+from graft_runtime.formatting import format_answer
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training picture that the network finds similar, and the cosine between the two, 1 for the same picture.
+    """A training image that the network finds similar, and the cosine between the two, 1 for the same image.
 
-    `thumbnail` is the picture made small, as a data URI, where an exported file carries it.
+    `thumbnail` is the image made small, as a data URI, where an exported file carries it.
     """
 
-    picture: str
+    image: str
     labels: tuple[str, ...]
     similarity: float
     thumbnail: str | None = None
@@ -24,56 +24,56 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture, or the fault that kept it from being judged."""
+    """The answer for one image, or the fault that prevented one."""
 
-    picture: str
+    image: str
     answer: Answer | None
     fault: str = ""
     nearest: tuple[Neighbour, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Prediction {said(self.as_dict()).strip()}  {self.picture}>"
+        return f"<Prediction {format_answer(self.as_dict()).strip()}  {self.image}>"
 
     @property
     def label(self) -> str:
-        """The likeliest class; empty for an unknown picture, and for one that could not be judged.
+        """The likeliest class; empty for an unknown image, and for one with a fault.
 
-        Never a word of the program's own: a class may be called 'unknown'.
+        Never a placeholder: a class may be called 'unknown'.
         """
         return self.answer.label if self.answer and not self.answer.unknown else ""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the picture is said to show: one class, or any number of them if the classifier gives several.
+        """The predicted labels: one class, or any number of them for multilabel.
 
-        None for an unknown picture.
+        Empty for an unknown image.
         """
         return self.answer.labels if self.answer else ()
 
     @property
     def unknown(self) -> bool:
-        """Whether the picture is unlike all that was trained on; `nearest` are what comes closest."""
+        """Whether the image is unlike the training data; `nearest` are the most similar training images."""
         return self.answer is not None and self.answer.unknown
 
     @property
     def among(self) -> tuple[str, ...] | None:
-        """The classes that the picture shows one of, as often as the `coverage` that was asked for; else None."""
+        """The prediction set: it holds the true class as often as `coverage` says; None without a coverage."""
         return self.answer.among if self.answer else None
 
     @property
     def probability(self) -> float:
-        """How likely the likeliest class is, 0 to 1, of a picture that shows one of the classes."""
+        """The probability of the likeliest class, 0 to 1, given that the image shows one of the classes."""
         return self.answer.probability if self.answer else 0.0
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """How likely each class is; empty for a picture that could not be judged."""
+        """The probability of each class; empty for an image with a fault."""
         return self.answer.probabilities if self.answer else {}
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return all fields as a dictionary, ready for JSON."""
         return {
-            "picture": self.picture,
+            "image": self.image,
             "label": self.label,
             "probability": self.probability,
             "labels": list(self.labels),

@@ -1,4 +1,4 @@
-"""The few lines of protobuf that an ONNX file needs: its fields, its properties, what of it lies in other files."""
+"""A minimal protobuf reader and writer for ONNX files: fields, metadata properties, external data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 GRAPH, PROPERTY, KEY, VALUE = 7, 14, 1, 2  # numbers of fields in onnx.proto: of a model, of an entry
 
-EXTERNAL = 13  # of a tensor
-HOLDS = {  # the messages of onnx.proto below which tensors stand, by their fields; a test compares it with onnx itself
+EXTERNAL_DATA = 13  # of a tensor
+# The messages of onnx.proto that hold tensors, by message and field number; a test compares it with onnx itself.
+SUBMESSAGES = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
@@ -21,25 +22,25 @@ HOLDS = {  # the messages of onnx.proto below which tensors stand, by their fiel
 }
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, content) of each field that has a length. Raises ValueError or IndexError for what is no message."""
-    return ((number, message[start:end]) for number, _, start, end in spans(message))
+def iter_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield (number, content) of each length-delimited field. Raises ValueError or IndexError for invalid data."""
+    return ((number, message[start:end]) for number, _, start, end in iter_spans(message))
 
 
-def spans(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """(number, where the field begins, where its content begins, where it ends) of each field that has a length."""
+def iter_spans(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (number, start of the field, start of its content, end) of each length-delimited field."""
     at = 0
     while at < len(message):
         begin = at
-        key, at = _varint(message, at)
+        key, at = _read_varint(message, at)
         if key >> 32:
             raise ValueError("no such field")  # ONNX Runtime reads 32 bits of it: another field
         if key & 7 == 0:
-            _, at = _varint(message, at)
+            _, at = _read_varint(message, at)
         elif key & 7 in (1, 5):
             at += 8 if key & 7 == 1 else 4
         elif key & 7 == 2:
-            length, start = _varint(message, at)
+            length, start = _read_varint(message, at)
             at = start + length
             yield key >> 3, begin, start, at
         else:
@@ -48,12 +49,12 @@ def spans(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
         raise ValueError("the last field is cut off")
 
 
-def properties(model: bytes) -> dict[str, str]:
-    """The metadata of an ONNX file. Raises ValueError, IndexError or KeyError for what is none."""
+def read_properties(model: bytes) -> dict[str, str]:
+    """Read the metadata properties of an ONNX file. Raises ValueError, IndexError or KeyError for invalid data."""
     texts: dict[str, str] = {}
-    for number, entry in fields(memoryview(model)):
+    for number, entry in iter_fields(memoryview(model)):
         if number == PROPERTY:
-            found = {own: bytes(value) for own, value in fields(entry)}
+            found = {own: bytes(value) for own, value in iter_fields(entry)}
             key = found[KEY].decode()
             if key in texts:  # readers differ in which of the two counts
                 raise ValueError(f"two properties are called {key!r}")
@@ -61,34 +62,34 @@ def properties(model: bytes) -> dict[str, str]:
     return texts
 
 
-def external(model: bytes) -> bool:
-    """Whether a tensor anywhere in an ONNX file says that its numbers lie elsewhere.
+def has_external_data(model: bytes) -> bool:
+    """Whether any tensor of an ONNX file has external data.
 
     Tensors stand in the graph, in attributes, in the branches and loops of nodes, in functions, in sparse tensors.
     """
     waiting = [("ModelProto", memoryview(model))]  # a list of our own: recursion would end in deep nesting
     while waiting:
         kind, message = waiting.pop()
-        for number, content in fields(message):
-            if kind == "TensorProto" and number == EXTERNAL:
+        for number, content in iter_fields(message):
+            if kind == "TensorProto" and number == EXTERNAL_DATA:
                 return True
-            if inner := HOLDS.get(kind, {}).get(number):
+            if inner := SUBMESSAGES.get(kind, {}).get(number):
                 waiting.append((inner, content))
     return False
 
 
-def entry(key: str, text: str) -> bytes:
-    """A property as a field of an ONNX file."""
-    return field(PROPERTY, field(KEY, key.encode()) + field(VALUE, text.encode()))
+def encode_property(key: str, text: str) -> bytes:
+    """Encode a metadata property as a field of an ONNX file."""
+    return encode_field(PROPERTY, encode_field(KEY, key.encode()) + encode_field(VALUE, text.encode()))
 
 
-def field(number: int, content: bytes) -> bytes:
-    """A field that has a length."""
-    return _number(number << 3 | 2) + _number(len(content)) + content
+def encode_field(number: int, content: bytes) -> bytes:
+    """Encode a length-delimited field."""
+    return _encode_varint(number << 3 | 2) + _encode_varint(len(content)) + content
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """(number, place after it); seven bits a byte, the lowest first."""
+def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Return (number, offset after it); seven bits a byte, the lowest first."""
     value = shift = 0
     while True:
         byte = message[at]
@@ -99,6 +100,6 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
             raise ValueError("a number of more than 64 bits")
 
 
-def _number(value: int) -> bytes:
+def _encode_varint(value: int) -> bytes:
     low = value & 127
-    return bytes([low]) if value < 128 else bytes([low | 128]) + _number(value >> 7)
+    return bytes([low]) if value < 128 else bytes([low | 128]) + _encode_varint(value >> 7)

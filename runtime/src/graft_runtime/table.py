@@ -1,4 +1,4 @@
-"""Files to be judged, and the answers as a table, written as they are made."""
+"""Predictions for files as a table, written as they are made."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, Protocol, runtime_checkable
 
 from graft_runtime import walk
 from graft_runtime.card import Card
-from graft_runtime.decide import RATE
-from graft_runtime.journal import Journal, left
+from graft_runtime.decide import UNKNOWN_RATE
+from graft_runtime.journal import Journal, check_leftovers
 from graft_runtime.prediction import Prediction
 
-COLUMNS = ("picture", "label", "probability", "fault", "unknown")
-OURS = COLUMNS[:4]  # begin every table of answers, those of before `unknown` had a column as well
-SET = "set"  # one more column, where prediction sets are asked for
-OF_CLASS = "probability of "  # begins the column of a class: no class can be called like another column
-FORM = 2  # of the columns: answers that were begun in another one are not gone on with
-KINDS = {"probability": float, "unknown": bool}  # of the columns that are no text
-EXAMPLES = 5  # faults that are told one by one
+COLUMNS = ("image", "label", "probability", "fault", "unknown")
+BASE_COLUMNS = COLUMNS[:4]  # begin every table of answers, those of before `unknown` had a column as well
+SET_COLUMN = "set"  # one more column, where prediction sets are asked for
+CLASS_COLUMN_PREFIX = "probability of "  # begins the column of a class: no class can be called like another column
+TABLE_VERSION = 2  # of the columns: answers that were begun in another one are not gone on with
+COLUMN_TYPES = {"probability": float, "unknown": bool}  # of the columns that are no text
+MAX_EXAMPLES = 5  # faults that are listed one by one
 
 Row = list[str | float]
 Columns = list[tuple[str, type]]  # the name of each, and whether it is text (str), numbers (float) or yes and no (bool)
 
 
 @runtime_checkable
-class Judge(Protocol):
-    """What answers: an exported file at work, or a classifier that was trained."""
+class BlockPredictor(Protocol):
+    """What predicts in blocks: a Predictor of an exported file, or a trained classifier."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -40,23 +40,23 @@ class Judge(Protocol):
     @property
     def card(self) -> Card: ...
 
-    def blocks(
-        self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = RATE
+    def predict_blocks(
+        self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = UNKNOWN_RATE
     ) -> Iterator[list[Prediction]]: ...
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of pictures: `coverage` and `unknown` as in `predict`; with `top` only so many classes."""
+class PredictOptions:
+    """Options of a prediction: `coverage` and `unknown` as in `predict`; with `top` only so many classes."""
 
     coverage: float | None = None
-    unknown: float = RATE
+    unknown: float = UNKNOWN_RATE
     top: int = 0
 
 
 @dataclass(frozen=True)
-class Form:
-    """A kind of file: whether one is ours, how a cell is written, and how a whole part becomes one."""
+class TableFormat:
+    """A file format of tables: recognise one, convert a cell, and turn a complete part into the file."""
 
     is_ours: Callable[[Path], bool]
     cell: Callable[[str | float], str | float]
@@ -64,104 +64,110 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What came of it: all answers, how many of them an earlier run made, all faults, and some of this run's.
+class WriteResult:
+    """Result of writing predictions: numbers of answers, of those of an earlier run and of faults, and examples.
 
-    `careful` are sentences to read before the answers are believed.
+    `careful` are warnings to read before trusting the answers.
     """
 
     output: str
     answers: int
     before: int
     faults: int
-    examples: tuple[tuple[str, str], ...]  # (picture, fault)
+    examples: tuple[tuple[str, str], ...]  # (image, fault)
     careful: tuple[str, ...] = ()
 
 
-def write(
-    judge: Judge,
+def write_predictions(
+    predictor: BlockPredictor,
     paths: Sequence[str],
     place: Path,
-    asked: Asked,
+    options: PredictOptions,
     watch: Callable[[Iterator[Prediction], int, int], Iterable[Prediction]],
-    form: Form,
+    table_format: TableFormat,
     *,
     resume: bool = False,
     force: bool = False,
-) -> Written:
-    """Judge these files, with each answer on the disk as soon as it is there; see `journal`.
+) -> WriteResult:
+    """Predict for these files and write each block of answers as soon as it is there; see `journal`.
 
-    `watch` shows progress over (answers still to come, how many are there, how many there will be). Raises OSError,
-    with a message for people, and ValueError for what cannot be asked.
+    `watch` shows progress over (predictions, number of those done before, number in all). Raises OSError, with a
+    message for people, and ValueError for options that are not legal.
     """
-    check(place, form, resume=resume, force=force)
-    said, place = str(place), target(place)
-    judge.blocks([], coverage=asked.coverage, unknown=asked.unknown)  # what cannot be asked is told before any work
-    named = columns(judge.classes, asked)
-    with Journal(place, _about(judge, paths, asked), resume=resume, force=force) as journal:
+    check_destination(place, table_format, resume=resume, force=force)
+    output, place = str(place), resolve_link(place)
+    predictor.predict_blocks(
+        [], coverage=options.coverage, unknown=options.unknown
+    )  # so that illegal options raise before any work
+    header = build_columns(predictor.classes, options)
+    with Journal(place, _describe_run(predictor, paths, options), resume=resume, force=force) as journal:
         if not journal.mark.end:
-            journal.add([[form.cell(name) for name, _ in named]])
+            journal.add([[table_format.cell(name) for name, _ in header]])
         before, examples = journal.mark.rows, list[tuple[str, str]]()
 
         def answered() -> Iterator[Prediction]:
-            for block in judge.blocks(paths, start=before, coverage=asked.coverage, unknown=asked.unknown):
-                rows = ([form.cell(cell) for cell in row(each, judge.classes, asked)] for each in block)
+            for block in predictor.predict_blocks(
+                paths, start=before, coverage=options.coverage, unknown=options.unknown
+            ):
+                rows = (
+                    [table_format.cell(cell) for cell in build_row(each, predictor.classes, options)] for each in block
+                )
                 journal.add(rows, len(block), sum(bool(each.fault) for each in block))
                 yield from block
 
         for each in watch(answered(), before, len(paths)):
-            if each.fault and len(examples) < EXAMPLES:
-                examples.append((each.picture, each.fault))
-        check(place, form, resume=True, force=force)  # a file may have come there meanwhile
-        journal.finish(lambda part, place: form.finish(part, place, named))
-        return Written(said, journal.mark.rows, before, journal.mark.faults, tuple(examples))
+            if each.fault and len(examples) < MAX_EXAMPLES:
+                examples.append((each.image, each.fault))
+        check_destination(place, table_format, resume=True, force=force)  # a file may have come there meanwhile
+        journal.finish(lambda part, place: table_format.finish(part, place, header))
+        return WriteResult(output, journal.mark.rows, before, journal.mark.faults, tuple(examples))
 
 
-def _about(judge: Judge, paths: Sequence[str], asked: Asked) -> dict[str, Any]:
-    """What has to be the same for a run to be gone on with."""
+def _describe_run(predictor: BlockPredictor, paths: Sequence[str], options: PredictOptions) -> dict[str, Any]:
+    """Return what has to be the same for a run to be resumed."""
     names = hashlib.sha256()
     for path in paths:
         names.update(os.fsencode(path) + b"\0")
     return {
-        "the form of the table": FORM,
-        "the model": judge.identity,
-        **{f"--{name}": value for name, value in asdict(asked).items()},
-        "the number of pictures": len(paths),
-        "the list of pictures": names.hexdigest(),
+        "the form of the table": TABLE_VERSION,
+        "the model": predictor.identity,
+        **{f"--{name}": value for name, value in asdict(options).items()},
+        "the number of images": len(paths),
+        "the list of images": names.hexdigest(),
     }
 
 
-def check(place: Path, form: Form, *, resume: bool, force: bool) -> None:
-    """Refuses a place where `write` may not write, before any work is done. Raises OSError."""
-    place = target(place)
+def check_destination(place: Path, table_format: TableFormat, *, resume: bool, force: bool) -> None:
+    """Raise OSError if `write_predictions` cannot write there, before any work is done."""
+    place = resolve_link(place)
     if not place.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {place.parent} for {place.name}.")
     if not os.access(place.parent, os.W_OK):
         raise PermissionError(f"The folder {place.parent} cannot be written to. Choose another one.")
     if place.exists() and not force:
         raise FileExistsError(f"{place} is there already. Use --force to replace it, or choose another name.")
-    if place.exists() and not (place.is_file() and form.is_ours(place)):  # a pipe would be waited for
+    if place.exists() and not (place.is_file() and table_format.is_ours(place)):  # a pipe would be waited for
         raise FileExistsError(
             f"{place} was not written by graft, so not even --force replaces it. Choose another name."
         )
-    left(place, resume=resume, force=force)
+    check_leftovers(place, resume=resume, force=force)
 
 
-def target(place: Path) -> Path:
-    """Where the answers go: for a link what it names, another disk perhaps; the link stays."""
+def resolve_link(place: Path) -> Path:
+    """Return the target of a symbolic link, so that the link itself stays; any other path as it is."""
     return Path(os.path.realpath(place)) if place.is_symlink() else place
 
 
-def files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """The files among these paths, and all images in the folders among them. Raises OSError."""
+def list_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield the files among these paths, and all images in the folders among them. Raises OSError."""
     for path in map(Path, paths):
         if path.is_dir():
             try:
-                found = walk.images(path)
+                found = walk.list_images(path)
             except OSError as error:
                 raise PermissionError(f"The folder {path} cannot be opened: {error.strerror}.") from error
             if not found:
-                raise FileNotFoundError(f"The folder {path} holds no pictures.")
+                raise FileNotFoundError(f"The folder {path} holds no images.")
             yield from found
         elif path.exists():
             yield path
@@ -169,57 +175,68 @@ def files(paths: Iterable[str | Path]) -> Iterator[Path]:
             raise FileNotFoundError(f"There is no file {path}.")
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file begins as a table of answers in CSV does."""
-    begin = ",".join(OURS).encode()
+def is_prediction_table(path: Path) -> bool:
+    """Whether a file begins with the header of a CSV table of predictions."""
+    begin = ",".join(BASE_COLUMNS).encode()
     with path.open("rb") as file:
         return file.read(len(begin)) == begin
 
 
-def columns(classes: Sequence[str], asked: Asked) -> Columns:
-    """What there is of each picture: path, answer, probability, fault, whether it is unknown, set where asked for, and
-    one for each class, 'probability of ' and its name.
+def build_columns(classes: Sequence[str], options: PredictOptions) -> Columns:
+    """Return the columns: path, answer, probability, fault, whether it is unknown, set if there is a coverage, and one
+    for each class, 'probability of ' and its name.
 
     With `top` two for each of the likeliest classes, its name and its probability, in place of those of all classes.
     """
-    some = range(1, min(asked.top, len(classes)) + 1)
+    some = range(1, min(options.top, len(classes)) + 1)
     few: Columns = [pair for number in some for pair in ((f"class {number}", str), (f"probability {number}", float))]
-    every: Columns = [(f"{OF_CLASS}{name}", float) for name in classes]
-    always: Columns = [(name, KINDS.get(name, str)) for name in COLUMNS]
-    return [*always, *[(SET, str)] * (asked.coverage is not None), *(few if asked.top else every)]
+    every: Columns = [(f"{CLASS_COLUMN_PREFIX}{name}", float) for name in classes]
+    always: Columns = [(name, COLUMN_TYPES.get(name, str)) for name in COLUMNS]
+    return [*always, *[(SET_COLUMN, str)] * (options.coverage is not None), *(few if options.top else every)]
 
 
-def row(each: Prediction, classes: Sequence[str], asked: Asked) -> Row:
-    """The answer of one picture in these columns.
+def build_row(prediction: Prediction, classes: Sequence[str], options: PredictOptions) -> Row:
+    """Return the prediction for one image in these columns.
 
     The answer is the label, or several joined by '|', and empty where `unknown` is true; the probability is that of the
-    likeliest class. Prediction sets are joined in the same way. What a picture with a fault does not have is empty.
+    likeliest class. Prediction sets are joined in the same way. What an image with a fault does not have is empty.
     """
-    unknown = "" if each.answer is None else str(each.unknown).lower()
-    chances = list(each.probabilities.values())
-    if not asked.top:
-        last: Row = [*chances] if chances else [""] * len(classes)
+    unknown = "" if prediction.answer is None else str(prediction.unknown).lower()
+    probs = list(prediction.probabilities.values())
+    if not options.top:
+        last: Row = [*probs] if probs else [""] * len(classes)
     else:
-        few = min(asked.top, len(classes))
-        best = sorted(range(len(chances)), key=lambda at: -chances[at])[:few]
-        last = [cell for at in best for cell in (classes[at], chances[at])] or [""] * (2 * few)
-    among = [joined(each.among or ())] * (asked.coverage is not None)
-    return [each.picture, joined(each.labels), each.probability, each.fault, unknown, *among, *last]
+        few = min(options.top, len(classes))
+        best = sorted(range(len(probs)), key=lambda at: -probs[at])[:few]
+        last = [cell for at in best for cell in (classes[at], probs[at])] or [""] * (2 * few)
+    among = [join_labels(prediction.among or ())] * (options.coverage is not None)
+    return [
+        prediction.image,
+        join_labels(prediction.labels),
+        prediction.probability,
+        prediction.fault,
+        unknown,
+        *among,
+        *last,
+    ]
 
 
-def joined(names: Sequence[str]) -> str:
-    """Class names in one cell, joined by '|'; one inside a name has a backslash before it, as has a backslash."""
+def join_labels(names: Sequence[str]) -> str:
+    """Join class names in one cell by '|'; one inside a name has a backslash before it, as has a backslash."""
     return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in names)
 
 
-def harmless(cell: str | float) -> str | float:
-    """Spreadsheets run what begins like a formula. Quotes before one count, so that no two cells become the same."""
+def escape_formula(cell: str | float) -> str | float:
+    """Put a quote before text that a spreadsheet would run as a formula.
+
+    Leading quotes are skipped in the check, so that no two cells become the same.
+    """
     dangerous = isinstance(cell, str) and cell.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{cell}" if dangerous else cell
 
 
-def _moved(part: Path, place: Path, _: Columns) -> None:
+def _move(part: Path, place: Path, _: Columns) -> None:
     part.replace(place)
 
 
-CSV = Form(is_ours, harmless, _moved)
+CSV = TableFormat(is_prediction_table, escape_formula, _move)

@@ -1,4 +1,4 @@
-"""What lies in folders, by one rule for all commands: hidden things are left out, links are followed, once."""
+"""Walk folders, by one rule for all commands: hidden entries are left out, links are followed once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from graft_runtime.kinds import IMAGES
+from graft_runtime.formats import IMAGE_SUFFIXES
 
 # Left by systems and disks, never put there by a person: the second row by network disks, the third by trash bins.
 _HIDDEN: Final = frozenset(
@@ -26,7 +26,7 @@ LOCK: Final = re.compile(r"\..+\.lock")  # graft's own, while it writes a folder
 
 
 def is_hidden(name: str) -> bool:
-    """What no person put there, by its name alone: dot files, thumbnails, recycle bins.
+    """Whether a name is that of a hidden or system file: dot files, thumbnails, recycle bins.
 
     >>> is_hidden("@eaDir"), is_hidden("cat.jpg")
     (True, False)
@@ -35,18 +35,18 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is looked at, by its ending: images of any kind, also those that nothing here can decode."""
-    return name.lower().endswith(IMAGES)
+    """Whether a file is an image by its suffix: of any format, also those that are not decoded."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 class Visits:
-    """Folders one after the other, each once, however many links lead there."""
+    """Visit folders, each once, however many links lead there."""
 
     def __init__(self) -> None:
         self._seen = set[tuple[int, int]]()
 
     def entries(self, folder: str | os.PathLike[str]) -> list[os.DirEntry[str]] | None:
-        """What is in a folder, by name; None where it was visited before. Raises OSError."""
+        """Return the entries of a folder, sorted by name; None if it was visited before. Raises OSError."""
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in self._seen:
             return None
@@ -56,24 +56,24 @@ class Visits:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder, or a link to one that can be reached."""
+    """Whether the entry is a folder, or a link to one that can be reached."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or into a folder that may not be entered
         return False
 
 
-def images(folder: str | os.PathLike[str]) -> list[Path]:
-    """All images below a folder, sorted. A folder that cannot be opened stands there itself, to be told as a fault.
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return all images below a folder, sorted. A subfolder that cannot be opened is in the list itself, as a fault.
 
-    Raises OSError where that is so of `folder`.
+    Raises OSError if `folder` itself cannot be opened.
     """
     visits, found = Visits(), list[Path]()
-    found += _below(visits, visits.entries(folder) or [])
+    found += _walk(visits, visits.entries(folder) or [])
     return sorted(found)
 
 
-def _below(visits: Visits, first: list[os.DirEntry[str]]) -> Iterator[Path]:
+def _walk(visits: Visits, first: list[os.DirEntry[str]]) -> Iterator[Path]:
     waiting = first
     while waiting:
         entry = waiting.pop()

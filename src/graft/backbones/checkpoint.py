@@ -1,4 +1,4 @@
-"""Weights from a file with numpy alone: PyTorch's two formats and safetensors. Nothing in the file is ever executed."""
+"""Read weights files with numpy alone: PyTorch's two formats and safetensors. Nothing in the file is executed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.backbones.pickled import Refused, Storage, View, load
+from graft.backbones.pickles import Storage, TensorView, UnsafePickleError, load_pickle
 from graft.errors import WeightsError
-from graft_runtime import regular
+from graft_runtime import safe_files
 
-MAGIC = 0x1950A86A20F9469CFC6C  # of the older of PyTorch's formats
+MAGIC = 0x1950A86A20F9469CFC6C  # of PyTorch's older format
 PROTOCOL = 1001
-LARGEST_PICKLE = 64 << 20  # bytes; that of a network of a thousand tensors has a tenth of a megabyte
+LARGEST_PICKLE = 64 << 20  # bytes; the pickle of a network of a thousand tensors takes 0.1 MB
 
 # Names of safetensors -> numpy's.
-SAFE = {
+SAFETENSORS_DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1"},
     **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "|b1"},
@@ -32,159 +32,165 @@ Tensors = dict[str, NDArray[np.generic]]
 
 
 def read(path: Path) -> Tensors:
-    """The tensors of a safetensors or PyTorch file by name, in the file's order, whatever the name of the file.
+    """Read the tensors of a safetensors or PyTorch file by name, in the file's order, whatever the file's suffix.
 
-    Tensors of bfloat16, which numpy does not have, come as float32 of the same values. Two that share their numbers in
-    the file share them here. Raises WeightsError, with the reason, for a file that holds anything else than tensors by
-    name, that is cut off, or that announces what it does not hold; none of it is run.
+    Tensors of bfloat16, which numpy lacks, are returned as float32 of the same values. Tensors that share a storage in
+    the file share memory here. Raises WeightsError, with the reason, for a file that holds anything else than tensors
+    by name, is truncated, or declares more than it holds; nothing in it is executed.
     """
     try:
-        with regular.opened(path) as stream:
+        with safe_files.open_regular(path) as stream:
             start = stream.read(9)
             stream.seek(0)
             if start[8:] == b"{":
-                return _safe(stream)
+                return _read_safetensors(stream)
             if start[:4] == b"PK\x03\x04":
-                return _arrays(*_zipped(stream))
+                return _build_tensors(*_read_zip(stream))
             if start[:1] == b"\x80":
-                return _arrays(*_in_a_row(stream))
-    except Refused as fault:
+                return _build_tensors(*_read_legacy(stream))
+    except UnsafePickleError as fault:
         raise WeightsError(f"Cannot read weights from {path}: {fault}.") from fault
-    except Exception as fault:  # hostile or cut-off bytes make the readers raise anything
+    except Exception as fault:  # hostile or truncated bytes make the readers raise anything
         reason = str(fault).strip().partition("\n")[0][:200]
         raise WeightsError(f"Cannot read weights from {path}: {type(fault).__name__}: {reason}") from fault
     kind = " It looks like a web page: was it downloaded from the right address?" if start.lstrip()[:1] == b"<" else ""
     raise WeightsError(f"{path} is neither a safetensors nor a PyTorch file.{kind}")
 
 
-def _safe(stream: BufferedIOBase) -> Tensors:
-    """Of safetensors, whose own reader checks that all is within the file."""
+def _read_safetensors(stream: BufferedIOBase) -> Tensors:
+    """Read a safetensors file; the library checks that all tensors lie within the file."""
     import safetensors
 
     found: Tensors = {}
     for name, about in safetensors.deserialize(stream.read()):
-        if about["dtype"] not in SAFE:
-            raise Refused(f"'{name[:80]}' has numbers of kind {about['dtype']}; legal are {', '.join(SAFE)}")
-        kind = SAFE[about["dtype"]]
-        found[name] = _widened(np.frombuffer(about["data"], _dtype(kind)), kind).reshape(about["shape"])
+        if about["dtype"] not in SAFETENSORS_DTYPES:
+            raise UnsafePickleError(
+                f"'{name[:80]}' has numbers of kind {about['dtype']}; legal are {', '.join(SAFETENSORS_DTYPES)}"
+            )
+        kind = SAFETENSORS_DTYPES[about["dtype"]]
+        found[name] = _widen_bfloat16(np.frombuffer(about["data"], _numpy_dtype(kind)), kind).reshape(about["shape"])
     return found
 
 
-def _zipped(stream: BufferedIOBase) -> tuple[Any, dict[Storage, NDArray[np.generic]]]:
-    """Of `torch.save` since PyTorch 1.6: a zip file with the pickle and one entry for each storage."""
+def _read_zip(stream: BufferedIOBase) -> tuple[Any, dict[Storage, NDArray[np.generic]]]:
+    """Read a file of `torch.save` since PyTorch 1.6: a zip file with the pickle and one entry for each storage."""
     size = _size(stream)
     with zipfile.ZipFile(stream) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            raise Refused(f"it is a zip file with {len(pickles)} entries NAME/data.pkl, and PyTorch's have one")
+            raise UnsafePickleError(
+                f"it is a zip file with {len(pickles)} entries NAME/data.pkl, and PyTorch's have one"
+            )
         root = pickles[0].removesuffix("data.pkl")
-        if (order := entries.get(f"{root}byteorder")) and _opened(archive, order).read(16) != b"little":
-            raise Refused("its numbers are in the byte order of another machine; save it anew on this one")
+        if (order := entries.get(f"{root}byteorder")) and _open_entry(archive, order).read(16) != b"little":
+            raise UnsafePickleError("its numbers are in the byte order of another machine; save it anew on this one")
         if entries[pickles[0]].file_size > LARGEST_PICKLE:
-            raise Refused(
+            raise UnsafePickleError(
                 f"its pickle has {entries[pickles[0]].file_size:,} bytes; at most {LARGEST_PICKLE:,} are read"
             )
-        with _opened(archive, entries[pickles[0]]) as pickle:
-            content, _ = load(pickle, entries[pickles[0]].file_size)
+        with _open_entry(archive, entries[pickles[0]]) as pickle:
+            content, _ = load_pickle(pickle, entries[pickles[0]].file_size)
         numbers, left = {}, size
-        for storage in _storages(content):
+        for storage in _list_storages(content):
             entry = entries.get(f"{root}data/{storage.key}")
-            room = storage.count * _dtype(storage.kind).itemsize
+            room = storage.count * _numpy_dtype(storage.kind).itemsize
             if entry is None or entry.file_size != room:
                 there = "is not there" if entry is None else f"has {entry.file_size:,} bytes"
-                raise Refused(f"its storage {storage.key[:20]!r} {there} and should have {room:,} bytes")
+                raise UnsafePickleError(f"its storage {storage.key[:20]!r} {there} and should have {room:,} bytes")
             left -= room
             if left < 0:  # entries may overlap
-                raise Refused("it announces more numbers than it has bytes")
-            with _opened(archive, entry) as part:
-                numbers[storage] = _numbers(part, storage)
+                raise UnsafePickleError("it announces more numbers than it has bytes")
+            with _open_entry(archive, entry) as part:
+                numbers[storage] = _read_storage(part, storage)
     return content, numbers
 
 
-def _opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BufferedIOBase:
-    """An entry as it stands in the file: a compressed one could be a thousand times its size."""
+def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BufferedIOBase:
+    """Open an uncompressed entry; a compressed one could expand to a thousand times its size."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-        raise Refused(f"its entry {entry.filename[-40:]!r} is compressed, which PyTorch's never are")
+        raise UnsafePickleError(f"its entry {entry.filename[-40:]!r} is compressed, which PyTorch's never are")
     return cast(BufferedIOBase, archive.open(entry))
 
 
-def _in_a_row(stream: BufferedIOBase) -> tuple[Any, dict[Storage, NDArray[np.generic]]]:
-    """Of `torch.save` before PyTorch 1.6: five pickles, then the numbers of one storage after the other."""
+def _read_legacy(stream: BufferedIOBase) -> tuple[Any, dict[Storage, NDArray[np.generic]]]:
+    """Read a file of `torch.save` before PyTorch 1.6: five pickles, then one storage after the other."""
     size = _size(stream)
-    if load(stream, min(size, 64))[0] != MAGIC:
-        raise Refused("it is a pickle, but none of PyTorch's")
-    if load(stream, size)[0] != PROTOCOL:
-        raise Refused(f"it is of another protocol than {PROTOCOL}")
-    system = load(stream, size)[0]
+    if load_pickle(stream, min(size, 64))[0] != MAGIC:
+        raise UnsafePickleError("it is a pickle, but none of PyTorch's")
+    if load_pickle(stream, size)[0] != PROTOCOL:
+        raise UnsafePickleError(f"it is of another protocol than {PROTOCOL}")
+    system = load_pickle(stream, size)[0]
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise Refused("its numbers are in the byte order of another machine; save it anew on this one")
-    content, storages = load(stream, min(size, LARGEST_PICKLE))
-    needed = _storages(content)
-    keys, _ = load(stream, min(size, LARGEST_PICKLE))
+        raise UnsafePickleError("its numbers are in the byte order of another machine; save it anew on this one")
+    content, storages = load_pickle(stream, min(size, LARGEST_PICKLE))
+    needed = _list_storages(content)
+    keys, _ = load_pickle(stream, min(size, LARGEST_PICKLE))
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or set(keys) != storages.keys():
-        raise Refused("it holds other storages than it names")
+        raise UnsafePickleError("it holds other storages than it names")
     numbers = {}
     for key in keys:
         head, storage = stream.read(8), storages[key]
-        room = storage.count * _dtype(storage.kind).itemsize
+        room = storage.count * _numpy_dtype(storage.kind).itemsize
         if len(head) < 8 or room > size - stream.tell():
-            raise Refused("it ends too early")
+            raise UnsafePickleError("it ends too early")
         if head != struct.pack("<q", storage.count):
-            raise Refused(f"its storage {key[:20]!r} does not have the {storage.count:,} numbers that it should")
+            raise UnsafePickleError(
+                f"its storage {key[:20]!r} does not have the {storage.count:,} numbers that it should"
+            )
         if storage in needed:
-            numbers[storage] = _numbers(stream, storage)
+            numbers[storage] = _read_storage(stream, storage)
         else:
             stream.seek(room, os.SEEK_CUR)
     return content, numbers
 
 
-def _arrays(content: Any, numbers: dict[Storage, NDArray[np.generic]]) -> Tensors:
-    """The tensors by name: bare, or wrapped as training scripts do, with or without 'module.' before each name."""
+def _build_tensors(content: Any, numbers: dict[Storage, NDArray[np.generic]]) -> Tensors:
+    """Return the tensors of a state dict, bare or wrapped as by training scripts, without the prefix 'module.'."""
     found: Tensors = {}
-    for name, view in _state(content).items():
+    for name, view in _find_state_dict(content).items():
         row = numbers[view.storage]
         steps = [step * row.itemsize for step in view.strides]
         name = str(name).removeprefix("module.")
         if name in found:
-            raise Refused(f"it holds two tensors named '{name[:80]}'")
+            raise UnsafePickleError(f"it holds two tensors named '{name[:80]}'")
         within = row[view.offset :] if 0 not in view.shape else row[:0]
-        # Whether it lies within its storage, `pickled` has checked.
+        # `pickles` has checked that the view lies within its storage.
         found[name] = np.lib.stride_tricks.as_strided(within, view.shape, steps)
     return found
 
 
-def _state(content: Any) -> Mapping[Any, View]:
+def _find_state_dict(content: Any) -> Mapping[Any, TensorView]:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(each, View) for each in content.values()):
-        raise Refused("it holds something else than tensors by name")
+    if not isinstance(content, dict) or not all(isinstance(each, TensorView) for each in content.values()):
+        raise UnsafePickleError("it holds something else than tensors by name")
     return content
 
 
-def _storages(content: Any) -> list[Storage]:
-    """The storages that the tensors need, each once; what else a training script kept is not read."""
-    return list(dict.fromkeys(view.storage for view in _state(content).values()))
+def _list_storages(content: Any) -> list[Storage]:
+    """Return the storages of the state dict, each once; whatever else a training script saved is not read."""
+    return list(dict.fromkeys(view.storage for view in _find_state_dict(content).values()))
 
 
-def _numbers(stream: BufferedIOBase, storage: Storage) -> NDArray[np.generic]:
-    row = np.empty(storage.count, _dtype(storage.kind))
+def _read_storage(stream: BufferedIOBase, storage: Storage) -> NDArray[np.generic]:
+    row = np.empty(storage.count, _numpy_dtype(storage.kind))
     whole, at = row.view(np.uint8).data, 0
     while at < len(whole):
         count = stream.readinto(whole[at:])
         if not count:
-            raise Refused("it ends too early")
+            raise UnsafePickleError("it ends too early")
         at += count
-    return _widened(row, storage.kind)
+    return _widen_bfloat16(row, storage.kind)
 
 
-def _dtype(kind: str) -> np.dtype:
+def _numpy_dtype(kind: str) -> np.dtype:
     return np.dtype("<u2" if kind == "bfloat16" else kind)
 
 
-def _widened(row: NDArray[np.generic], kind: str) -> NDArray[np.generic]:
-    """bfloat16 is the upper half of float32."""
+def _widen_bfloat16(row: NDArray[np.generic], kind: str) -> NDArray[np.generic]:
+    """Convert bfloat16, the upper half of float32, to float32; other types stay."""
     return (row.astype("<u4") << 16).view("<f4") if kind == "bfloat16" else row
 
 

@@ -1,7 +1,7 @@
-"""The little of protobuf that it takes to look into an ONNX graph and to leave parts of it out.
+"""A minimal protobuf reader: list the weights of an ONNX graph, and prune it to some outputs.
 
-Predicting needs numpy and ONNX Runtime; the package `onnx` would be a third, for two questions: which weights a
-structure asks for, and which of its nodes an output needs. Both are answered on the bytes themselves.
+Prediction needs only numpy and ONNX Runtime. The package `onnx` would be needed just to find which weights a structure
+needs and which nodes an output needs, so both are read from the bytes themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from graft_runtime import protobuf
 
-# Numbers of the fields of onnx.proto that are read here.
+# Field numbers of onnx.proto.
 GRAPH = 7  # of a model
 NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO, ANNOTATION, SPARSE = 1, 5, 11, 12, 13, 14, 15  # of a graph
 NODE_INPUT, NODE_OUTPUT, NODE_ATTRIBUTE = 1, 2, 5
@@ -39,11 +39,11 @@ DTYPES = {
         13: "uint64",
     }.items()
 }
-DEEPEST = 20  # graphs inside graphs
+MAX_DEPTH = 20  # graphs inside graphs
 
 
-class Malformed(ValueError):
-    """Bytes that are no protobuf message, or not of the kind expected."""
+class MalformedError(ValueError):
+    """The bytes are not a protobuf message, or not of the expected type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,29 +52,29 @@ class Field:
 
     number: int
     value: int | memoryview
-    whole: memoryview
+    raw: memoryview
 
     def message(self) -> memoryview:
-        """The value of a field that holds bytes."""
+        """Return the value of a field of bytes."""
         if isinstance(self.value, int):
-            raise Malformed(f"field {self.number} is a number and should be a message")
+            raise MalformedError(f"field {self.number} is a number and should be a message")
         return self.value
 
     def text(self) -> str:
-        """The value of a field that holds a text."""
+        """Return the value of a text field."""
         try:
             return bytes(self.message()).decode("utf-8")
         except UnicodeDecodeError as fault:
-            raise Malformed(f"field {self.number} is no text") from fault
+            raise MalformedError(f"field {self.number} is no text") from fault
 
-    def number_alone(self) -> int:
-        """The value of a field of one number of 32 bits, as protobuf cuts it."""
-        if not isinstance(self.value, int):  # ONNX Runtime would overlook it
-            raise Malformed(f"field {self.number} is a message and should be a number")
+    def as_uint32(self) -> int:
+        """Return the value of a 32-bit field, truncated as protobuf does."""
+        if not isinstance(self.value, int):  # ONNX Runtime would ignore it
+            raise MalformedError(f"field {self.number} is a message and should be a number")
         return self.value & 0xFFFFFFFF
 
     def numbers(self) -> list[int]:
-        """The value of a field of whole numbers, packed or single."""
+        """Return the values of a repeated integer field, packed or single."""
         if isinstance(self.value, int):
             return [self.value]
         found, at = [], 0
@@ -85,22 +85,22 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """What a structure says of a weight that it holds elsewhere."""
+class TensorSpec:
+    """The type and shape of an external weight in a structure."""
 
     dtype: np.dtype | None  # None: one that numpy does not have
     shape: tuple[int, ...]
 
 
-def fields(message: memoryview) -> Iterator[Field]:
-    """The fields of a message, in their order. Raises Malformed."""
+def read_fields(message: memoryview) -> Iterator[Field]:
+    """Yield the fields of a message, in their order. Raises MalformedError."""
     at = 0
     while at < len(message):
         start = at
         tag, at = _varint(message, at)
         kind = tag & 7
         if tag >> 32:  # ONNX Runtime would read another number, of 32 bits
-            raise Malformed(f"no field begins with {tag}")
+            raise MalformedError(f"no field begins with {tag}")
         if kind == 0:
             value, at = _varint(message, at)
         elif kind in (1, 5):
@@ -110,138 +110,138 @@ def fields(message: memoryview) -> Iterator[Field]:
             size, at = _varint(message, at)
             value, at = message[at : at + size], at + size
         else:
-            raise Malformed(f"no field begins with {tag}")
+            raise MalformedError(f"no field begins with {tag}")
         if at > len(message):
-            raise Malformed("it ends within a field")
+            raise MalformedError("it ends within a field")
         yield Field(tag >> 3, value, message[start:at])
 
 
 @lru_cache(maxsize=4)
-def external(structure: bytes) -> Mapping[str, Tensor]:
-    """The weights that a structure holds elsewhere, by name. Raises Malformed."""
+def external_tensors(structure: bytes) -> Mapping[str, TensorSpec]:
+    """Return the external weights of a structure, by name. Raises MalformedError."""
     found = {}
-    for field in fields(_graph(structure)):
+    for field in read_fields(_graph_message(structure)):
         if field.number == INITIALIZER:
-            name, tensor = _weight(field.message())
+            name, tensor = _read_tensor(field.message())
             if tensor is not None:
                 found[name] = tensor
     return found
 
 
-def outputs(structure: bytes) -> list[str]:
-    """The names of the outputs, in their order. Raises Malformed."""
-    return [_first_text(each.message()) for each in fields(_graph(structure)) if each.number == OUTPUT]
+def output_names(structure: bytes) -> list[str]:
+    """Return the names of the outputs, in their order. Raises MalformedError."""
+    return [_first_text(each.message()) for each in read_fields(_graph_message(structure)) if each.number == OUTPUT]
 
 
-def reads_files(structure: bytes) -> bool:
-    """Whether a tensor other than the weights of the graph itself says that its numbers lie elsewhere.
+def has_external_data(structure: bytes) -> bool:
+    """Return whether a tensor other than the initializers of the graph itself has external data.
 
-    Weights are given by name; whatever else lies elsewhere, in a node, a branch or a function, would be read from a
-    file. Raises Malformed.
+    Initializers are passed by name; other external data, in a node, a branch or a function, would be read from a file.
+    Raises MalformedError.
     """
-    graph = b"".join(each.whole for each in fields(_graph(structure)) if each.number != INITIALIZER)
-    model = [each.whole for each in fields(memoryview(structure)) if each.number != GRAPH]
+    graph = b"".join(each.raw for each in read_fields(_graph_message(structure)) if each.number != INITIALIZER)
+    model = [each.raw for each in read_fields(memoryview(structure)) if each.number != GRAPH]
     try:
-        return protobuf.external(b"".join([*model, protobuf.field(GRAPH, graph)]))
+        return protobuf.has_external_data(b"".join([*model, protobuf.encode_field(GRAPH, graph)]))
     except (ValueError, IndexError) as fault:
-        raise Malformed(f"{fault}") from fault
+        raise MalformedError(f"{fault}") from fault
 
 
-def without(structure: bytes, key: str) -> bytes:
-    """The structure without the property of this name. Raises Malformed."""
+def remove_property(structure: bytes, key: str) -> bytes:
+    """Return the structure without the metadata property of this name. Raises MalformedError."""
     return b"".join(
-        field.whole
-        for field in fields(memoryview(structure))
+        field.raw
+        for field in read_fields(memoryview(structure))
         if field.number != protobuf.PROPERTY or _first_text(field.message()) != key
     )
 
 
-def inputs(structure: bytes) -> list[str]:
-    """The names of the inputs, in their order. Raises Malformed."""
-    return [_first_text(each.message()) for each in fields(_graph(structure)) if each.number == INPUT]
+def input_names(structure: bytes) -> list[str]:
+    """Return the names of the inputs, in their order. Raises MalformedError."""
+    return [_first_text(each.message()) for each in read_fields(_graph_message(structure)) if each.number == INPUT]
 
 
-def pruned(structure: bytes, wanted: Sequence[str]) -> bytes:
-    """The structure with these of its outputs, in this order, and what they need. Raises Malformed."""
-    graph = list(fields(_graph(structure)))
+def prune_structure(structure: bytes, wanted: Sequence[str]) -> bytes:
+    """Return the structure with only these outputs, in this order, and what they need. Raises MalformedError."""
+    graph = list(read_fields(_graph_message(structure)))
     own = {_first_text(each.message()): each for each in graph if each.number == OUTPUT}
-    needed, nodes = _needed(graph, wanted)
+    needed, nodes = _find_needed(graph, wanted)
     kept: list[memoryview] = []
     for at, field in enumerate(graph):
         if field.number == NODE:
             keep = at in nodes
         elif field.number == INITIALIZER:
-            keep = _weight(field.message())[0] in needed
+            keep = _read_tensor(field.message())[0] in needed
         elif field.number in (VALUE_INFO, ANNOTATION):
             keep = _first_text(field.message()) in needed
         else:
             keep = field.number != OUTPUT
         if keep:
-            kept.append(field.whole)
-    inner = b"".join([*kept, *(own[name].whole for name in wanted)])
-    model = [each.whole for each in fields(memoryview(structure)) if each.number != GRAPH]
-    return b"".join([*model, protobuf.field(GRAPH, inner)])
+            kept.append(field.raw)
+    inner = b"".join([*kept, *(own[name].raw for name in wanted)])
+    model = [each.raw for each in read_fields(memoryview(structure)) if each.number != GRAPH]
+    return b"".join([*model, protobuf.encode_field(GRAPH, inner)])
 
 
-def _graph(structure: bytes) -> memoryview:
-    found = [field.message() for field in fields(memoryview(structure)) if field.number == GRAPH]
+def _graph_message(structure: bytes) -> memoryview:
+    found = [field.message() for field in read_fields(memoryview(structure)) if field.number == GRAPH]
     if len(found) != 1:
-        raise Malformed(f"it holds {len(found)} graphs and should hold one")
+        raise MalformedError(f"it holds {len(found)} graphs and should hold one")
     return found[0]
 
 
-def _needed(graph: Sequence[Field], wanted: Sequence[str]) -> tuple[set[str], set[int]]:
-    """The names of all values that the outputs need, and the places of the nodes; nodes stand in order of use."""
+def _find_needed(graph: Sequence[Field], wanted: Sequence[str]) -> tuple[set[str], set[int]]:
+    """Return the names of all values that the outputs need, and the indices of their nodes, given in order of use."""
     needed, nodes = set(wanted), set()
     for at in reversed(range(len(graph))):
         if graph[at].number != NODE:
             continue
         node = graph[at].message()
-        if any(each.number == NODE_OUTPUT and each.text() in needed for each in fields(node)):
+        if any(each.number == NODE_OUTPUT and each.text() in needed for each in read_fields(node)):
             nodes.add(at)
-            needed.update(_reads(node))
+            needed.update(_read_names(node))
     return needed - {""}, nodes
 
 
-def _reads(node: memoryview, depth: int = 0) -> Iterator[str]:
-    """The names that a node reads, and those that the graphs inside it read from around them."""
-    if depth > DEEPEST:
-        raise Malformed(f"graphs inside graphs, more than {DEEPEST} deep")
-    for field in fields(node):
+def _read_names(node: memoryview, depth: int = 0) -> Iterator[str]:
+    """Yield the names that a node reads, and those that its subgraphs read from outside."""
+    if depth > MAX_DEPTH:
+        raise MalformedError(f"graphs inside graphs, more than {MAX_DEPTH} deep")
+    for field in read_fields(node):
         if field.number == NODE_INPUT:
             yield field.text()
         elif field.number == NODE_ATTRIBUTE:
-            for part in fields(field.message()):
+            for part in read_fields(field.message()):
                 if part.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
-                    for inner in fields(part.message()):
+                    for inner in read_fields(part.message()):
                         if inner.number == NODE:
-                            yield from _reads(inner.message(), depth + 1)
-                        elif inner.number == OUTPUT:  # a branch may hand on a value from outside as it is
+                            yield from _read_names(inner.message(), depth + 1)
+                        elif inner.number == OUTPUT:  # a branch may return a value from outside unchanged
                             yield _first_text(inner.message())
 
 
-def _weight(tensor: memoryview) -> tuple[str, Tensor | None]:
-    """The name of a tensor and, where its numbers are elsewhere, what it is like."""
+def _read_tensor(tensor: memoryview) -> tuple[str, TensorSpec | None]:
+    """Return the name of a tensor and, where its data is external, its type and shape."""
     name, dims, kind, elsewhere = "", [], 0, False
-    for field in fields(tensor):
+    for field in read_fields(tensor):
         if field.number == TENSOR_NAME:
             name = field.text()
         elif field.number == DIMS:
             dims += field.numbers()
         elif field.number == DATA_TYPE:
-            kind = field.number_alone()
+            kind = field.as_uint32()
         elif field.number == DATA_LOCATION:
-            elsewhere = field.number_alone() == EXTERNAL
-    return name, Tensor(DTYPES.get(kind), tuple(dims)) if elsewhere else None
+            elsewhere = field.as_uint32() == EXTERNAL
+    return name, TensorSpec(DTYPES.get(kind), tuple(dims)) if elsewhere else None
 
 
 def _first_text(message: memoryview) -> str:
-    """Field 1 of what describes a value: its name."""
-    return next((field.text() for field in fields(message) if field.number == 1), "")
+    """Return field 1 of a message: the name in a ValueInfoProto."""
+    return next((field.text() for field in read_fields(message) if field.number == 1), "")
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins here, and where the next field does."""
+    """Return the varint at this offset, and the offset after it."""
     number = shift = 0
     while at < len(message) and shift < 70:
         byte = message[at]
@@ -249,4 +249,4 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 128:
             return number, at
-    raise Malformed("it ends within a number")
+    raise MalformedError("it ends within a number")

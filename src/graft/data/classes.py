@@ -1,17 +1,73 @@
-"""What the classes of a data set look like: how many pictures each has, in which parts, and under which names."""
+"""What the classes of a data set look like: how many images each has, in which parts, and under which names."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset, tally
-from graft.data.finding import Finding
-from graft.data.lookalikes import lookalikes
+from graft.data.quality import Finding
 from graft.errors import DataError
 from graft_runtime.card import MULTICLASS
 
-FEW = 10  # pictures of a class below which a score of it means little
-UNEQUAL = 10  # times as many pictures in the largest class as in the smallest
+
+def lookalikes(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]:
+    """One sentence for each set of names that look alike; nothing is merged.
+
+    >>> lookalikes(("Cat", "cat", "dog"), np.array([12, 240, 9]))
+    ["'Cat' (12 images) and 'cat' (240): the same class?"]
+    """
+    alike: dict[str, list[str]] = {}
+    for name, count in zip(classes, counts.tolist(), strict=True):
+        others = alike.setdefault(_bare(name), [])
+        unit = "" if others else f" image{'s' * (count != 1)}"
+        others.append(f"{name!r} ({count:,}{unit})")
+    return [f"{', '.join(names[:-1])} and {names[-1]}: the same class?" for names in alike.values() if len(names) > 1]
+
+
+def matched(where: str, found: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """A trained classifier's classes, and after them those found that it does not know, in their order.
+
+    Of no classes at all, those found. Raises DataError where one is only spelt in another way, or not one is known.
+    """
+    if not classes:
+        return tuple(found)
+    strange = followers(where, found, classes)
+    if strange and len(strange) == len(found):
+        raise DataError(
+            f"{where} has no class that the classifier knows. It has {join_names([*map(repr, strange)])}; "
+            f"the classifier knows {join_names([*map(repr, classes)])}."
+        )
+    return (*classes, *strange)
+
+
+def followers(where: str, found: Sequence[str], classes: tuple[str, ...]) -> list[str]:
+    """Those found that a classifier does not know, in their order; DataError for one that is only spelt differently."""
+    strange = [name for name in found if name not in set(classes)]
+    own = {_bare(name): name for name in classes}
+    if other := [f"{name!r} (there: {own[_bare(name)]!r})" for name in strange if _bare(name) in own]:
+        raise DataError(
+            f"{where} spells {'a class' if len(other) == 1 else 'classes'} in another way than the classifier: "
+            f"{join_names(other)}. Rename what is meant to be the same."
+        )
+    return strange
+
+
+def join_names(names: Sequence[str], most: int = 8) -> str:
+    """The first of them in a line, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _bare(name: str) -> str:
+    """What is left of a name without capitals, blanks, and ways to write the same letter."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+FEW = 10  # images of a class below which a score of it means little
+UNEQUAL = 10  # times as many images in the largest class as in the smallest
 NAMED = 8  # classes in one sentence
 SEVERAL, ALONE = 5, 0.9  # images, and the share of them with a class of their own, that make them no classes
 
@@ -29,19 +85,21 @@ def check_shared(data: Dataset) -> None:
 
 
 def few(data: Dataset) -> tuple[str, ...]:
-    """The classes with fewer than FEW pictures, but some."""
+    """The classes with fewer than FEW images, but some."""
     return tuple(name for name, count in zip(data.classes, data.counts().tolist(), strict=True) if 0 < count < FEW)
 
 
 def classes(data: Dataset) -> Iterator[Finding]:
-    """Findings about the classes of all usable pictures."""
+    """Findings about the classes of all usable images."""
     counts = dict(zip(data.classes, data.counts().tolist(), strict=True))
     if empty := [name for name, count in counts.items() if not count]:
-        yield Finding("empty class", "error", f"No usable picture of {listed(empty)}", "Add some, or drop the class.")
+        yield Finding(
+            "empty class", "error", f"No usable image of {join_counted(empty)}", "Add some, or drop the class."
+        )
     yield from _parts(data, empty)
     if small := few(data):
-        says = f"Fewer than {FEW} pictures of {listed([f'{name} ({counts[name]})' for name in small])}"
-        yield Finding("few pictures", "warning", says, "Add pictures: 20 of a class are a start, 100 are comfortable.")
+        says = f"Fewer than {FEW} images of {join_counted([f'{name} ({counts[name]})' for name in small])}"
+        yield Finding("few images", "warning", says, "Add images: 20 of a class are a start, 100 are comfortable.")
     yield from _balance(counts)
     for sentence in lookalikes(data.classes, data.counts()):
         yield Finding("class names", "warning", sentence, "If so, give both the same name.")
@@ -66,19 +124,19 @@ def _parts(data: Dataset, empty: Sequence[str]) -> Iterator[Finding]:
                 if name == "training"
                 else "No score tells of them."
             )
-            yield Finding("split", severity, f"The {name} part has no picture of {listed(lacking)}", advice)
+            yield Finding("split", severity, f"The {name} part has no image of {join_counted(lacking)}", advice)
 
 
 def _balance(counts: dict[str, int]) -> Iterator[Finding]:
     there = {name: count for name, count in counts.items() if count}
     if len(there) > 1 and (most := max(there.values())) >= UNEQUAL * (least := min(there.values())):
         big, small = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
-        says = f"{big} has {most / least:.0f} times as many pictures as {small}: {most:,} and {least:,}"
+        says = f"{big} has {most / least:.0f} times as many images as {small}: {most:,} and {least:,}"
         advice = "Look at the score of each class, not at the share of all answers; --recipe balance=... when training."
         yield Finding("imbalance", "warning", says, advice)
 
 
-def listed(names: Sequence[str]) -> str:
+def join_counted(names: Sequence[str]) -> str:
     """Some names, and how many more there are."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more

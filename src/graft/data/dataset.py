@@ -1,4 +1,4 @@
-"""The table of pictures: where their bytes are, what they show, and which part of the split they belong to."""
+"""The table of images: where their bytes are, what they show, and which part of the split they belong to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from PIL import Image
 
 from graft.data.images import Content, Files, Images, InMemory, Mixed, Raw
 from graft.errors import DataError
-from graft_runtime import given, image
+from graft_runtime import image, inputs
 from graft_runtime.card import MULTICLASS, MULTILABEL
-from graft_runtime.screen import FEW, listed
+from graft_runtime.formatting import MAX_NAMES_IN_REPR, join_names
 
 SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not decided yet'
 UNSPLIT, TRAIN, VALID, TEST = range(4)
@@ -33,10 +33,10 @@ Labels = NDArray[np.int32] | NDArray[np.uint8]
 class Dataset:
     """Columns of equal length, never a list of objects: a million rows are a million short strings.
 
-    `labels` are one class for each picture, int32 [n] with UNLABELLED where it is unknown; or, where a picture may
+    `labels` are one class for each image, int32 [n] with UNLABELLED where it is unknown; or, where an image may
     show several classes or none, uint8 [n, classes] with a 1 for each that it shows.
-    `groups` are numbers: pictures with the same one (of one patient, one video) are never divided between parts;
-    UNGROUPED where a picture stands alone. `ignored` counts, in words, what the reader saw and left out; `columns`
+    `groups` are numbers: images with the same one (of one patient, one video) are never divided between parts;
+    UNGROUPED where an image stands alone. `ignored` counts, in words, what the reader saw and left out; `columns`
     says what those of a table were taken for.
     """
 
@@ -53,16 +53,17 @@ class Dataset:
 
     def __repr__(self) -> str:
         where = f" in {self.root}" if self.root else ""
-        return f"<Dataset of {len(self):,} images{where}: {len(self.classes):,} classes ({listed(self.classes, FEW)})>"
+        names = join_names(self.classes, MAX_NAMES_IN_REPR)
+        return f"<Dataset of {len(self):,} images{where}: {len(self.classes):,} classes ({names})>"
 
     @property
     def root(self) -> str:
-        """What a person would call the place that the pictures come from."""
+        """What a person would call the place that the images come from."""
         return self.images.root
 
     @property
     def task(self) -> str:
-        """Whether a picture has one label ('multiclass') or any number of them ('multilabel')."""
+        """Whether an image has one label ('multiclass') or any number of them ('multilabel')."""
         return MULTILABEL if self.labels.ndim == 2 else MULTICLASS
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
@@ -77,39 +78,39 @@ class Dataset:
         return np.flatnonzero(np.isin(self.split, codes))
 
     def name(self, row: int) -> str:
-        """What to call this picture in front of a person."""
+        """What to call this image in front of a person."""
         return self.images.name(row)
 
     def names(self) -> list[str]:
-        """What to call each picture."""
+        """What to call each image."""
         return [self.images.name(row) for row in range(len(self))]
 
     def read(self, row: int) -> Raw:
-        """The picture as stored: the bytes of its file, or its pixels. Raises OSError or ImageError."""
+        """The image as stored: the bytes of its file, or its pixels. Raises OSError or ImageError."""
         return self.images.read(row)
 
     def named(self, faults: Mapping[int, str]) -> dict[str, str]:
-        """Faults by the names of the pictures instead of their rows."""
+        """Faults by the names of the images instead of their rows."""
         return {self.name(row): reason for row, reason in faults.items()}
 
     def counts(self) -> NDArray[np.intp]:
-        """How many pictures each class has, [classes]."""
+        """How many images each class has, [classes]."""
         return tally(self.labels, len(self.classes))
 
     def targets(self) -> NDArray[np.float32]:
-        """The labels as a matrix [n, classes]: 1 for each class that a picture shows."""
+        """The labels as a matrix [n, classes]: 1 for each class that an image shows."""
         return targets(self.labels, len(self.classes))
 
 
 def tally(labels: NDArray[np.integer], classes: int) -> NDArray[np.intp]:
-    """How many pictures each class has, [classes]."""
+    """How many images each class has, [classes]."""
     if labels.ndim == 2:
         return labels.sum(axis=0, dtype=np.intp)
     return np.bincount(labels[labels >= 0], minlength=classes)
 
 
 def targets(labels: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
-    """Labels of either kind as a matrix [n, classes]; the row of an unlabelled picture is 0 throughout."""
+    """Labels of either kind as a matrix [n, classes]; the row of an unlabelled image is 0 throughout."""
     if labels.ndim == 2:
         return labels.astype(np.float32)
     return (labels[:, None] == np.arange(classes)).astype(np.float32)
@@ -130,7 +131,7 @@ def of_any(images: Any, labels: ArrayLike | None = None, classes: tuple[str, ...
     Raises DataError for what is none of these.
     """
     try:
-        kept = [_kept(given.one(each, row)) for row, each in enumerate(given.many(images))]
+        kept = [_kept(inputs.as_image(each, row)) for row, each in enumerate(inputs.as_images(images))]
     except DataError:
         raise
     except ValueError as error:
@@ -156,9 +157,9 @@ def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, cla
     return _table(names, labels, classes)
 
 
-def from_arrays(pictures: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """A table over pictures in memory: uint8 arrays [height, width] or [height, width, 3], or PIL pictures."""
-    return _table(InMemory([as_rgb(picture) for picture in pictures]), labels, classes)
+def from_arrays(images: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+    """A table over images in memory: uint8 arrays [height, width] or [height, width, 3], or PIL images."""
+    return _table(InMemory([as_rgb(each) for each in images]), labels, classes)
 
 
 def _table(images: Images, labels: ArrayLike | None, classes: tuple[str, ...]) -> Dataset:
@@ -175,7 +176,7 @@ def _known(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
         return _numbers(given, classes)
     if given.shape[1:] != (len(classes),) or not np.isin(given, (0, 1)).all():
         raise DataError(
-            f"Several labels for each picture are a table of 0 and 1, [pictures, {len(classes)} classes]. "
+            f"Several labels for each image are a table of 0 and 1, [images, {len(classes)} classes]. "
             f"Got {list(given.shape)}, from {given.min(initial=0)} to {given.max(initial=0)}."
         )
     if len(classes) > 1 and (given.sum(axis=1) == 1).all():
@@ -197,18 +198,18 @@ def _numbers(given: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int32]
     return numbers.astype(np.int32)
 
 
-def as_rgb(picture: Any) -> NDArray[np.uint8]:
-    """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no picture."""
+def as_rgb(pixels: Any) -> NDArray[np.uint8]:
+    """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no image."""
     try:
-        return image.upright(picture) if isinstance(picture, Image.Image) else image.colour(np.asarray(picture))
+        return image.from_pil(pixels) if isinstance(pixels, Image.Image) else image.from_array(np.asarray(pixels))
     except image.ImageError as error:
-        raise DataError(f"A picture in memory cannot be used: {error}.") from error
+        raise DataError(f"An image in memory cannot be used: {error}.") from error
     except ValueError as error:
         raise DataError(str(error)) from error
 
 
 def digest(raw: Raw) -> bytes:
-    """The name of a picture by its content: the same bytes have the same name wherever they lie."""
+    """The name of an image by its content: the same bytes have the same name wherever they lie."""
     if isinstance(raw, Content):
         return bytes(raw)
     shape = b"" if isinstance(raw, bytes) else str(raw.shape).encode()

@@ -1,15 +1,18 @@
-"""Pictures that show the same thing: exact copies, re-encoded copies, frames of one burst."""
+"""Images that show the same thing: exact copies, re-encoded copies, frames of one burst."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.hashes import BITS, differing
+from graft.data.dataset import Dataset, Labels
+from graft.data.image_stats import BITS, differing, mirrored
+from graft.data.quality import Finding, column, counted
 from graft.progress import Watch, unwatched
 
 ALIKE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
@@ -38,7 +41,7 @@ Pairs = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.floating]]  # one, 
 def near_duplicates(
     features: Rows, digests: NDArray[np.uint8], hashes: NDArray[np.uint64] | None = None, watch: Watch = unwatched
 ) -> NDArray[np.int64]:
-    """A group number [n] for each picture; pictures alike in content, or by the rule of `alike`, share one."""
+    """A group number [n] for each image; images alike in content, or by the rule of `alike`, share one."""
     groups = copies(digests)
     for one, two, _ in watch(alike(features, hashes), "near-duplicates", pieces(len(features))):
         groups = merged(groups, one, two)
@@ -55,9 +58,9 @@ def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[
     """All pairs of near-duplicates, some at a time: the cosine between their features is above ALIKE, or less where
     their perceptual hashes, of which one may be the mirror image's, are near.
 
-    Features are standardised first, so that the cosine compares what makes a picture special in this set. Where images
+    Features are standardised first, so that the cosine compares what makes an image special in this set. Where images
     are alike by nature, as steel, cells or panels are, more is asked for: see `Nature`. All pairs are compared, block
-    by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 pictures take 1.3 TFLOP.
+    by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 images take 1.3 TFLOP.
     """
     rows = _unit(sketch(features))
     limits = None if hashes is None else natural(rows, hashes).least(np.arange(BITS + 1)).astype(np.float32)
@@ -113,7 +116,7 @@ def natural(rows: NDArray[np.floating], hashes: NDArray[np.uint64]) -> Nature:
 
 
 def alike_in_hash(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
-    """All pairs whose hashes are nearly the same, for pictures without features; in place of the cosine, a nearness."""
+    """All pairs whose hashes are nearly the same, for images without features; in place of the cosine, a nearness."""
     for start in range(0, len(hashes), BLOCK):
         for other in range(start, len(hashes), BLOCK):
             bits = differing(hashes[start : start + BLOCK, None], hashes[None, other : other + BLOCK])
@@ -134,7 +137,7 @@ def numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def joined(groups: NDArray[np.int64], others: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Groups joined with those of the pictures' owner: who shares one with somebody in either shares one now."""
+    """Groups joined with those of the images' owner: who shares one with somebody in either shares one now."""
     if others is None:
         return groups
     own = np.where(others < 0, others.max(initial=0) + 1 + np.arange(len(others)), others)
@@ -196,3 +199,136 @@ def _components(one: NDArray[np.int64], two: NDArray[np.int64], size: int) -> ND
 
     graph = coo_array((np.ones(len(one), bool), (one, two)), shape=(size, size))
     return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+NOBODY = -1
+OFTEN = 3  # times the same content: two may be an accident of collecting
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Columns [n]: `groups` as `near_duplicates` has them, `first` row of the same content, and rows or NOBODY.
+
+    `nearest` is the most alike of the near-duplicates whose content differs, `disputed` of all that have another
+    label, `crossing` of all in another part of the user's own split.
+    """
+
+    groups: NDArray[np.int64]
+    first: NDArray[np.int64]
+    nearest: NDArray[np.intp]
+    disputed: NDArray[np.intp]
+    crossing: NDArray[np.intp]
+
+    @property
+    def copies(self) -> NDArray[np.bool_]:
+        """Which images have the content of one before them."""
+        return self.first != np.arange(len(self.first))
+
+
+def find_twins(
+    features: Rows | None,
+    digests: NDArray[np.uint8],
+    hashes: NDArray[np.uint64] | None,
+    labels: Labels,
+    parts: NDArray[np.int8],
+    watch: Watch = unwatched,
+) -> Twins:
+    """Compare all pairs, by hashes alone if there are no features; memory grows with the images, not the pairs."""
+    first = copies(digests)
+    groups = first
+    nearest, disputed, crossing = (_Nearest(len(first)) for _ in range(3))
+    for one, two, cosine in watch(_alike(features, hashes), "near-duplicates", pieces(len(first))):
+        groups = merged(groups, one, two)
+        pairs = (one, two, cosine)
+        nearest.take(pairs, first[one] != first[two])
+        disputed.take(pairs, np.logical_or.reduce(np.atleast_2d((labels[one] != labels[two]).T)))
+        crossing.take(pairs, parts[one] != parts[two])
+    return Twins(numbered(groups), first, nearest.row, disputed.row, crossing.row)
+
+
+def _alike(features: Rows | None, hashes: NDArray[np.uint64] | None) -> Iterator[Pairs]:
+    if features is not None:
+        return alike(features, hashes)
+    return alike_in_hash(hashes) if hashes is not None else iter(())
+
+
+class _Nearest:
+    """The partner of each image with the highest cosine so far."""
+
+    def __init__(self, count: int) -> None:
+        self.row = np.full(count, NOBODY, np.intp)
+        self._cosine = np.full(count, -np.inf)
+
+    def take(self, pairs: Pairs, counts: NDArray[np.bool_]) -> None:
+        """Look at those of the pairs that count, in both directions; of equals the first image is the partner."""
+        one, two, cosine = (np.asarray(column)[counts] for column in pairs)
+        mine, other, cosine = np.r_[one, two], np.r_[two, one], np.r_[cosine, cosine]
+        order = np.lexsort((-other, cosine))  # of several values for one place the last stays
+        order = order[cosine[order] > self._cosine[mine[order]]]
+        self.row[mine[order]] = other[order]
+        self._cosine[mine[order]] = cosine[order]
+
+
+def pairs_of(partner: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Rows and partners as pairs [m, 2], each pair once, the lower row first."""
+    rows = np.flatnonzero(partner != NOBODY)
+    return np.unique(np.sort(np.column_stack([rows, partner[rows]]), axis=1), axis=0)
+
+
+def repeated(first: NDArray[np.int64]) -> dict[int, int]:
+    """Contents that stand there OFTEN or more, the most frequent first: (their first row, how often)."""
+    counts = np.bincount(first, minlength=len(first))
+    order = np.argsort(-counts, kind="stable")
+    return {int(row): int(counts[row]) for row in order[: int((counts >= OFTEN).sum())]}
+
+
+def found(twins: Twins, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[Finding]:
+    """What near-duplicates do to a data set; row i of the columns is image i of `data`."""
+    first, notes = twins.first, partial(_notes, twins.first, hashes)
+    crossing, disputed = pairs_of(twins.crossing), pairs_of(twins.disputed)
+    copied = first[disputed[:, 0]] == first[disputed[:, 1]]
+    if len(crossing):
+        count = int((twins.crossing != NOBODY).sum())
+        says = f"{counted(count, 'image')} have a near-duplicate in another part of your split: the score flatters"
+        advice = "Take one side out (--fix leaves out that of the training part), or let graft split all of them."
+        yield Finding("leak", "error", says, advice, crossing, notes(crossing))
+    if copied.any():
+        says = f"{counted(int(copied.sum()), 'pair')} of the same content under different labels"
+        advice = "One of the two is wrong, or both labels are true (then it is a task of several labels)."
+        yield Finding("conflict", "error", says, advice, disputed[copied], notes(disputed[copied]))
+    if not copied.all():
+        says = f"{counted(int((~copied).sum()), 'pair')} of near-duplicates under different labels"
+        advice = "Look at both: often one label is wrong."
+        yield Finding("near conflict", "warning", says, advice, disputed[~copied], notes(disputed[~copied]))
+    pairs = pairs_of(np.where(twins.copies, first, NOBODY).astype(np.intp))
+    pairs = pairs[~(_among(pairs, disputed) | _among(pairs, crossing))]
+    if len(pairs):
+        says = f"{counted(len(pairs), 'image')} of the same content as another one"
+        yield Finding("copy", "warning", says, "One of each is enough; --fix keeps it.", pairs)
+    if often := repeated(first):
+        says = f"{sum(often.values()):,} images of {counted(len(often), 'content')} found {OFTEN} times or more"
+        advice = "Is it a placeholder for missing images, or an error page? Then delete them: it is learnt as a class."
+        yield Finding("placeholder", "warning", says, advice, column(np.array(list(often))), _times(often))
+    near = pairs_of(twins.nearest)
+    near = near[~(_among(near, disputed) | _among(near, crossing))]
+    if len(near):
+        says = f"{counted(len(near), 'pair')} of near-duplicates"
+        advice = "graft fit keeps them on one side of its split. Whole series of them teach no more than a few."
+        yield Finding("near-duplicate", "note", says, advice, near, notes(near))
+
+
+def _times(often: Mapping[int, int]) -> list[str]:
+    return [f"{count:,} times" for count in often.values()]
+
+
+def _among(pairs: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which pairs are told of already."""
+    known = set(map(tuple, others.tolist()))
+    return np.array([tuple(pair) in known for pair in pairs.tolist()], bool)
+
+
+def _notes(first: NDArray[np.int64], hashes: NDArray[np.uint64], pairs: NDArray[np.intp]) -> list[str]:
+    """A word on each pair."""
+    one, two = pairs.T
+    turned = np.bitwise_count(hashes[one] ^ mirrored(hashes[two])) < np.bitwise_count(hashes[one] ^ hashes[two])
+    return np.where(first[one] == first[two], "same content", np.where(turned, "mirrored", "")).tolist()

@@ -1,4 +1,4 @@
-"""Columns of pictures: where the bytes or pixels of each are. What lies in an archive or a table has a column there."""
+"""Columns of images: where the bytes or pixels of each are. What lies in an archive or a table has a column there."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from graft_runtime.image import ImageError, decode, read
 
-Raw = bytes | NDArray[np.uint8]  # a picture as stored: the bytes of its file, or its pixels
+Raw = bytes | NDArray[np.uint8]  # an image as stored: the bytes of its file, or its pixels
 
 
 class Content(bytes):
-    """The digest of a picture in place of its bytes: enough where all that is asked of the picture is in the cache."""
+    """The digest of an image in place of its bytes: enough where all that is asked of the image is in the cache."""
 
 
 @runtime_checkable
 class Images(Protocol):
-    """A column of pictures, none of them in memory unless it has to be.
+    """A column of images, none of them in memory unless it has to be.
 
     `root` is what a person would call the place where they are; `name` what to call one of them in front of a person.
     `read` may be called from several threads at once; it raises OSError or ImageError.
@@ -68,20 +68,20 @@ class Files:
 class InMemory:
     """Pixels, uint8 [height, width, 3] each; or the bytes of files."""
 
-    pictures: Sequence[Raw]
+    images: Sequence[Raw]
     root: str = ""
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def take(self, rows: NDArray[np.integer]) -> InMemory:
-        return InMemory([self.pictures[row] for row in rows], self.root)
+        return InMemory([self.images[row] for row in rows], self.root)
 
     def name(self, row: int) -> str:
-        return f"picture {row}"
+        return f"image {row}"
 
     def read(self, row: int) -> Raw:
-        return self.pictures[row]
+        return self.images[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Mixed:
 
     def name(self, row: int) -> str:
         own = self.given[self.rows[row]]
-        return own if isinstance(own, str) else f"picture {self.rows[row]}"
+        return own if isinstance(own, str) else f"image {self.rows[row]}"
 
     def read(self, row: int) -> Raw:
         own = self.given[self.rows[row]]
@@ -109,10 +109,10 @@ class Mixed:
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Pictures of one size that lie in one array, as data sets of small pictures are published.
+    """Images of one size that lie in one array, as data sets of small images are published.
 
-    `pixels` uint8 [pictures, channels, height, width], 1 or 3 channels; `rows` [n] says which of them this column has.
-    `files` says, in front of a person, where they came from: names, and how many pictures each had, in order.
+    `pixels` uint8 [images, channels, height, width], 1 or 3 channels; `rows` [n] says which of them this column has.
+    `files` says, in front of a person, where they came from: names, and how many images each had, in order.
     """
 
     pixels: NDArray[np.uint8]
@@ -133,15 +133,15 @@ class Pixels:
         return f"{list(self.files)[file]} [{int(self.rows[row]) - start}]"
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        picture = self.pixels[self.rows[row]].transpose(1, 2, 0)
-        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        image = self.pixels[self.rows[row]].transpose(1, 2, 0)
+        return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """Boxes cut out of other pictures: each is a picture of its own.
+    """Boxes cut out of other images: each is an image of its own.
 
-    `boxes` int32 [n, 4] are left, top, right and bottom in pixels, of the picture as it stands upright; what reaches
+    `boxes` int32 [n, 4] are left, top, right and bottom in pixels, of the image as it stands upright; what reaches
     over the edge is cut off.
     """
 
@@ -150,7 +150,7 @@ class Crops:
 
     @property
     def root(self) -> str:
-        """The place of the whole pictures."""
+        """The place of the whole images."""
         return self.images.root
 
     def __len__(self) -> int:
@@ -168,5 +168,66 @@ class Crops:
         left, top, right, bottom = self.boxes[row].clip(0).tolist()
         crop = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
         if not crop.size:
-            raise ImageError("box outside the picture")
+            raise ImageError("box outside the image")
         return np.ascontiguousarray(crop)
+
+
+@dataclass(frozen=True, eq=False)
+class Recalled:
+    """A column of names and digests [n, 16]; `at` [n] says where an image lies in `photos`, -1 where it does not.
+
+    `read` gives the digest (see `Content`) of an image that is not at hand.
+    """
+
+    names: NDArray[Any]  # of numpy's StringDType
+    digests: NDArray[np.uint8]
+    at: NDArray[np.intp]
+    photos: Images | None = None
+    root: str = ""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: NDArray[np.integer]) -> Recalled:
+        return replace(self, names=self.names[rows], digests=self.digests[rows], at=self.at[rows])
+
+    def name(self, row: int) -> str:
+        return str(self.names[row])
+
+    def read(self, row: int) -> Raw:
+        if self.photos is None or self.at[row] < 0:
+            return Content(self.digests[row].tobytes())
+        return self.photos.read(int(self.at[row]))
+
+
+@dataclass(frozen=True, eq=False)
+class Several:
+    """Several columns as one; `which` [n] names the column of each image, `rows` [n] its row there."""
+
+    columns: tuple[Images, ...]
+    which: NDArray[np.intp]
+    rows: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, columns: Sequence[Images]) -> Several:
+        """One after the other."""
+        lengths = [len(column) for column in columns]
+        rows = np.concatenate([np.arange(length) for length in lengths])
+        return cls(tuple(columns), np.repeat(np.arange(len(columns)), lengths), rows)
+
+    @property
+    def root(self) -> str:
+        """The place of the first."""
+        return self.columns[0].root
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: NDArray[np.integer]) -> Several:
+        return replace(self, which=self.which[rows], rows=self.rows[rows])
+
+    def name(self, row: int) -> str:
+        return self.columns[self.which[row]].name(int(self.rows[row]))
+
+    def read(self, row: int) -> Raw:
+        return self.columns[self.which[row]].read(int(self.rows[row]))

@@ -1,8 +1,8 @@
-"""Which pictures are for training, which for the score, and which fold each belongs to: decided by content.
+"""Which images are for training, which for the score, and which fold each belongs to: decided by content.
 
-A picture's place follows from a hash of its bytes, so file names, order and machine do not matter. Near-duplicates
+An image's place follows from a hash of its bytes, so file names, order and machine do not matter. Near-duplicates
 form a group that stays together, because a twin on the other side of the border makes every score a lie. Labels are
-one class for each picture [n], or several [n, classes]; the latter are dealt by iterative stratification (Sechidis et
+one class for each image [n], or several [n, classes]; the latter are dealt by iterative stratification (Sechidis et
 al. 2011), rarest class first.
 """
 
@@ -23,11 +23,11 @@ IntArray = NDArray[np.integer]
 def lasting(
     labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
 ) -> NDArray[np.int8]:
-    """TRAIN or TEST for each picture, by its own content: it stays there whatever is added to the set later.
+    """TRAIN or TEST for each image, by its own content: it stays there whatever is added to the set later.
 
-    A picture is TEST if the hash of its content falls below `share`; a group goes with one of its pictures. So about
-    `share` of each class is TEST. Only where chance leaves a class without a test picture it lends its first, and
-    where chance takes more than half of a class, the rest stays TRAIN. Several labels a picture are dealt by
+    An image is TEST if the hash of its content falls below `share`; a group goes with one of its images. So about
+    `share` of each class is TEST. Only where chance leaves a class without a test image it lends its first, and
+    where chance takes more than half of a class, the rest stays TRAIN. Several labels an image are dealt by
     `stratified`, for which the whole set decides.
     """
     if labels.ndim == 2:
@@ -45,10 +45,10 @@ def lasting(
 def stratified(
     labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
 ) -> NDArray[np.int8]:
-    """TRAIN or TEST for each picture: `share` of each class is TEST, and at least one picture stays TRAIN.
+    """TRAIN or TEST for each image: `share` of each class is TEST, and at least one image stays TRAIN.
 
     Groups are dealt in the order of their hash; one that would overfill the test part of any of its classes is for
-    training. A class with a single picture or group cannot be tested.
+    training. A class with a single image or group cannot be tested.
     """
     if labels.ndim == 2:
         return _split_of_several(labels, _in_hash_order(groups, digests, seed), share)
@@ -67,7 +67,7 @@ class _Deal:
         self._filled = [0] * len(room)
 
     def tested(self, rows: list[int]) -> bool:
-        """Whether each class of the group has a test picture."""
+        """Whether each class of the group has a test image."""
         return all(self._filled[self._labels[row]] for row in rows)
 
     def take(self, rows: list[int]) -> None:
@@ -80,14 +80,14 @@ class _Deal:
 
 
 def one_group_out(groups: IntArray) -> NDArray[np.int64]:
-    """A fold number for each picture, 0 to the number of groups - 1: each fold is one group."""
+    """A fold number for each image, 0 to the number of groups - 1: each fold is one group."""
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def folds(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], count: int, seed: int) -> NDArray[np.int8]:
-    """A fold number for each picture, 0 to count - 1: classes spread evenly, groups kept together.
+    """A fold number for each image, 0 to count - 1: classes spread evenly, groups kept together.
 
-    Big groups are dealt first; each goes to the fold that has the fewest pictures of its classes so far.
+    Big groups are dealt first; each goes to the fold that has the fewest images of its classes so far.
     """
     members = sorted(_in_hash_order(groups, digests, seed), key=len, reverse=True)
     if labels.ndim == 2:
@@ -118,7 +118,7 @@ def _emptiest(filled: list[list[int]], total: list[int], wanted: Mapping[int, in
 
 
 def _room(sizes: IntArray, share: float) -> IntArray:
-    """How many pictures of each class may be TEST; a class may be empty."""
+    """How many images of each class may be TEST; a class may be empty."""
     room = np.maximum(np.rint(sizes * share).astype(int), sizes > 1)
     return np.minimum(room, np.maximum(sizes - 1, 0))
 
@@ -132,7 +132,7 @@ def _split_of_several(labels: IntArray, members: list[list[int]], share: float) 
 
 
 def _tallies(labels: IntArray, members: list[list[int]]) -> NDArray[np.int64]:
-    """How many pictures of each class a group has, [groups, classes + 1]; the last column is its size."""
+    """How many images of each class a group has, [groups, classes + 1]; the last column is its size."""
     starts = np.cumsum([0, *(len(rows) for rows in members[:-1])])
     several = np.add.reduceat(labels[np.concatenate(members)], starts, axis=0, dtype=np.int64)
     return np.column_stack([several, [len(rows) for rows in members]])
@@ -141,8 +141,8 @@ def _tallies(labels: IntArray, members: list[list[int]]) -> NDArray[np.int64]:
 def _dealt(tallies: NDArray[np.int64], desired: NDArray[np.float64], keep: bool = False) -> NDArray[np.int8]:
     """The part of each group, so that part p gets about `desired[p]` [classes + 1].
 
-    The class with the fewest pictures left is dealt first, each group to the part that wants it most; size, the last
-    column, decides between equals and deals what has no label. With `keep` no class loses its last picture to another
+    The class with the fewest images left is dealt first, each group to the part that wants it most; size, the last
+    column, decides between equals and deals what has no label. With `keep` no class loses its last image to another
     part than the first.
     """
     part, desired, left = np.full(len(tallies), -1, np.int8), desired.copy(), tallies.sum(axis=0)
@@ -162,7 +162,7 @@ def _dealt(tallies: NDArray[np.int64], desired: NDArray[np.float64], keep: bool 
 
 
 def _spread(dealt: NDArray[np.int8], members: list[list[int]], count: int) -> NDArray[np.int8]:
-    """The part of each picture from that of its group."""
+    """The part of each image from that of its group."""
     part = np.zeros(count, np.int8)
     part[np.concatenate(members)] = np.repeat(dealt, [len(rows) for rows in members])
     return part

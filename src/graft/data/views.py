@@ -1,4 +1,4 @@
-"""Seeded views of a picture: what view 3 shows depends on seed, picture, number and epoch, nothing else."""
+"""Seeded views of an image: what view 3 shows depends on seed, image, number and epoch, nothing else."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graft.data.strengths import LEAST
+from graft.data.augmentation import LEAST
 
-CENTRE, MIRROR = 0, 1  # view 0 is the picture as it will be judged; view 1 the same, mirrored; from 2 on random crops
+CENTRE, MIRROR = 0, 1  # view 0 is the image as it will be judged; view 1 the same, mirrored; from 2 on random crops
 SCALE = (LEAST, 1.0)  # share of the area that a random crop keeps
 ASPECT = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle in pixels of the decoded picture, and whether to mirror it."""
+    """A rectangle in pixels of the decoded image, and whether to mirror it."""
 
     left: int
     top: int
@@ -29,12 +29,12 @@ class Crop:
 def crop(
     seed: int, digest: bytes, view: int, width: int, height: int, *, epoch: int = 0, least: float = SCALE[0]
 ) -> Crop:
-    """The random resized crop that belongs to (seed, picture, view, epoch): the same in every process and order.
+    """The random resized crop that belongs to (seed, image, view, epoch): the same in every process and order.
 
     Szegedy et al. 2015's crop: area and aspect ratio uniform (the latter on a log scale), then a uniform place. `least`
     is the smallest share of the area; the views that are stored are those of epoch 0.
 
-    >>> crop(0, b"a picture", 2, 640, 480) == crop(0, b"a picture", 2, 640, 480)
+    >>> crop(0, b"an image", 2, 640, 480) == crop(0, b"an image", 2, 640, 480)
     True
     """
     random = np.random.default_rng(draw(seed, digest, view, epoch))

@@ -1,4 +1,4 @@
-"""The heads to train, as they are asked for: 'mlp:hidden=256+128'. Options and their checks, without PyTorch."""
+"""Options of heads ('mlp:hidden=256+128') and their checks, without PyTorch."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graft import extras, spec
 from graft.errors import UsageError
 
 ACTIVATIONS = ("relu", "leaky-relu", "tanh", "sigmoid", "gelu")
 INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "normal", "zero")
 PADDINGS = {"same": 1, "valid": 0}  # rows of zeros around a map before its 3 x 3 convolution
 
+HEAD_NAMES = ("auto", "ridge", "logistic", "svm", "lda", "ncm", "knn", "mlp", "forest")  # of heads that are solved
+SKLEARN_HEADS = ("svm", "lda", "ncm", "knn", "mlp", "forest")  # fitted by scikit-learn
+SINGLE_LABEL_HEADS = ("knn",)  # heads that count votes for one class of each image
+LAYER_CHOICES = ("auto", "last", "all")
+
+
+# --- Heads trained by gradient descent --------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Linear:
-    """One layer on the features.
+    """A linear layer on the features.
 
-    `dropout` takes whole features away. They are averages over space, so that this is the same as taking whole
-    channels of the map away before it is averaged: spatial dropout (Tompson et al. 2015) needs no option of its own.
+    `dropout` drops whole features. They are averages over space, so that this equals dropping whole channels of the
+    map before the average: spatial dropout (Tompson et al. 2015) needs no option of its own.
     """
 
     dropout: float = 0.0
@@ -35,7 +44,7 @@ class Linear:
 class Mlp:
     """Hidden layers of the widths `hidden` (256+128), each followed by the activation and dropout.
 
-    `init` and `seed` are one value for all layers, or one for each, joined by +; the layer of the classes is the last.
+    `init` and `seed` are one value for all layers, or one for each, joined by +; the output layer is the last.
     """
 
     hidden: str = "256"
@@ -46,15 +55,15 @@ class Mlp:
 
     def __post_init__(self) -> None:
         _check_share("dropout", self.dropout)
-        _check_layers(self.activation, self.init, self.seed, [*map(str, widths(self.hidden)), "classes"])
+        _check_layers(self.activation, self.init, self.seed, [*map(str, parse_widths(self.hidden)), "classes"])
 
 
 @dataclass(frozen=True)
 class Conv:
-    """The classic head on a feature map: 3 x 3 convolution, activation, largest of each 2 x 2, then as `Mlp`.
+    """The classic head on a feature map: 3 x 3 convolution, activation, 2 x 2 max pooling, then as `Mlp`.
 
     With `padding` 'same' the convolution keeps the size of the map, with 'valid' it loses a row on each side.
-    `spatial_dropout` takes whole filters away before the pooling. Of `init` and `seed` the first is the convolution's.
+    `spatial_dropout` drops whole filters before the pooling. Of `init` and `seed` the first is the convolution's.
     """
 
     filters: int = 32
@@ -72,15 +81,15 @@ class Conv:
         _check_choice("padding", self.padding, PADDINGS)
         _check_share("spatial_dropout", self.spatial_dropout)
         _check_share("dropout", self.dropout)
-        _check_layers(self.activation, self.init, self.seed, ["conv", *map(str, widths(self.hidden)), "classes"])
+        _check_layers(self.activation, self.init, self.seed, ["conv", *map(str, parse_widths(self.hidden)), "classes"])
 
 
-Design = Linear | Mlp | Conv
+HeadOptions = Linear | Mlp | Conv
 HEADS: dict[str, type[Any]] = {"linear": Linear, "mlp": Mlp, "conv": Conv}
 
 
-def widths(hidden: str) -> list[int]:
-    """[256, 128] from '256+128'; no text, no hidden layer."""
+def parse_widths(hidden: str) -> list[int]:
+    """Return [256, 128] for '256+128'; an empty text is no hidden layer."""
     parts = hidden.split("+") if hidden else []
     if not all(part.isdecimal() and int(part) for part in parts):
         raise UsageError(f"'hidden' must be widths of layers, such as 256 or 256+128. Got {hidden!r}.")
@@ -116,3 +125,29 @@ def _check_seed(seed: int | str) -> None:
     text = str(seed)
     if not (text.isascii() and text.isdecimal() and int(text) < 2**64):
         raise UsageError(f"'seed' must be from 0 to 2^64 - 1. Got {text}.")
+
+
+# --- Heads solved on cached features ----------------------------------------------------------------------------------
+
+
+def check_head(head: str, layers: str, multilabel: bool = False) -> None:
+    """Raise UsageError for an unknown head or choice of layers, or a head that does not support several labels."""
+    if head not in HEAD_NAMES:
+        raise UsageError(f"There is no head {head!r}.{spec.meant(head, HEAD_NAMES)} There are {', '.join(HEAD_NAMES)}.")
+    if multilabel and head in SINGLE_LABEL_HEADS:
+        able = ", ".join(name for name in HEAD_NAMES if name not in SINGLE_LABEL_HEADS)
+        raise UsageError(f"The head {head!r} takes one label for each image. Several labels are taken by {able}.")
+    if layers not in LAYER_CHOICES:
+        raise UsageError(f"Layers are {', '.join(LAYER_CHOICES)}. Got {layers!r}.{spec.meant(layers, LAYER_CHOICES)}")
+
+
+def check_head_installed(head: str) -> None:
+    """Raise UsageError for a head that needs scikit-learn where that is not installed."""
+    if head in SKLEARN_HEADS:
+        extras.needed("sklearn", f"The head {head!r}")
+
+
+def check_pca(pca: int) -> None:
+    """Raise UsageError for a negative number of axes; 0 means no PCA."""
+    if pca < 0:
+        raise UsageError(f"'pca' must be 1 or more, how many axes to keep, or 0 to keep all features. Got {pca}.")

@@ -1,4 +1,4 @@
-"""A head as arrays: from features to logits, without PyTorch."""
+"""The head of a classifier as NumPy arrays: from features to logits, without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.backbones import forked
-from graft.heads.checks import check_places, check_spec, check_tensors, dense, shapes
-from graft.heads.nodes import OPSET, nodes
+from graft.backbones import graph
+from graft.backbones.graph import register
+from graft.heads.nodes import OPSET, build_nodes, check_indices, check_spec, check_tensors, dense_layers, tensor_shapes
 
-FEATURES, LOGITS, JUDGE = "features", "logits", "judge."
+FEATURES, LOGITS, BODY_PREFIX = "features", "logits", "judge."
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Standardise features [n, d], then judge them: logits [n, classes].
+    """Standardise features [n, d] and compute logits [n, classes].
 
-    `spec` says what the head is made of, `tensors` are its numbers, by the names that PyTorch gives them. A conv head
-    takes maps [n, c, h, w] flattened to [n, c*h*w].
+    `spec` is the architecture of the head, `tensors` are its weights by their PyTorch names. A conv head takes maps
+    [n, c, h, w] flattened to [n, c*h*w].
 
-    Raises ValueError for a spec that cannot be, and for tensors that are not those of the spec.
+    Raises ValueError for an invalid spec, and for tensors that do not match the spec.
     """
 
     spec: dict[str, Any]
@@ -34,7 +34,7 @@ class Head:
         check_spec(self.spec)
         check_tensors(self.spec, self.tensors)
         whole = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}
-        object.__setattr__(self, "tensors", whole)  # in one piece, as files and runtimes want them
+        object.__setattr__(self, "tensors", whole)  # contiguous, as safetensors and ONNX Runtime need them
 
     def __repr__(self) -> str:
         return f"<Head: {self.spec['kind']}, {self.spec['width']:,} features to {self.spec['classes']:,} classes>"
@@ -43,7 +43,7 @@ class Head:
         return Head, (self.spec, dict(self.tensors))  # an open session cannot be copied
 
     def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The logits [n, classes] of features [n, d]."""
+        """Return the logits [n, classes] of features [n, d]."""
         if not len(features):
             return np.zeros((0, self.spec["classes"]), np.float32)
         if self.spec["kind"] == "linear" and "pca" not in self.spec:
@@ -52,96 +52,98 @@ class Head:
         return self._session.run([LOGITS], given | dict(self.tensors))[0]
 
     def _linear(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The commonest head without onnx, which takes as long to import as all else that an answer takes."""
+        """Compute a linear head in NumPy: importing onnx would double the time to a first prediction."""
         names = "mean", "scale", "judge.weight", "judge.bias"
         mean, scale, weight, bias = (np.float32(self.tensors[name]) for name in names)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is no number stays none
+        with np.errstate(invalid="ignore", over="ignore"):  # nan and inf pass through
             return np.asarray((features - mean) * scale @ weight.T + bias, np.float32)
 
-    def judged(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The logits [n, classes] of features that have been standardised already."""
+    def forward_standardised(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the logits [n, classes] of features that are standardised already."""
         mean, scale = self.tensors["mean"], self.tensors["scale"]
         return self.with_tensors({"mean": np.zeros_like(mean), "scale": np.ones_like(scale)})(standardised)
 
     @cached_property
     def _session(self) -> Any:
-        """The tensors are inputs: so they are kept once, and not copied into a model."""
+        """ONNX Runtime session; the tensors are its inputs, so that they are not copied into a model."""
         import onnxruntime
         from onnx import TensorProto, helper
 
         kinds = {np.float32: TensorProto.FLOAT, np.int32: TensorProto.INT32, np.int64: TensorProto.INT64}
         inputs = [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["n", self.spec["width"]])]
-        for name, (kind, shape) in shapes(self.spec).items():
+        for name, (kind, shape) in tensor_shapes(self.spec).items():
             inputs.append(helper.make_tensor_value_info(name, kinds[kind], shape))
         output = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["n", self.spec["classes"]])
-        graph = helper.make_graph(nodes(self.spec, FEATURES, LOGITS, ""), "head", inputs, [output])
+        graph = helper.make_graph(build_nodes(self.spec, FEATURES, LOGITS, ""), "head", inputs, [output])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
-        forked.tell(self)
+        register(self)
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def forked(self) -> None:
-        """In the child of a fork: a session of its own."""
+    def on_fork(self) -> None:
+        """Drop the session in the child of a fork; the next call opens a new one."""
         if session := vars(self).pop("_session", None):
-            forked.left(session)
+            graph.keep_alive(session)
 
     @property
-    def judge(self) -> dict[str, NDArray[np.generic]]:
-        """The tensors of what comes after standardising, without 'judge.' before their names."""
-        return {name.removeprefix(JUDGE): each for name, each in self.tensors.items() if name.startswith(JUDGE)}
+    def body_tensors(self) -> dict[str, NDArray[np.generic]]:
+        """The tensors of the layers after standardisation, without the prefix 'judge.'."""
+        return {
+            name.removeprefix(BODY_PREFIX): each for name, each in self.tensors.items() if name.startswith(BODY_PREFIX)
+        }
 
     @property
-    def map(self) -> tuple[int, ...]:
+    def map_shape(self) -> tuple[int, ...]:
         """[channels, height, width] of the maps that a conv head takes; empty for all others."""
         return tuple(self.spec["shape"]) if self.spec["kind"] == "conv" else ()
 
-    def checked(self) -> Head:
-        """The same head; raises ValueError where stored numbers say places that are not there."""
-        check_places(self.spec, self.tensors)
+    def check_stored(self) -> Head:
+        """Return the head; raises ValueError where stored indices are out of range."""
+        check_indices(self.spec, self.tensors)
         return self
 
-    def standardising(self, mean: NDArray[np.floating], scale: NDArray[np.floating]) -> Head:
-        """The same with the mean [d] and the scale [d], one over the spread, of the training features in front.
+    def with_standardisation(self, mean: NDArray[np.floating], scale: NDArray[np.floating]) -> Head:
+        """Return the head with the mean [d] and the scale [d], one over the spread, of the training features.
 
-        A conv head standardises each channel as one.
+        A conv head has one mean and one scale for each channel.
         """
-        if self.map:
-            mean, variance = mean.reshape(self.map), scale.reshape(self.map) ** -2.0
+        if self.map_shape:
+            mean, variance = mean.reshape(self.map_shape), scale.reshape(self.map_shape) ** -2.0
             centre = mean.mean((1, 2), keepdims=True)
             scale = (variance + (mean - centre) ** 2).mean((1, 2), keepdims=True) ** -0.5
             mean = centre
         return self.with_tensors({"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)})
 
     def with_tensors(self, changed: Mapping[str, NDArray[np.generic]]) -> Head:
-        """The same with some other tensors."""
+        """Return the head with some tensors replaced."""
         return replace(self, tensors={**self.tensors, **changed})
 
     @property
-    def last(self) -> str | None:
-        """The name of the last layer where it is linear, without its .weight and .bias; else None."""
+    def last_layer(self) -> str | None:
+        """The name of the last layer without .weight and .bias; None where it is not linear."""
         if self.spec["kind"] in ("knn", "forest"):
             return None
-        place = f".{max(dense(self.spec, self.spec['width']))}" if self.spec["kind"] != "linear" else ""
+        place = f".{max(dense_layers(self.spec, self.spec['width']))}" if self.spec["kind"] != "linear" else ""
         return f"judge{place}"
 
-    def centred(self) -> Head | None:
-        """The same with logits that sum to 0 for every image; None where the last layer is not linear.
+    def centre_logits(self) -> Head | None:
+        """Return the head with logits that sum to 0 for every image; None where the last layer is not linear.
 
-        Softmax does not see what all logits share. Class-wise calibration does: it multiplies each logit, and is
-        found on logits of another fit, whose common part is another.
+        Softmax ignores what all logits share. Class-wise calibration does not: it multiplies each logit, and is fitted
+        on out-of-fold logits, which share another offset.
         """
-        if self.last is None:
+        if self.last_layer is None:
             return None
-        names = f"{self.last}.weight", f"{self.last}.bias"
-        return self.with_tensors({name: _centred(self.tensors[name]) for name in names})
+        names = f"{self.last_layer}.weight", f"{self.last_layer}.bias"
+        return self.with_tensors({name: _subtract_mean(self.tensors[name]) for name in names})
 
 
-def blank(spec: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
-    """The tensors of a head that does nothing yet: 0, and 1 as the scale."""
-    found = {name: np.zeros(shape, kind) for name, (kind, shape) in shapes(spec).items()}
+def zero_tensors(spec: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+    """Return the tensors of an untrained head: all 0, and 1 as the scale."""
+    found = {name: np.zeros(shape, kind) for name, (kind, shape) in tensor_shapes(spec).items()}
     return found | {"scale": np.ones_like(found["scale"])}
 
 
-def _centred(tensor: NDArray[Any]) -> NDArray[np.float32]:
+def _subtract_mean(tensor: NDArray[Any]) -> NDArray[np.float32]:
     return (tensor - tensor.mean(axis=0)).astype(np.float32)

@@ -1,36 +1,48 @@
-"""Features of a folder of images, for use elsewhere: arrays in an .npz, or a Parquet table."""
+"""Export features and feature maps of a data set: arrays in an .npz file, or a Parquet table."""
 
 from __future__ import annotations
 
 import secrets
+import shutil
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graft import atomic
 from graft.backbones import catalog
-from graft.backbones.backbone import load_backbone
-from graft.backbones.stages import probed
-from graft.backbones.weights import file_of
-from graft.data.dataset import Labels
-from graft.data.read.source import read_source
-from graft.errors import OutputError
-from graft.jobs import columns as parquet
-from graft.jobs import outputs
+from graft.backbones.backbone import Backbone, load_backbone
+from graft.backbones.features import build_probe_features, parse_stages
+from graft.backbones.graph import BATCH, MAP
+from graft.backbones.weights import resolve_weights_file
+from graft.data.dataset import Dataset, Labels
+from graft.data.readers.source import read_source
+from graft.errors import DataError, OutputError, UsageError
+from graft.features import embed as training
+from graft.features import loading
+from graft.jobs import outputs, parquet
 from graft.progress import Watch, unwatched
-from graft.training import embed as training
 
 COLUMNS = ("name", "digest", "label", "features")  # of a Parquet table
+SUFFIX = ".npz"
+COPY_BYTES = 2**20  # bytes copied at once
+TABLE_ARRAYS = ("names", "labels", "classes")  # the other arrays in the file
 
 
 @dataclass(frozen=True)
-class Table:
-    """Features [n, d] of the pictures `names`, with labels [n] into `classes`, or several as a 0/1 matrix.
+class FeatureTable:
+    """Features [n, d] of the images `names`, with labels [n] into `classes`, or multilabel as a 0/1 matrix.
 
-    `digests` [n, 16] name the contents of the images; `faults` names those left out.
+    `digests` [n, 16] are hashes of the images' contents; `faults` maps the names of images left out to the reason;
+    `computed` counts the images that were not in the cache.
     """
 
     features: NDArray[np.float32]
@@ -46,7 +58,7 @@ class Table:
         return f"<Table of {rows:,} x {width:,} features: {len(self.classes):,} classes, {len(self.faults):,} faults>"
 
     def summary(self) -> dict[str, Any]:
-        """What was made, without the numbers themselves."""
+        """Return shape, count and faults, without the features, for JSON."""
         return {"shape": self.features.shape, "computed": self.computed, "faults": self.faults}
 
 
@@ -60,44 +72,47 @@ def embed(
     columns: str = "",
     boxes: bool = False,
     watch: Watch = unwatched,
-) -> Table:
-    """Run a frozen backbone over a data set and return its features: of the last layer, or of all layers pooled.
+) -> FeatureTable:
+    """Compute the features of a data set with a frozen backbone: of the last layer, or of all layers pooled.
 
-    With `boxes` each object that the data set marks is a picture.
+    With `boxes` each object that the data set marks is an image. Features are cached: a second call reads them. Raises
+    GraftError as `fit` does.
 
-    Cached: the second time reads instead of computing. Raises GraftError as `fit` does.
+    >>> import graft
+    >>> graft.embed("photos/").features.shape  # doctest: +SKIP
+    (3670, 1280)
     """
     data = read_source(source, columns=columns, boxes=boxes, watch=watch)
-    frozen = probed(load_backbone(backbone, file_of(weights), offline))
-    seen = training.embed(frozen, data, watch=watch)
-    features = seen[np.arange(len(seen))]
-    return Table(
+    frozen = build_probe_features(load_backbone(backbone, resolve_weights_file(weights), offline))
+    embedded = training.embed(frozen, data, watch=watch)
+    features = embedded[np.arange(len(embedded))]
+    return FeatureTable(
         features=features if all_layers else features[:, -frozen.widths[-1] :],
-        names=[data.name(int(row)) for row in seen.rows],
-        labels=data.labels[seen.rows],
+        names=[data.name(int(row)) for row in embedded.rows],
+        labels=data.labels[embedded.rows],
         classes=data.classes,
-        faults=data.named(seen.faults),
-        computed=seen.computed,
-        digests=seen.digests,
+        faults=data.named(embedded.faults),
+        computed=embedded.computed_count,
+        digests=embedded.digests,
     )
 
 
-def check(path: Path, *, force: bool) -> None:
-    """Refuses a place where `write` may not write, or Parquet without its package, before any work is done."""
+def check_embed(path: Path, *, force: bool) -> None:
+    """Check that `write` may write there, and that Parquet has its package, before any work is done."""
     if path.suffix.lower() == parquet.SUFFIX:
-        parquet.check()
-        outputs.check(path, _is_parquet_of_ours, force=force)
+        parquet.check_parquet()
+        outputs.check_output(path, _is_parquet_of_ours, force=force)
     else:
-        outputs.check(path, zipfile.is_zipfile, force=force)  # an .npz is a zip file
+        outputs.check_output(path, zipfile.is_zipfile, force=force)  # an .npz is a zip file
 
 
-def write(table: Table, path: Path) -> None:
-    """Save as .npz (features, labels, names, classes), or as .parquet; see `_parquet`. Whole or not at all."""
+def write(table: FeatureTable, path: Path) -> None:
+    """Save atomically as .npz (features, labels, names, classes), or as .parquet, see `_write_parquet`."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with fresh.open("xb") as file:
             if path.suffix.lower() == parquet.SUFFIX:
-                _parquet(table, file)
+                _write_parquet(table, file)
             else:
                 np.savez(
                     file,
@@ -112,36 +127,146 @@ def write(table: Table, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _parquet(table: Table, file: BinaryIO) -> None:
-    """Columns COLUMNS: text, digest in hexadecimal, label (several: a list; unknown: null), a list of float32."""
-    arrow = parquet.pyarrow()
-    said, width = described(table), table.features.shape[1]
-    several = table.labels.ndim == 2
-    kinds = [arrow.string(), arrow.string(), arrow.list_(arrow.string()) if several else arrow.string()]
+def _write_parquet(table: FeatureTable, file: BinaryIO) -> None:
+    """Write COLUMNS: name, digest in hexadecimal, label (multilabel: a list; unknown: null), a list of float32."""
+    arrow = parquet.import_pyarrow()
+    label_cells, width = label_names(table), table.features.shape[1]
+    multilabel = table.labels.ndim == 2
+    kinds = [arrow.string(), arrow.string(), arrow.list_(arrow.string()) if multilabel else arrow.string()]
     schema = arrow.schema(list(zip(COLUMNS, [*kinds, arrow.list_(arrow.float32(), width)], strict=True)))
-    step = max(1, parquet.CELLS // width)
+    step = max(1, parquet.MAX_CELLS // width)
     with arrow.parquet.ParquetWriter(file, schema) as writer:
         for start in range(0, max(len(table.names), 1), step):
             rows = slice(start, start + step)
             features = arrow.array(table.features[rows].ravel(), arrow.float32())
             digests = [digest.tobytes().hex() for digest in table.digests[rows]]
-            texts = (table.names[rows], digests, said[rows])
+            texts = (table.names[rows], digests, label_cells[rows])
             cells = [arrow.array(cell, kind) for cell, kind in zip(texts, kinds, strict=True)]
             cells.append(arrow.FixedSizeListArray.from_arrays(features, width))
             writer.write_table(arrow.Table.from_arrays(cells, schema=schema))
 
 
-def described(table: Table) -> list[Any]:
-    """The label of each image by its name, None where it is unknown; where there may be several, a list."""
+def label_names(table: FeatureTable) -> list[Any]:
+    """Return the class name of each image, None where it is unknown; for multilabel a list of names."""
     if table.labels.ndim == 2:
         return [[name for name, shown in zip(table.classes, row, strict=True) if shown] for row in table.labels]
     return [table.classes[label] if label >= 0 else None for label in table.labels.tolist()]
 
 
 def _is_parquet_of_ours(path: Path) -> bool:
-    """Whether a file is a table of features in Parquet."""
-    arrow = parquet.pyarrow()
+    """Whether a file is a Parquet table of features."""
+    arrow = parquet.import_pyarrow()
     try:
         return tuple(arrow.parquet.read_schema(path).names) == COLUMNS
     except arrow.ArrowInvalid:
         return False
+
+
+# --- feature maps -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FeatureMapResult:
+    """Result of `write_feature_maps`: (channels, height, width) of each stage, image count, faults of the others."""
+
+    shapes: dict[str, tuple[int, ...]]
+    images: int
+    faults: dict[str, str]
+
+
+def check_maps(path: Path, *, force: bool) -> None:
+    """Check that `write_feature_maps` may write there, before any work is done. Raises UsageError and OutputError."""
+    if path.suffix.lower() != SUFFIX:
+        raise UsageError(f"Feature maps are written as {SUFFIX}, one array for each stage. Got {path}.")
+    outputs.check_output(path, zipfile.is_zipfile, force=force)
+
+
+def write_feature_maps(
+    source: Any,
+    output: str | Path,
+    at: str,
+    *,
+    backbone: str = catalog.DEFAULT,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    columns: str = "",
+    force: bool = False,
+    watch: Watch = unwatched,
+) -> FeatureMapResult:
+    """Write feature maps float32 [n, channels, height, width] to an .npz, one array per stage, by its name.
+
+    `at` are stages joined by '+', by name, index or share of the chain: see `graft stages`. The file also has `names`,
+    `labels` and `classes`. At most one batch of maps is in memory; maps are not cached. During the run the disk holds
+    them twice. Raises GraftError as `fit` does, and UsageError for a stage without a map.
+    """
+    output = Path(output)
+    check_maps(output, force=force)
+    data = read_source(source, columns=columns, watch=watch)
+    frozen = load_backbone(backbone, Path(weights) if weights else None, offline)
+    shapes = _shapes(frozen, parse_stages(at, [stage.name for stage in frozen.graph.stages]))
+    try:
+        with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            files = {name: Path(folder) / str(place) for place, name in enumerate(shapes)}
+            good, faults = _stream_maps(frozen, data, files, watch)
+            _pack_archive(output, shapes, files, data.take(np.array(good, np.intp)))
+    except OSError as error:
+        reason = atomic.describe_error(error)
+        raise OutputError(f"{output} cannot be written: {reason}. Nothing is left behind.") from error
+    return FeatureMapResult(shapes, len(good), data.named(faults))
+
+
+def _shapes(frozen: Backbone, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return (channels, height, width) of each stage's map, in forward order. UsageError for a stage without one."""
+    known = frozen.graph.shapes
+    if without := [stage for stage in frozen.graph.stages if stage.name in names and f"{MAP}{stage.name}" not in known]:
+        having = ", ".join(stage.name for stage in frozen.graph.stages if f"{MAP}{stage.name}" in known)
+        raise UsageError(
+            f"The stage {without[0].name!r} of {frozen.name} gives no feature map but {list(without[0].shape)} numbers "
+            f"for an image. Stages with a map: {having or 'none'}."
+        )
+    return {name: known[f"{MAP}{name}"] for name in names}
+
+
+def _stream_maps(
+    frozen: Backbone, data: Dataset, files: Mapping[str, Path], watch: Watch
+) -> tuple[list[int], dict[int, str]]:
+    """Append the maps of all readable images to a file per stage; return the rows of these, and the faults."""
+    good, faults = list[int](), dict[int, str]()
+    running = frozen.graph.runner
+
+    def readable() -> Iterator[NDArray[np.uint8]]:
+        for image in loading.load_each(data, partial(loading.prepare_image, frozen.preprocess), watch):
+            if image.value is None:
+                faults[image.row] = image.fault
+            else:
+                good.append(image.row)
+                yield image.value
+
+    with ExitStack() as stack:
+        open_files = {name: stack.enter_context(path.open("wb")) for name, path in files.items()}
+        prepared = readable()
+        while batch := list(islice(prepared, BATCH)):
+            found = running.run(np.stack(batch), [f"{MAP}{name}" for name in files])
+            for name, part in zip(files, found, strict=True):
+                open_files[name].write(np.ascontiguousarray(part, "<f4").tobytes())
+    if not good:
+        raise DataError(
+            f"Not one image can be used, the first because: {next(iter(faults.values()), 'none is there')}."
+        )
+    return good, faults
+
+
+def _pack_archive(
+    output: Path, shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, Path], good: Dataset
+) -> None:
+    """Write the .npz: an array per stage, copied from its file, and the table."""
+    labels = {"names": np.array(good.names(), str), "labels": good.labels, "classes": np.array(good.classes, str)}
+    with atomic.atomic_file(output) as file, zipfile.ZipFile(file, "w") as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for name, path in files.items():
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(good), *shapes[name])}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member, path.open("rb") as raw:
+                np.lib.format.write_array_header_1_0(member, header)
+                shutil.copyfileobj(raw, member, COPY_BYTES)
+        for name in TABLE_ARRAYS:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, labels[name], allow_pickle=False)

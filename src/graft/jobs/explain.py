@@ -1,4 +1,4 @@
-"""Why: for each picture a drawing of what speaks for the answer, beside the picture as the network saw it."""
+"""Draw saliency maps of images, each beside the image as the network received it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from graft import atomic
 from graft.errors import OutputError
 from graft.jobs import outputs
-from graft.jobs.direct import opened
-from graft.jobs.predict import files
-from graft.model import whole
+from graft.jobs.direct import open_classifier
+from graft.jobs.predict import list_images
 from graft.model.classifier import Classifier
 from graft.model.explain import Explanation
 from graft.model.explain import explain as explained
 from graft.progress import Watch, unwatched
 
-Why = dict[str, Any]
+ExplanationDict = dict[str, Any]
 
 
 def explain(
@@ -31,34 +31,34 @@ def explain(
     label: str | None = None,
     force: bool = False,
     watch: Watch = unwatched,
-) -> list[Why]:
-    """Draw what speaks for each picture's answer, or for `label`, into a folder: one PNG for each picture.
+) -> list[ExplanationDict]:
+    """Draw the saliency map of each image's prediction, or of `label`, into a folder: one PNG per image.
 
-    Gives for each picture its name, answer, probability and probabilities, the label that is explained, and `drawing`,
-    the PNG: on the left the picture as the network saw it, on the right the same with colours only where it speaks for
-    the label. A picture that cannot be read has a fault and no drawing. A folder stands for all pictures in it.
+    Return for each image its name, prediction, probability and probabilities, the label that is explained, and
+    `drawing`, the PNG: on the left the image as the network received it, on the right the same, in colour only where
+    it supports the label. An image that cannot be read has a fault and no drawing. A folder stands for all its images.
 
-    Raises DataError for a path that is not there, UsageError for an unknown label, and OutputError rather than
+    Raises DataError for a path that does not exist, UsageError for an unknown label, and OutputError rather than
     overwrite a drawing, unless `force`.
 
     >>> explain("model/", ["photo.jpg"], "why/")[0]["drawing"]  # doctest: +SKIP
     'why/photo.png'
     """
-    judge, paths = opened(classifier), list(files(images))
-    places = list(_places(paths, Path(output)))
+    model, paths = open_classifier(classifier), list(list_images(images))
+    places = list(_drawing_paths(paths, Path(output)))
     if taken := [place for place in places if place.exists() and not force]:
         raise OutputError(f"{taken[0]} is there already. Use --force to replace it, or choose another folder.")
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
-        whole.sweep(Path(output), {place.name for place in places})
-        made = explained(judge, [str(path) for path in paths], label, watch=watch)
-        return [_drawn(each, place) for each, place in zip(made, places, strict=True)]
+        atomic.remove_leftovers(Path(output), {place.name for place in places})
+        made = explained(model, [str(path) for path in paths], label, watch=watch)
+        return [_save_drawing(each, place) for each, place in zip(made, places, strict=True)]
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror or error}.") from error
 
 
-def _places(paths: Sequence[Path], folder: Path) -> Iterator[Path]:
-    """Where each drawing goes: called as the picture, with a number where two are called the same."""
+def _drawing_paths(paths: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """Yield the path of each drawing: the image's name, with a number where two have the same."""
     taken = set[str]()
     for path in paths:
         names = (path.stem if not count else f"{path.stem}-{count + 1}" for count in range(len(paths)))
@@ -67,10 +67,10 @@ def _places(paths: Sequence[Path], folder: Path) -> Iterator[Path]:
         yield folder / f"{name}.png"
 
 
-def _drawn(each: Any, place: Path) -> Why:
+def _save_drawing(each: Any, place: Path) -> ExplanationDict:
     if not isinstance(each, Explanation):
         return each.as_dict() | {"explained": "", "drawing": ""}
     drawing = io.BytesIO()
-    Image.fromarray(np.concatenate([each.seen, each.drawn()], axis=1)).save(drawing, "PNG")
+    Image.fromarray(np.concatenate([each.image, each.draw()], axis=1)).save(drawing, "PNG")
     outputs.write(place, drawing.getvalue())
     return each.prediction.as_dict() | {"explained": each.label, "drawing": str(place)}

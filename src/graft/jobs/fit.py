@@ -1,4 +1,4 @@
-"""Labelled pictures to a saved classifier: the main job, top to bottom."""
+"""Train a classifier on labelled images, evaluate it and save it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from graft.backbones.backbone import Backbone, load_backbone
-from graft.backbones.stages import probed
-from graft.backbones.weights import RANDOM, file_of
+from graft.backbones.features import build_probe_features
+from graft.backbones.weights import RANDOM, resolve_weights_file
 from graft.data.classes import check_shared
 from graft.data.dataset import TEST, Dataset
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
 from graft.errors import UsageError
 from graft.extras import needed
-from graft.jobs import direct, finish, logs, outputs
-from graft.jobs.report import commands
-from graft.jobs.report.report import page
-from graft.jobs.running import Running, Told, running, unheard
+from graft.features.embed import embed
+from graft.jobs import direct, finalize, outputs, runs
+from graft.jobs.report.report import render_report, source_arguments
+from graft.jobs.runs import EpochCallback, RunTracker, ignore_epoch, open_run
 from graft.model import card, storage
 from graft.model.classifier import Classifier
 from graft.progress import Watch, unwatched
 from graft.training import probe
 from graft.training.choices import Choices
-from graft.training.embed import embed
-from graft.training.material import Findings, Material, prepare
-from graft.training.probe import Trained, solve
+from graft.training.material import Findings, Material, prepare_material
+from graft.training.probe import TrainingResult, fit_probe
 from graft.training.strategies import Direct
 
 
@@ -52,72 +51,77 @@ def fit(
     log: str = "",
     report: bool = True,
     force: bool = False,
-    told: Told = unheard,
+    on_epoch: EpochCallback = ignore_epoch,
     watch: Watch = unwatched,
 ) -> Classifier:
-    """Train a classifier on labelled pictures, score it on pictures kept aside, and save it.
+    """Train a classifier on labelled images, score it on images kept aside, and save it.
 
     `source` is a folder with one folder for each class (or train/val/test folders of these), a table of files and
-    labels, an archive, a published data set, or an object that holds pictures; `columns`, `strict` and `boxes` say how
+    labels, an archive, a published data set, or an object that holds images; `columns`, `strict` and `boxes` say how
     it is read: see `graft.read_source`. With `against` it is one class against the rest: a folder of images of the
-    class, called like it, and in `against` images of anything else. A fifth of the pictures is kept for the score
-    unless it has a test part. With no `output` nothing is saved. The test pictures influence nothing but the score;
-    near-duplicates stay on one side.
+    class, called like it, and in `against` images of anything else. A fifth of the images is held out for the score
+    unless the source has a test part. With no `output` nothing is saved. The test images influence nothing but the
+    score; near-duplicates are kept on one side of the split.
 
     `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
-    'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices count where none is given. While a
-    strategy trains, checkpoints lie in `output`.run, and `resume` goes on from there. `weights` is a file, or 'random':
-    any network with weights that the seed draws, to see what pretraining is worth. `log` names 'tensorboard',
-    'mlflow' or both; `told` hears of each epoch. With `report` the folder has a report.html to look at.
+    'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices are the defaults. While a strategy
+    trains, checkpoints are saved in `output`.run, and `resume` continues from there. `weights` is a file, or 'random':
+    weights drawn from the seed, to see what pretraining is worth. `log` names 'tensorboard',
+    'mlflow' or both; `on_epoch` is called after each epoch. With `report` the folder has a report.html to look at.
 
-    Raises GraftError: UsageError, DataError, WeightsError, CutError, TrainingError or OutputError, each saying what to
-    do.
+    Raises GraftError: UsageError, DataError, WeightsError, CutError, TrainingError or OutputError; each message says
+    what to do.
 
     >>> import graft
     >>> graft.fit("photos/", "model/").predict("photo.jpg")[0].label  # doctest: +SKIP
     'tulip'
     """
-    asked = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
-    begun = None if weights is None else RANDOM if weights == RANDOM else ""  # a file is no choice: its path may change
-    choices = Choices.of(card.choices(Path(like)) if like else {}, **asked, weights=begun)
-    _check(choices, output, resume, log)
-    place, times = None if output is None else outputs.place_of(output), dict[str, float]()
-    with storage.claimed(place, force=force) if place else nullcontext():
-        with timed(times, "read pictures"):
+    given = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
+    # A file's path is not a choice, as it may change: '' only says that a file was given.
+    start_weights = None if weights is None else RANDOM if weights == RANDOM else ""
+    choices = Choices.from_dict(card.read_choices(Path(like)) if like else {}, **given, weights=start_weights)
+    _check_options(choices, output, resume, log)
+    place, times = None if output is None else outputs.resolve_output(output), dict[str, float]()
+    with storage.lock_folder(place, force=force) if place else nullcontext():
+        with record_seconds(times, "read images"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
         check_shared(data)
         choices = replace(choices, task=data.task)
         _check_data(choices, data)
-        if isinstance(choices.plan, Direct):
-            return _saved(_direct(choices, data, weights, offline, times, watch), place, force)
-        with timed(times, "load network"):
-            pretrained = _start(choices, weights, offline)
+        if isinstance(choices.parsed_strategy, Direct):
+            return _save_classifier(_evaluate_pretrained(choices, data, weights, offline, times, watch), place, force)
+        with record_seconds(times, "load network"):
+            pretrained = _build_backbone(choices, weights, offline)
             _check_network(choices, pretrained)
-        material = _looked_at(choices, pretrained, data, offline, times, watch)
+        material = _embed_and_split(choices, pretrained, data, offline, times, watch)
         settings = _settings(choices, pretrained, material)
-        with running(place if choices.trains else None, settings, log, told, resume=resume, force=force) as now:
-            with timed(times, "train" if choices.trains else "solve head"):
-                trained = (_trained if choices.trains else _solved)(choices, pretrained, material, now, watch)
-            with timed(times, "evaluate"):
-                classifier, calibration = finish.calibrated(choices, pretrained, trained)
-                classifier, score = finish.examined(finish.aware(classifier, trained, watch), trained, watch)
+        run_folder = place if choices.is_finetuning else None
+        with open_run(run_folder, settings, log, on_epoch, resume=resume, force=force) as tracker:
+            with record_seconds(times, "train" if choices.is_finetuning else "solve head"):
+                train = _train_network if choices.is_finetuning else _solve_head
+                trained = train(choices, pretrained, material, tracker, watch)
+            with record_seconds(times, "evaluate"):
+                classifier, calibration = finalize.calibrate_classifier(choices, pretrained, trained)
+                classifier = finalize.attach_unknown_detector(classifier, trained, watch)
+                classifier, score = finalize.evaluate_on_test(classifier, trained, watch)
                 trained.record["calibration"] = asdict(calibration)
-                trained.record["weights"] = weights_of(pretrained)
-            classifier = finish.recorded(classifier, trained, score, times, now.troubles)
-            with timed(times, "report"):
-                tested = material.data.take(material.test)
-                words = commands.words(source, columns=columns, against=against, boxes=boxes)
-                html = page(classifier, tested, watch, words, place) if place and report and score else ""
-            classifier = _saved(classifier, place, force, html)
-            now.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
+                trained.record["weights"] = describe_weights(pretrained)
+            classifier = finalize.attach_report(classifier, trained, score, times, tracker.troubles)
+            with record_seconds(times, "report"):
+                html = ""
+                if place and report and score:
+                    source_args = source_arguments(source, columns=columns, against=against, boxes=boxes)
+                    html = render_report(classifier, material.data.take(material.test), watch, source_args, place)
+            classifier = _save_classifier(classifier, place, force, html)
+            tracker.finish({name: value for name, value in classifier.card.metrics.items() if isinstance(value, float)})
     return classifier
 
 
-def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) -> None:
-    logs.check(log)
+def _check_options(choices: Choices, output: str | Path | None, resume: bool, log: str) -> None:
+    runs.check(log)
     choices.check()
     choices.check_run(bool(output), resume, log)
-    if choices.trains:
+    if choices.is_finetuning:
         needed("torch", f"The strategy {choices.strategy!r} changes a network, and that")
         from graft.torch.alone import check_gradients
 
@@ -125,78 +129,87 @@ def _check(choices: Choices, output: str | Path | None, resume: bool, log: str) 
 
 
 def _check_network(choices: Choices, pretrained: Backbone) -> None:
-    """Raises CutError or UsageError for what this network does not take: now, and not after minutes of embedding."""
-    if choices.trains:
-        from graft.torch import start
+    """Raise CutError or UsageError for choices that do not fit this network, before minutes of embedding."""
+    if choices.is_finetuning:
+        from graft.torch import phases
 
-        start.check(choices, pretrained)
+        phases.check_start(choices, pretrained)
     else:
-        probe.check(choices, pretrained)
+        probe.check_probe(choices, pretrained)
 
 
-def _solved(choices: Choices, pretrained: Backbone, material: Material, _now: Running, watch: Watch) -> Trained:
-    return solve(choices, pretrained, material, watch)
+def _solve_head(
+    choices: Choices, pretrained: Backbone, material: Material, _tracker: RunTracker, watch: Watch
+) -> TrainingResult:
+    return fit_probe(choices, pretrained, material, watch)
 
 
-def _trained(choices: Choices, pretrained: Backbone, material: Material, now: Running, watch: Watch) -> Trained:
-    """The one place where a fit changes a network."""
-    from graft.torch.train import train
+def _train_network(
+    choices: Choices, pretrained: Backbone, material: Material, tracker: RunTracker, watch: Watch
+) -> TrainingResult:
+    """Fine-tune the network."""
+    from graft.torch.finetune import train
 
-    return train(choices, pretrained, material, now.run, now.hear, watch)
+    return train(choices, pretrained, material, tracker.run, tracker.log_epoch, watch)
 
 
 def _check_data(choices: Choices, data: Dataset) -> None:
-    """Raises UsageError for what does not go with the labels, or with so few images: a head, a loss, a teacher."""
+    """Raise UsageError for a head, loss or teacher that does not fit the labels or the number of images."""
     choices.check_task(data.task)
-    choices.check_count(len(data))
-    if choices.settings:
-        from graft.torch import teachers
+    choices.check_image_count(len(data))
+    if choices.parsed_recipe:
+        from graft.torch import phases
 
-        teachers.check(choices.settings, data)
+        phases.check_teachers(choices.parsed_recipe, data)
 
 
-def _start(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:
-    """The backbone: pretrained, or with weights drawn from the seed."""
-    if choices.drawn:
+def _build_backbone(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:
+    """Return the backbone: pretrained, or with weights drawn from the seed."""
+    if choices.has_random_weights:
         if weights and weights != RANDOM:
             raise UsageError("The strategy 'scratch' begins with random weights. Leave --weights out, or choose full.")
         needed("torch", "A network with random weights is drawn by PyTorch, and that")
-        from graft.torch.fresh import fresh_backbone
+        from graft.torch.restore import build_random_backbone
 
-        return fresh_backbone(choices.backbone, choices.seed)
-    return load_backbone(choices.backbone, file_of(weights), offline)
+        return build_random_backbone(choices.backbone, choices.seed)
+    return load_backbone(choices.backbone, resolve_weights_file(weights), offline)
 
 
-def weights_of(pretrained: Backbone) -> dict[str, str]:
-    """Where the weights that the network began with are from, for the report."""
+def describe_weights(pretrained: Backbone) -> dict[str, str]:
+    """Return where the network's initial weights come from, for the report."""
     return {"where": pretrained.source.where, "origin": pretrained.source.origin}
 
 
-def looking(pretrained: Backbone, offline: bool = False) -> Backbone:
-    """The network that finds near-duplicates: this one, unless it has seen nothing and cannot; then the default one."""
+def select_duplicate_backbone(pretrained: Backbone, offline: bool = False) -> Backbone:
+    """Return the network that finds near-duplicates: this one or, if its weights are random, the default one."""
     return load_backbone(offline=offline) if pretrained.source.where == RANDOM else pretrained
 
 
-def _looked_at(
+def _embed_and_split(
     choices: Choices, pretrained: Backbone, data: Dataset, offline: bool, times: dict[str, float], watch: Watch
 ) -> Material:
-    """The good pictures with their features, near-duplicates found, and split."""
-    with timed(times, "embed pictures"):
-        embedded = embed(probed(looking(pretrained, offline)), data, seed=choices.seed, watch=watch)
-    with timed(times, "split"):
-        return prepare(data, embedded, choices.seed, watch=watch)
+    """Compute features, find near-duplicates, and split the readable images."""
+    with record_seconds(times, "embed images"):
+        embedded = embed(
+            build_probe_features(select_duplicate_backbone(pretrained, offline)), data, seed=choices.seed, watch=watch
+        )
+    with record_seconds(times, "split"):
+        return prepare_material(data, embedded, choices.seed, watch=watch)
 
 
 def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dict[str, Any]:
-    """What a run is, so that another one is not mistaken for it."""
-    versions = {name: card.versions().get(name, "") for name in ("graft", "torch", "timm")}
-    recipe = {f"recipe {name}": value for name, value in (asdict(choices.settings) if choices.settings else {}).items()}
+    """Return all that a resumed run must have in common with the interrupted one."""
+    versions = {name: card.collect_versions().get(name, "") for name in ("graft", "torch", "timm")}
+    recipe = {
+        f"recipe {name}": value
+        for name, value in (asdict(choices.parsed_recipe) if choices.parsed_recipe else {}).items()
+    }
     weights = pretrained.source.sha256 or pretrained.source.origin
-    known = asdict(choices) | recipe | {"pictures": material.fingerprint(), "weights": weights}
+    known = asdict(choices) | recipe | {"images": material.fingerprint(), "weights": weights}
     return {name: value for name, value in known.items() if name not in ("recipe", "task")} | versions
 
 
-def _direct(
+def _evaluate_pretrained(
     choices: Choices,
     data: Dataset,
     weights: str | Path | None,
@@ -204,37 +217,37 @@ def _direct(
     times: dict[str, float],
     watch: Watch,
 ) -> Classifier:
-    """The network as it is, scored on the pictures whose classes it knows: all of them, as it was trained on none."""
-    with timed(times, "load network"):
-        classifier = direct.direct(choices.backbone, weights, offline=offline)
-    known = direct.relabelled(data, classifier)
-    judged = known.take(known.part(TEST)) if (known.split == TEST).any() else known
-    with timed(times, "evaluate"):
-        score = classifier.evaluate(judged, watch=watch).as_dict()
-    about = {"train": 0, "test": len(judged), "seed": choices.seed, "root": Path(data.root).name}
+    """Evaluate a network with its published classes: on the test part or, without one, on all images."""
+    with record_seconds(times, "load network"):
+        classifier = direct.load_published_classifier(choices.backbone, weights, offline=offline)
+    known = direct.relabel_dataset(data, classifier)
+    tested = known.take(known.part(TEST)) if (known.split == TEST).any() else known
+    with record_seconds(times, "evaluate"):
+        score = classifier.evaluate(tested, watch=watch).as_dict()
+    data_facts = {"train": 0, "test": len(tested), "seed": choices.seed, "root": Path(data.root).name}
     metrics = {name: score[name] for name in ("accuracy", "interval", "macro_f1", "log_loss")}
-    described = replace(classifier.card, metrics=metrics, data=about, choices=asdict(choices))
+    described = replace(classifier.card, metrics=metrics, data=data_facts, choices=asdict(choices))
     report = {
         "classes": classifier.classes,
         "task": described.task,
         "strategy": described.strategy,
         "example": known.name(0),
         "evaluation": score,
-        "data": about | asdict(Findings({}, dict(data.ignored), columns=data.columns)),
+        "data": data_facts | asdict(Findings({}, dict(data.ignored), columns=data.columns)),
         "seconds": times,
     }
     return replace(classifier, card=described, report=report)
 
 
-def _saved(classifier: Classifier, output: Path | None, force: bool, html: str = "") -> Classifier:
+def _save_classifier(classifier: Classifier, output: Path | None, force: bool, html: str = "") -> Classifier:
     if output:
         classifier.save(output, page=html, force=force)
     return classifier
 
 
 @contextmanager
-def timed(times: dict[str, float], what: str) -> Iterator[None]:
-    """Notes the seconds of what goes on inside."""
+def record_seconds(times: dict[str, float], what: str) -> Iterator[None]:
+    """Record the seconds that the block takes."""
     start = time.monotonic()
     yield
     times[what] = round(time.monotonic() - start, 3)

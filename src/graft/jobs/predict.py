@@ -1,6 +1,6 @@
-"""Pictures to answers: one file, many, or whole folders; in memory, or to a file as they are made.
+"""Predict the classes of images and folders of images, in memory or to a CSV or Parquet file.
 
-Exported files answer as well, without torch: what needs it is imported where it is used.
+Exported files are run without torch, which is therefore imported where it is used.
 """
 
 from __future__ import annotations
@@ -13,122 +13,128 @@ from pathlib import Path
 
 from graft.data.dataset import from_paths
 from graft.errors import DataError, GraftError, ModelError, OutputError, UsageError
-from graft.jobs import columns
-from graft.model.shift import Answers
+from graft.jobs import parquet
+from graft.metrics.shift import AnswerCounter
 from graft.progress import Watch, Work, unwatched
 from graft_runtime import contract, table
-from graft_runtime.decide import RATE
+from graft_runtime.decide import UNKNOWN_RATE
 from graft_runtime.prediction import Prediction
-from graft_runtime.table import Asked, Form, Judge, Written
+from graft_runtime.table import BlockPredictor, PredictOptions, TableFormat, WriteResult
 
-PLAIN = Asked()
+DEFAULT_OPTIONS = PredictOptions()
 
 
 def predict(
-    classifier: str | Path | Judge,
+    classifier: str | Path | BlockPredictor,
     images: Sequence[str | Path],
     *,
     coverage: float | None = None,
-    unknown: float = RATE,
+    unknown: float = UNKNOWN_RATE,
     watch: Watch = unwatched,
 ) -> list[Prediction]:
-    """What a classifier, the one saved in a folder or exported to a file, or a network by name says of each picture; a
-    folder of pictures stands for all of them. `coverage` and `unknown` are those of Classifier.predict.
+    """Predict the class of each image with a classifier, a saved or exported one, or a network by name.
 
-    Raises DataError for a path that is not there; a picture that cannot be decoded gets its fault instead.
+    A folder stands for all images in it. `coverage` and `unknown` are those of Classifier.predict. Raises DataError for
+    a path that does not exist; the prediction of an image that cannot be decoded has a fault instead of a class.
+
+    >>> import graft
+    >>> graft.predict("model/", ["photo.jpg"])[0].label  # doctest: +SKIP
+    'tulip'
     """
-    return predict_with_care(classifier, images, coverage=coverage, unknown=unknown, watch=watch)[0]
+    return predict_with_warnings(classifier, images, coverage=coverage, unknown=unknown, watch=watch)[0]
 
 
-def predict_with_care(
-    classifier: str | Path | Judge,
+def predict_with_warnings(
+    classifier: str | Path | BlockPredictor,
     images: Sequence[str | Path],
     *,
     coverage: float | None = None,
-    unknown: float = RATE,
+    unknown: float = UNKNOWN_RATE,
     watch: Watch = unwatched,
 ) -> tuple[list[Prediction], tuple[str, ...]]:
-    """The same, and what to know before believing the answers: in what the images are unlike the training ones."""
-    judge = opened(classifier, watch)
-    _allowed(judge, coverage, unknown)
-    paths = [str(path) for path in files(images)]
-    blocks = judge.blocks(paths, coverage=coverage, unknown=unknown)
-    answers = Answers(judge.card)
-    found = list(answers.noted(watch(chain.from_iterable(blocks), "pictures", len(paths))))
-    return found, answers.shift(unknown, from_paths(paths)).of_answers()
+    """Predict as `predict` does; also return caveats: in what the images are unlike the training images."""
+    model = open_model(classifier, watch)
+    _check_options(model, coverage, unknown)
+    paths = [str(path) for path in list_images(images)]
+    blocks = model.predict_blocks(paths, coverage=coverage, unknown=unknown)
+    answers = AnswerCounter(model.card)
+    found = list(answers.record(watch(chain.from_iterable(blocks), "images", len(paths))))
+    return found, answers.compute_shift(unknown, from_paths(paths)).answer_caveats()
 
 
 def write(
-    classifier: str | Path | Judge,
+    classifier: str | Path | BlockPredictor,
     images: Sequence[str | Path],
     output: str | Path,
-    asked: Asked = PLAIN,
+    options: PredictOptions = DEFAULT_OPTIONS,
     *,
     resume: bool = False,
     force: bool = False,
     watch: Watch = unwatched,
-) -> Written:
-    """The same for more pictures than there is memory for: the answers go to a CSV file, or one that ends in .parquet.
+) -> WriteResult:
+    """Predict any number of images into a CSV file, or one that ends in .parquet.
 
-    One row for each picture; see graft_runtime.table. Answers are on the disk as they are made, in a file with .part
-    after its name; `resume` goes on with one that was left, to the same bytes as if it had never been stopped.
+    One row per image; see graft_runtime.table. Predictions are written as they are made, to a file with .part after its
+    name; `resume` continues one that was left, and gives the same bytes as a run that was not stopped.
 
-    Raises OutputError for a file that is there, unless `force`, or that graft did not write; for a part of a run with
-    another classifier, other pictures or options; and for a full disk. Raises DataError and UsageError as `predict`.
+    Raises OutputError for a file that exists, unless `force`, or that graft did not write; for a part of a run with
+    another classifier, other images or options; and for a full disk. Raises DataError and UsageError as `predict`.
     """
-    place, judge = Path(output), opened(classifier, watch)
+    place, model = Path(output), open_model(classifier, watch)
 
-    answers = Answers(judge.card)
+    answers = AnswerCounter(model.card)
 
     def watched(things: Iterator[Prediction], before: int, count: int) -> Iterable[Prediction]:
-        return answers.noted(watch(things, Work("pictures", before=before), count))
+        return answers.record(watch(things, Work("images", before=before), count))
 
-    _allowed(judge, asked.coverage, asked.unknown)
-    with _told():
-        paths = [str(path) for path in files(images)]
-        written = table.write(judge, paths, place, asked, watched, _form(place), resume=resume, force=force)
-    return replace(written, careful=answers.shift(asked.unknown, from_paths(paths)).of_answers())
+    _check_options(model, options.coverage, options.unknown)
+    with _translate_errors():
+        paths = [str(path) for path in list_images(images)]
+        written = table.write_predictions(
+            model, paths, place, options, watched, _table_format(place), resume=resume, force=force
+        )
+    return replace(written, careful=answers.compute_shift(options.unknown, from_paths(paths)).answer_caveats())
 
 
 def check(path: Path, *, resume: bool = False, force: bool = False) -> None:
-    """Refuses a place where `write` may not write, before any work is done. Raises OutputError."""
-    with _told():
-        table.check(path, _form(path), resume=resume, force=force)
+    """Check that `write` may write there, before any work is done. Raises OutputError."""
+    with _translate_errors():
+        table.check_destination(path, _table_format(path), resume=resume, force=force)
 
 
-def opened(model: str | Path | Judge, watch: Watch = unwatched) -> Judge:
-    """A classifier as it is, an exported file, or whatever else `jobs.direct.opened` takes. Raises ModelError."""
-    if isinstance(model, Judge):
+def open_model(model: str | Path | BlockPredictor, watch: Watch = unwatched) -> BlockPredictor:
+    """Return a classifier as it is, load an exported file, or else what `open_classifier` takes. Raises ModelError."""
+    if isinstance(model, BlockPredictor):
         return model
     if Path(model).is_file() or Path(model).suffix == ".onnx":
         from graft_runtime.predictor import load
 
-        with _told():
+        with _translate_errors():
             return load(model)
-    from graft.jobs.direct import opened as trained
+    from graft.jobs.direct import open_classifier as trained
 
     return trained(model)
 
 
-def files(images: Sequence[str | Path]) -> list[Path]:
-    """The files among these paths, and all pictures in the folders among them. Raises DataError."""
+def list_images(images: Sequence[str | Path]) -> list[Path]:
+    """List the files among these paths, and all images in the folders among them. Raises DataError."""
     try:
-        return list(table.files(images))
+        return list(table.list_images(images))
     except OSError as error:
         raise DataError(str(error)) from error
 
 
-def _form(path: Path) -> Form:
-    if path.suffix.lower() != columns.SUFFIX:
+def _table_format(path: Path) -> TableFormat:
+    if path.suffix.lower() != parquet.SUFFIX:
         return table.CSV
-    columns.check()
-    return columns.PARQUET
+    parquet.check_parquet()
+    return parquet.PARQUET
 
 
-def _allowed(judge: Judge, coverage: float | None, unknown: float) -> None:
-    """What cannot be asked for is told before any folder is searched. Raises UsageError."""
+def _check_options(model: BlockPredictor, coverage: float | None, unknown: float) -> None:
+    """Raise UsageError for invalid options before any folder is searched; an empty prediction checks them."""
     try:
-        judge.blocks([], coverage=coverage, unknown=unknown)
+        model.predict_blocks([], coverage=coverage, unknown=unknown)
     except GraftError:
         raise
     except ValueError as error:
@@ -136,13 +142,13 @@ def _allowed(judge: Judge, coverage: float | None, unknown: float) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """The runtime's errors, whose messages are for people, as those of graft."""
+def _translate_errors() -> Iterator[None]:
+    """Raise the runtime's errors as those of graft, with the same messages."""
     try:
         yield
     except GraftError:
         raise
-    except contract.ModelError as error:
+    except contract.ModelFileError as error:
         raise ModelError(str(error)) from error
     except OSError as error:
         raise OutputError(str(error)) from error

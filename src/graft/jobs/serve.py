@@ -1,6 +1,6 @@
-"""A classifier over HTTP, with a web page; a folder is exported first, once.
+"""Serve a classifier over HTTP with a web page; a saved classifier is exported to the cache first.
 
-A file that was exported is served without torch: what needs it is imported where it is used.
+An exported file is served without torch, which is therefore imported where it is used.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from graft import atomic
 from graft.data.cache import cache_folder, freed
 from graft.errors import ModelError, OutputError, UsageError
-from graft.model import whole
 from graft.progress import Watch, unwatched
-from graft_runtime import card, contract, regular
+from graft_runtime import card, contract, safe_files
 from graft_runtime.serve import server
 from graft_runtime.serve.model import Model
 
-LARGEST = 1 << 34  # bytes of an export
+MAX_EXPORT_BYTES = 1 << 34  # 16 GB
 
 
 def serve(
@@ -31,19 +31,19 @@ def serve(
     started: Callable[[server.Address], None] = lambda address: None,
     watch: Watch = unwatched,
 ) -> None:
-    """Answer requests until SIGINT or SIGTERM, by a file of `graft export`, a saved classifier or a network by name.
+    """Serve a file of `graft export`, a saved classifier or a network by name until SIGINT or SIGTERM.
 
-    A server that others than this machine can reach asks for a token, and makes one where none is given. `corrections`
-    is a folder that keeps the pictures whose answer a user corrected; `evidence` are the photos that a classifier was
-    trained on, the nearest of which are shown. `started` hears the address.
+    A server that other machines can reach requires a token, and makes one where none is given. `corrections` is a
+    folder for the images whose prediction a user corrected; `evidence` are the photos that a classifier was trained on,
+    the nearest of which are shown. `started` is called with the address.
 
-    Raises ModelError for what is no classifier, ExportError for one that cannot be exported, UsageError for a token
-    that is too short, OutputError for an address that cannot be had.
+    Raises ModelError for what is not a classifier, ExportError for one that cannot be exported, UsageError for a token
+    that is too short, OutputError for an address that cannot be used.
     """
-    path = exported(model, evidence, watch)
+    path = export_to_cache(model, evidence, watch)
     try:
-        server.serve(Model(path), host=host, port=port, token=token, corrections=corrections, started=started)
-    except contract.ModelError as error:
+        server.serve(Model(path), host=host, port=port, token=token, corrections=corrections, on_start=started)
+    except contract.ModelFileError as error:
         raise ModelError(str(error)) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -51,38 +51,38 @@ def serve(
         raise OutputError(str(error)) from error
 
 
-def exported(model: str | Path, evidence: str | None, watch: Watch) -> Path:
-    """The file itself or, of a classifier, its export in the cache: made the first time, checked on made pictures."""
+def export_to_cache(model: str | Path, evidence: str | None, watch: Watch) -> Path:
+    """Return the file itself or, of a classifier, its export in the cache, made on first use."""
     if Path(model).is_file():
         if evidence:
             raise UsageError(
                 "A file that was exported has its evidence inside: name photos to `graft export --evidence`."
             )
         return Path(model)
-    from graft.jobs.direct import opened  # here, as what follows: a file is served without it
+    from graft.jobs.direct import open_classifier  # here, as what follows: a file is served without it
     from graft.jobs.export.export import export
-    from graft.model.card import versions
+    from graft.model.card import collect_versions
 
-    classifier = opened(model)
+    classifier = open_classifier(model)
     photos = str(Path(evidence).absolute()) if evidence else ""
-    made_by = [version for name, version in versions().items() if name != "created"]
-    known = "".join([card.dump(classifier.card), *made_by, photos])
-    folder = cache_folder() / "served" / hashlib.sha256(known.encode()).hexdigest()[:24]
-    path = folder / f"{Path(model).absolute().name}.onnx"  # by its name clients know the model
+    made_by = [version for name, version in collect_versions().items() if name != "created"]
+    identity = "".join([card.dump(classifier.card), *made_by, photos])
+    folder = cache_folder() / "served" / hashlib.sha256(identity.encode()).hexdigest()[:24]
+    path = folder / f"{Path(model).absolute().name}.onnx"  # clients see the file's name as the model's
     if not _is_sound(path):
         path = freed(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{path.parent} cannot be made: {whole.reason(error)}.") from error
+            raise OutputError(f"{path.parent} cannot be made: {atomic.describe_error(error)}.") from error
         export(classifier, path, evidence=evidence, watch=watch)
     return path
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether an export can be used; one that is damaged, or cannot be read, is made anew."""
+    """Whether an export can be read and is not damaged; otherwise it is made again."""
     try:
-        contract.read(regular.read(path, LARGEST))
-    except (OSError, contract.ModelError):
+        contract.read_description(safe_files.read_limited(path, MAX_EXPORT_BYTES))
+    except (OSError, contract.ModelFileError):
         return False
     return True

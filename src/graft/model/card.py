@@ -1,8 +1,10 @@
-"""A classifier's card: from the pieces that made it."""
+"""The card of a classifier (model.json) and its README.md."""
 
 from __future__ import annotations
 
+import html
 import platform
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,14 +14,19 @@ from typing import Any
 from graft.backbones.backbone import Backbone
 from graft.errors import ModelError
 from graft.model.network import Network
-from graft_runtime import regular
-from graft_runtime.card import Card, CardError, parse
+from graft_runtime import safe_files
+from graft_runtime.card import MULTILABEL, Card, CardError, parse
+from graft_runtime.terminal import escape_breaks
 
-MOST = 1 << 28  # bytes of a card
+MAX_CARD_BYTES = 1 << 28
+MAX_NAMED = 20  # classes in the first paragraph of the README
+MARKDOWN_MARKS = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore inside a word is one anyway
 
 
-def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], strategy: str, temperature: float) -> Card:
-    """The card of a network that was just made from this backbone; scores and data are added by those who know."""
+def build_card(
+    network: Network, backbone: Backbone, classes: tuple[str, ...], strategy: str, temperature: float
+) -> Card:
+    """Build the card of a network made from this backbone; its callers add scores and data."""
     source = backbone.source
     return Card(
         classes=classes,
@@ -38,34 +45,154 @@ def describe(network: Network, backbone: Backbone, classes: tuple[str, ...], str
         layers=network.features.layers,
         top=network.features.top,
         pool=network.features.pool,
-        provenance=versions(),
+        provenance=collect_versions(),
         licences={"weights": source.licence, "code": "Apache-2.0"},
     )
 
 
-def choices(path: Path) -> dict[str, Any]:
-    """What was chosen for the classifier with this card (model.json). Raises ModelError."""
+def read_choices(path: Path) -> dict[str, Any]:
+    """Read the choices of a classifier from its folder or its model.json. Raises ModelError."""
     try:
-        return parse(regular.read(path / "model.json" if path.is_dir() else path, MOST).decode()).choices
+        return parse(
+            safe_files.read_limited(path / "model.json" if path.is_dir() else path, MAX_CARD_BYTES).decode()
+        ).choices
     except OSError as error:
         raise ModelError(f"{path} cannot be used as a card: {error.strerror}.") from error
     except (UnicodeDecodeError, CardError) as error:
         raise ModelError(f"{path} cannot be used as a card: {error}.") from error
 
 
-def versions() -> dict[str, Any]:
-    """What made the classifier, and when."""
+def collect_versions() -> dict[str, Any]:
+    """Return the versions of the packages and the time, for the provenance."""
     packages = {"graft": "graft-vision", "torch": "torch", "timm": "timm", "onnxruntime": "onnxruntime"}
     return {
-        **{name: found for name, package in packages.items() if (found := installed(package))},
+        **{name: found for name, package in packages.items() if (found := package_version(package))},
         "python": platform.python_version(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def installed(package: str) -> str:
-    """Its version; empty where it is not there."""
+def package_version(package: str) -> str:
+    """Return the installed version; empty where the package is missing."""
     try:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+# --- README.md --------------------------------------------------------------------------------------------------------
+
+
+def build_readme(card: Card, report: dict[str, Any]) -> str:
+    """Build the README.md of a saved classifier."""
+    return (
+        "\n".join([*_summary_section(card), *_score_section(report), *_origin_section(card), *_usage_section()]) + "\n"
+    )
+
+
+def _summary_section(card: Card) -> list[str]:
+    more = len(card.classes) - MAX_NAMED
+    names = ", ".join(map(_escape, card.classes[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
+    if card.task == MULTILABEL:
+        text = f"Gives an image any number of {len(card.classes)} labels, or none: {names}."
+    else:
+        text = f"Tells {len(card.classes)} classes apart: {names}."
+        if not card.unknown:
+            text += " It always answers one of them, whatever the image shows."
+    if "rate" in card.unknown:
+        text += f" Images unlike all of its training images are called unknown, and {card.unknown['rate']:.0%} or less"
+        text += " of those that do show one of the classes."
+    return ["# Image classifier", "", text, ""]
+
+
+def _score_section(report: dict[str, Any]) -> list[str]:
+    score = report.get("evaluation")
+    if not score:
+        return ["It was **not evaluated**: there were no images to spare for a test.", ""]
+    return _multilabel_section(score) if score.get("task") == MULTILABEL else _multiclass_section(score)
+
+
+def _multilabel_section(score: dict[str, Any]) -> list[str]:
+    low, high = map(_format_percent, score["interval"] or (None, None))
+    precision, micro_f1 = _format_percent(score["mean_average_precision"]), _format_percent(score["micro_f1"])
+    exact = f"{score['subset_accuracy']:.1%}"
+    rows = [
+        f"| {_escape_cell(each['name'])} | {_format_percent(each['average_precision'])} "
+        f"| {_format_percent(each['precision'])} | {_format_percent(each['recall'])} "
+        f"| {each['threshold']:.2f} | {each['count']} |"
+        for each in sorted(score["classes"], key=lambda each: each["f1"] or 0.0)
+    ]
+    return [
+        f"The mean average precision on {score['count']} test images that it never saw is",
+        f"**{precision}**; the true figure lies between {low} and {high} with 95 %",
+        f"confidence, for images taken the same way. {exact} of them get exactly the right",
+        f"labels; F1 over all labels is {micro_f1}. Expect worse in a new place or with a new",
+        "camera.",
+        "",
+        "| label, worst first | average precision | precision | recall | from probability | test images |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _format_percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _multiclass_section(score: dict[str, Any]) -> list[str]:
+    low, high = score["interval"]
+    rows = [
+        f"| {_escape_cell(each['name'])} | {_format_percent(each['precision'])} "
+        f"| {_format_percent(each['recall'])} | {each['count']} |"
+        for each in sorted(score["classes"], key=lambda each: each["f1"] or 0.0)
+    ]
+    return [
+        f"**{score['accuracy']:.1%}** of {score['count']} test images that it never saw are right; the true figure",
+        f"lies between {low:.1%} and {high:.1%} with 95 % confidence, for images taken the same way. Expect worse in",
+        "a new place or with a new camera.",
+        "",
+        "| class, worst first | precision | recall | test images |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _origin_section(card: Card) -> list[str]:
+    layers, made = [*card.layers, *(["last"] if card.top else [])], card.provenance
+    train, test, seed = (_format_count(card, name) for name in ("train", "test", "seed"))
+    lines = [
+        f"backbone: {card.backbone['name']}, {_describe_weights(card)}",
+        f"strategy: {card.strategy}; head: {card.head.get('solver', '-')}; layers: {', '.join(layers)}",
+        f"trained on {train} images, tested on {test}; seed {seed}",
+        f"written by graft {made.get('graft', '-')} on {made.get('created', '-')}",
+    ]
+    return ["## Where it comes from", "", *[f"- {_escape(line)}" for line in lines], ""]
+
+
+def _format_count(card: Card, name: str) -> str:
+    own = card.data.get(name, "-")
+    return str(own) if name == "seed" or own == "-" else f"{own:,}"
+
+
+def _describe_weights(card: Card) -> str:
+    """Describe the weights that the network started from."""
+    origin = card.backbone.get("origin", "not stated")
+    if card.backbone.get("where") == "random":
+        return f"random weights, {origin}: pretrained on nothing"
+    return f"weights {origin}, licence {card.backbone.get('licence', 'not stated')}"
+
+
+def _usage_section() -> list[str]:
+    return ["## Use", "", "```python", "import graft", "", 'graft.load("this folder").predict("photo.jpg")', "```"]
+
+
+def _escape(text: str) -> str:
+    """Any text as the words that it is: not Markdown, no HTML, and on one line."""
+    return html.escape(MARKDOWN_MARKS.sub(r"\\\1", escape_breaks(text)), quote=False)
+
+
+def _escape_cell(text: str) -> str:
+    """Escape a text inside a table."""
+    return _escape(text).replace("|", "\\|")

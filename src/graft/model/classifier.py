@@ -1,4 +1,4 @@
-"""What `fit` returns: a network that knows its classes, its calibration and how it came to be."""
+"""Classifier: what `fit` returns and `load` reads."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from numpy.typing import NDArray
 from graft.data import dataset as table
 from graft.data.dataset import NO_LABEL, TEST, Dataset
 from graft.errors import DataError, UsageError
-from graft.model import forward, scoring, storage
-from graft.model.forward import Glance, Look
+from graft.metrics.evaluation import Score
+from graft.model import network, scoring, storage
 from graft.model.memory import Memory
-from graft.model.multilabel import Score
-from graft.model.network import Network
-from graft.model.unknown import Near, compared_by
+from graft.model.network import BatchOutput, ForwardOutput, Network
+from graft.model.unknown import NeighbourMatches, reference_layers
 from graft.progress import Watch, unwatched
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
-from graft_runtime.decide import NO_NUMBER, RATE, Answer, answers, finite, least_of
+from graft_runtime.decide import (
+    NOT_FINITE,
+    UNKNOWN_RATE,
+    Answer,
+    build_answers,
+    find_finite_rows,
+    prediction_set_threshold,
+)
+from graft_runtime.formatting import MAX_NAMES_IN_REPR, join_names
 from graft_runtime.prediction import Neighbour, Prediction
-from graft_runtime.screen import FEW, listed
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network with its card (model.json), its report (report.json) and what it remembers of its pictures."""
+    """A trained network with its card (model.json), its report (report.json) and its memory of images."""
 
     network: Network
     card: Card
@@ -39,168 +45,187 @@ class Classifier:
 
     def __repr__(self) -> str:
         card = self.card
-        named = f"{len(card.classes):,} classes ({listed(card.classes, FEW)})"
+        named = f"{len(card.classes):,} classes ({join_names(card.classes, MAX_NAMES_IN_REPR)})"
         return f"<Classifier of {named}: {card.backbone.get('name')}, {card.strategy}>"
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of every row of probabilities."""
+        """Class names, in the order of the columns of probabilities."""
         return self.card.classes
 
     @property
-    def compared(self) -> tuple[str, ...]:
-        """The layers that images are compared with training images by; none for the last one that the head reads."""
-        return compared_by(self.card.unknown)
+    def reference_layers(self) -> tuple[str, ...]:
+        """Layers by which images are compared with training images; empty for the last one that the head reads."""
+        return reference_layers(self.card.unknown)
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of the card, which has those of the weights."""
+        """SHA-256 of the card, which holds those of the weights."""
         return hashlib.sha256(dump(self.card).encode()).hexdigest()
 
     def predict(
-        self, images: Any, *, coverage: float | None = None, unknown: float = RATE, watch: Watch = unwatched
+        self, images: Any, *, coverage: float | None = None, unknown: float = UNKNOWN_RATE, watch: Watch = unwatched
     ) -> list[Prediction]:
-        """Answers, in order, for paths, bytes of files, arrays uint8 [height, width, 3] or [height, width], PIL
-        pictures, or a single one of these; in a list, or whatever else can be gone through.
+        """Predict the class of images, in order.
 
-        With `coverage`, 0.9 perhaps, each has a set of classes that holds the true one for this share of pictures.
-        `unknown` is the share of pictures of the known classes that may be called unknown; 0 for none at all.
-        A picture that cannot be read gets a Prediction with its fault; it never stops the others. Raises UsageError
-        for a share that cannot be, or one that the classifier has no sets for.
+        Images are paths, bytes of files, arrays uint8 [height, width, 3] or [height, width], or PIL images: any
+        iterable of these, or a single one. With `coverage`, such as 0.9, each prediction has a set of classes that
+        holds the true one for this share of images. `unknown` is the share of images of the known classes that may be
+        called unknown; 0 for none. An image that cannot be read gets a Prediction with its fault and does not stop the
+        others. Raises UsageError for a share out of range, and for a coverage where the classifier has no sets.
+
+            classifier = graft.load("model/")
+            for prediction in classifier.predict(["photo.jpg"], coverage=0.9):
+                print(prediction.labels)
         """
         data = as_dataset(images)
-        blocks = self.blocks(data, coverage=coverage, unknown=unknown)
-        return list(watch(chain.from_iterable(blocks), "pictures", len(data)))
+        blocks = self.predict_blocks(data, coverage=coverage, unknown=unknown)
+        return list(watch(chain.from_iterable(blocks), "images", len(data)))
 
-    def blocks(
-        self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = RATE
+    def predict_blocks(
+        self, images: Any, *, start: int = 0, coverage: float | None = None, unknown: float = UNKNOWN_RATE
     ) -> Iterator[list[Prediction]]:
-        """The same, few by few, for more pictures than there is memory for: those that the network saw together.
+        """Predict batch by batch, for more images than fit into memory.
 
-        From the `start` of such a block on, the rest are the very same. Raises UsageError as `predict` does, at once.
+        A run that begins at the `start` of a block gives the same predictions from there on. Raises UsageError as
+        `predict` does, before the first block.
         """
-        return self._blocks(as_dataset(images), start, self.least(coverage), self._limit(unknown))
+        return self._predict_blocks(
+            as_dataset(images), start, self.coverage_threshold(coverage), self._unknown_threshold(unknown)
+        )
 
-    def _blocks(self, data: Dataset, start: int, least: float | None, limit: float) -> Iterator[list[Prediction]]:
+    def _predict_blocks(
+        self, data: Dataset, start: int, least: float | None, limit: float
+    ) -> Iterator[list[Prediction]]:
         rest, at, faults = data.take(np.arange(start, len(data))), 0, dict[int, str]()
-        for glance in forward.glances(self.network, self.compared, rest, unwatched, faults):
-            end = int(glance.rows[-1]) + 1
-            said = dict(zip(glance.rows.tolist(), self._told(glance, least, limit), strict=True))
+        for batch in network.iterate_batches(self.network, self.reference_layers, rest, unwatched, faults):
+            end = int(batch.rows[-1]) + 1
+            found = dict(zip(batch.rows.tolist(), self._answer_batch(batch, least, limit), strict=True))
             names = enumerate(map(data.name, range(start + at, start + end)), at)
             yield [
-                _prediction(name, *said[row]) if row in said else Prediction(name, None, faults.pop(row))
+                _build_prediction(name, *found[row]) if row in found else Prediction(name, None, faults.pop(row))
                 for row, name in names
             ]
             at = end
         if at < len(rest):
             yield [Prediction(data.name(start + row), None, faults[row]) for row in range(at, len(rest))]
 
-    def _told(
-        self, glance: Glance, least: float | None, limit: float
+    def _answer_batch(
+        self, batch: BatchOutput, least: float | None, limit: float
     ) -> Iterator[tuple[Answer | None, tuple[Neighbour, ...]]]:
-        """(answer, nearest training pictures) of each picture of a batch; None without a number."""
+        """Yield (answer, nearest training images) of each image of a batch; no answer where a logit is not finite."""
         card, known = self.card, self.memory.known if self.memory else None
-        near = known.near(glance.reference, glance.logits, card.task == MULTILABEL) if known else None
-        strange, chances = near.scores > limit if near else None, self.calibrated(glance.logits)
+        near = known.find_neighbours(batch.reference, batch.logits, card.task == MULTILABEL) if known else None
+        strange, probs = near.scores > limit if near else None, self.calibrate_logits(batch.logits)
         if near:
-            chances[~finite(near.scores)] = np.nan
-        told = answers(chances, card.classes, card.task, card.thresholds, least, strange)
-        return zip(told, self._neighbours(near) if near else repeat(()), strict=False)
+            probs[~find_finite_rows(near.scores)] = np.nan
+        found = build_answers(probs, card.classes, card.task, card.thresholds, least, strange)
+        return zip(found, self._neighbours(near) if near else repeat(()), strict=False)
 
-    def look(self, data: Dataset, *, watch: Watch = unwatched) -> Look:
-        """All that the network says of pictures: logits, and the nearest training pictures."""
+    def run_forward(self, data: Dataset, *, watch: Watch = unwatched) -> ForwardOutput:
+        """Compute logits and the nearest training images."""
         known = self.memory.known if self.memory else None
-        return forward.look(self.network, self.compared, known, self.card.task == MULTILABEL, data, watch)
+        return network.run_forward(
+            self.network, self.reference_layers, known, self.card.task == MULTILABEL, data, watch
+        )
 
-    def probabilities(
+    def predict_probs(
         self, data: Dataset, *, watch: Watch = unwatched
     ) -> tuple[NDArray[np.float64], NDArray[np.intp], dict[int, str]]:
-        """Calibrated probabilities [good pictures, classes], the rows these stand for, and the others' faults."""
-        look = forward.look(self.network, (), None, False, data, watch)
-        return self.calibrated(look.logits), look.rows, look.faults
+        """Return calibrated probabilities [n, classes] of the readable images, their rows, and the others' faults."""
+        output = network.run_forward(self.network, (), None, False, data, watch)
+        return self.calibrate_logits(output.logits), output.rows, output.faults
 
-    def calibrated(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Probabilities [n, classes] that mean what they say, from logits."""
-        return scoring.chances_of(self.card, logits)
+    def calibrate_logits(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return calibrated probabilities [n, classes]."""
+        return scoring.calibrate_logits(self.card, logits)
 
-    def least(self, coverage: float | None) -> float | None:
-        """From which probability on a class is in a prediction set of this coverage; None where none is asked for."""
+    def coverage_threshold(self, coverage: float | None) -> float | None:
+        """Return the probability from which on a class is in a prediction set of this coverage; None for None.
+
+        Raises UsageError for a coverage out of range, and for a classifier without prediction sets.
+        """
         if coverage is None:
             return None
         if not 0 < coverage <= COVERAGES[-1]:
             raise UsageError(f"A coverage is a share above 0 and up to {COVERAGES[-1]}, such as 0.9. Got {coverage:g}.")
         if not self.card.sets:
             raise UsageError(
-                "This classifier has no prediction sets: they come from pictures that `graft fit` leaves out while "
+                "This classifier has no prediction sets: they come from images that `graft fit` leaves out while "
                 "training. Train it with this version, or leave the coverage out."
             )
-        return least_of(self.card.sets, coverage)
+        return prediction_set_threshold(self.card.sets, coverage)
 
-    def _limit(self, rate: float) -> float:
-        """The score from which on a picture is unknown."""
+    def _unknown_threshold(self, rate: float) -> float:
+        """Return the score above which an image is unknown. Raises UsageError for a share out of range."""
         if not 0 <= rate < 1:
-            raise UsageError(f"The share of pictures that may be called unknown lies from 0 to 1. Got {rate:g}.")
-        return self.memory.known.limit(rate) if self.memory and self.memory.known else np.inf
+            raise UsageError(f"The share of images that may be called unknown lies from 0 to 1. Got {rate:g}.")
+        return self.memory.known.unknown_threshold(rate) if self.memory and self.memory.known else np.inf
 
-    def _neighbours(self, near: Near) -> Iterator[tuple[Neighbour, ...]]:
-        """The nearest training pictures of each, by name."""
+    def _neighbours(self, near: NeighbourMatches) -> Iterator[tuple[Neighbour, ...]]:
+        """Yield the nearest training images of each image, with their names."""
         assert self.memory
         assert self.memory.known
         names, labels = self.memory.known.names, self.memory.known.labels
-        for which, cosines in zip(near.which.tolist(), near.cosines.tolist(), strict=True):
+        for which, cosines in zip(near.indices.tolist(), near.cosines.tolist(), strict=True):
             pairs = zip(which, cosines, strict=True)
-            yield tuple(Neighbour(names[at], self.named(labels[at]), cosine) for at, cosine in pairs)
+            yield tuple(Neighbour(names[at], self.label_names(labels[at]), cosine) for at, cosine in pairs)
 
-    def named(self, label: Any) -> tuple[str, ...]:
-        """The names of the classes that a label stands for: a number, or a 1 for each class that is shown."""
-        several = np.flatnonzero(label) if np.ndim(label) else [label]
-        return tuple(self.classes[at] for at in several)
+    def label_names(self, label: Any) -> tuple[str, ...]:
+        """Return the class names of a label: a class index, or a row of zeros and ones."""
+        indices = np.flatnonzero(label) if np.ndim(label) else [label]
+        return tuple(self.classes[at] for at in indices)
 
     def evaluate(self, source: Any, *, columns: str = "", watch: Watch = unwatched) -> Score:
-        """The score on labelled pictures: class folders or a table with the classifier's own names, or whatever
-        else `graft.read_source` reads. Of a source with a test part, only that part counts.
+        """Score the classifier on labelled images: class folders, a table, or whatever else `graft.read_source` reads.
 
-        Pictures of classes that it does not know are told apart: see `Trust.strangers`. Raises DataError where it
-        knows none of the classes, where one is only spelt in another way, or when not one picture can be read.
+        Of a source with a test part, only that part counts. Images of unknown classes are scored apart: see
+        `Trust.strangers`. Raises DataError where no class is known, where one differs in spelling only, or when no
+        image can be read.
+
+            print(graft.load("model/").evaluate("photos/"))
         """
-        from graft.data.read.source import read_source  # all readers: a single answer needs none
+        from graft.data.readers.source import read_source  # here, as it imports all readers and a prediction needs none
 
-        several = self.card.task == MULTILABEL
-        data = scoring.matched(read_source(source, self.classes, columns, several=several), self.card)
+        multilabel = self.card.task == MULTILABEL
+        data = scoring.align_classes(read_source(source, self.classes, columns, several=multilabel), self.card)
         if (data.split == TEST).any():
             data = data.take(data.part(TEST))
-        look = self.look(data, watch=watch)
-        if not len(look.rows):
-            raise DataError(f"None of the {len(data)} pictures can be used, the first because: {look.faults[0]}.")
-        score = self.scored(look, data)
-        told = scoring.shifted(self.card, self.memory, look, data)
-        return replace(score, trust=replace(score.trust, unlabelled=data.ignored.get(NO_LABEL, 0), shift=told))
+        output = self.run_forward(data, watch=watch)
+        if not len(output.rows):
+            raise DataError(f"None of the {len(data)} images can be used, the first because: {output.faults[0]}.")
+        score = self.score_output(output, data)
+        shift = scoring.measure_labelled_shift(self.card, self.memory, output, data)
+        return replace(score, trust=replace(score.trust, unlabelled=data.ignored.get(NO_LABEL, 0), shift=shift))
 
-    def scored(self, look: Look, data: Dataset) -> Score:
-        """The score of what was said of the pictures of a table that `scoring.matched` made."""
-        faults = data.named(look.faults)
-        return scoring.scored(self.card, self.memory, look, data.labels[look.rows], data.classes, faults)
+    def score_output(self, output: ForwardOutput, data: Dataset) -> Score:
+        """Score the output for the images of a table that `scoring.align_classes` returned."""
+        faults = data.named(output.faults)
+        return scoring.score_output(self.card, self.memory, output, data.labels[output.rows], data.classes, faults)
 
     def save(self, folder: str | Path, *, page: str = "", force: bool = False) -> Path:
-        """Write the classifier into one folder, whole or not at all, with the report as a `page` if there is one.
+        """Write the classifier to a folder, atomically, with the HTML report `page` if given; return the folder.
 
-        Raises OutputError if it is already there.
+        Raises OutputError if the folder holds a classifier already and `force` is not set, or anything else.
         """
         return storage.save(self.network, self.card, self.report, Path(folder), self.memory, page, force=force)
 
 
-def _prediction(name: str, answer: Answer | None, nearest: tuple[Neighbour, ...]) -> Prediction:
-    return Prediction(name, answer, nearest=nearest) if answer else Prediction(name, None, NO_NUMBER)
+def _build_prediction(name: str, answer: Answer | None, nearest: tuple[Neighbour, ...]) -> Prediction:
+    return Prediction(name, answer, nearest=nearest) if answer else Prediction(name, None, NOT_FINITE)
 
 
 def load(folder: str | Path) -> Classifier:
-    """The classifier that was saved in this folder.
+    """Load a saved classifier.
 
     Raises ModelError when it is damaged, incomplete, or newer than this version can read.
+
+        classifier = graft.load("model/")
+        print(classifier.classes)
     """
     return Classifier(*storage.load(Path(folder)))
 
 
 def as_dataset(images: Any) -> Dataset:
-    """Images as `Classifier.predict` takes them, as a table. Raises DataError for what is none."""
+    """Return images as `Classifier.predict` takes them as a Dataset. Raises DataError for anything else."""
     return images if isinstance(images, Dataset) else table.of_any(images)

@@ -1,8 +1,8 @@
-"""Why a classifier says what it says: the answer, and which places of the picture speak for it."""
+"""Saliency maps: class activation maps where they are exact, occlusion maps elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,71 +12,160 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graft.errors import UsageError
-from graft.model import pictures
-from graft.model.classifier import Classifier, Prediction, as_dataset
-from graft.model.heat import heat
+from graft.features import loading
+from graft.heads.head import Head
+from graft.model.classifier import Classifier, as_dataset
+from graft.model.network import Network, exact_map_outputs
 from graft.progress import Watch, unwatched
 from graft_runtime.card import MULTILABEL
-from graft_runtime.screen import MANY, listed
+from graft_runtime.formatting import MAX_NAMES, join_names
+from graft_runtime.prediction import Prediction
 
-DIM = 0.35  # of its brightness a place keeps that does not speak for the answer
-BRIGHT = 99  # percentile of the heat from which on a place is shown as it is
+GRID = 14  # cells along a side; a network's last map has 7 or 14
+OCCLUSION_GRID = 7  # cells along a side that are covered one by one; divides GRID
+MIN_BRIGHTNESS = 0.35  # share of its brightness that a cell of saliency 0 or less keeps
+BRIGHT_PERCENTILE = 99  # of the saliency, from which on a cell is shown unchanged
+
+Logits = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+
+
+def saliency_maps(
+    network: Network, images: NDArray[np.uint8], classes: Sequence[int], multilabel: bool = False
+) -> NDArray[np.float32]:
+    """Compute saliency maps [n, GRID, GRID] of images [n, 3, size, size], one class each.
+
+    Positive cells support the class, negative ones oppose it. The quantity explained is the class's logit minus the
+    mean of all logits, as only differences count in a softmax; with `multilabel`, the logit itself. For a linear head
+    on averages the cells add up to it, except for the bias.
+    """
+    if exact := exact_map_outputs(network.features, network.head):
+        return class_activation_maps(
+            network.features.graph.runner.run(images, exact), network.head, classes, multilabel
+        )
+    return occlusion_maps(network, images, classes, multilabel)
+
+
+def class_activation_maps(
+    maps: Sequence[NDArray[np.float32]], head: Head, classes: Sequence[int], multilabel: bool = False
+) -> NDArray[np.float32]:
+    """Compute class activation maps (Zhou et al. 2016) from the maps [n, c, h, w] that a linear head reads."""
+    tensors: dict[str, NDArray[Any]] = dict(head.tensors)
+    weight = tensors["judge.weight"] * tensors["scale"]
+    own = (weight if multilabel else weight - weight.mean(axis=0))[list(classes)]
+    parts = np.split(own, np.cumsum([part.shape[1] for part in maps])[:-1], axis=1)
+    places = (_resample_to_grid(_place_contributions(each, part)) for each, part in zip(parts, maps, strict=True))
+    return np.asarray(sum(places), np.float32)
+
+
+def _place_contributions(weight: NDArray[np.floating], part: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return what each cell of maps [n, c, h, w] adds to a logit, by weights [n, c]: [n, h, w]."""
+    count, channels, height, width = part.shape
+    flat = part.reshape(count, channels, height * width)
+    return (weight[:, None] @ flat).reshape(count, height, width).astype(np.float32) / (height * width)
+
+
+def _resample_to_grid(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Resample maps [n, h, w] to GRID x GRID cells with the same total."""
+    height, width = places.shape[1:]
+    grid = _averaging_matrix(height) @ places @ _averaging_matrix(width).T * (height * width / GRID**2)
+    rest = places.sum(axis=(1, 2)) - grid.sum(axis=(1, 2))  # cells of uneven grids overlap
+    return np.asarray(grid + rest[:, None, None] / GRID**2, np.float32)
+
+
+def _averaging_matrix(count: int) -> NDArray[np.float32]:
+    """Return the matrix [GRID, count] that averages the cells that each cell of the grid touches."""
+    step = np.arange(GRID + 1) * count
+    first, last = step[:-1] // GRID, -(-step[1:] // GRID)
+    at = np.arange(count)
+    inside = (at >= first[:, None]) & (at < last[:, None])
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def occlusion_maps(
+    logits: Logits, images: NDArray[np.uint8], classes: Sequence[int], multilabel: bool = False
+) -> NDArray[np.float32]:
+    """Compute how much the same logit falls when a cell is covered with the image's mean colour: [n, GRID, GRID].
+
+    Takes OCCLUSION_GRID^2 + 1 forward passes per image.
+    """
+    found = [_logit_drops(logits, image, own, multilabel) for image, own in zip(images, classes, strict=True)]
+    times = GRID // OCCLUSION_GRID
+    whole = np.array(found, np.float32).reshape(len(images), OCCLUSION_GRID, OCCLUSION_GRID)
+    return whole.repeat(times, axis=1).repeat(times, axis=2) / np.float32(times**2)
+
+
+def _logit_drops(logits: Logits, image: NDArray[np.uint8], own: int, multilabel: bool) -> NDArray[np.floating]:
+    size = image.shape[-1]
+    edges = [round(size * at / OCCLUSION_GRID) for at in range(OCCLUSION_GRID + 1)]
+    changed = np.repeat(image[None], OCCLUSION_GRID**2 + 1, axis=0)  # the last one stays unchanged
+    mean = image.mean(axis=(1, 2)).round().astype(np.uint8)[:, None, None]
+    for place in range(OCCLUSION_GRID**2):
+        row, column = divmod(place, OCCLUSION_GRID)
+        changed[place, :, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = mean
+    found = logits(changed)
+    class_logits = found[:, own] if multilabel else found[:, own] - found.mean(axis=1)
+    return class_logits[-1] - class_logits[:-1]
+
+
+# --- explanations -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """An answer with its heat map.
+    """A prediction with its saliency map.
 
-    `label` is the class that is explained; `seen` the picture as the network saw it, uint8 [size, size, 3]; `heat`
-    float32 [14, 14], how much each place speaks for the label (above 0) or against it.
+    `label` is the class that is explained; `image` the preprocessed image, uint8 [size, size, 3]; `saliency` float32
+    [14, 14], how much each cell supports the label (above 0) or opposes it.
     """
 
     prediction: Prediction
     label: str
-    seen: NDArray[np.uint8]
-    heat: NDArray[np.float32]
+    image: NDArray[np.uint8]
+    saliency: NDArray[np.float32]
 
     def __repr__(self) -> str:
-        return f"<Explanation of {self.label} for {self.prediction.picture}>"
+        return f"<Explanation of {self.label} for {self.prediction.image}>"
 
-    def drawn(self) -> NDArray[np.uint8]:
-        """The picture with its colours where it speaks for the label, dark and grey elsewhere: [size, size, 3]."""
-        return drawn(self.seen, self.heat)
+    def draw(self) -> NDArray[np.uint8]:
+        """Draw the image in colour where it supports the label, dark and grey elsewhere: [size, size, 3]."""
+        return draw_saliency(self.image, self.saliency)
 
 
-def drawn(seen: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A picture [height, width, 3] with its colours where the heat is high, dark and grey elsewhere."""
-    height, width = seen.shape[:2]
-    places = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC))
-    share = (places / max(float(np.percentile(places, BRIGHT)), 1e-12)).clip(0, 1)[..., None]
-    dim = DIM * seen.mean(axis=2, keepdims=True)
-    return (dim + share * (seen - dim)).round().astype(np.uint8)
+def draw_saliency(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Draw an image [height, width, 3] in colour where the saliency is high, dark and grey elsewhere."""
+    height, width = image.shape[:2]
+    places = np.asarray(Image.fromarray(saliency).resize((width, height), Image.Resampling.BICUBIC))
+    share = (places / max(float(np.percentile(places, BRIGHT_PERCENTILE)), 1e-12)).clip(0, 1)[..., None]
+    dim = MIN_BRIGHTNESS * image.mean(axis=2, keepdims=True)
+    return (dim + share * (image - dim)).round().astype(np.uint8)
 
 
 def explain(
     classifier: Classifier, images: Any, label: str | None = None, *, watch: Watch = unwatched
 ) -> Iterator[Explanation | Prediction]:
-    """An Explanation of each picture, in order, for its own answer or for `label`; of an unknown one for the class that
-    it is most like; for one that cannot be read, the Prediction with its fault. They are given as `Classifier.predict`
-    takes them.
+    """Yield an Explanation of each image, in order, for its predicted class or for `label`.
 
-    Raises UsageError for a label that the classifier does not know, and for a network that keeps no map of places.
+    An unknown image is explained for its most likely class; for one that cannot be read, the Prediction with its
+    fault is yielded. Images are given as for `Classifier.predict`. Raises UsageError for a label that the classifier
+    does not know.
     """
     if label is not None and label not in classifier.classes:
-        raise UsageError(f"The classifier does not know {label!r}. It knows {listed(classifier.classes, MANY)}.")
+        raise UsageError(
+            f"The classifier does not know {label!r}. It knows {join_names(classifier.classes, MAX_NAMES)}."
+        )
     data = as_dataset(images)
     predictions = classifier.predict(data)
-    prepare = partial(pictures.prepared, classifier.network.preprocess)
-    for picture in pictures.each(data, prepare, watch):
-        prediction = predictions[picture.row]
-        if picture.made is None or prediction.answer is None:
+    prepare = partial(loading.prepare_image, classifier.network.preprocess)
+    for image in loading.load_each(data, prepare, watch):
+        prediction = predictions[image.row]
+        if image.value is None or prediction.answer is None:
             yield prediction
         else:
-            yield _explained(classifier, prediction, picture.made, label or prediction.answer.label)
+            yield _explain_image(classifier, prediction, image.value, label or prediction.answer.label)
 
 
-def _explained(classifier: Classifier, prediction: Prediction, seen: NDArray[np.uint8], label: str) -> Explanation:
-    several = classifier.card.task == MULTILABEL
+def _explain_image(classifier: Classifier, prediction: Prediction, image: NDArray[np.uint8], label: str) -> Explanation:
+    multilabel = classifier.card.task == MULTILABEL
     at = classifier.classes.index(label)
-    places = heat(classifier.network, seen[None], [at], several)[0]
-    return Explanation(prediction, label, np.ascontiguousarray(seen.transpose(1, 2, 0)), places)
+    places = saliency_maps(classifier.network, image[None], [at], multilabel)[0]
+    return Explanation(prediction, label, np.ascontiguousarray(image.transpose(1, 2, 0)), places)

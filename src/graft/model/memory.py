@@ -1,11 +1,12 @@
-"""What a classifier remembers of its pictures: which it was trained on, how it answered the test, what it knows.
+"""The memory of a classifier: digests of its training images, test predictions, stored training features.
 
-One file of tensors without pickle. Pictures are named by their content, so that they are found again wherever they lie.
+One file of tensors without pickle. Images are identified by their content, so that moved files are found again.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +17,22 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
 from graft.data.dataset import SPLITS
-from graft.model.unknown import Known
+from graft.model.unknown import KnownImages
 from graft_runtime import strict_json
 
-SHORT = 8  # bytes of a training picture's digest: among a million one more is taken for one of them in 10^13 times
-WHOLE = 16  # bytes of a digest
-COUNTED = {"tested": "digests", "known": "features", "pictures": "digests"}  # what has a row for each picture
-LONG, LONGER = 1 << 16, 1 << 10  # bytes that names take as JSON, at most: all together, and more for each
-MANY, TOP = 100, 10  # of more classes than MANY only the TOP likeliest are remembered
+SHORT_DIGEST = 8  # bytes of a training image's digest: a false match among a million images has a chance of 10^-13
+FULL_DIGEST = 16  # bytes of a digest
+ROW_FIELDS = {"tested": "digests", "known": "features", "images": "digests"}  # the field with one row per image
+MAX_NAMES_BYTES, MAX_NAME_BYTES = 1 << 16, 1 << 10  # limit of the names as JSON: a constant part, and one per name
+MAX_FULL_CLASSES, TOP_CLASSES = 100, 10  # beyond so many classes only the likeliest are stored
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
-    """The test pictures in order: digests [n, 16], names, labels [n] or [n, classes], and the calibrated answers.
+class EvaluationRecord:
+    """The test images in order: digests [n, 16], names, labels [n] or [n, classes], calibrated predictions.
 
     `chances` [n, k] are the probabilities of the classes `columns` [n, k]: all of them, in order, or the likeliest.
-    `own` [n] is that of the right class, `strange` [n] the score of unknown; each is empty where there is none.
+    `own` [n] is the probability of the true class, `strange` [n] the score of unknown; either may be empty.
     """
 
     digests: NDArray[np.uint8]
@@ -47,11 +48,11 @@ class Exam:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """All pictures that could be used, for `graft update`, which finds their features in the cache by content.
+class ImageRecords:
+    """All usable images, for `graft update`, which finds their features in the cache by content.
 
-    `digests` [n, 16], `names`, `labels` [n] or [n, classes], `parts` [n] (index into SPLITS) and `groups` [n] as a
-    person gave them, empty without any; `given` is whether a person made the split.
+    `digests` [n, 16], `names`, `labels` [n] or [n, classes], `parts` [n] (index into SPLITS) and `groups` [n] as the
+    user gave them, else empty; `given` is whether the user made the split.
     """
 
     digests: NDArray[np.uint8]
@@ -64,44 +65,46 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """`trained` are the short digests of the training pictures [n, 8], sorted."""
+    """What is stored of the images; `trained` are the short digests of the training images [n, 8], sorted."""
 
     trained: NDArray[np.uint8]
-    tested: Exam | None = None
-    known: Known | None = None
-    pictures: Pictures | None = None
+    tested: EvaluationRecord | None = None
+    known: KnownImages | None = None
+    images: ImageRecords | None = None
 
     def __repr__(self) -> str:
         tested = len(self.tested) if self.tested else 0
         return f"<Memory of {len(self.trained):,} training and {tested:,} test images>"
 
-    def seen(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which of these contents [n, 16] were trained on."""
-        return np.isin(_numbers(digests), _numbers(self.trained))
+    def find_trained(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which of these digests [n, 16] are of training images."""
+        return np.isin(_digest_numbers(digests), _digest_numbers(self.trained))
 
 
-def shortened(digests: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Short digests, sorted."""
-    return np.unique(np.ascontiguousarray(digests[:, :SHORT]), axis=0)
+def shorten_digests(digests: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the short digests, sorted, each once."""
+    return np.unique(np.ascontiguousarray(digests[:, :SHORT_DIGEST]), axis=0)
 
 
-def examined(
+def build_record(
     digests: NDArray[np.uint8],
     names: Sequence[str],
     labels: NDArray[np.integer],
-    chances: NDArray[np.float64],
+    probs: NDArray[np.float64],
     strange: NDArray[np.float32] | None,
-) -> Exam:
-    """The answers as they are kept; with many classes, only the likeliest."""
-    count, classes = chances.shape
-    columns = np.argsort(-chances, axis=1, kind="stable")[:, :TOP] if classes > MANY else np.arange(classes)
+) -> EvaluationRecord:
+    """Build the record of a test; with many classes, only the likeliest are stored."""
+    count, classes = probs.shape
+    columns = (
+        np.argsort(-probs, axis=1, kind="stable")[:, :TOP_CLASSES] if classes > MAX_FULL_CLASSES else np.arange(classes)
+    )
     columns = np.broadcast_to(columns, (count, columns.shape[-1])).astype(np.int32)
-    own = chances[np.arange(count), labels] if labels.ndim == 1 else np.empty(0)
-    return Exam(
+    own = probs[np.arange(count), labels] if labels.ndim == 1 else np.empty(0)
+    return EvaluationRecord(
         digests=digests,
         names=tuple(names),
         labels=labels,
-        chances=np.take_along_axis(chances, columns, axis=1).astype(np.float32),
+        chances=np.take_along_axis(probs, columns, axis=1).astype(np.float32),
         columns=columns,
         own=own.astype(np.float32),
         strange=np.empty(0, np.float32) if strange is None else strange,
@@ -109,72 +112,73 @@ def examined(
 
 
 def dump(memory: Memory) -> bytes:
-    """The file's bytes."""
-    parts = {"tested": memory.tested, "known": memory.known, "pictures": memory.pictures}
+    """Return the bytes of the file."""
+    parts = {"tested": memory.tested, "known": memory.known, "images": memory.images}
     tensors = {"trained": memory.trained}
     for part, held in parts.items():
         for name, value in vars(held).items() if held else ():
-            tensors[f"{part}.{name}"] = _text(value) if isinstance(value, tuple) else np.ascontiguousarray(value)
+            tensors[f"{part}.{name}"] = _pack_names(value) if isinstance(value, tuple) else np.ascontiguousarray(value)
     return safetensors.save(tensors)
 
 
 def parse(content: bytes) -> Memory:
     """The memory that `dump` wrote; raises KeyError, TypeError or ValueError for any other file."""
-    tensors = safetensors.load(content)
-    count = {part: len(tensors.get(f"{part}.{rows}", ())) for part, rows in COUNTED.items()}
-    parts: dict[str, dict[str, Any]] = {"tested": {}, "known": {}, "pictures": {}}
+    # "pictures." is what earlier versions called "images."
+    tensors = {re.sub(r"^pictures\.", "images.", name): value for name, value in safetensors.load(content).items()}
+    count = {part: len(tensors.get(f"{part}.{rows}", ())) for part, rows in ROW_FIELDS.items()}
+    parts: dict[str, dict[str, Any]] = {"tested": {}, "known": {}, "images": {}}
     for name, value in tensors.items():
         part, _, own = name.partition(".")
         if own:
-            named = _words(value, count[part]) if own == "names" else value
+            named = _unpack_names(value, count[part]) if own == "names" else value
             parts[part][own] = bool(value) if own == "given" else named
-    held, known, pictures = parts.values()
+    held, known, images = parts.values()
     return Memory(
         tensors["trained"],
-        Exam(**held) if held else None,
-        Known(**known) if known else None,
-        Pictures(**pictures) if pictures else None,
+        EvaluationRecord(**held) if held else None,
+        KnownImages(**known) if known else None,
+        ImageRecords(**images) if images else None,
     )
 
 
-def check(memory: Memory, classes: int, *, several: bool) -> None:
-    """Raises ValueError that says which array is not what a classifier of so many classes remembers."""
-    _check("trained", memory.trained, np.uint8, (None, SHORT))
-    if exam := memory.tested:
-        count, shape = len(exam.digests), exam.columns.shape
-        _check("tested.digests", exam.digests, np.uint8, (None, WHOLE))
-        _check_labels("tested.labels", exam.labels, count, classes, several)
-        _check("tested.columns", exam.columns, np.integer, (count, None), 0, classes - 1)
-        _check("tested.chances", exam.chances, np.floating, shape, 0, 1)
-        _check("tested.own", exam.own, np.floating, (0 if several else count,), 0, 1)
-        _check("tested.strange", exam.strange, np.floating, (count if len(exam.strange) else 0,))
-        _check_names("tested.names", exam.names, count)
+def check_memory(memory: Memory, classes: int, *, multilabel: bool) -> None:
+    """Raise ValueError, with the name of the array, where one does not fit a classifier of so many classes."""
+    _check_array("trained", memory.trained, np.uint8, (None, SHORT_DIGEST))
+    if tested := memory.tested:
+        count, shape = len(tested.digests), tested.columns.shape
+        _check_array("tested.digests", tested.digests, np.uint8, (None, FULL_DIGEST))
+        _check_labels("tested.labels", tested.labels, count, classes, multilabel)
+        _check_array("tested.columns", tested.columns, np.integer, (count, None), 0, classes - 1)
+        _check_array("tested.chances", tested.chances, np.floating, shape, 0, 1)
+        _check_array("tested.own", tested.own, np.floating, (0 if multilabel else count,), 0, 1)
+        _check_array("tested.strange", tested.strange, np.floating, (count if len(tested.strange) else 0,))
+        _check_names("tested.names", tested.names, count)
     if known := memory.known:
         count = len(known.features)
-        _check("known.features", known.features, np.floating, (None, None))
-        _check_labels("known.labels", known.labels, count, classes, several)
-        _check("known.strays", known.strays, np.floating, (None,))
+        _check_array("known.features", known.features, np.floating, (None, None))
+        _check_labels("known.labels", known.labels, count, classes, multilabel)
+        _check_array("known.strays", known.strays, np.floating, (None,))
         _check_names("known.names", known.names, count)
         if (np.diff(known.strays) < 0).any():
             raise ValueError("'known.strays' are not in order")
-    if held := memory.pictures:
+    if held := memory.images:
         count = len(held.digests)
-        _check("pictures.digests", held.digests, np.uint8, (None, WHOLE))
-        _check_labels("pictures.labels", held.labels, count, classes, several)
-        _check("pictures.parts", held.parts, np.integer, (count,), 0, len(SPLITS) - 1)
-        _check("pictures.groups", held.groups, np.integer, (count if len(held.groups) else 0,))
-        _check_names("pictures.names", held.names, count)
+        _check_array("images.digests", held.digests, np.uint8, (None, FULL_DIGEST))
+        _check_labels("images.labels", held.labels, count, classes, multilabel)
+        _check_array("images.parts", held.parts, np.integer, (count,), 0, len(SPLITS) - 1)
+        _check_array("images.groups", held.groups, np.integer, (count if len(held.groups) else 0,))
+        _check_names("images.names", held.names, count)
 
 
-def _check_labels(name: str, labels: NDArray[Any], count: int, classes: int, several: bool) -> None:
-    """A class for each, or a 1 for each class that it shows."""
-    if several:
-        _check(name, labels, np.integer, (count, classes), 0, 1)
+def _check_labels(name: str, labels: NDArray[Any], count: int, classes: int, multilabel: bool) -> None:
+    """Check labels: one class for each image, or a row of zeros and ones."""
+    if multilabel:
+        _check_array(name, labels, np.integer, (count, classes), 0, 1)
     else:
-        _check(name, labels, np.integer, (count,), 0, classes - 1)
+        _check_array(name, labels, np.integer, (count,), 0, classes - 1)
 
 
-def _check(
+def _check_array(
     name: str,
     held: NDArray[Any],
     kind: type[np.generic],
@@ -182,7 +186,7 @@ def _check(
     low: float = -np.inf,
     high: float = np.inf,
 ) -> None:
-    """Raises ValueError for another kind or shape (None: any length), or for a number out of its range."""
+    """Raise ValueError for another kind or shape (None: any length), or for a number out of its range."""
     fits = held.ndim == len(shape) and all(own in (None, there) for own, there in zip(shape, held.shape, strict=True))
     if not fits or not np.issubdtype(held.dtype, kind):
         wanted = " x ".join("any" if side is None else str(side) for side in shape)
@@ -197,17 +201,17 @@ def _check_names(name: str, names: tuple[str, ...], count: int) -> None:
         raise ValueError(f"{name!r} are {count:,}, and here {len(names):,}")
 
 
-def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(digests[:, :SHORT]).view(np.uint64).ravel()
+def _digest_numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(digests[:, :SHORT_DIGEST]).view(np.uint64).ravel()
 
 
-def _text(names: tuple[str, ...]) -> NDArray[np.uint8]:
+def _pack_names(names: tuple[str, ...]) -> NDArray[np.uint8]:
     return np.frombuffer(zlib.compress(json.dumps(names).encode()), np.uint8)
 
 
-def _words(text: NDArray[np.uint8], count: int) -> tuple[str, ...]:
-    """So many names; what unpacks to more than these can take is not unpacked."""
-    raw, most = text.tobytes(), LONG + LONGER * count
+def _unpack_names(text: NDArray[np.uint8], count: int) -> tuple[str, ...]:
+    """Unpack `count` names, and no more bytes than so many names can take: a small file may unpack to gigabytes."""
+    raw, most = text.tobytes(), MAX_NAMES_BYTES + MAX_NAME_BYTES * count
     if not raw.startswith(b"["):  # schema 1 did not compress
         inflate = zlib.decompressobj()
         try:
@@ -215,7 +219,7 @@ def _words(text: NDArray[np.uint8], count: int) -> tuple[str, ...]:
         except zlib.error as error:
             raise ValueError(f"its names cannot be unpacked ({error})") from error
         if not inflate.eof:
-            raise ValueError(f"the names of {count:,} pictures unpack to more than {most:,} bytes, or are cut off")
+            raise ValueError(f"the names of {count:,} images unpack to more than {most:,} bytes, or are cut off")
     names = strict_json.loads(raw)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("its names are no list of texts")

@@ -1,13 +1,13 @@
-"""A classifier on disk: one folder that a person can read, no pickle, written whole or not at all.
+"""Save and load classifiers: one readable folder without pickle, written atomically.
 
 model.safetensors   the tensors of backbone and head, without stages that come after all that the head reads
-graph.onnx          how the backbone works with them: its structure, for ONNX Runtime
+graph.onnx          the structure of the backbone, without its weights, for ONNX Runtime
 model.json          the card: classes, preprocessing, backbone, head, temperature, scores, provenance, licences
 report.json         the evaluation in full
 README.md           the model card
-memory.safetensors  the pictures that it was trained and tested on, by their content; how it answered the test
-history.csv         what each epoch brought, of a classifier that was trained by epochs
-report.html         the evaluation for people
+memory.safetensors  digests of the training and test images, test predictions, stored training features
+history.csv         one row per epoch, for a classifier that was trained by epochs
+report.html         the evaluation as a web page
 """
 
 from __future__ import annotations
@@ -27,37 +27,40 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from graft import device
-from graft.backbones import catalog, facts
+from graft import atomic, device
+from graft.backbones import catalog, graph
+from graft.backbones import graph as graph_module
 from graft.backbones import graph as graphs
-from graft.backbones.backbone import placed
-from graft.backbones.features import Features, Run
+from graft.backbones.backbone import move_to_device
+from graft.backbones.features import FeatureRunner, Features
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, GraftError, ModelError, OutputError
 from graft.extras import needed
 from graft.heads.head import Head
-from graft.model import history, readme, whole
+from graft.model import history
 from graft.model import memory as remembered
+from graft.model.card import build_readme
 from graft.model.history import Epoch
 from graft.model.memory import Memory
 from graft.model.network import Network
-from graft.model.unknown import compared_by
-from graft_runtime import regular, strict_json
+from graft.model.unknown import reference_layers
+from graft_runtime import safe_files, strict_json
 from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
 from graft_runtime.walk import LOCK
 
-TENSORS, CARD, REPORT, README = ALWAYS = ("model.safetensors", "model.json", "report.json", "README.md")
+TENSORS, CARD, REPORT, README = REQUIRED_FILES = ("model.safetensors", "model.json", "report.json", "README.md")
 GRAPH = "graph.onnx"
-PREFIX, HEAD = "features.backbone.", "head."  # of the names of the backbone's tensors, and of the head's
+BACKBONE_PREFIX, HEAD_PREFIX = "features.backbone.", "head."  # of tensor names
 HISTORY = history.FILE
-PAGE = "report.html"
+HTML_REPORT = "report.html"
 MEMORY = "memory.safetensors"
-FILES = (*ALWAYS, GRAPH, HISTORY, MEMORY, PAGE)
-TEXT, REMEMBERED = 1 << 28, 1 << 30  # bytes of a text and of the memory, at most: a million pictures take a tenth
-LARGEST = 1 << 34  # bytes of weights: twice the largest of the catalogue
-ABOUT = 1 << 12  # bytes that the head of the file may take to describe a tensor
-LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers wherever somebody looks
+FILES = (*REQUIRED_FILES, GRAPH, HISTORY, MEMORY, HTML_REPORT)
+# Limits on what is read. A million images take a tenth of a text file's and of the memory's.
+MAX_TEXT_BYTES, MAX_MEMORY_BYTES = 1 << 28, 1 << 30
+MAX_WEIGHTS_BYTES = 1 << 34  # twice the largest network of the catalogue
+MAX_TENSOR_HEADER_BYTES = 1 << 12  # per tensor, in the header of the safetensors file
+IGNORED_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file browsers in any folder that they show
 
 
 def save(
@@ -70,112 +73,118 @@ def save(
     *,
     force: bool = False,
 ) -> Path:
-    """Write the folder under another name beside its place, read it back, then rename it: there is no half a model.
+    """Write a classifier to a temporary folder, read it back, and rename it; return the folder.
 
-    An existing classifier is replaced only with `force`, and a folder that holds anything else never.
+    An existing classifier is replaced only with `force`, and a folder that holds anything else never. Raises
+    OutputError.
     """
-    _refuse(folder, force)
-    graph = read_of(network, compared_by(card.unknown))
-    tensors = {f"{PREFIX}{name}": np.require(each, requirements="C") for name, each in graph.tensors.items()}
-    tensors |= {f"{HEAD}{name}": np.require(each, requirements="C") for name, each in network.head.tensors.items()}
-    raw = {TENSORS: safetensors.save(tensors), GRAPH: facts.dump(graph)}
+    _check_overwrite(folder, force)
+    graph = prune_unread(network, reference_layers(card.unknown))
+    tensors = {f"{BACKBONE_PREFIX}{name}": np.require(each, requirements="C") for name, each in graph.tensors.items()}
+    tensors |= {
+        f"{HEAD_PREFIX}{name}": np.require(each, requirements="C") for name, each in network.head.tensors.items()
+    }
+    raw = {TENSORS: safetensors.save(tensors), GRAPH: graph_module.dump(graph)}
     raw |= {MEMORY: remembered.dump(memory)} if memory else {}
     card = replace(card, weights={name: hashlib.sha256(content).hexdigest() for name, content in raw.items()})
-    texts = {CARD: dump(card), REPORT: strict_json.dumps(report, indent=2) + "\n", README: readme.text(card, report)}
+    texts = {CARD: dump(card), REPORT: strict_json.dumps(report, indent=2) + "\n", README: build_readme(card, report)}
     if page:
-        texts[PAGE] = page
+        texts[HTML_REPORT] = page
     if epochs := report.get("training", {}).get("history"):
-        texts[HISTORY] = history.text([Epoch(**epoch) for epoch in epochs])
+        texts[HISTORY] = history.format_csv([Epoch(**epoch) for epoch in epochs])
     contents = raw | {name: text.encode() for name, text in texts.items()}
     try:
-        with whole.folder(folder) as fresh:
+        with atomic.atomic_folder(folder) as fresh:
             for name, content in contents.items():
                 _write(fresh / name, content)
     except OSError as error:
-        raise _unwritable(folder, error, sum(map(len, contents.values()))) from error
+        raise _write_error(folder, error, sum(map(len, contents.values()))) from error
     return folder
 
 
-def read_of(network: Network, compared: Sequence[str]) -> Graph:
-    """The graph without stages that come after all that the head reads and images are compared by."""
+def prune_unread(network: Network, compared: Sequence[str]) -> Graph:
+    """Return the graph without the stages after the last one that the head or the layers `compared` read."""
     features = network.features
     if features.top:
         return features.graph
     places = {stage.name: place for place, stage in enumerate(features.graph.stages)}
     read = {*features.layers, *compared}
-    if not read <= places.keys():  # a layer that is no stage lies inside one: where the reading ends is not known
+    if not read <= places.keys():  # a layer inside a stage: the last stage that is needed is not known
         return features.graph
-    return facts.shortened(features.graph, 1 + max(places[name] for name in read))
+    return graph.truncate_graph(features.graph, 1 + max(places[name] for name in read))
 
 
 def load(folder: Path) -> tuple[Network, Card, dict[str, Any], Memory | None]:
-    """(network, card, report, memory) of a saved classifier.
+    """Load (network, card, report, memory) of a saved classifier.
 
-    Raises ModelError that says which file is wrong, and how; UsageError for a folder of an earlier version where the
-    packages that read it are not installed.
+    Raises ModelError, which names the wrong file and its fault, and UsageError for a folder of an earlier version
+    where the packages that read it are not installed.
     """
     card = read_card(folder)
-    with _together(folder, TENSORS):
+    with _report_mismatch(folder, TENSORS):
         _check_card(card)
-    network = _network(folder, card) if GRAPH in card.weights else _earlier(folder, card)
+    network = _load_network(folder, card) if GRAPH in card.weights else _load_legacy(folder, card)
     memory = read_memory(folder, card)
     if memory and memory.known and len(memory.known.features):
-        with _together(folder, MEMORY):
+        with _report_mismatch(folder, MEMORY):
             width = memory.known.features.shape[1]
-            own = network.features.compared(compared_by(card.unknown)).width
+            own = network.features.reference_features(reference_layers(card.unknown)).width
             if width != own:
                 raise ValueError(f"images are compared by {own} features, and those remembered have {width}")
-    return network, card, _report(folder), memory
+    return network, card, _read_report(folder), memory
 
 
-def _network(folder: Path, card: Card) -> Network:
-    """The network with the tensors of the file: all that the graph and the head have, of their shapes."""
-    tensors, structure = _tensors(folder, card, LARGEST), _sound(folder, GRAPH, card, TEXT)
-    own = {name.removeprefix(PREFIX): each for name, each in tensors.items() if name.startswith(PREFIX)}
-    head = {name.removeprefix(HEAD): each for name, each in tensors.items() if name.startswith(HEAD)}
-    with _together(folder, GRAPH, TENSORS):
-        graph = facts.parse(structure, own)
-        graphs.weights(graph)
-    with _together(folder, TENSORS):
-        if odd := [name for name in tensors if not name.startswith((PREFIX, HEAD))]:
+def _load_network(folder: Path, card: Card) -> Network:
+    """Build the network from the graph and the tensors, whose names, shapes and values are checked."""
+    tensors = _read_tensors(folder, card, MAX_WEIGHTS_BYTES)
+    structure = _read_verified(folder, GRAPH, card, MAX_TEXT_BYTES)
+    own = {
+        name.removeprefix(BACKBONE_PREFIX): each for name, each in tensors.items() if name.startswith(BACKBONE_PREFIX)
+    }
+    head = {name.removeprefix(HEAD_PREFIX): each for name, each in tensors.items() if name.startswith(HEAD_PREFIX)}
+    with _report_mismatch(folder, GRAPH, TENSORS):
+        graph = graph_module.parse(structure, own)
+        graphs.required_tensors(graph)
+    with _report_mismatch(folder, TENSORS):
+        if odd := [name for name in tensors if not name.startswith((BACKBONE_PREFIX, HEAD_PREFIX))]:
             raise ValueError(f"unexpected {odd[0]}")
         if lost := [name for name, each in tensors.items() if each.dtype.kind == "f" and not np.isfinite(each).all()]:
             raise ValueError(f"not a number in {lost[0]}")
-        features = Features(graph, _preprocess(card), tuple(card.layers), card.top, card.pool)
-        network = _fitting(features, Head(card.head, head), card)
+        features = Features(graph, _read_preprocess(card), tuple(card.layers), card.top, card.pool)
+        network = _build_network(features, Head(card.head, head), card)
     if card.backbone.get("library") != "onnx" and device.is_gpu_likely():
-        graph = placed(catalog.find(card.backbone["name"]), graph, features.preprocess)
+        graph = move_to_device(catalog.find_entry(card.backbone["name"]), graph, features.preprocess)
         network = replace(network, features=replace(features, graph=graph))
-    with _together(folder, GRAPH, TENSORS):
-        run = Run(network.features, features.compared(compared_by(card.unknown)))
-        run.session.open(run.outputs)  # what an answer takes: the same session will give it
+    with _report_mismatch(folder, GRAPH, TENSORS):
+        run = FeatureRunner(network.features, features.reference_features(reference_layers(card.unknown)))
+        run.session.open(run.outputs)  # opens the session that predictions will use, so that a fault shows now
     return network
 
 
-def _earlier(folder: Path, card: Card) -> Network:
-    """A classifier of before, whose graph is made anew, by PyTorch."""
+def _load_legacy(folder: Path, card: Card) -> Network:
+    """Load a classifier of an earlier version, without a graph, which PyTorch rebuilds."""
     needed("torch", f"{folder} was saved by an earlier version of graft, and to read it")
-    from graft.torch.revive import earlier
+    from graft.torch.restore import load_without_graph
 
-    tensors = _tensors(folder, card, LARGEST)
-    with _together(folder, TENSORS):
-        network = earlier(card, tensors, _preprocess(card))
-        return _fitting(network.features, network.head, card)
+    tensors = _read_tensors(folder, card, MAX_WEIGHTS_BYTES)
+    with _report_mismatch(folder, TENSORS):
+        network = load_without_graph(card, tensors, _read_preprocess(card))
+        return _build_network(network.features, network.head, card)
 
 
-def _fitting(features: Features, head: Head, card: Card) -> Network:
-    """The two together. Raises ValueError where they are not of one classifier."""
-    head.checked()
+def _build_network(features: Features, head: Head, card: Card) -> Network:
+    """Join features and head. Raises ValueError where they do not fit together."""
+    head.check_stored()
     if features.width != head.spec["width"]:
         raise ValueError(f"the layers give {features.width} features, the head takes {head.spec['width']}")
-    for name in compared_by(card.unknown):
-        features.compared([name]).widths  # noqa: B018 - raises where the graph has no such layer
+    for name in reference_layers(card.unknown):
+        features.reference_features([name]).widths  # noqa: B018 - raises where the graph has no such layer
     return Network(features, head)
 
 
 @contextmanager
-def _together(folder: Path, name: str, other: str = CARD) -> Iterator[None]:
-    """Whatever goes wrong inside, where no file is read, is told of these two files."""
+def _report_mismatch(folder: Path, name: str, other: str = CARD) -> Iterator[None]:
+    """Turn any error inside the block, where no file is read, into a ModelError about these two files."""
     try:
         yield
     except CutError as error:
@@ -188,21 +197,21 @@ def _check_card(card: Card) -> None:
     if not card.classes:
         raise ValueError("the card has no classes")
     if card.backbone.get("library") != "onnx":
-        catalog.find(card.backbone["name"])
+        catalog.find_entry(card.backbone["name"])
     if card.head.get("classes") != len(card.classes):
         raise ValueError(f"the head has {card.head.get('classes')} outputs, the card {len(card.classes)} classes")
 
 
-def _preprocess(card: Card) -> Preprocess:
-    """As the card says, all of it: what is missing would be another network's."""
+def _read_preprocess(card: Card) -> Preprocess:
+    """Read the preprocessing from the card. No field has a default here: it would be another network's."""
     if lacking := [each.name for each in fields(Preprocess) if each.name not in card.preprocess]:
         raise ValueError(f"the card does not say {lacking[0]!r} of the preprocessing")
-    return Preprocess(**_tuples(card.preprocess))
+    return Preprocess(**_lists_to_tuples(card.preprocess))
 
 
 @contextmanager
-def claimed(folder: Path, *, force: bool) -> Iterator[None]:
-    """Refuses at once a folder that is taken, not writable, or being written to by another run."""
+def lock_folder(folder: Path, *, force: bool) -> Iterator[None]:
+    """Hold the folder for writing. Raises OutputError if it is taken, not writable, or held by another run."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
@@ -212,29 +221,31 @@ def claimed(folder: Path, *, force: bool) -> Iterator[None]:
     except Timeout as error:
         raise OutputError(f"Another run is writing to {folder}. Wait for it, or choose another --output.") from error
     except OSError as error:
-        raise _unwritable(folder, error, 0) from error
+        raise _write_error(folder, error, 0) from error
     try:
-        _sweep(folder)
-        _refuse(folder, force)
+        _clean_up(folder)
+        _check_overwrite(folder, force)
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
-def _sweep(folder: Path) -> None:
-    """Clear up after a run that was killed while it wrote; a classifier that it had moved aside comes back."""
-    whole.bring_back(folder, ALWAYS, FILES)
-    for left in whole.left_of(folder):
+def _clean_up(folder: Path) -> None:
+    """Remove what a killed run left behind, and put back a classifier that it had moved aside."""
+    atomic.restore_leftover(folder, REQUIRED_FILES, FILES)
+    for left in atomic.find_leftovers(folder):
         if {path.name for path in left.iterdir()} <= set(FILES):
             shutil.rmtree(left)
 
 
-def _refuse(folder: Path, force: bool) -> None:
+def _check_overwrite(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
     entries = folder.iterdir() if folder.is_dir() else [folder]
-    names = sorted(entry.name for entry in entries if entry.name not in LITTER and not LOCK.fullmatch(entry.name))
+    names = sorted(
+        entry.name for entry in entries if entry.name not in IGNORED_FILES and not LOCK.fullmatch(entry.name)
+    )
     foreign = [name for name in names if name not in FILES or CARD not in names]  # a lone README.md is the user's
     if foreign:
         raise OutputError(f"{folder} holds {foreign[0]!r}, which graft did not write. Choose another folder.")
@@ -251,7 +262,7 @@ def _write(path: Path, content: bytes) -> None:
         raise OSError(errno.EIO, "what was written does not read back the same")
 
 
-def _unwritable(folder: Path, error: OSError, size: int) -> OutputError:
+def _write_error(folder: Path, error: OSError, size: int) -> OutputError:
     what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
     if not size:
         return OutputError(f"{folder} cannot be written to: {what}. Choose another folder with --output.")
@@ -262,9 +273,10 @@ def _unwritable(folder: Path, error: OSError, size: int) -> OutputError:
 
 
 def read_card(folder: Path) -> Card:
+    """Read model.json of a saved classifier. Raises ModelError."""
     path = folder / CARD
     try:
-        return parse(regular.read(path, TEXT).decode())
+        return parse(safe_files.read_limited(path, MAX_TEXT_BYTES).decode())
     except (FileNotFoundError, NotADirectoryError) as error:
         there = "it is a file" if folder.exists() else "there is no such folder"
         what = f"it has no {path.name}" if folder.is_dir() else there
@@ -278,30 +290,30 @@ def read_card(folder: Path) -> Card:
         raise ModelError(f"{path} cannot be used: {error}.") from error
 
 
-def _tensors(folder: Path, card: Card, most: int) -> dict[str, NDArray[np.generic]]:
+def _read_tensors(folder: Path, card: Card, most: int) -> dict[str, NDArray[np.generic]]:
     try:
-        return safetensors.load(_sound(folder, TENSORS, card, most))
+        return safetensors.load(_read_verified(folder, TENSORS, card, most))
     except SafetensorError as error:
         raise ModelError(f"{folder / TENSORS} is not a safetensors file: {error}.") from error
 
 
 def read_memory(folder: Path, card: Card) -> Memory | None:
-    """What the classifier remembers; None for one that never had pictures, or is of an earlier version."""
+    """Read memory.safetensors; None for a classifier without training images, or of an earlier version."""
     if MEMORY not in card.weights:
         return None
     try:
-        memory = remembered.parse(_sound(folder, MEMORY, card, REMEMBERED))
-        remembered.check(memory, len(card.classes), several=card.task == MULTILABEL)
+        memory = remembered.parse(_read_verified(folder, MEMORY, card, MAX_MEMORY_BYTES))
+        remembered.check_memory(memory, len(card.classes), multilabel=card.task == MULTILABEL)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / MEMORY} is not what graft wrote: {error}.") from error
     return memory
 
 
-def _sound(folder: Path, name: str, card: Card, most: int) -> bytes:
-    """A file's content, just as it was saved."""
+def _read_verified(folder: Path, name: str, card: Card, most: int) -> bytes:
+    """Read a file and compare it with its SHA-256 in the card. Raises ModelError."""
     path = folder / name
     try:
-        content = regular.read(path, most)
+        content = safe_files.read_limited(path, most)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if hashlib.sha256(content).hexdigest() != card.weights.get(name):
@@ -309,10 +321,10 @@ def _sound(folder: Path, name: str, card: Card, most: int) -> bytes:
     return content
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def _read_report(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
     try:
-        report = strict_json.loads(regular.read(path, TEXT))
+        report = strict_json.loads(safe_files.read_limited(path, MAX_TEXT_BYTES))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -322,5 +334,5 @@ def _report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _tuples(entries: dict[str, Any]) -> dict[str, Any]:
+def _lists_to_tuples(entries: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}

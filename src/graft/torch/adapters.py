@@ -1,4 +1,4 @@
-"""Training few numbers of many: low-rank adapters beside frozen layers, or normalisation and biases alone."""
+"""Parameter-efficient training: LoRA adapters, or normalisation layers and biases alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from graft import extras
 from graft.errors import UsageError
-from graft.torch.alone import seeded
+from graft.torch.alone import temporary_seed
 
 # What an adapter can stand beside. No other kinds: a convolution that standardises its weights, say, would not be the
 # same once an adapter is merged into these.
@@ -34,24 +34,24 @@ def add_lora(module: nn.Module, stages: Sequence[str], rank: int, alpha: float, 
     """
     if rank < 1 or not alpha > 0:
         raise UsageError(f"An adapter needs a rank of at least 1 and an alpha above 0. Got {rank} and {alpha}.")
-    names, peft = adaptable(module, stages), _peft()
+    names, peft = find_adaptable_layers(module, stages), _import_peft()
     wanted = "|".join(map(re.escape, names))  # a list would also match layers whose names merely end like these
     options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": wanted}
-    with seeded(seed):
+    with temporary_seed(seed):
         peft.inject_adapter_in_model(peft.LoraConfig(**options), module)
-    _forget(module)
-    for _, layer in _adapted(module, peft):
+    _remove_peft_config(module)
+    for _, layer in _iterate_lora_layers(module, peft):
         layer.train(layer.get_base_layer().training)
     return names
 
 
-def adaptable(module: nn.Module, stages: Sequence[str]) -> list[str]:
+def find_adaptable_layers(module: nn.Module, stages: Sequence[str]) -> list[str]:
     """The layers of these stages that an adapter can stand beside.
 
     Raises UsageError where there is none, or the library peft is missing.
     """
     extras.needed("peft", "LoRA")  # importing it takes seconds
-    names = [name for name, layer in _within(module, stages) if _takes_adapter(layer)]
+    names = [name for name, layer in _iterate_parts(module, stages) if _can_adapt(layer)]
     if not names:
         raise UsageError(
             f"The stages {', '.join(stages)} hold no linear layer and no ungrouped convolution, so LoRA has nothing "
@@ -61,9 +61,9 @@ def adaptable(module: nn.Module, stages: Sequence[str]) -> list[str]:
 
 
 @torch.no_grad()
-def merge(module: nn.Module) -> None:
+def merge_adapters(module: nn.Module) -> None:
     """Add the adapters to the weights that they stand beside and put the plain layers back, in the module itself."""
-    for name, layer in list(_adapted(module, _peft())):
+    for name, layer in list(_iterate_lora_layers(module, _import_peft())):
         layer.merge()
         module.set_submodule(name, layer.get_base_layer())
 
@@ -75,7 +75,7 @@ def norm_parameters(module: nn.Module, stages: Sequence[str]) -> list[nn.Paramet
     """
     found = [
         parameter
-        for _, layer in _within(module, stages)
+        for _, layer in _iterate_parts(module, stages)
         for name, parameter in layer.named_parameters(recurse=False)
         if name.endswith("bias") or any(norm in type(layer).__name__.lower() for norm in _NORMS)
     ]
@@ -87,14 +87,14 @@ def norm_parameters(module: nn.Module, stages: Sequence[str]) -> list[nn.Paramet
     return list(dict.fromkeys(found))
 
 
-def _within(module: nn.Module, stages: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+def _iterate_parts(module: nn.Module, stages: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
     """Every part that is one of the stages or lies in one, with its full name."""
     for name, part in module.named_modules():
         if any(name == stage or name.startswith(f"{stage}.") for stage in stages):
             yield name, part
 
 
-def _takes_adapter(layer: nn.Module) -> bool:
+def _can_adapt(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         # peft builds the adapter without the layer's dilation and kind of padding.
         plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
@@ -102,18 +102,18 @@ def _takes_adapter(layer: nn.Module) -> bool:
     return type(layer) in _LINEAR
 
 
-def _adapted(module: nn.Module, peft: ModuleType) -> Iterator[tuple[str, Any]]:
+def _iterate_lora_layers(module: nn.Module, peft: ModuleType) -> Iterator[tuple[str, Any]]:
     for name, part in module.named_modules():
         if isinstance(part, peft.tuners.lora.LoraLayer):
             yield name, part
 
 
-def _forget(module: nn.Module) -> None:
+def _remove_peft_config(module: nn.Module) -> None:
     """Take away the note that peft leaves on the module: with it a second call would warn."""
     vars(module).pop("peft_config", None)
 
 
-def _peft() -> ModuleType:
+def _import_peft() -> ModuleType:
     import peft  # seconds: it brings the library transformers along
     import peft.tuners.lora
 

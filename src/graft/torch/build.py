@@ -1,18 +1,76 @@
-"""The network of a catalogue's entry as a module: timm's, torchvision's or our own, with or without its classifier."""
+"""Build the module of a catalogue entry: timm's, torchvision's or graft's own small networks."""
 
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import cast
 
 import timm
 import torchvision.models
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from graft.backbones.catalog import Entry
+from graft.backbones.catalog import CatalogEntry
 from graft.errors import UsageError
-from graft.torch.small import SMALL
+
+SIZE = 32  # pixels on a side
+
+
+def mlp() -> nn.Module:
+    """All pixels at once: two dense layers, and no idea that pixels have neighbours."""
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            dense1=nn.Linear(3 * SIZE * SIZE, 256),
+            relu1=nn.ReLU(),
+            dense2=nn.Linear(256, 128),
+            relu2=nn.ReLU(),
+        )
+    )
+
+
+def cnn() -> nn.Module:
+    """The network of many a first lesson on convolutions: three of them, two poolings, one dense layer."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 32, 3),  # 30 x 30
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),  # 15 x 15
+            conv2=nn.Conv2d(32, 64, 3),  # 13 x 13
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),  # 6 x 6
+            conv3=nn.Conv2d(64, 64, 3),  # 4 x 4
+            relu3=nn.ReLU(),
+            flatten=nn.Flatten(),
+            dense=nn.Linear(64 * 4 * 4, 64),
+            relu4=nn.ReLU(),
+        )
+    )
+
+
+def rnn() -> nn.Module:
+    """Reads the rows from top to bottom, and remembers: one recurrent layer."""
+    return nn.Sequential(OrderedDict(rows=RowGru(3 * SIZE, 128)))
+
+
+class RowGru(nn.Module):
+    """Images [n, 3, rows, columns] as sequences of rows; gives the last state of a GRU, [n, width]."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(inputs, width, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.gru(images.transpose(1, 2).flatten(2))[1][0]
+
+
+SMALL: dict[str, Callable[[], nn.Module]] = {"cnn": cnn, "mlp": mlp, "rnn": rnn}
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+
 
 # Only what timm lacks, with how the names of the classifier's tensors begin.
 TORCHVISION = {
@@ -23,7 +81,7 @@ TORCHVISION = {
 }
 
 
-def build(entry: Entry) -> nn.Module:
+def build_network(entry: CatalogEntry) -> nn.Module:
     """The whole network with its ImageNet classifier, if it has one; random weights, ready to predict.
 
     Raises UsageError where the installed timm is older than the catalogue, and lacks it.
@@ -37,7 +95,7 @@ def build(entry: Entry) -> nn.Module:
         return _build_torchvision(entry.name).eval()
 
 
-def headless(entry: Entry, network: nn.Module) -> nn.Module:
+def remove_classifier(entry: CatalogEntry, network: nn.Module) -> nn.Module:
     """The same network, changed in place so that it gives pooled features [n, d] instead of 1000 scores."""
     if entry.library == "graft":
         return network
@@ -52,7 +110,7 @@ def headless(entry: Entry, network: nn.Module) -> nn.Module:
     return network
 
 
-def published(name: str) -> WeightsEnum:
+def best_torchvision_weights(name: str) -> WeightsEnum:
     """The weights that torchvision offers for one of its networks, the best first."""
     return cast(WeightsEnum, next(iter(torchvision.models.get_model_weights(name))))
 

@@ -1,4 +1,4 @@
-"""A network of PyTorch as an ONNX graph with named outputs: traced once, compared with PyTorch, then free of it."""
+"""Convert a module to an ONNX graph with named outputs: traced once and compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -19,62 +19,80 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
-from graft.backbones.catalog import Entry
-from graft.backbones.graph import LAST, MAP, OWN, POOLED, PREPARED, TOP, Graph, Stage, external, session
+from graft.backbones.catalog import CatalogEntry
+from graft.backbones.graph import (
+    CONSTANT,
+    LAST,
+    MAP,
+    POOLED,
+    PREPARED,
+    TOP,
+    Graph,
+    Stage,
+    external_tensor,
+    open_session,
+)
 from graft.backbones.preprocess import Preprocess
-from graft.backbones.weights import Source
+from graft.backbones.weights import WeightsSource
 from graft.errors import ExportError, GraftError
-from graft.torch.alone import alone
-from graft.torch.build import build, headless
-from graft.torch.chain import chained, still
-from graft.torch.network import Features, example, heard, mapped, pooled
-from graft.torch.normalise import normalised
-from graft.torch.places import as_map, last_place
-from graft.torch.weights import load
+from graft.torch.alone import hold_torch_lock
+from graft.torch.build import build_network, remove_classifier
+from graft.torch.chain import eval_mode, find_module_stages
+from graft.torch.network import (
+    FeaturesModule,
+    as_map,
+    build_example_images,
+    collect_outputs,
+    find_map_layer,
+    normalise,
+    pool_output,
+    to_feature_map,
+)
+from graft.torch.weights import load_weights
 
 OPSET, IR = 20, 10
-CLOSE = 1e-4  # largest difference to PyTorch, relative to the largest number of an output
-ROUNDING = 10  # or to the same in 64 bits, so many times what PyTorch in 32 bits differs from it
-SMALL = 4096  # numbers; constants up to so many are worked out here, and stay inside the structure
+TOLERANCE = 1e-4  # largest difference to PyTorch, relative to the largest number of an output
+ROUNDING_FACTOR = 10  # or to the same in 64 bits, so many times what PyTorch in 32 bits differs from it
+MAX_INLINE_SIZE = 4096  # numbers; constants up to so many are worked out here, and stay inside the structure
 # What sizes are worked out with; ONNX Runtime folds the rest when it opens the graph, and faster.
-FOLDED = {
+FOLDABLE_OPERATORS = {
     *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Max", "Min", "Ceil", "Floor", "Cast", "Equal", "Not", "Where"),
     *("Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Reshape", "Transpose", "ConstantOfShape", "Range"),
 }
-EXAMPLES = 3  # images, in batches of 3, 1 and 2: a graph may have taken the number in its example for a constant
+EXAMPLE_COUNT = 3  # images, in batches of 3, 1 and 2: a graph may have taken the number in its example for a constant
 
 
-def converted(entry: Entry, source: Source, preprocess: Preprocess) -> Graph:
+def convert_backbone(entry: CatalogEntry, source: WeightsSource, preprocess: Preprocess) -> Graph:
     """The graph of a network of the catalogue with these weights.
 
     Raises ExportError where it cannot be converted, WeightsError where the weights are not its own.
     """
-    whole = build(entry)
-    load(entry, whole, source)
-    return graph_of(headless(entry, whole).eval().requires_grad_(False), preprocess)
+    whole = build_network(entry)
+    load_weights(entry, whole, source)
+    return convert_module(remove_classifier(entry, whole).eval().requires_grad_(False), preprocess)
 
 
-def graph_of(module: nn.Module, preprocess: Preprocess) -> Graph:
+def convert_module(module: nn.Module, preprocess: Preprocess) -> Graph:
     """The graph of a network without its classifier, in eval mode, with the outputs of all stages of its chain.
 
     Its tensors are the module's whole state dict, under the same names and, on the CPU, in the same memory. Raises
     ExportError for a network that cannot be traced, or whose graph answers differently.
     """
-    with alone(), still(module), torch.no_grad():
-        listening = _Listening(module, preprocess)
-        model = _traced(listening)
+    with hold_torch_lock(), eval_mode(module), torch.no_grad():
+        outputs_module = _StageOutputs(module, preprocess)
+        model = _trace(outputs_module)
         try:
             _fix_sizes(model)
             _fold(model.graph)
-            graph = listening.graph(model)
-            _compare(graph, listening)
+            graph = outputs_module.build_graph(model)
+            _check_graph(graph, outputs_module)
         except GraftError as fault:
             raise ExportError(f"This network cannot be converted: {fault}") from fault
     return graph
 
 
-class _Listening(nn.Module):
-    """uint8 images to all that the graph gives: what each stage says, pooled and as a map, the last map, and the top.
+class _StageOutputs(nn.Module):
+    """uint8 images to all outputs of the graph: those of each stage, pooled and as a map, the last map, and the top.
 
     In training mode by name, though no part of the module is: the exporter would else make one of equal tensors.
     """
@@ -83,36 +101,41 @@ class _Listening(nn.Module):
         super().__init__()
         self.backbone, self.preprocess = module, preprocess
         self.device = next((each.device for each in module.parameters()), torch.device("cpu"))
-        self.chain = [Stage(each.name, each.shape, each.parameters) for each in chained(module, example(preprocess))]
-        self.place = last_place(Features(module, preprocess, ()))
+        self.chain = [
+            Stage(each.name, each.shape, each.parameters)
+            for each in find_module_stages(module, build_example_images(preprocess))
+        ]
+        self.map_layer = find_map_layer(FeaturesModule(module, preprocess, ()))
 
     @property
     def outputs(self) -> list[str]:
         """The names, in the order of `forward`."""
         maps = [f"{MAP}{stage.name}" for stage in self.chain if len(stage.shape) == 3]
-        return [*(f"{POOLED}{stage.name}" for stage in self.chain), *maps, *[LAST] * bool(self.place), TOP]
+        return [*(f"{POOLED}{stage.name}" for stage in self.chain), *maps, *[LAST] * bool(self.map_layer), TOP]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        names = [*(stage.name for stage in self.chain), *([self.place.name] if self.place else [])]
-        with heard(self.backbone, names) as heard_of:
-            top = self.backbone(normalised(self.preprocess, images))
-        found = [pooled(heard_of[stage.name]) for stage in self.chain]
-        found += [mapped(stage.name, heard_of[stage.name]) for stage in self.chain if len(stage.shape) == 3]
-        if self.place:
-            last = as_map(self.backbone, heard_of[self.place.name])
+        names = [*(stage.name for stage in self.chain), *([self.map_layer.name] if self.map_layer else [])]
+        with collect_outputs(self.backbone, names) as layer_outputs:
+            top = self.backbone(normalise(self.preprocess, images))
+        found = [pool_output(layer_outputs[stage.name]) for stage in self.chain]
+        found += [
+            to_feature_map(stage.name, layer_outputs[stage.name]) for stage in self.chain if len(stage.shape) == 3
+        ]
+        if self.map_layer:
+            last = as_map(self.backbone, layer_outputs[self.map_layer.name])
             assert last is not None
             found.append(last)
         return [*found, top]
 
-    def images(self) -> Tensor:
+    def example_images(self) -> Tensor:
         """Noise of two strengths and a gradient, so that answers that do not depend on the image are found out."""
         side = self.preprocess.size
-        noise = torch.rand(EXAMPLES, 3, side, side, generator=torch.Generator().manual_seed(0))
-        noise *= torch.linspace(80, 255, EXAMPLES).view(-1, 1, 1, 1)
+        noise = torch.rand(EXAMPLE_COUNT, 3, side, side, generator=torch.Generator().manual_seed(0))
+        noise *= torch.linspace(80, 255, EXAMPLE_COUNT).view(-1, 1, 1, 1)
         noise[-1] = torch.linspace(0, 255, side).expand(3, side, side)
         return noise.to(torch.uint8).to(self.device)
 
-    def graph(self, model: ModelProto) -> Graph:
+    def build_graph(self, model: ModelProto) -> Graph:
         """The traced model, whose inputs are also the module's tensors, without these."""
         tensors = {name: each.detach().cpu().numpy() for name, each in self.backbone.state_dict().items()}
         inner, prefix = model.graph, "backbone."
@@ -123,34 +146,34 @@ class _Listening(nn.Module):
             if name not in tensors:  # a buffer that is not saved with the module
                 if name not in given:
                     raise ExportError(f"its graph asks for {value.name!r}, which the network has not.")
-                names[value.name] = name = f"{OWN}{name}"
-                tensors[name] = given[name.removeprefix(OWN)].detach().cpu().numpy()
+                names[value.name] = name = f"{CONSTANT}{name}"
+                tensors[name] = given[name.removeprefix(CONSTANT)].detach().cpu().numpy()
             names[value.name] = name
             inner.input.remove(value)
-            inner.initializer.append(external(name, tensors[name]))
+            inner.initializer.append(external_tensor(name, tensors[name]))
         _rename(inner, names)
         _move_out(inner, tensors)
         return Graph(
             structure=model.SerializeToString(deterministic=True),
             tensors=tensors,
             stages=tuple(self.chain),
-            averaged=bool(self.place and self.place.averaged),
+            top_is_average=bool(self.map_layer and self.map_layer.is_averaged),
         )
 
 
-def _traced(listening: _Listening) -> ModelProto:
+def _trace(outputs_module: _StageOutputs) -> ModelProto:
     """The graph as the tracing exporter writes it, its tensors as further inputs: none is copied.
 
     By the tracing exporter, as the newer one takes many times as long and cannot follow hooks. Nothing is folded into
     weights: they keep their names and values.
     """
-    with TemporaryDirectory() as folder, warnings.catch_warnings(), _exporter():
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), _patch_exporter():
         path = Path(folder) / "traced.onnx"
         warnings.simplefilter("ignore")  # it is deprecated, and warns of each size that becomes a constant
         try:
             torch.onnx.export(
-                listening,
-                (listening.images()[:2],),
+                outputs_module,
+                (outputs_module.example_images()[:2],),
                 path,
                 dynamo=False,
                 opset_version=OPSET,
@@ -158,8 +181,8 @@ def _traced(listening: _Listening) -> ModelProto:
                 do_constant_folding=False,
                 export_params=False,
                 input_names=[PREPARED],
-                output_names=listening.outputs,
-                dynamic_axes={name: {0: "n"} for name in (PREPARED, *listening.outputs)},
+                output_names=outputs_module.outputs,
+                dynamic_axes={name: {0: "n"} for name in (PREPARED, *outputs_module.outputs)},
             )
         except Exception as fault:  # an exporter fails in many ways
             reason = " ".join(str(fault).split())[:300]
@@ -175,7 +198,7 @@ def _traced(listening: _Listening) -> ModelProto:
 
 
 @contextmanager
-def _exporter() -> Iterator[None]:
+def _patch_exporter() -> Iterator[None]:
     """The tracing exporter with an operator that it lacks, and without the whole graph on standard output.
 
     It turns its log on whenever it is used, by a mistake in reading whether it was on, and logs the graph of whatever
@@ -183,7 +206,7 @@ def _exporter() -> Iterator[None]:
     """
     name, module = "_jit_set_onnx_log_enabled", torch._C
     switch = getattr(module, name, None)
-    for operator, written in _WRITTEN.items():
+    for operator, written in _CUSTOM_OPERATORS.items():
         torch.onnx.register_custom_op_symbolic(operator, written, OPSET)  # pyright: ignore[reportPrivateImportUsage]
     if switch:
         switch(False)  # whoever exported before left it on
@@ -193,11 +216,11 @@ def _exporter() -> Iterator[None]:
     finally:
         if switch:
             setattr(module, name, switch)
-        for operator in _WRITTEN:
+        for operator in _CUSTOM_OPERATORS:
             torch.onnx.unregister_custom_op_symbolic(operator, OPSET)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _rms_norm(graph: Any, given: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
+def _export_rms_norm(graph: Any, given: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
     """x / sqrt(mean(x^2) + epsilon) * weight, over the last dimensions."""
     last: Any = symbolic_helper._maybe_get_const(shape, "is")
     axes = graph.op("Constant", value_t=torch.arange(-len(last), 0))
@@ -218,16 +241,16 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 def _move_out(graph: GraphProto, tensors: dict[str, NDArray[np.generic]]) -> None:
     """Large constants that the exporter wrote into the graph become tensors beside it."""
     for count, node in enumerate([each for each in graph.node if each.op_type == "Constant"]):
-        value = _constant(node)
-        if value is not None and value.size > SMALL:
-            name = f"{OWN}{count}"
+        value = _constant_value(node)
+        if value is not None and value.size > MAX_INLINE_SIZE:
+            name = f"{CONSTANT}{count}"
             tensors[name] = value
-            graph.initializer.append(external(name, value))
+            graph.initializer.append(external_tensor(name, value))
             graph.node.remove(node)
             _rename(graph, {node.output[0]: name})
 
 
-def _adaptive(graph: Any, given: Any, wanted: Any) -> Any:
+def _export_adaptive_pool(graph: Any, given: Any, wanted: Any) -> Any:
     """Means over a map of whatever size, as two products where the one size is no multiple of the other."""
     sizes, asked = symbolic_helper._get_tensor_sizes(given), symbolic_helper._maybe_get_const(wanted, "is")
     if isinstance(asked, list | tuple) and list(asked) == [1, 1]:
@@ -235,12 +258,12 @@ def _adaptive(graph: Any, given: Any, wanted: Any) -> Any:
     if sizes is None or None in sizes[-2:] or not isinstance(asked, list | tuple):
         return symbolic_helper._unimplemented("adaptive pooling", "of a map whose size is not known", given)
     known: list[tuple[Any, Any]] = list(zip(sizes[-2:], asked, strict=True))
-    down, across = (_means(size, side or size) for size, side in known)
+    down, across = (_averaging_matrix(size, side or size) for size, side in known)
     rows = graph.op("MatMul", graph.op("Constant", value_t=down), given)
     return graph.op("MatMul", rows, graph.op("Constant", value_t=across.T.contiguous()))
 
 
-def _means(count: int, wanted: int) -> Tensor:
+def _averaging_matrix(count: int, wanted: int) -> Tensor:
     """The mean over the places [wanted, count] of which each place that is asked for is made."""
     found = torch.zeros(wanted, count)
     for place in range(wanted):
@@ -250,7 +273,7 @@ def _means(count: int, wanted: int) -> Tensor:
 
 
 # Operators that the exporter has not, or not for every size.
-_WRITTEN = {"aten::rms_norm": _rms_norm, "aten::adaptive_avg_pool2d": _adaptive}
+_CUSTOM_OPERATORS = {"aten::rms_norm": _export_rms_norm, "aten::adaptive_avg_pool2d": _export_adaptive_pool}
 
 
 def _fix_sizes(model: ModelProto) -> None:
@@ -263,7 +286,7 @@ def _fix_sizes(model: ModelProto) -> None:
     made = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         asked = made.get(node.input[0]) if node.op_type == "Gather" else None
-        which = _constant(made.get(node.input[1])) if asked is not None and asked.op_type == "Shape" else None
+        which = _constant_value(made.get(node.input[1])) if asked is not None and asked.op_type == "Shape" else None
         if asked is None or which is None or which.size != 1 or asked.input[0] not in sizes:
             continue
         size = sizes[asked.input[0]][int(which.item())]
@@ -276,12 +299,12 @@ def _fold(graph: GraphProto) -> None:
     known: dict[str, NDArray[Any]] = {}
     for node in graph.node:
         if node.op_type == "Constant":
-            value = _constant(node)
-        elif node.op_type in FOLDED and all(name in known for name in node.input if name):
-            value = _worked_out(node, known)
+            value = _constant_value(node)
+        elif node.op_type in FOLDABLE_OPERATORS and all(name in known for name in node.input if name):
+            value = _evaluate_node(node, known)
         else:
             continue
-        if value is not None and value.size <= SMALL:
+        if value is not None and value.size <= MAX_INLINE_SIZE:
             known[node.output[0]] = value
             node.CopyFrom(_constant_node(value, node.output[0]))
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}  # equal constants are one
@@ -289,7 +312,7 @@ def _fold(graph: GraphProto) -> None:
     _drop_unread(graph)
 
 
-def _worked_out(node: NodeProto, known: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+def _evaluate_node(node: NodeProto, known: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
     """The output of one node, None where it is not numbers."""
     inputs = {name: known[name] for name in node.input if name}
     found: Any = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, inputs)
@@ -313,25 +336,25 @@ def _constant_node(value: NDArray[Any], name: str) -> NodeProto:
     return onnx.helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
 
 
-def _constant(node: NodeProto | None) -> NDArray[Any] | None:
+def _constant_value(node: NodeProto | None) -> NDArray[Any] | None:
     """The value of a node that is a constant; None for any other."""
     if node is None or node.op_type != "Constant" or not node.attribute or node.attribute[0].name != "value":
         return None
     return numpy_helper.to_array(node.attribute[0].t)
 
 
-def _compare(graph: Graph, listening: _Listening) -> None:
+def _check_graph(graph: Graph, outputs_module: _StageOutputs) -> None:
     """Raises ExportError unless the graph gives what PyTorch gives, for batches of several sizes."""
-    images, running, names = listening.images(), session(graph), listening.outputs
-    parts = [slice(0, EXAMPLES), slice(0, 1), slice(1, EXAMPLES)]
+    images, running, names = outputs_module.example_images(), open_session(graph), outputs_module.outputs
+    parts = [slice(0, EXAMPLE_COUNT), slice(0, 1), slice(1, EXAMPLE_COUNT)]
     found = [running.run(images[part].cpu().numpy(), names) for part in parts]
-    want = [each.float().cpu().numpy() for each in listening(images)]
-    allowed = [CLOSE * max(_largest(each), 1e-6) for each in want]
-    if any(_wrong(found, parts, want, allowed)) and (exact := _exact(listening, images)):
+    want = [each.float().cpu().numpy() for each in outputs_module(images)]
+    allowed = [TOLERANCE * max(_max_abs(each), 1e-6) for each in want]
+    if any(_find_differences(found, parts, want, allowed)) and (exact := _run_in_float64(outputs_module, images)):
         # A deep network may amplify the rounding of 32 bits itself: the graph may then be as far off as PyTorch is.
-        own = [ROUNDING * _largest(each - true) for each, true in zip(want, exact, strict=True)]
+        own = [ROUNDING_FACTOR * _max_abs(each - true) for each, true in zip(want, exact, strict=True)]
         want, allowed = exact, [max(pair) for pair in zip(allowed, own, strict=True)]
-    for part, wrong in zip(parts, _wrong(found, parts, want, allowed), strict=True):
+    for part, wrong in zip(parts, _find_differences(found, parts, want, allowed), strict=True):
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise ExportError(
@@ -339,7 +362,7 @@ def _compare(graph: Graph, listening: _Listening) -> None:
             )
 
 
-def _wrong(
+def _find_differences(
     found: Sequence[Sequence[NDArray[Any]]],
     parts: Sequence[slice],
     want: Sequence[NDArray[Any]],
@@ -350,15 +373,15 @@ def _wrong(
         [
             number
             for number, (ours, theirs, most) in enumerate(zip(each, want, allowed, strict=True))
-            if ours.shape != theirs[part].shape or not _largest(ours - theirs[part]) <= most  # NaN neither
+            if ours.shape != theirs[part].shape or not _max_abs(ours - theirs[part]) <= most  # NaN neither
         ]
         for each, part in zip(found, parts, strict=True)
     ]
 
 
-def _exact(listening: _Listening, images: Tensor) -> list[NDArray[Any]]:
+def _run_in_float64(outputs_module: _StageOutputs, images: Tensor) -> list[NDArray[Any]]:
     """The outputs in 64 bits; none of a network whose own code insists on 32."""
-    twice = copy.deepcopy(listening).double()
+    twice = copy.deepcopy(outputs_module).double()
     twice.backbone.register_forward_pre_hook(lambda _part, given: tuple(each.double() for each in given))
     try:
         return [each.cpu().numpy() for each in twice(images)]
@@ -366,5 +389,5 @@ def _exact(listening: _Listening, images: Tensor) -> list[NDArray[Any]]:
         return []
 
 
-def _largest(numbers: NDArray[Any]) -> float:
+def _max_abs(numbers: NDArray[Any]) -> float:
     return float(np.abs(numbers).max(initial=0))

@@ -1,4 +1,4 @@
-"""The fastest way to run a frozen network on this machine, with the same answers as plain PyTorch.
+"""Compile a frozen network for fast inference, with the same outputs as plain PyTorch.
 
 On a CPU that is ONNX Runtime (bench/README.md has the ratio to plain PyTorch); it folds batch
 norm into convolutions and fuses what PyTorch runs one by one. Every compiled network is compared with PyTorch before
@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graft import device as devices
-from graft.backbones.graph import cores
-from graft.torch.alone import alone, check_device
+from graft.backbones.graph import core_count
+from graft.torch.alone import check_device, hold_torch_lock
 
 Module = TypeVar("Module", bound=nn.Module)
 
 BATCH_CPU = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
 BATCH_GPU = 128
-WORTH_COMPILING = 48  # images; exporting takes as long as running about that many in PyTorch
-CLOSE = 1e-4  # largest difference to PyTorch, relative to the largest feature
+MIN_IMAGES_TO_COMPILE = 48  # images; exporting takes as long as running about that many in PyTorch
+TOLERANCE = 1e-4  # largest difference to PyTorch, relative to the largest feature
 
 
 @runtime_checkable
-class Run(Protocol):
+class CompiledNetwork(Protocol):
     """Runs a network on uint8 [n, 3, size, size], any n: float32 [n, ...]; fastest with multiples of `batch`."""
 
     batch: int
@@ -52,36 +52,36 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def settled(module: Module) -> Module:
+def move_module_to_device(module: Module) -> Module:
     """The module itself, on the device and with the channels last in memory, which convolutions are faster with.
 
-    Whatever runs a network settles it first: in another layout the same sums differ in their last bits.
+    Call it before running a network: in another layout the same sums differ in their last bits.
     """
     return module.to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def ready(batch: Tensor) -> Tensor:
-    """A batch as a settled module takes it."""
+def move_batch_to_device(batch: Tensor) -> Tensor:
+    """A batch as a module on the device takes it."""
     batch = batch.to(device())
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
-def compile(module: nn.Module, size: int, count: int) -> Run:
-    """A function that runs the network on batches of any length, chosen for about `count` pictures of `size` pixels.
+def compile(module: nn.Module, size: int, count: int) -> CompiledNetwork:
+    """A function that runs the network on batches of any length, chosen for about `count` images of `size` pixels.
 
     It may be called from several threads, whether or not they share the network. Raises RuntimeError when memory does
-    not suffice for a single picture.
+    not suffice for a single image.
     """
-    with alone():
-        module = settled(module.eval())
+    with hold_torch_lock():
+        module = move_module_to_device(module.eval())
         if device().type != "cpu":
-            return InTorch(module, BATCH_GPU)
-        if count >= WORTH_COMPILING and (session := _exported(module, size)):
+            return TorchNetwork(module, BATCH_GPU)
+        if count >= MIN_IMAGES_TO_COMPILE and (session := _export_to_onnx(module, size)):
             return session
-        return InTorch(module, BATCH_CPU)
+        return TorchNetwork(module, BATCH_CPU)
 
 
-class InTorch:
+class TorchNetwork:
     """Runs in PyTorch; when memory runs out the batch is halved, and stays so."""
 
     def __init__(self, module: nn.Module, batch: int) -> None:
@@ -92,7 +92,7 @@ class InTorch:
         start = 0
         while start < len(images):
             try:
-                done.append(self._once(images[start : start + self.batch]))
+                done.append(self._run_batch(images[start : start + self.batch]))
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise
@@ -102,12 +102,12 @@ class InTorch:
                 start += len(done[-1])
         return np.concatenate(done)
 
-    def _once(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with alone(), torch.inference_mode():
+    def _run_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with hold_torch_lock(), torch.inference_mode():
             return self.module(torch.from_numpy(images).to(device())).float().cpu().numpy()
 
 
-class InOnnxRuntime:
+class OnnxRuntimeNetwork:
     """Runs in ONNX Runtime with a fixed batch; a shorter one is filled up and the filling thrown away.
 
     With the batch fixed every shape is a constant; else networks with 'same' padding work theirs out for each batch.
@@ -117,7 +117,7 @@ class InOnnxRuntime:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
+        options.intra_op_num_threads = core_count()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the decoder
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.batch = batch
@@ -125,16 +125,16 @@ class InOnnxRuntime:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         starts = range(0, len(images), self.batch)
-        return np.concatenate([self._once(images[start : start + self.batch]) for start in starts])
+        return np.concatenate([self._run_batch(images[start : start + self.batch]) for start in starts])
 
-    def _once(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         missing = self.batch - len(images)
         full = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
         features = np.asarray(self.session.run(None, {self.input.name: full})[0])
         return features[: len(images)]
 
 
-def _exported(module: nn.Module, size: int) -> InOnnxRuntime | None:
+def _export_to_onnx(module: nn.Module, size: int) -> OnnxRuntimeNetwork | None:
     """The module in ONNX Runtime, or None where it cannot be exported or answers differently."""
     example = torch.randint(0, 256, (BATCH_CPU, 3, size, size), generator=torch.Generator().manual_seed(0))
     example = example.to(torch.uint8)
@@ -143,10 +143,10 @@ def _exported(module: nn.Module, size: int) -> InOnnxRuntime | None:
             warnings.simplefilter("ignore")  # the tracing exporter is deprecated; it is many times faster than the new
             with TemporaryDirectory() as folder:
                 torch.onnx.export(module, (example,), f"{folder}/frozen.onnx", dynamo=False, opset_version=17)
-                session = InOnnxRuntime(f"{folder}/frozen.onnx", BATCH_CPU)
+                session = OnnxRuntimeNetwork(f"{folder}/frozen.onnx", BATCH_CPU)
     except Exception:  # an exporter fails in many ways; PyTorch then does the same work, slower
         return None
     with torch.inference_mode():
         want = module(example).numpy()
     got = session(example.numpy())
-    return session if np.abs(got - want).max() <= CLOSE * max(np.abs(want).max(), 1e-6) else None
+    return session if np.abs(got - want).max() <= TOLERANCE * max(np.abs(want).max(), 1e-6) else None

@@ -1,14 +1,16 @@
-"""Losses: logits and targets, both [n, classes], become one number for each picture, for the loop to weigh.
+"""Losses: logits and targets, both [n, classes], become one number for each image, for the loop to weigh.
 
-'multiclass': each picture is of one class, and the chances of all classes sum to 1 (softmax). 'multilabel': each class
-is a question of its own (sigmoid). Targets are chances: one-hot, multi-hot or anything between.
+'multiclass': each image is of one class, and the probabilities of all classes sum to 1 (softmax). 'multilabel': each
+class is binary (sigmoid). Targets are probabilities: one-hot, multi-hot or anything between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
@@ -19,23 +21,23 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 GAMMA = 2.0  # of the focal loss (Lin et al. 2017)
 GAMMA_NEGATIVE, MARGIN = 4, 0.05  # of the asymmetric loss (Ridnik et al. 2021), which leaves the positives as they are
-TINY = 1e-8  # a chance below it counts as this
+MIN_PROBABILITY = 1e-8  # a probability below it counts as this
 
 
-def loss_of(recipe: Recipe, task: Task) -> Loss:
+def build_loss(recipe: Recipe, task: Task) -> Loss:
     """The loss that the recipe names, with its smoothing; 'auto' is cross-entropy or, for multilabel, bce.
 
-    With one class for each picture 'bce' and 'asymmetric' ask "this class or not?" once for each class
+    With one class for each image 'bce' and 'asymmetric' ask "this class or not?" once for each class
     (Wightman et al. 2021). Smoothing moves the targets of every loss: towards 1/classes, or towards 1/2 where each
     class is asked for by itself.
     """
     check_loss(recipe, task)
     legal = {**_SIGMOID, **_SOFTMAX} if task == "multiclass" else _SIGMOID
-    loss, alone = legal[_name(recipe, task)], one_vs_rest(recipe, task)
+    loss, is_one_vs_rest = legal[_loss_name(recipe, task)], one_vs_rest(recipe, task)
 
     def smoothed(logits: Tensor, targets: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision has no room for logs
-        neutral = 1 / 2 if alone else 1 / targets.shape[1]
+        neutral = 1 / 2 if is_one_vs_rest else 1 / targets.shape[1]
         return loss(logits, targets * (1 - recipe.smoothing) + neutral * recipe.smoothing)
 
     return smoothed
@@ -43,7 +45,7 @@ def loss_of(recipe: Recipe, task: Task) -> Loss:
 
 def one_vs_rest(recipe: Recipe, task: Task) -> bool:
     """Whether the loss asks for each class by itself (sigmoid), and not for one among all (softmax)."""
-    return task == "multilabel" or _name(recipe, task) not in _SOFTMAX
+    return task == "multilabel" or _loss_name(recipe, task) not in _SOFTMAX
 
 
 def penalty(parameters: Sequence[Tensor], starts: Sequence[Tensor], recipe: Recipe) -> Tensor | None:
@@ -57,7 +59,7 @@ def penalty(parameters: Sequence[Tensor], starts: Sequence[Tensor], recipe: Reci
     return torch.stack(parts).sum() if parts else None
 
 
-def _name(recipe: Recipe, task: Task) -> str:
+def _loss_name(recipe: Recipe, task: Task) -> str:
     if recipe.loss != "auto":
         return recipe.loss
     return "cross-entropy" if task == "multiclass" else "bce"
@@ -94,10 +96,10 @@ def _sigmoid_mse(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _asymmetric(logits: Tensor, targets: Tensor) -> Tensor:
-    """timm's AsymmetricLossMultiLabel for each picture: by itself it gives one per picture only in newer versions."""
+    """timm's AsymmetricLossMultiLabel for each image: by itself it gives one per image only in newer versions."""
     yes = logits.sigmoid()
     no = (1 - yes + MARGIN).clamp(max=1)  # negatives that are easy by the margin count nothing
-    error = targets * yes.clamp(min=TINY).log() + (1 - targets) * no.clamp(min=TINY).log()
+    error = targets * yes.clamp(min=MIN_PROBABILITY).log() + (1 - targets) * no.clamp(min=MIN_PROBABILITY).log()
     miss = 1 - yes * targets - no * (1 - targets)
     return -(error * miss ** (GAMMA_NEGATIVE * (1 - targets))).sum(1)
 
@@ -114,3 +116,60 @@ _SIGMOID: dict[str, Loss] = {
     "focal": _sigmoid_focal,
     "mse": _sigmoid_mse,
 }
+
+
+# --- class balance ----------------------------------------------------------------------------------------------------
+
+MIN_COUNT = 0.5  # images that a class without any counts as: its logarithm must be finite
+
+
+def build_weight_function(targets: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function from rows of targets [m, classes] to the weights [m] of their images.
+
+    A class weighs the inverse of its frequency and an image the mean of its classes, also of a mixed image; over
+    the training images the weights have mean 1.
+    """
+    known = _add_none_class(targets)
+    weights = _inverse_frequencies(known)
+    weights = weights / _mean_weights(known, weights).mean()
+    return lambda rows: _mean_weights(_add_none_class(rows), weights.to(rows))
+
+
+def log_prior(targets: Tensor, recipe: Recipe, task: Task) -> Tensor:
+    """What is added to the logits [n, classes] in the loss only, so that they need not learn the frequencies.
+
+    The log frequency of each class (Menon et al. 2021; Ren et al. 2020), or its log odds where the loss asks for each
+    class by itself.
+    """
+    count = len(targets)
+    if not one_vs_rest(recipe, task):
+        return (targets.double().sum(0).clamp(min=MIN_COUNT) / count).log().to(targets)
+    positive = targets.double().sum(0).clamp(MIN_COUNT, max(count - MIN_COUNT, MIN_COUNT))
+    return (positive / (count - positive)).log().to(targets)
+
+
+def draw_order(count: int, targets: Tensor, recipe: Recipe, seed: int, epoch: int) -> NDArray[np.intp]:
+    """The order of the images in this epoch: all of them once; with balance=sampler a draw with equal classes.
+
+    The draw has as many images, some twice and some not at all. With several labels an image is as likely as its
+    rarest class makes it.
+    """
+    random = np.random.default_rng((seed, epoch))
+    if recipe.balance != "sampler":
+        return random.permutation(count)
+    known = _add_none_class(targets)
+    weights = (known * _inverse_frequencies(known)).amax(1).double().cpu().numpy()
+    return random.choice(count, count, p=weights / weights.sum())
+
+
+def _add_none_class(targets: Tensor) -> Tensor:
+    """Targets [n, classes + 1]; the last column is 1 for images without a class."""
+    return torch.cat([targets, (targets.sum(1, keepdim=True) == 0).to(targets)], 1)
+
+
+def _inverse_frequencies(known: Tensor) -> Tensor:
+    return len(known) / known.sum(0).clamp(min=MIN_COUNT)
+
+
+def _mean_weights(known: Tensor, weights: Tensor) -> Tensor:
+    return known @ weights / known.sum(1)

@@ -1,13 +1,15 @@
-"""What moves the weights: parameter groups, optimizers, the rate over time, finding a rate, and their running mean."""
+"""Optimisation: parameter groups, optimizers, schedules, range test, moving average and blending of weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -16,13 +18,13 @@ from graft.errors import UsageError
 from graft.training.recipe import Recipe
 
 RATES = tuple(np.geomspace(1e-6, 1, 40).tolist())  # of the range test
-QUIET = 10  # of its steps, up to a rate of 2.4e-5, show the noise of the loss and little else
-SMOOTH = 0.5  # weight of the mean so far in its running mean
-FACTOR = 0.1  # by which step, multi-step, plateau and high-low lower the rate
+NOISE_STEPS = 10  # of its steps, up to a rate of 2.4e-5, show the noise of the loss and little else
+SMOOTHING = 0.5  # weight of the mean so far in its running mean
+DECAY_FACTOR = 0.1  # by which step, multi-step, plateau and high-low lower the rate
 PLATEAU_PATIENCE = 1  # epochs without a better metric that plateau forgives; torch's 10 would be a whole training
 
 
-def groups(parameters: Sequence[tuple[int, str, nn.Parameter]], recipe: Recipe) -> list[dict[str, Any]]:
+def group_parameters(parameters: Sequence[tuple[int, str, nn.Parameter]], recipe: Recipe) -> list[dict[str, Any]]:
     """Torch's parameter groups for (depth, name, parameter), depth 0 being the head and 1 the last stage.
 
     `share` is the group's part of the rate, layer_decay**depth. Norms and biases, whatever has fewer than two
@@ -36,15 +38,15 @@ def groups(parameters: Sequence[tuple[int, str, nn.Parameter]], recipe: Recipe) 
     return list(found.values())
 
 
-def optimizer(recipe: Recipe, parts: Sequence[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
-    """The optimizer that the recipe names over `groups`, at this rate. Torch itself goes `foreach` on a GPU."""
+def build_optimizer(recipe: Recipe, parts: Sequence[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+    """Build the recipe's optimizer over the groups `parts`, at this rate. On a GPU torch itself uses `foreach`."""
     kind, options = _OPTIMIZERS[recipe.optimizer]
     return kind([{**part, "lr": rate * part["share"]} for part in parts], lr=rate, **options)
 
 
-def set_rate(moved: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Let every group go at its share of this rate: for a range test. A Schedule sets rates of its own."""
-    for part in moved.param_groups:
+    for part in optimizer.param_groups:
         part["lr"] = rate * part["share"]
 
 
@@ -68,15 +70,17 @@ class Schedule:
     go on is the number of updates. Beyond the last update its rate stays.
     """
 
-    def __init__(self, moved: torch.optim.Optimizer, recipe: Recipe, total: int) -> None:
-        self._moved = moved
-        self._factors = factors(recipe, total)
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, total: int) -> None:
+        self._optimizer = optimizer
+        self._factors = compute_rate_factors(recipe, total)
         self._updates = 0
-        self._carrier = _carrier()
+        self._unit_optimizer = _build_unit_optimizer()
         mode = "min" if recipe.metric == "loss" else "max"
-        plateau = lr_scheduler.ReduceLROnPlateau(self._carrier, mode, FACTOR, PLATEAU_PATIENCE, threshold=0.0)
+        plateau = lr_scheduler.ReduceLROnPlateau(
+            self._unit_optimizer, mode, DECAY_FACTOR, PLATEAU_PATIENCE, threshold=0.0
+        )
         self._plateau = plateau if recipe.schedule == "plateau" else None
-        for part in moved.param_groups:
+        for part in optimizer.param_groups:
             part.setdefault("initial_lr", part["lr"])  # torch's own word; a loaded optimizer has it already
         self._apply()
 
@@ -85,8 +89,8 @@ class Schedule:
         self._updates += 1
         self._apply()
 
-    def epoch(self, metric: float) -> None:
-        """Hear the metric of an epoch; only plateau listens, and lowers the rate where it has not become better."""
+    def end_epoch(self, metric: float) -> None:
+        """Report the metric of an epoch; only plateau uses it, and lowers the rate where it has not improved."""
         if self._plateau:
             self._plateau.step(metric)
             self._apply()
@@ -94,68 +98,68 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on here, as plain numbers and lists."""
         plateau = dict(self._plateau.state_dict()) if self._plateau else None
-        return {"updates": self._updates, "lowered": self._carrier.param_groups[0]["lr"], "plateau": plateau}
+        return {"updates": self._updates, "lowered": self._unit_optimizer.param_groups[0]["lr"], "plateau": plateau}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where that state was saved; before or after the optimizer's own is loaded."""
         self._updates = state["updates"]
-        self._carrier.param_groups[0]["lr"] = state["lowered"]
+        self._unit_optimizer.param_groups[0]["lr"] = state["lowered"]
         if self._plateau:
             self._plateau.load_state_dict(state["plateau"])
         self._apply()
 
     def _apply(self) -> None:
-        factor = self._factors[min(self._updates, len(self._factors) - 1)] * self._carrier.param_groups[0]["lr"]
-        for part in self._moved.param_groups:
+        factor = self._factors[min(self._updates, len(self._factors) - 1)] * self._unit_optimizer.param_groups[0]["lr"]
+        for part in self._optimizer.param_groups:
             part["lr"] = part["initial_lr"] * factor
 
 
-def factors(recipe: Recipe, total: int) -> list[float]:
+def compute_rate_factors(recipe: Recipe, total: int) -> list[float]:
     """What the rate is multiplied by at each of `total` updates, without what plateau takes off.
 
     Warm-up rises linearly and reaches 1 after its share of the updates. One-cycle has a rise of its own, over the first
     30 %, and no other.
     """
     total = max(total, 1)
-    shape = _run(lambda carrier: _shape(recipe.schedule, carrier, total), total)
+    shape = _simulate_rates(lambda carrier: _build_scheduler(recipe.schedule, carrier, total), total)
     rise = max(round(recipe.warmup * total), 1) if recipe.warmup else 0
     if not rise or recipe.schedule == "one-cycle":
         return shape
-    warm = _run(lambda carrier: lr_scheduler.LinearLR(carrier, 1 / (rise + 1), 1.0, rise), total)
+    warm = _simulate_rates(lambda carrier: lr_scheduler.LinearLR(carrier, 1 / (rise + 1), 1.0, rise), total)
     return [up * factor for up, factor in zip(warm, shape, strict=True)]
 
 
-def _shape(name: str, carrier: torch.optim.Optimizer, total: int) -> lr_scheduler.LRScheduler:
+def _build_scheduler(name: str, optimizer: torch.optim.Optimizer, total: int) -> lr_scheduler.LRScheduler:
     """Torch's scheduler of that name over so many updates. Milestones are rounded up: none is update 0."""
     third = math.ceil(total / 3)
     if name == "step":
-        return lr_scheduler.StepLR(carrier, third, FACTOR)
+        return lr_scheduler.StepLR(optimizer, third, DECAY_FACTOR)
     if name == "multi-step":
-        return lr_scheduler.MultiStepLR(carrier, [math.ceil(total / 2), math.ceil(total * 3 / 4)], FACTOR)
+        return lr_scheduler.MultiStepLR(optimizer, [math.ceil(total / 2), math.ceil(total * 3 / 4)], DECAY_FACTOR)
     if name == "high-low":
-        return lr_scheduler.MultiStepLR(carrier, [third], FACTOR)
+        return lr_scheduler.MultiStepLR(optimizer, [third], DECAY_FACTOR)
     if name == "cosine":
-        return lr_scheduler.CosineAnnealingLR(carrier, total)
+        return lr_scheduler.CosineAnnealingLR(optimizer, total)
     if name == "restarts":
-        return lr_scheduler.CosineAnnealingWarmRestarts(carrier, third)
+        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, third)
     if name == "one-cycle":
-        return lr_scheduler.OneCycleLR(carrier, 1.0, max(total, 4), pct_start=0.3, cycle_momentum=False)
-    return lr_scheduler.ConstantLR(carrier, 1.0)  # constant, and plateau between its steps
+        return lr_scheduler.OneCycleLR(optimizer, 1.0, max(total, 4), pct_start=0.3, cycle_momentum=False)
+    return lr_scheduler.ConstantLR(optimizer, 1.0)  # constant, and plateau between its steps
 
 
-def _carrier() -> torch.optim.Optimizer:
+def _build_unit_optimizer() -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.zeros(1)], lr=1.0)
 
 
-def _run(make: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler], total: int) -> list[float]:
+def _simulate_rates(make: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler], total: int) -> list[float]:
     """The rates that a scheduler gives to an optimizer with rate 1."""
-    carrier = _carrier()
-    scheduler = make(carrier)
-    carrier.step()  # moves nothing; a scheduler that goes first would warn
-    rates = [carrier.param_groups[0]["lr"]]
+    optimizer = _build_unit_optimizer()
+    scheduler = make(optimizer)
+    optimizer.step()  # moves nothing; a scheduler that goes first would warn
+    rates = [optimizer.param_groups[0]["lr"]]
     for _ in range(total - 1):
         scheduler.step()
-        rates.append(carrier.param_groups[0]["lr"])
+        rates.append(optimizer.param_groups[0]["lr"])
     return [float(rate) for rate in rates]
 
 
@@ -167,18 +171,18 @@ def range_test(step: Callable[[float], float], rates: Sequence[float] = RATES) -
     noise of the first steps, as with a network that is good already, it is a tenth of the last rate that did no harm.
     The steepest descent is no better guide: in trials it was now and then a rate at which training explodes.
     """
-    losses, smooth = _explored(step, rates)
+    losses, smooth = _record_losses(step, rates)
     if not losses:
         raise UsageError(f"'rate=auto' found no rate: the loss is not finite at {rates[0]:g} already. Name a rate.")
-    start, noise = _quiet(losses)
-    if min(smooth) < start - 2 * noise or len(losses) <= QUIET:
+    start, noise = _measure_noise(losses)
+    if min(smooth) < start - 2 * noise or len(losses) <= NOISE_STEPS:
         turn = int(np.argmin(smooth))
     else:
         turn = int(np.flatnonzero(np.array(smooth) <= start + 2 * noise)[-1])
     return rates[max(turn - 1, 0)] / 10  # - 1: a loss speaks of the update before it
 
 
-def _explored(step: Callable[[float], float], rates: Sequence[float]) -> tuple[list[float], list[float]]:
+def _record_losses(step: Callable[[float], float], rates: Sequence[float]) -> tuple[list[float], list[float]]:
     """The losses, and their running mean, up to where it exceeds 4 times its best or the loss is not finite.
 
     It must exceed the noise as well: the loss of a network that is good already can be 4 times another by chance.
@@ -190,18 +194,18 @@ def _explored(step: Callable[[float], float], rates: Sequence[float]) -> tuple[l
         loss = step(rate)
         if not math.isfinite(loss):
             break
-        mean = SMOOTH * mean + (1 - SMOOTH) * loss
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         losses.append(loss)
-        smooth.append(mean / (1 - SMOOTH**count))
-        start, noise = _quiet(losses)
-        if count > QUIET and smooth[-1] > max(4 * min(smooth), start + 2 * noise):
+        smooth.append(mean / (1 - SMOOTHING**count))
+        start, noise = _measure_noise(losses)
+        if count > NOISE_STEPS and smooth[-1] > max(4 * min(smooth), start + 2 * noise):
             break
     return losses, smooth
 
 
-def _quiet(losses: Sequence[float]) -> tuple[float, float]:
+def _measure_noise(losses: Sequence[float]) -> tuple[float, float]:
     """(mean, standard deviation) of the first losses."""
-    return float(np.mean(losses[:QUIET])), float(np.std(losses[:QUIET]))
+    return float(np.mean(losses[:NOISE_STEPS])), float(np.std(losses[:NOISE_STEPS]))
 
 
 class Ema:
@@ -220,7 +224,7 @@ class Ema:
 
     @torch.no_grad()
     def swap(self, tensors: Iterable[Tensor]) -> None:
-        """Exchange the tensors and their means in place: once to judge or save the means, once more to go on."""
+        """Exchange the tensors and their means in place: once to evaluate or save the means, once more to go on."""
         for mean, tensor in zip(self._means, tensors, strict=True):
             kept = tensor.detach().clone()
             tensor.copy_(mean)
@@ -235,3 +239,80 @@ class Ema:
         self._updates = state["updates"]
         for mean, saved in zip(self._means, state["means"], strict=True):
             mean.copy_(saved)
+
+
+# --- blending of weights ----------------------------------------------------------------------------------------------
+
+Weights = dict[str, Tensor]
+ScoredLogits = tuple[NDArray[np.float64], float]  # held-out logits, and their score: higher is better
+
+SHARES = tuple(share / 10 for share in range(10))  # of the epoch that counts; the rest is the start
+
+
+@dataclass(frozen=True)
+class BlendResult:
+    """The best weights: `share` of the epoch that counts, the rest the start; or the mean of the later epochs.
+
+    `tried` has the score of each candidate.
+    """
+
+    share: float
+    mean: bool
+    score: float
+    tried: dict[str, float]
+
+
+def snapshot(network: nn.Module, names: Sequence[str]) -> Weights:
+    """Copies of the named tensors."""
+    now = network.state_dict()
+    return {name: now[name].detach().clone() for name in names}
+
+
+@torch.no_grad()
+def restore(network: nn.Module, weights: Weights) -> None:
+    """Put the tensors back, in place, so that everybody who shares them sees it."""
+    now = network.state_dict()
+    for name, value in weights.items():
+        now[name].copy_(value)
+
+
+@torch.no_grad()
+def update_mean(mean: Weights, network: nn.Module, names: Sequence[str], count: int) -> Weights:
+    """The mean of `count` networks, with one more taken in."""
+    now = snapshot(network, names)
+    return interpolate(mean, now, 1 / (count + 1)) if count else now
+
+
+@torch.no_grad()
+def interpolate(start: Weights, end: Weights, share: float) -> Weights:
+    """(1 - share) of the start and `share` of the end (Wortsman et al. 2022, WiSE-FT); whole numbers are the end's."""
+    return {
+        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
+
+
+def choose_best(
+    network: nn.Module, start: Weights, best: Weights, mean: Weights, evaluate: Callable[[], ScoredLogits]
+) -> tuple[NDArray[np.float64], BlendResult]:
+    """Try the candidates in the network, leave the winner in it, and say which it is.
+
+    The epoch that counts comes first and wins a tie. With no start there is nothing to interpolate with.
+    """
+    found: list[tuple[float, str, float, Weights, NDArray[np.float64]]] = []
+    for name, share, weights in _candidates(start, best, mean):
+        restore(network, weights)
+        logits, score = evaluate()
+        found.append((score, name, share, weights, logits))
+    score, name, share, weights, logits = max(found, key=lambda each: each[0])
+    restore(network, weights)
+    return logits, BlendResult(share, name == "mean", score, {name: score for score, name, *_ in found})
+
+
+def _candidates(start: Weights, best: Weights, mean: Weights) -> Iterator[tuple[str, float, Weights]]:
+    yield "epoch", 1.0, best
+    if mean:
+        yield "mean", 1.0, mean
+    if start:
+        for share in reversed(SHARES):
+            yield f"{share:.1f} of the epoch", share, interpolate(start, best, share)

@@ -1,4 +1,4 @@
-"""What a training stands on, and what each of its phases teaches: the cut, the feed, the parameters that may change."""
+"""Inputs of a fine-tuning run, and of each phase: the cut, the feed, the trainable parameters."""
 
 from __future__ import annotations
 
@@ -6,117 +6,132 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graft.backbones.backbone import Backbone as Pretrained
+from graft.backbones.features import build_probe_features, choose_layers, parse_cut, parse_stages
 from graft.backbones.graph import Stage
-from graft.backbones.stages import place_of
-from graft.data.dataset import Labels
-from graft.errors import UsageError
+from graft.data import dataset as table
+from graft.data.dataset import Dataset, Labels
+from graft.errors import DataError, UsageError
+from graft.features.embed import embed_or_raise
+from graft.features.loading import prepare_image
+from graft.heads.choose import choose_head
+from graft.heads.designs import Conv, Linear
+from graft.metrics.calibration import fit_temperature
+from graft.model.classifier import Classifier, load
 from graft.progress import Watch
-from graft.torch import adapters
+from graft.torch import adapters, engine
 from graft.torch.augment import Augment
-from graft.torch.cut import Frozen, Halves, cut, cut_last, deepest
-from graft.torch.feed import Feed, Pictures, Stored
-from graft.torch.loop import Lesson, Placed, find_rate
-from graft.torch.losses import Task
-from graft.torch.network import Backbone, Network
-from graft.training.embed import embed_again
+from graft.torch.chain import find_stages
+from graft.torch.cut import FrozenHalf, Halves, count_needed_stages, cut_last_layers, cut_network
+from graft.torch.feed import CachedFeed, Feed, ImageFeed
+from graft.torch.head import build_head, head_to_module
+from graft.torch.loop import DepthParameter, PhaseInputs, find_rate
+from graft.torch.network import BackboneModule, FeaturesModule, NetworkModule
+from graft.torch.restore import backbone_to_module
+from graft.training.choices import Choices
 from graft.training.material import Material
-from graft.training.recipe import Recipe
-from graft.training.strategies import Phase, Start
+from graft.training.probe import embed_material, select_layers
+from graft.training.recipe import Recipe, Task, list_teachers
+from graft.training.strategies import EarlyFeatures, Lora, Phase, Start
 from graft_runtime.card import MULTILABEL
+from graft_runtime.formatting import MAX_NAMES, join_names
 
-FEW = 2000  # pictures below which each counts, so that those held out are learned from in the end
-LARGEST = 32  # pictures in an automatic batch
-STEPS = 16  # updates that an automatic batch leaves in an epoch of few pictures
+REFIT_BELOW = 2000  # images below which each counts, so that those held out are learned from in the end
+MAX_AUTO_BATCH = 32  # images in an automatic batch
+MIN_AUTO_STEPS = 16  # updates that an automatic batch leaves in an epoch of few images
 
 
 @dataclass(frozen=True)
-class Ground:
-    """A network to be trained, the pictures that it learns from, and how.
+class FinetuneInputs:
+    """Inputs of a fine-tuning run.
 
-    `inner` are the rows to learn from, with their `targets` [n, classes]; `valid` those held out, with their `labels`.
-    `names` are the tensors of the network that may change in any phase.
+    `train_rows` have `targets` [n, classes], and the held-out `valid_rows` have `valid_labels`. `tensor_names` are the
+    tensors of the network that may change in any phase.
     """
 
-    network: Network
-    backbone: Backbone
+    network: NetworkModule
+    backbone: BackboneModule
     chain: tuple[Stage, ...]
     phases: tuple[Phase, ...]
     start: Start
     recipe: Recipe
     material: Material
-    inner: NDArray[np.intp]
-    valid: NDArray[np.intp]
+    train_rows: NDArray[np.intp]
+    valid_rows: NDArray[np.intp]
     targets: Tensor
-    labels: Labels
-    names: tuple[str, ...]
+    valid_labels: Labels
+    tensor_names: tuple[str, ...]
     seed: int
     watch: Watch
 
     @property
-    def refits(self) -> bool:
-        """Whether what is chosen here will be trained once more, on all pictures.
+    def has_refit(self) -> bool:
+        """Whether what is chosen here will be trained once more, on all images.
 
         Then the last epoch counts, not the best: a whole schedule can be repeated, luck cannot.
         """
-        few = len(self.inner) < FEW and not self.recipe.patience
+        few = len(self.train_rows) < REFIT_BELOW and not self.recipe.patience
         return few if self.recipe.refit == "auto" else self.recipe.refit is True
 
     @property
     def task(self) -> Task:
-        """One label a picture, or several."""
+        """One label an image, or several."""
         return "multilabel" if self.material.data.task == MULTILABEL else "multiclass"
 
 
 @dataclass(frozen=True)
-class Taught:
-    """One phase made ready: the lesson, and the held-out pictures as the tuned half takes them."""
+class PreparedPhase:
+    """One phase made ready: its inputs, and the held-out images as the tuned half takes them."""
 
     name: str
-    lesson: Lesson
+    phase_inputs: PhaseInputs
     held_out: Feed
     halves: Halves
 
 
-def taught(ground: Ground, number: int, starts: dict[str, Tensor], rate: float | None = None) -> Taught:
+def prepare_phase(
+    inputs: FinetuneInputs, number: int, starts: dict[str, Tensor], rate: float | None = None
+) -> PreparedPhase:
     """Make a phase ready: cut the network, embed what lies below, gather what is trained above.
 
     `rate` is that of the head if it is known already; else it is the recipe's, or found.
     """
-    phase = ground.phases[number]
-    halves = opened(ground.network, ground.backbone, phase)
-    feed, held_out = feeds(ground, halves, phase)
-    first, last = epochs_of(ground.phases, ground.recipe.epochs)[number]
-    lesson = Lesson(
+    phase = inputs.phases[number]
+    halves = cut_for_phase(inputs.network, inputs.backbone, phase)
+    feed, held_out = build_feeds(inputs, halves, phase)
+    first, last = split_epochs(inputs.phases, inputs.recipe.epochs)[number]
+    phase_inputs = PhaseInputs(
         tuned=halves.tuned,
-        parameters=placed(ground.network, ground.chain),
+        parameters=list_trainable_parameters(inputs.network, inputs.chain),
         feed=feed,
-        targets=ground.targets,
-        task=ground.task,
-        recipe=ground.recipe,
-        batch=batch_of(ground.recipe, len(ground.inner)),
+        targets=inputs.targets,
+        task=inputs.task,
+        recipe=inputs.recipe,
+        batch=choose_batch_size(inputs.recipe, len(inputs.train_rows)),
         rate=0.0,
-        first=first,
+        first_epoch=first,
         epochs=last - first,
-        seed=ground.seed,
-        starts=starts,
-        still=tuple(_untrained(halves.tuned)) if phase.last or phase.until != "head" else (),
+        seed=inputs.seed,
+        start_weights=starts,
+        frozen_parts=tuple(_find_frozen_parts(halves.tuned)) if phase.last or phase.until != "head" else (),
     )
-    named = ground.recipe.rate
+    named = inputs.recipe.rate
     if rate is None:
-        rate = find_rate(replace(lesson, rate=1.0)) if named == "auto" else named * phase.rate
-    lesson = replace(lesson, rate=rate)
-    return Taught(halves.border, lesson, held_out, halves)
+        rate = find_rate(replace(phase_inputs, rate=1.0)) if named == "auto" else named * phase.rate
+    phase_inputs = replace(phase_inputs, rate=rate)
+    return PreparedPhase(halves.border, phase_inputs, held_out, halves)
 
 
-def opened(network: Network, backbone: Backbone, phase: Phase) -> Halves:
+def cut_for_phase(network: NetworkModule, backbone: BackboneModule, phase: Phase) -> Halves:
     """The network cut for a phase, with just those parameters trainable that the phase trains."""
     if phase.last:
-        return cut_last(network, backbone, phase.last)
-    halves = cut(network, backbone, place_of(phase.cut), place_of(phase.until))
-    above = [stage.name for stage in halves.chain[halves.place : halves.end]]
+        return cut_last_layers(network, backbone, phase.last)
+    halves = cut_network(network, backbone, parse_cut(phase.cut), parse_cut(phase.until))
+    above = [stage.name for stage in halves.chain[halves.border_index : halves.end_index]]
     if phase.only != "all" and not above:
         raise UsageError("A cut at 'head' leaves no stage to adapt. Name a stage, an index or a share: `graft stages`.")
     if phase.only == "norms":
@@ -130,40 +145,40 @@ def opened(network: Network, backbone: Backbone, phase: Phase) -> Halves:
     return halves
 
 
-def _untrained(module: nn.Module) -> Iterator[nn.Module]:
+def _find_frozen_parts(module: nn.Module) -> Iterator[nn.Module]:
     """The largest parts that have parameters, none of which is trained."""
     for child in module.children():
         own = list(child.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
             yield child
         else:
-            yield from _untrained(child)
+            yield from _find_frozen_parts(child)
 
 
-def feeds(ground: Ground, halves: Halves, phase: Phase) -> tuple[Feed, Feed]:
+def build_feeds(inputs: FinetuneInputs, halves: Halves, phase: Phase) -> tuple[Feed, Feed]:
     """What to learn from and what is held out, as inputs of the tuned half."""
-    data, digests, seed = ground.material.data, ground.material.embedded.digests, ground.seed
-    frozen, parts = halves.frozen, (ground.inner, ground.valid)
-    if phase.views and isinstance(frozen, Frozen):
+    data, digests, seed = inputs.material.data, inputs.material.embeddings.digests, inputs.seed
+    frozen, parts = halves.frozen, (inputs.train_rows, inputs.valid_rows)
+    if phase.views and isinstance(frozen, FrozenHalf):
         views = (phase.views, 1)
         rows = zip(parts, views, strict=True)
         kept = [
-            embed_again(frozen, data.take(part), views=count, seed=seed, watch=ground.watch) for part, count in rows
+            embed_or_raise(frozen, data.take(part), views=count, seed=seed, watch=inputs.watch) for part, count in rows
         ]
-        one, other = (Stored(each, frozen.shape, count) for each, count in zip(kept, views, strict=True))
+        one, other = (CachedFeed(each, frozen.shape, count) for each, count in zip(kept, views, strict=True))
         return one, other
-    ways = (Augment.parse(ground.recipe.augment), Augment.parse("none"))
-    preprocess = ground.network.preprocess
+    ways = (Augment.parse(inputs.recipe.augment), Augment.parse("none"))
+    preprocess = inputs.network.preprocess
     one, other = (
-        Pictures(data.take(part), digests[part], preprocess, way, seed, frozen)
+        ImageFeed(data.take(part), digests[part], preprocess, way, seed, frozen)
         for part, way in zip(parts, ways, strict=True)
     )
     return one, other
 
 
-def placed(network: Network, chain: Sequence[Stage]) -> list[Placed]:
+def list_trainable_parameters(network: NetworkModule, chain: Sequence[Stage]) -> list[DepthParameter]:
     """The trainable parameters, each with how many stages it lies below the head."""
-    end = deepest(network.features, chain)
+    end = count_needed_stages(network.features, chain)
     depths = {f"features.backbone.{stage.name}.": end - place for place, stage in enumerate(chain[:end])}
     found = []
     for name, parameter in network.named_parameters():
@@ -174,14 +189,14 @@ def placed(network: Network, chain: Sequence[Stage]) -> list[Placed]:
     return sorted(found, key=lambda each: each[0])
 
 
-def changeable(network: Network, recipe: Recipe) -> tuple[str, ...]:
+def list_changeable_tensors(network: NetworkModule, recipe: Recipe) -> tuple[str, ...]:
     """The names of all tensors that training may change: what requires gradients, and batch statistics if they move."""
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     moving = recipe.batch_norm == "train"
     return tuple(names + [name for name, _ in network.named_buffers() if moving and name in network.state_dict()])
 
 
-def epochs_of(phases: Sequence[Phase], epochs: int) -> list[tuple[int, int]]:
+def split_epochs(phases: Sequence[Phase], epochs: int) -> list[tuple[int, int]]:
     """(first, last + 1) of each phase, by their shares; at least one epoch for each."""
     if epochs < len(phases):
         raise UsageError(f"This strategy has {len(phases)} phases, so 'epochs' must be at least {len(phases)}.")
@@ -193,8 +208,183 @@ def epochs_of(phases: Sequence[Phase], epochs: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
 
 
-def batch_of(recipe: Recipe, count: int) -> int:
+def choose_batch_size(recipe: Recipe, count: int) -> int:
     """The recipe's batch; automatic: a power of two that leaves enough updates in an epoch."""
     if recipe.batch != "auto":
         return recipe.batch
-    return min(LARGEST, max(4, 2 ** int(np.log2(max(count / STEPS, 1)))))
+    return min(MAX_AUTO_BATCH, max(4, 2 ** int(np.log2(max(count / MIN_AUTO_STEPS, 1)))))
+
+
+# --- teachers ---------------------------------------------------------------------------------------------------------
+
+
+def check_teachers(recipe: Recipe, data: Dataset) -> None:
+    """Load each teacher, before anything heavy; raises ModelError, or UsageError for one of other classes."""
+    for name in list_teachers(recipe):
+        _check_classes(name, load(name), data.classes)
+
+
+def build_soft_targets(recipe: Recipe, data: Dataset) -> Tensor:
+    """Targets [n, classes]: the mean of the teachers' probabilities, one teacher in memory at a time."""
+    names = list_teachers(recipe)
+    total = np.zeros((len(data), len(data.classes)))
+    for name in names:
+        total += _predict_probs(name, data)
+    return torch.from_numpy((total / len(names)).astype(np.float32))
+
+
+def _predict_probs(name: str, data: Dataset) -> NDArray[np.floating]:
+    """Return one teacher's probabilities, [n, classes], its classes in the order of the data set's."""
+    teacher = load(name)
+    _check_classes(name, teacher, data.classes)
+    probs, good, faults = teacher.predict_probs(data)
+    if len(good) < len(data):
+        raise DataError(f"The teacher {name} cannot judge every image: {next(iter(faults.values()))}.")
+    return probs[:, [teacher.classes.index(each) for each in data.classes]]
+
+
+def _check_classes(name: str, teacher: Classifier, classes: Sequence[str]) -> None:
+    if set(teacher.classes) != set(classes):
+        raise UsageError(
+            f"The teacher {name} knows other classes: {join_names(teacher.classes, MAX_NAMES)}. "
+            f"The images have {join_names(classes, MAX_NAMES)}."
+        )
+
+
+# --- start ------------------------------------------------------------------------------------------------------------
+
+
+SAMPLE_SIZE = 64  # images whose features a new head is standardised by
+
+
+def check_start(choices: Choices, pretrained: Pretrained) -> None:
+    """Raises CutError or UsageError for what this network does not take: now, and not after minutes of embedding."""
+    backbone = backbone_to_module(pretrained)
+    plan, chain = choices.parsed_strategy, find_stages(backbone)
+    assert choices.parsed_recipe
+    phases = plan.phases([stage.name for stage in chain])
+    split_epochs(phases, choices.parsed_recipe.epochs)
+    solved = FeaturesModule(backbone.module, backbone.preprocess, choose_layers(chain))
+    features = solved if choices.start == "solved" else build_head_features(choices, backbone, chain)
+    network = build_untrained_network(choices, features, 2)
+    for phase in phases:
+        halves = cut_for_phase(network, backbone, phase)
+        if phase.only == "adapters":
+            adapters.find_adaptable_layers(
+                backbone.module, [stage.name for stage in halves.chain[halves.border_index :]]
+            )
+
+
+def build_finetune_inputs(
+    choices: Choices,
+    pretrained: Pretrained,
+    backbone: BackboneModule,
+    material: Material,
+    watch: Watch,
+    use_all: bool = False,
+) -> FinetuneInputs:
+    """Build the inputs of a fine-tuning run; with `use_all` no image is held out.
+
+    `backbone` is the pretrained one as a module, which is changed.
+
+    Raises UsageError or DataError for what does not go together.
+    """
+    plan, recipe, seed = choices.parsed_strategy, choices.parsed_recipe, choices.seed
+    assert recipe
+    inner, valid = (material.train, material.train[:0]) if use_all else material.split_validation()
+    if not len(valid) and not use_all:
+        raise DataError("Too few images to hold some out for validation: use --strategy probe, or add images.")
+    chain = find_stages(backbone)
+    phases = plan.phases([stage.name for stage in chain])
+    engine.move_module_to_device(backbone.module)
+    if choices.start == "solved":
+        network = build_probe_network(pretrained, backbone, material, inner, seed, watch)
+    else:
+        network = build_untrained_network(
+            choices, build_head_features(choices, backbone, chain), len(material.data.classes)
+        )
+        if choices.start == "fresh":
+            standardise_head(network, material, inner)
+    network = engine.move_module_to_device(network)
+    if isinstance(plan, Lora):
+        above = [stage.name for stage in chain[cut_for_phase(network, backbone, phases[0]).border_index :]]
+        adapters.add_lora(backbone.module, above, plan.rank, 2.0 * plan.rank, seed)
+    cut_for_phase(network, backbone, phases[-1])  # the widest: it names all that may change
+    targets = (
+        build_soft_targets(recipe, material.data.take(inner)) if recipe.teacher else build_hard_targets(material, inner)
+    )
+    return FinetuneInputs(
+        network=network,
+        backbone=backbone,
+        chain=tuple(chain),
+        phases=phases,
+        start=choices.start,
+        recipe=recipe,
+        material=material,
+        train_rows=inner,
+        valid_rows=valid,
+        targets=targets,
+        valid_labels=material.data.labels[valid],
+        tensor_names=list_changeable_tensors(network, recipe),
+        seed=seed,
+        watch=watch,
+    )
+
+
+def build_probe_network(
+    pretrained: Pretrained,
+    backbone: BackboneModule,
+    material: Material,
+    inner: NDArray[np.intp],
+    seed: int,
+    watch: Watch,
+) -> NetworkModule:
+    """The network of a probe, its head solved on the inner rows and scaled to the probabilities that these call for."""
+    frozen = build_probe_features(pretrained)
+    material = embed_material(frozen, material, 1, seed, watch)
+    result = choose_head("auto", "auto", material.build_problems(frozen.widths, 1, inner), watch=watch)
+    best_temperature = fit_temperature(result.solution.logits, material.data.labels[inner])[0]
+    head, read = head_to_module(result.solution.head), select_layers(frozen, result)
+    with torch.no_grad():
+        for parameter in head.judge.parameters():  # linear: ridge or logistic
+            parameter /= best_temperature
+    return NetworkModule(FeaturesModule(backbone.module, backbone.preprocess, read.layers), head)
+
+
+def build_head_features(choices: Choices, backbone: BackboneModule, chain: Sequence[Stage]) -> FeaturesModule:
+    """The features that a new head reads: the output of the backbone; for a conv head, or early features, a stage's."""
+    maps = isinstance(choices.parsed_head, Conv)
+    if isinstance(choices.parsed_strategy, EarlyFeatures):
+        names = parse_stages(choices.parsed_strategy.at, [stage.name for stage in chain])
+        return FeaturesModule(backbone.module, backbone.preprocess, names, top=False, pool=not maps)
+    if not maps:
+        return FeaturesModule(backbone.module, backbone.preprocess, ())
+    upper = chain[len(chain) // 2 :]  # the output of a transformer's first layer has places too, but sees nothing yet
+    mapped = [stage.name for stage in upper if len(stage.shape) == 3 and min(stage.shape[1:]) > 1]
+    if not mapped:
+        raise UsageError(
+            f"{backbone.entry.name} has no feature map for a conv head. Networks made of convolutions have one; here "
+            f"use --head mlp."
+        )
+    return FeaturesModule(backbone.module, backbone.preprocess, mapped[-1:], pool=False)
+
+
+def build_untrained_network(choices: Choices, features: FeaturesModule, classes: int) -> NetworkModule:
+    """The network with a new head."""
+    shape = features.width if features.pool else features.shape
+    return NetworkModule(features, build_head(choices.parsed_head or Linear(), shape, classes))
+
+
+@torch.no_grad()
+def standardise_head(network: NetworkModule, material: Material, inner: NDArray[np.intp]) -> None:
+    """Let features come to the head with mean 0 and spread 1, as a sample of images has them."""
+    rows = inner[np.linspace(0, len(inner) - 1, min(SAMPLE_SIZE, len(inner))).astype(int)]
+    images = [torch.from_numpy(prepare_image(network.preprocess, material.data.read(int(row)))) for row in rows]
+    batches = torch.stack(images).split(8)
+    features = torch.cat([network.features.eval()(engine.move_batch_to_device(batch)).cpu() for batch in batches])
+    network.head.standardise(features.mean(dim=0), 1 / features.std(dim=0).clamp(min=1e-3))
+
+
+def build_hard_targets(material: Material, rows: NDArray[np.intp]) -> Tensor:
+    """Return the targets of the labels, [n, classes]."""
+    return torch.from_numpy(table.targets(material.data.labels[rows], len(material.data.classes)))

@@ -1,4 +1,4 @@
-"""What a head is trained and judged on: good pictures, each on one side, near-duplicates together."""
+"""Training material: usable images with features, split into parts that share no near-duplicates."""
 
 from __future__ import annotations
 
@@ -12,35 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
-from graft.data.classes import few
+from graft.data.classes import few, lookalikes
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, VALID, Dataset
-from graft.data.duplicates import joined, near_duplicates
-from graft.data.faults import misnamed
-from graft.data.finding import counted
-from graft.data.lookalikes import lookalikes
+from graft.data.duplicates import NOBODY, Twins, find_twins, joined, near_duplicates, pairs_of, repeated
+from graft.data.quality import counted, misnamed
 from graft.data.split import folds, lasting, stratified
-from graft.data.twins import NOBODY, Twins, find_twins, pairs_of, repeated
 from graft.errors import DataError
+from graft.features.embed import Embeddings
+from graft.heads.problem import Problem, standardise_features
 from graft.progress import Watch, unwatched
-from graft.training.embed import Embedded
-from graft.training.heads.problem import Problem, standardised
 from graft_runtime.card import MULTICLASS, MULTILABEL
-from graft_runtime.screen import MANY, listed
+from graft_runtime.formatting import MAX_NAMES, join_names
 
 TEST_SHARE = 0.2
-VALID_SHARE = 0.15  # of the training part, where tuning needs pictures to choose by
+VALID_SHARE = 0.15  # of the training part, where tuning needs images to choose by
 FOLDS = 4
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was noticed about the data: `faults` names each picture left out and why; the rest are counts.
+    """Findings about the data: `faults` names each image left out and why; the rest are counts.
 
-    `alike` pictures have a near-duplicate; `leaks` are test pictures with one, or one of their own group, among the
-    training pictures, which only a ready-made split can have; `missing` classes had not one usable picture. `columns`
+    `alike` images have a near-duplicate; `leaks` are test images with one, or one of their own group, among the
+    training images, which only a ready-made split can have; `missing` classes had not one usable image. `columns`
     are what those of a table were taken for; `alike_names` are sentences about classes that may be one. `conflicts`
-    are sentences about pictures of the same content with different labels, `disputed` pictures have a near-duplicate
-    with another label; `few` are classes of a handful, `misnamed` pictures of another format than their ending says.
+    are sentences about images of the same content with different labels, `disputed` images have a near-duplicate
+    with another label; `few` are classes of a handful, `misnamed` images of another format than their ending says.
     `placeholders` are sentences about images that likely stand where others are missing.
     `suspects` are sentences about labels that are likely wrong, the most doubtful first. `graft check` shows them all.
     """
@@ -63,18 +60,18 @@ class Findings:
 
 @dataclass(frozen=True)
 class Material:
-    """The good pictures with their features and groups; row i of all three is the same picture.
+    """The good images with their features and groups; row i of all three is the same image.
 
-    `train` are all pictures that a head may be solved on, and among them `valid` those that the user set aside for
-    choosing; `test` are for the score alone. `given` is whether a person made the split.
+    `train` are all images that a head may be fitted on, and among them `valid` those that the user set aside for
+    choosing; `test` are for the score alone. `has_given_split` is whether the user made the split.
     """
 
     data: Dataset
-    embedded: Embedded
+    embeddings: Embeddings
     groups: NDArray[np.int64]
     findings: Findings
     seed: int = 0
-    given: bool = False
+    has_given_split: bool = False
     train: NDArray[np.intp] = field(init=False)
     valid: NDArray[np.intp] = field(init=False)
     test: NDArray[np.intp] = field(init=False)
@@ -85,173 +82,178 @@ class Material:
         object.__setattr__(self, "test", self.data.part(TEST))
 
     def fingerprint(self) -> str:
-        """A name for exactly these pictures with these labels, whatever their files are called."""
-        names = [digest.tobytes().hex() for digest in self.embedded.digests]
-        rows = sorted(zip(names, _named(self.data), strict=True))
+        """Return a hash of the images and their labels, independent of file names."""
+        names = [digest.tobytes().hex() for digest in self.embeddings.digests]
+        rows = sorted(zip(names, _label_names(self.data), strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def targets(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """What to train these pictures towards, [rows, classes]: 1 for each class that a picture shows."""
+        """Return the targets of these images, [rows, classes]: 1 for each class that an image shows."""
         return table.targets(self.data.labels[rows], len(self.data.classes))
 
-    def inner(self, share: float = VALID_SHARE) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The training part as rows to tune on and rows held out to choose by.
+    def split_validation(self, share: float = VALID_SHARE) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Split the training part into rows to train on and rows held out for validation.
 
-        The held out ones are the user's validation part, without the pictures of a class that the others lack; where
-        there is no such part, about `share` of each class. Then near-duplicates stay on one side, every class keeps a
-        picture to tune on, and with a handful of pictures nothing may be left to hold out.
+        The held out ones are the user's validation part, without the images of a class that the others lack; where
+        there is no such part, about `share` of each class. Then near-duplicates stay on one side, every class keeps an
+        image to tune on, and with a handful of images nothing may be left to hold out.
         """
         if len(self.valid):
             lacking = table.tally(self.data.labels[self.data.part(TRAIN)], len(self.data.classes)) == 0
             needed = self.targets(self.valid)[:, lacking].any(axis=1)
             held_out = self.valid[~needed]
         else:
-            digests = self.embedded.digests[self.train]
+            digests = self.embeddings.digests[self.train]
             part = stratified(self.data.labels[self.train], self.groups[self.train], digests, share, self.seed)
             held_out = self.train[part == TEST]
         return np.setdiff1d(self.train, held_out), held_out
 
-    def problems(self, widths: Sequence[int], views: int, rows: NDArray[np.intp] | None = None) -> dict[str, Problem]:
-        """The training part, or these rows of it, as a Problem for each choice of layers.
+    def build_problems(
+        self, widths: Sequence[int], views: int, rows: NDArray[np.intp] | None = None
+    ) -> dict[str, Problem]:
+        """Build a Problem of the training part, or these rows of it, for each choice of layers.
 
-        All views of a picture are in one unit and fold.
+        All views of an image are in one unit and fold.
         """
         rows = self.train if rows is None else rows
         labels, groups = self.data.labels[rows], self.groups[rows]
-        fold = folds(labels, groups, self.embedded.digests[rows], FOLDS, self.seed)
+        fold = folds(labels, groups, self.embeddings.digests[rows], FOLDS, self.seed)
         whole = Problem(
-            standardised(self.embedded.chosen(rows, views), widths),
+            standardise_features(self.embeddings.select(rows, views), widths),
             np.repeat(labels if labels.ndim == 2 else labels.astype(np.int64), views, axis=0),
             np.repeat(groups, views),
             np.repeat(fold, views),
             len(self.data.classes),
         )
-        return {"last": replace(whole, features=whole.features.only(sum(widths[:-1]))), "all": whole}
+        return {"last": replace(whole, features=whole.features.drop_before(sum(widths[:-1]))), "all": whole}
 
 
-def prepare(
-    data: Dataset, embedded: Embedded, seed: int, given: bool | None = None, watch: Watch = unwatched
+def prepare_material(
+    data: Dataset, embeddings: Embeddings, seed: int, has_given_split: bool | None = None, watch: Watch = unwatched
 ) -> Material:
-    """Leave out the faults and what cannot be learned, find near-duplicates, and split.
+    """Drop unusable images and classes without images, find near-duplicates, and split.
 
-    `given` is for a table that grew: the parts that pictures have stand, and it says whether a person made them.
+    `has_given_split` is for a table that grew: the images keep their parts, and it is whether the user made them.
 
     Raises DataError when fewer than two classes are left, a ready-made test part has a class of its own, or some
-    pictures have labels and others none that is known.
+    images have labels and others none that is known.
     """
     check_labelled(data)
-    faults = data.named(embedded.faults)
-    embedded = _by_content(embedded, data.labels)
-    good = data.take(embedded.rows)
+    faults = data.named(embeddings.faults)
+    embeddings = _sort_by_content(embeddings, data.labels)
+    good = data.take(embeddings.rows)
     missing = tuple(name for name, count in zip(data.classes, good.counts(), strict=True) if not count)
-    good = _renumbered(good, missing, faults)
-    twins = find_twins(embedded, embedded.digests, embedded.hashes, good.labels, good.split, watch)
-    groups = joined(twins.groups, good.groups)
-    parted = replace(good, split=(_parts if given is None else _grown)(good, groups, embedded.digests, seed))
-    given = bool((good.split != UNSPLIT).any()) if given is None else given
-    _check_known(parted)
+    good = _drop_missing_classes(good, missing, faults)
+    near_dups = find_twins(embeddings, embeddings.digests, embeddings.hashes, good.labels, good.split, watch)
+    groups = joined(near_dups.groups, good.groups)
+    split_data = replace(
+        good,
+        split=(_assign_split if has_given_split is None else _extend_split)(good, groups, embeddings.digests, seed),
+    )
+    has_given_split = bool((good.split != UNSPLIT).any()) if has_given_split is None else has_given_split
+    _check_test_classes(split_data)
     findings = Findings(
         faults=faults,
         ignored=dict(data.ignored),
-        alike=int((np.bincount(twins.groups)[twins.groups] > 1).sum()),
-        leaks=int(np.isin(groups[parted.part(TEST)], groups[parted.part(TRAIN, VALID)]).sum()),
+        alike=int((np.bincount(near_dups.groups)[near_dups.groups] > 1).sum()),
+        leaks=int(np.isin(groups[split_data.part(TEST)], groups[split_data.part(TRAIN, VALID)]).sum()),
         missing=missing,
-        untested=_untested(parted),
+        untested=_find_untested_classes(split_data),
         columns=data.columns,
         alike_names=tuple(lookalikes(data.classes, data.counts())),
-        conflicts=tuple(_conflicts(parted, twins)),
-        disputed=int((twins.disputed != NOBODY).sum()),
-        few=few(parted),
-        placeholders=tuple(_placeholders(parted, twins, embedded)),
-        misnamed=int(misnamed(embedded.looks, parted.names()).sum()) if len(embedded.looks) else 0,
+        conflicts=tuple(_describe_conflicts(split_data, near_dups)),
+        disputed=int((near_dups.disputed != NOBODY).sum()),
+        few=few(split_data),
+        placeholders=tuple(_describe_placeholders(split_data, near_dups, embeddings)),
+        misnamed=int(misnamed(embeddings.image_stats, split_data.names()).sum()) if len(embeddings.image_stats) else 0,
     )
-    if len(np.unique(groups[parted.part(TRAIN, VALID)])) < 2:
-        raise DataError("All training pictures are near-duplicates of each other. Add pictures that differ.")
-    if given:
-        groups = _without_tests(groups, good, parted.part(TRAIN, VALID), embedded, watch)
-    return Material(parted, embedded, groups, findings, seed, given)
+    if len(np.unique(groups[split_data.part(TRAIN, VALID)])) < 2:
+        raise DataError("All training images are near-duplicates of each other. Add images that differ.")
+    if has_given_split:
+        groups = _regroup_training(groups, good, split_data.part(TRAIN, VALID), embeddings, watch)
+    return Material(split_data, embeddings, groups, findings, seed, has_given_split)
 
 
 def check_labelled(data: Dataset) -> None:
-    """Raises DataError where some pictures have labels and others none that is known."""
+    """Raise DataError where only some images have a known label."""
     unknown = int((data.labels == UNLABELLED).sum()) if data.task == MULTICLASS else 0
     if 0 < unknown < len(data):
-        raise DataError(f"{unknown} of {len(data)} pictures have no label. Leave them out, or label them.")
+        raise DataError(f"{unknown} of {len(data)} images have no label. Leave them out, or label them.")
 
 
-def described(data: Dataset, mark: str = ", ", none: str = "no label") -> list[str]:
-    """The label of each picture in words; several are joined by `mark`."""
-    return [each if isinstance(each, str) else mark.join(each) or none for each in _named(data)]
+def format_labels(data: Dataset, mark: str = ", ", none: str = "no label") -> list[str]:
+    """Return the label of each image as text; several are joined by `mark`."""
+    return [each if isinstance(each, str) else mark.join(each) or none for each in _label_names(data)]
 
 
-def _named(data: Dataset) -> list[Any]:
-    """The label of each picture in words; where there may be several, a list."""
+def _label_names(data: Dataset) -> list[Any]:
+    """Return the class name of each image, or its list of class names."""
     names = np.array(data.classes, dtype=str)
     if data.task == MULTILABEL:
         return [names[row > 0].tolist() for row in data.labels]
     return names[data.labels].tolist()
 
 
-def _by_content(embedded: Embedded, labels: NDArray[np.integer]) -> Embedded:
-    """The pictures in the order of their contents: sums are then the same to the bit, whatever files are called."""
-    order = np.lexsort((*np.atleast_2d(labels[embedded.rows].T), *embedded.digests.T))
-    return embedded.take(order)
+def _sort_by_content(embeddings: Embeddings, labels: NDArray[np.integer]) -> Embeddings:
+    """Sort the images by content: sums are then the same to the bit, whatever the file names."""
+    order = np.lexsort((*np.atleast_2d(labels[embeddings.rows].T), *embeddings.digests.T))
+    return embeddings.take(order)
 
 
-def _without_tests(
-    groups: NDArray[np.int64], good: Dataset, train: NDArray[np.intp], embedded: Embedded, watch: Watch
+def _regroup_training(
+    groups: NDArray[np.int64], good: Dataset, train: NDArray[np.intp], embeddings: Embeddings, watch: Watch
 ) -> NDArray[np.int64]:
-    """The groups with the training part's found among itself, so that no test picture decides on its folds."""
-    apart = groups + len(groups)
+    """Find the training part's groups again within itself, so that no test image decides on its folds."""
+    regrouped = groups + len(groups)
     own = None if good.groups is None else good.groups[train]
-    apart[train] = joined(_alike(embedded.take(train), watch), own)
-    return apart
+    regrouped[train] = joined(_find_near_duplicates(embeddings.take(train), watch), own)
+    return regrouped
 
 
-def _alike(embedded: Embedded, watch: Watch) -> NDArray[np.int64]:
-    return near_duplicates(embedded, embedded.digests, embedded.hashes, watch)
+def _find_near_duplicates(embeddings: Embeddings, watch: Watch) -> NDArray[np.int64]:
+    return near_duplicates(embeddings, embeddings.digests, embeddings.hashes, watch)
 
 
-def _conflicts(data: Dataset, twins: Twins) -> Iterator[str]:
-    """Pictures of the same content with different labels, in words."""
-    said = described(data)
-    for one, two in pairs_of(twins.disputed).tolist():
-        if twins.first[one] == twins.first[two]:
-            yield f"{data.name(one)} ({said[one]}) and {data.name(two)} ({said[two]}) are the same picture"
+def _describe_conflicts(data: Dataset, near_dups: Twins) -> Iterator[str]:
+    """Describe images of the same content with different labels."""
+    labels = format_labels(data)
+    for one, two in pairs_of(near_dups.disputed).tolist():
+        if near_dups.first[one] == near_dups.first[two]:
+            yield f"{data.name(one)} ({labels[one]}) and {data.name(two)} ({labels[two]}) are the same image"
 
 
-def _placeholders(data: Dataset, twins: Twins, embedded: Embedded) -> Iterator[str]:
-    """Images that likely stand where others are missing, in words."""
-    blank = embedded.looks.blank if len(embedded.looks) else np.zeros(len(data), bool)
+def _describe_placeholders(data: Dataset, near_dups: Twins, embeddings: Embeddings) -> Iterator[str]:
+    """Describe images that are likely placeholders for missing ones."""
+    blank = embeddings.image_stats.blank if len(embeddings.image_stats) else np.zeros(len(data), bool)
     if blank.any():
         some = f"{counted(int(blank.sum()), 'image')} of a single colour, such as {data.name(int(blank.argmax()))}"
         yield f"{some}: placeholders for missing ones?"
-    for row, count in repeated(twins.first).items():
+    for row, count in repeated(near_dups.first).items():
         if not blank[row]:
             yield f"{count:,} images are the very same, such as {data.name(row)}: a placeholder for missing ones?"
 
 
-def _renumbered(good: Dataset, missing: Sequence[str], faults: dict[str, str]) -> Dataset:
-    """The table without classes that lost all their pictures."""
-    left = tuple(name for name in good.classes if name not in missing)
-    several = good.task == MULTILABEL
-    if len(left) < (1 if several else 2):
+def _drop_missing_classes(good: Dataset, missing: Sequence[str], faults: dict[str, str]) -> Dataset:
+    """Remove classes that lost all their images. Raises DataError if too few are left."""
+    kept_classes = tuple(name for name in good.classes if name not in missing)
+    multilabel = good.task == MULTILABEL
+    if len(kept_classes) < (1 if multilabel else 2):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(faults.values()).most_common(5))
         raise DataError(
-            f"{'No class has' if several else 'Fewer than two classes have'} a picture that can be used: "
-            f"{len(faults)} pictures were left out{f' ({reasons})' if reasons else ''}."
+            f"{'No class has' if multilabel else 'Fewer than two classes have'} an image that can be used: "
+            f"{len(faults)} images were left out{f' ({reasons})' if reasons else ''}."
         )
-    number = {name: at for at, name in enumerate(left)}
-    if several:
-        return replace(good, classes=left, labels=good.labels[:, [name in number for name in good.classes]])
+    number = {name: at for at, name in enumerate(kept_classes)}
+    if multilabel:
+        return replace(good, classes=kept_classes, labels=good.labels[:, [name in number for name in good.classes]])
     renamed = np.array([number.get(name, -1) for name in good.classes], np.int32)
-    return replace(good, classes=left, labels=renamed[good.labels])
+    return replace(good, classes=kept_classes, labels=renamed[good.labels])
 
 
-def _parts(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed: int) -> NDArray[np.int8]:
-    """The part of each picture: the user's own split where there is one, else one of ours.
+def _assign_split(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed: int) -> NDArray[np.int8]:
+    """Return the part of each image: the user's split where there is one, else a stratified one.
 
-    Where there is no test part, the validation part is the test part, untouched until the score.
+    Without a test part the user's validation part becomes the test part.
     """
     if (data.split == UNSPLIT).all():
         return lasting(data.labels, groups, digests, TEST_SHARE, seed)
@@ -260,13 +262,13 @@ def _parts(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed
     return np.where(data.split == VALID, TEST, TRAIN).astype(np.int8)
 
 
-def _grown(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed: int) -> NDArray[np.int8]:
-    """The part of each picture where some have theirs: a new one goes with its near-duplicates, else by its content.
+def _extend_split(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed: int) -> NDArray[np.int8]:
+    """Return the part of each image where some have one: new images join their near-duplicates, else go by content.
 
-    One that joins two parts is for training.
+    A new image with near-duplicates in two parts goes to training.
     """
     part, new = data.split.copy(), data.split == UNSPLIT
-    if data.task == MULTILABEL and new.any():  # the whole set would decide, and change what stands
+    if data.task == MULTILABEL and new.any():  # by the new images alone: a multilabel split depends on the whole set
         part[new] = lasting(data.labels[new], groups[new], digests[new], TEST_SHARE, seed)
     elif new.any():
         part[new] = lasting(data.labels, groups, digests, TEST_SHARE, seed)[new]
@@ -275,15 +277,15 @@ def _grown(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8], seed
     return part
 
 
-def _check_known(data: Dataset) -> None:
+def _check_test_classes(data: Dataset) -> None:
     trained = table.tally(data.labels[data.part(TRAIN, VALID)], len(data.classes))
     if unknown := [name for name, count in zip(data.classes, trained, strict=True) if not count]:
         raise DataError(
-            f"The training part has no usable picture of {listed(unknown, MANY)}, the test part has. "
-            f"Add training pictures of these classes, or take them out of the test part."
+            f"The training part has no usable image of {join_names(unknown, MAX_NAMES)}, the test part has. "
+            f"Add training images of these classes, or take them out of the test part."
         )
 
 
-def _untested(data: Dataset) -> tuple[str, ...]:
+def _find_untested_classes(data: Dataset) -> tuple[str, ...]:
     tested = table.tally(data.labels[data.part(TEST)], len(data.classes))
     return tuple(name for name, count in zip(data.classes, tested, strict=True) if not count)

@@ -1,4 +1,4 @@
-"""Solved heads on a frozen backbone: the probe, on all layers or on earlier ones."""
+"""Linear probe: closed-form heads on cached features of a frozen backbone, all layers or early ones."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones.backbone import Backbone
-from graft.backbones.features import Features
-from graft.backbones.stages import early, probed
+from graft.backbones.features import Features, build_early_features, build_probe_features
 from graft.data.dataset import Labels
 from graft.errors import UsageError
+from graft.features.embed import embed_or_raise
+from graft.heads.choose import ProbeResult, choose_head
 from graft.model.network import Network
 from graft.progress import Watch
 from graft.training.choices import Choices
-from graft.training.embed import embed_again
-from graft.training.heads.choose import Chosen, choose
 from graft.training.material import Material
 from graft.training.strategies import EarlyFeatures, Probe
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network that learned; what it says, [n, classes], of images that it did not learn from; and what was chosen.
+class TrainingResult:
+    """Result of a strategy: the network, its held-out logits [n, classes], and the training record.
 
-    `labels` are those of the same pictures, which are the `rows` of the material. `columns` of the material's cached
-    features are what its head reads, None where they are not cached. `record` is for the report, `solved` for the card:
-    plain values.
+    `labels` are those of the held-out images, which are the `rows` of the material. `feature_columns` are the columns
+    of the cached features that the head reads, None where they are not cached. `record` is for the report, `head_info`
+    for the card: plain values.
     """
 
     network: Network
@@ -38,49 +37,49 @@ class Trained:
     labels: Labels
     rows: NDArray[np.intp]
     record: dict[str, Any]
-    solved: dict[str, Any] = field(default_factory=dict)
-    columns: NDArray[np.intp] | None = None
+    head_info: dict[str, Any] = field(default_factory=dict)
+    feature_columns: NDArray[np.intp] | None = None
 
-    def centred(self) -> Trained:
-        """Its logits, and those of its head, sum to 0: see `Head.centred`. With several labels as it is."""
-        head = self.network.head.centred() if self.labels.ndim == 1 else None
+    def centre_logits(self) -> TrainingResult:
+        """Shift the logits, and those of the head, to sum 0: see `Head.centre_logits`. Multilabel is unchanged."""
+        head = self.network.head.centre_logits() if self.labels.ndim == 1 else None
         if head is None:
             return self
         logits = self.logits - self.logits.mean(axis=1, keepdims=True)
         return replace(self, network=replace(self.network, head=head), logits=logits)
 
 
-def solve(choices: Choices, backbone: Backbone, material: Material, watch: Watch) -> Trained:
-    """The best head on what the frozen network says, by out-of-fold evidence.
+def fit_probe(choices: Choices, backbone: Backbone, material: Material, watch: Watch) -> TrainingResult:
+    """Fit the head with the best out-of-fold predictions on the features of the frozen network.
 
     It reads the backbone's layers, or the early stages that the strategy names.
     """
-    plan, frozen = choices.plan, frozen_of(choices, backbone)
+    plan, frozen = choices.parsed_strategy, get_probe_features(choices, backbone)
     if isinstance(plan, EarlyFeatures):
-        head, read = plan.solver, "all"
+        head, layers = plan.solver, "all"
     else:
         plan = plan if isinstance(plan, Probe) else Probe()
-        head, read = plan.head, plan.layers
-    material = embedded_by(frozen, material, plan.views, choices.seed, watch)
-    chosen = choose(head, read, material.problems(frozen.widths, plan.views), plan.pca, watch)
-    return Trained(
-        network=Network(read_by(frozen, chosen), chosen.solution.head),
+        head, layers = plan.head, plan.layers
+    material = embed_material(frozen, material, plan.views, choices.seed, watch)
+    result = choose_head(head, layers, material.build_problems(frozen.widths, plan.views), plan.pca, watch)
+    return TrainingResult(
+        network=Network(select_layers(frozen, result), result.solution.head),
         material=material,
-        logits=chosen.solution.logits[:: plan.views],  # view 0 is what a prediction sees
+        logits=result.solution.logits[:: plan.views],  # view 0 is what a prediction sees
         labels=material.data.labels[material.train],
         rows=material.train,
-        record=record(chosen, frozen, plan.pca),
-        solved={"solver": chosen.solution.name, "strength": chosen.solution.strength},
-        columns=chosen.columns,
-    ).centred()
+        record=build_record(result, frozen, plan.pca),
+        head_info={"solver": result.solution.name, "strength": result.solution.strength},
+        feature_columns=result.columns,
+    ).centre_logits()
 
 
-def check(choices: Choices, backbone: Backbone) -> None:
-    """Raises UsageError for what this network does not take: now, and not after minutes of embedding.
+def check_probe(choices: Choices, backbone: Backbone) -> None:
+    """Raise UsageError for stages that the network lacks and for more principal components than features.
 
-    Stages that it does not have, and more principal components than the narrowest of what is tried has features.
+    Called before minutes of embedding.
     """
-    plan, features = choices.plan, frozen_of(choices, backbone)
+    plan, features = choices.parsed_strategy, get_probe_features(choices, backbone)
     read = plan.layers if isinstance(plan, Probe) else "all"
     width = features.width if read == "all" else features.widths[-1]
     if choices.pca > width:
@@ -88,44 +87,44 @@ def check(choices: Choices, backbone: Backbone) -> None:
         raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {choices.pca}.")
 
 
-def frozen_of(choices: Choices, backbone: Backbone) -> Features:
-    """The features among which the head is chosen: of all layers, or of the early stages that the strategy names."""
-    if isinstance(choices.plan, EarlyFeatures):
-        return early(choices.plan.at, backbone)
-    return probed(backbone)
+def get_probe_features(choices: Choices, backbone: Backbone) -> Features:
+    """Return the features among which the head chooses: all layers, or the early stages that the strategy names."""
+    if isinstance(choices.parsed_strategy, EarlyFeatures):
+        return build_early_features(choices.parsed_strategy.at, backbone)
+    return build_probe_features(backbone)
 
 
-def embedded_by(frozen: Features, material: Material, views: int, seed: int, watch: Watch) -> Material:
-    """The material with this network's features: those of view 0 for every picture, of all views for training."""
-    store = material.embedded.store
-    if store.folder.name != frozen.key():
-        store = embed_again(frozen, material.data, seed=seed, watch=watch).store
+def embed_material(frozen: Features, material: Material, views: int, seed: int, watch: Watch) -> Material:
+    """Embed the material with this network: view 0 of every image, all views of the training images."""
+    store = material.embeddings.store
+    if store.folder.name != frozen.cache_key():
+        store = embed_or_raise(frozen, material.data, seed=seed, watch=watch).store
     if views > 1:
-        store = embed_again(frozen, material.data.take(material.train), views=views, seed=seed, watch=watch).store
-    return replace(material, embedded=replace(material.embedded, store=store))
+        store = embed_or_raise(frozen, material.data.take(material.train), views=views, seed=seed, watch=watch).store
+    return replace(material, embeddings=replace(material.embeddings, store=store))
 
 
-def read_by(frozen: Features, chosen: Chosen) -> Features:
-    """The features that the chosen head reads."""
+def select_layers(frozen: Features, chosen: ProbeResult) -> Features:
+    """Return the features that the chosen head reads."""
     layers: Sequence[str] = frozen.layers if chosen.layers == "all" else ()
     return replace(frozen, layers=tuple(layers))
 
 
-def read_from(layers: Sequence[str], top: bool) -> list[str]:
-    """What a head reads, in words."""
+def list_layers(layers: Sequence[str], top: bool) -> list[str]:
+    """Return the names of the layers that a head reads, the network's own output as 'last'."""
     return [*layers, *(["last"] if top else [])]
 
 
-def record(chosen: Chosen, frozen: Features, pca: int = 0) -> dict[str, Any]:
-    """What was chosen, and what else was tried."""
+def build_record(chosen: ProbeResult, frozen: Features, pca: int = 0) -> dict[str, Any]:
+    """Return the choice and the other candidates, for the report."""
     return {
-        "layers": read_from(read_by(frozen, chosen).layers, frozen.top),
+        "layers": list_layers(select_layers(frozen, chosen).layers, frozen.top),
         "head": {
             "name": chosen.solution.name,
             "strength": chosen.solution.strength,
             "layers": chosen.layers,
             "pca": pca,
-            "tried": chosen.tried,
+            "tried": chosen.candidates,
         },
-        **chosen.figures,
+        **chosen.metrics,
     }

@@ -1,4 +1,4 @@
-"""Everything that training needs beside the network and the pictures, as one line of text or a frozen dataclass."""
+"""Recipe: the hyperparameters of a training run."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "metric": ("loss", "accuracy", "balanced-accuracy", "macro-f1", "micro-f1", "auc", "map"),
     "blend": ("auto", "none"),
 }
-SHARES = ("warmup", "smoothing", "ema")  # from 0 to below 1
+FRACTIONS = ("warmup", "smoothing", "ema")  # from 0 to below 1
 POSITIVE = ("epochs", "accumulate")
-JOIN = "+"  # of teachers
+TEACHER_SEPARATOR = "+"  # of teachers
 
 Task = Literal["multiclass", "multilabel"]
-SEVERAL = ("asymmetric", "bce", "focal", "mse")  # losses for several labels an image
-ONE = ("cross-entropy", "kl")  # and those for one label alone
+MULTILABEL_LOSSES = ("asymmetric", "bce", "focal", "mse")  # losses for several labels an image
+SINGLE_LABEL_LOSSES = ("cross-entropy", "kl")  # and those for one label alone
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train. Rates are those of the head; `layer_decay` multiplies them once for each stage further down.
 
-    `epochs` passes over the pictures in steps of `batch`, of which `accumulate` make one update. `rate=auto` finds the
+    `epochs` passes over the images in steps of `batch`, of which `accumulate` make one update. `rate=auto` finds the
     rate by a range test (Smith 2017). `warmup` is the share of all updates in which the rate rises from 0; one-cycle
     has a rise of its own instead. `smoothing` moves the targets of every loss. `patience` stops after so many epochs
-    without a better `metric` on the validation pictures (0: never); the best epoch counts in any case. `blend=auto`
+    without a better `metric` on the validation images (0: never); the best epoch counts in any case. `blend=auto`
     also tries the mean of the epochs, and weights between the start and the best epoch (Wortsman et al. 2022, WiSE-FT),
-    and keeps what the validation pictures speak for. `refit` then trains once more in the same way on all pictures,
-    those held out for validation included; `auto` does so with few pictures, where each counts. `teacher` is the folder
+    and keeps what the validation images speak for. `refit` then trains once more in the same way on all images,
+    those held out for validation included; `auto` does so with few images, where each counts. `teacher` is the folder
     of a saved classifier whose probabilities are the targets of `loss=kl`; of several, joined by '+', it is their mean.
     """
 
@@ -83,16 +83,16 @@ class Recipe:
             raise UsageError("'loss=kl' and 'teacher' belong together: the teacher's probabilities are its targets.")
 
 
-def teachers(recipe: Recipe) -> tuple[str, ...]:
-    """The folders of the teachers: 'a+b' are two, unless there is a folder of that very name."""
+def list_teachers(recipe: Recipe) -> tuple[str, ...]:
+    """Return the folders of the teachers: 'a+b' are two, unless there is a folder of that name."""
     if not recipe.teacher or Path(recipe.teacher).exists():
         return (recipe.teacher,) if recipe.teacher else ()
-    return tuple(name.strip() for name in recipe.teacher.split(JOIN))
+    return tuple(name.strip() for name in recipe.teacher.split(TEACHER_SEPARATOR))
 
 
 def check_teachers(recipe: Recipe) -> None:
-    """Raises UsageError for a teacher that is not there, or is named twice."""
-    names = teachers(recipe)
+    """Raise UsageError for a teacher that is missing or named twice."""
+    names = list_teachers(recipe)
     for name in names:
         if not name or not Path(name).exists():
             raise UsageError(f"There is no teacher {name!r}: it must be the folder of a saved classifier.")
@@ -101,7 +101,7 @@ def check_teachers(recipe: Recipe) -> None:
 
 
 def _check(name: str, value: Any) -> None:
-    """Numbers must be finite, and in the range that their name allows."""
+    """Raise UsageError for a number that is not finite, or out of the range of its field."""
     if isinstance(value, str | bool):
         return
     if name == "rate" and not (math.isfinite(value) and value > 0):
@@ -110,7 +110,7 @@ def _check(name: str, value: Any) -> None:
         raise UsageError(f"'batch' must be at least 1, or 'auto'. Got {value}.")
     if name in POSITIVE and value < 1:
         raise UsageError(f"{name!r} must be at least 1. Got {value}.")
-    if name in SHARES and not 0 <= value < 1:
+    if name in FRACTIONS and not 0 <= value < 1:
         raise UsageError(f"{name!r} must be from 0 to below 1. Got {value}.")
     if name == "layer_decay" and not 0 < value <= 1:
         raise UsageError(f"'layer_decay' must be above 0 and at most 1. Got {value}.")
@@ -119,8 +119,8 @@ def _check(name: str, value: Any) -> None:
 
 
 def check_loss(recipe: Recipe, task: Task) -> None:
-    """Raises UsageError for a loss that does not go with the labels."""
-    legal = SEVERAL + ONE if task == "multiclass" else SEVERAL
+    """Raise UsageError for a loss that does not fit the labels."""
+    legal = MULTILABEL_LOSSES + SINGLE_LABEL_LOSSES if task == "multiclass" else MULTILABEL_LOSSES
     if recipe.loss not in ("auto", *legal):
-        kind = "one class for each picture" if task == "multiclass" else "several labels for each picture"
+        kind = "one class for each image" if task == "multiclass" else "several labels for each image"
         raise UsageError(f"'loss' must be one of auto, {', '.join(sorted(legal))} with {kind}. Got {recipe.loss!r}.")

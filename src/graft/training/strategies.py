@@ -1,7 +1,7 @@
-"""The ways of transferring. Each names where to start, what stays frozen in which phase, and how to train the rest.
+"""Transfer strategies: where to start, which stages are frozen in which phase, and the default recipe.
 
-A strategy that trains is a start and a row of phases: `start` says where the weights come from, each `Phase` where the
-network is cut while it lasts. One loop (`training/loop.py`) runs them all.
+A strategy that trains has a `start`, where its weights come from, and a sequence of `Phase`, each with its own cut.
+One loop (`graft.torch.loop`) runs them all.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from graft.errors import UsageError
-from graft.training.heads.names import check, check_pca
+from graft.heads.designs import check_head, check_pca
 from graft.training.recipe import Recipe
 
-Start = Literal["solved", "fresh", "random"]  # the head is solved on features; it is new; the whole network is new
-Only = Literal["all", "adapters", "norms"]  # which parameters above the cut are trained
+Start = Literal["solved", "fresh", "random"]  # closed-form head; new head; random network
+TrainableParameters = Literal["all", "adapters", "norms"]  # which parameters above the cut are trained
 
-MOST_VIEWS = 64
+MAX_VIEWS = 64
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Train what lies above `cut` for a share of the epochs, at `rate` times the recipe's rate.
+    """Train the stages above `cut` for a share of the epochs, at `rate` times the recipe's rate.
 
-    With `until` the stages from there on stay as they are. With `last` it is so many layers, wherever they begin, and
-    the cut is the nearest border below them, whatever `cut` says. With `views` the frozen half's outputs for so many
+    With `until` the stages from there on stay frozen. With `last` so many layers are trained, and the cut is the
+    nearest border below them, whatever `cut` says. With `views` the frozen half's outputs for so many
     views of each image are computed once and kept; with 0 views the images are augmented anew in each epoch and go
     through the whole network.
     """
@@ -34,13 +34,13 @@ class Phase:
     share: float = 1.0
     rate: float = 1.0
     views: int = 0
-    only: Only = "all"
+    only: TrainableParameters = "all"
     until: str = "head"
     last: int = 0
 
 
 @runtime_checkable
-class Training(Protocol):
+class FinetuneStrategy(Protocol):
     """A strategy that trains: see `Tail` for a short one."""
 
     recipe: ClassVar[Recipe]
@@ -60,8 +60,8 @@ class Direct:
 class Probe:
     """The whole backbone stays frozen; a head is solved on its features.
 
-    `head` and `layers` are chosen by out-of-fold evidence unless named; `views` adds a mirrored view and random crops
-    of each training picture. With `pca` the head reads so many principal components of the features.
+    `head` and `layers` are chosen by out-of-fold predictions unless named; `views` adds a mirrored view and random
+    crops of each training image. With `pca` the head reads so many principal components of the features.
     """
 
     head: str = "auto"
@@ -72,12 +72,12 @@ class Probe:
     def __post_init__(self) -> None:
         _check_views(self.views, 1)
         check_pca(self.pca)
-        check(self.head, self.layers)  # now, and not after minutes of embedding
+        check_head(self.head, self.layers)  # now, and not after minutes of embedding
 
 
 @dataclass(frozen=True)
 class EarlyFeatures:
-    """A head on what an earlier stage says, or several stages at once ('blocks.2+blocks.4'); the rest is left out.
+    """A head on the output of an earlier stage, or of several ('blocks.2+blocks.4'); later stages are dropped.
 
     `at` names stages, indices or shares of the chain. `solver` is the probe's head; where a head to train is named
     instead, it takes the place of everything after that stage, and `cut` says from which stage on training goes. `pca`
@@ -95,7 +95,7 @@ class EarlyFeatures:
     def __post_init__(self) -> None:
         _check_views(self.views, 1)
         check_pca(self.pca)
-        check(self.solver, "auto")
+        check_head(self.solver, "auto")
 
     def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
         return (Phase(self.cut, views=self.views),)
@@ -197,7 +197,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Random weights, everything trained: what the pictures alone can teach. The honest baseline."""
+    """Random weights, everything trained: the baseline without transfer."""
 
     recipe: ClassVar[Recipe] = Recipe(epochs=30, rate=2e-3, weight_decay=0.05, batch_norm="train")
     start: ClassVar[Start] = "random"
@@ -251,5 +251,5 @@ STRATEGIES = {
 
 
 def _check_views(views: int, least: int) -> None:
-    if not least <= views <= MOST_VIEWS:
-        raise UsageError(f"'views' must be from {least} to {MOST_VIEWS}. Got {views}.")
+    if not least <= views <= MAX_VIEWS:
+        raise UsageError(f"'views' must be from {least} to {MAX_VIEWS}. Got {views}.")

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, Dataset
-from graft.data.read import cifar
-from graft.data.read.cifar import read_cifar
-from graft.data.read.source import read_source
+from graft.data.readers import published
+from graft.data.readers.published import read_cifar
+from graft.data.readers.source import read_source
 from graft.errors import DataError
 
 CLASSES = ("airplane", "cat", "dog")
@@ -46,13 +46,13 @@ def same(one: Dataset, other: Dataset) -> bool:
 # --- what is found ----------------------------------------------------------------------------------------------------
 
 
-def test_the_pictures_of_cifar_10_come_back(ten: Path, photos: Path) -> None:
+def test_the_images_of_cifar_10_come_back(ten: Path, photos: Path) -> None:
     data = read_cifar(ten)
-    pictures, labels = formats.squares(photos, 32)
+    images, labels = formats.squares(photos, 32)
     assert data.classes == CLASSES
     assert data.labels.tolist() == labels.tolist()
     assert data.split.tolist() == [TRAIN] * 30 + [TEST] * 6
-    assert np.array_equal(np.stack([np.asarray(data.read(row)) for row in range(36)]), pictures)
+    assert np.array_equal(np.stack([np.asarray(data.read(row)) for row in range(36)]), images)
     assert [data.name(row) for row in (0, 6, 11, 35)] == [
         "data_batch_1 [0]",
         "data_batch_2 [0]",
@@ -61,7 +61,7 @@ def test_the_pictures_of_cifar_10_come_back(ten: Path, photos: Path) -> None:
     ]
     taken = data.take(np.array([35, 6]))
     assert taken.names() == ["test_batch [5]", "data_batch_2 [0]"]
-    assert np.array_equal(taken.read(1), pictures[6])
+    assert np.array_equal(taken.read(1), images[6])
     assert taken.take(np.array([1])).names() == ["data_batch_2 [0]"]
 
 
@@ -135,8 +135,8 @@ def python2(labels: list[int], rows: bytes) -> bytes:
 
 
 def test_a_batch_as_python_2_wrote_it(ten: Path, photos: Path) -> None:
-    pictures, labels = formats.squares(photos, 32)
-    raw = python2(labels[:6].tolist(), formats.planes(pictures[:6]).tobytes())
+    images, labels = formats.squares(photos, 32)
+    raw = python2(labels[:6].tolist(), formats.planes(images[:6]).tobytes())
     assert pickle.loads(raw, encoding="latin-1")["data"].shape == (6, 3072)  # so numpy itself agrees that it is one
     want = read_cifar(ten)
     (ten / "data_batch_1").write_bytes(raw)
@@ -208,7 +208,7 @@ LONG = b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"abc."
         (pickle.dumps({"labels": ["a"]}), "no list of labels"),
         (pickle.dumps({"labels": [-1]}), "no list of labels"),
         (pickle.dumps({"labels": [True], "data": np.zeros((1, 3072), np.uint8)}), "no list of labels"),
-        (pickle.dumps({"labels": [1], "data": b"x" * 3072}), "not an array of as many pictures"),
+        (pickle.dumps({"labels": [1], "data": b"x" * 3072}), "not an array of as many images"),
         (pickle.dumps({"labels": [1], "data": np.zeros((1, 3071), np.uint8)}), "1 labels and not an array of as many"),
         (pickle.dumps({"labels": [1], "data": np.zeros((1, 3072))}), "1 labels and not an array of as many"),
         (pickle.dumps({"labels": [1], "data": np.zeros((3072, 1), np.uint8)}, 2), "not an array"),
@@ -224,7 +224,7 @@ def test_a_batch_that_is_none_is_named(ten: Path, raw: bytes, why: str) -> None:
 
 def test_a_greedy_pickle_gets_no_memory(ten: Path) -> None:
     """Python's own fast unpickler takes 32 GB for these few bytes."""
-    assert cifar._unpickled(ten, GREEDY) == {}
+    assert published._unpickled(ten, GREEDY) == {}
 
 
 def test_a_batch_cut_anywhere_is_damaged(ten: Path) -> None:
@@ -255,13 +255,13 @@ def test_an_archive_cut_anywhere_is_damaged(ten: Path, tmp_path: Path) -> None:
 
 def test_an_archive_of_something_else_is_none(photos: Path, tmp_path: Path) -> None:
     path = formats.archive(photos, tmp_path / "photos.tar.gz")
-    assert not cifar.is_cifar(path)
+    assert not published.is_cifar(path)
     with pytest.raises(DataError, match="holds no files of CIFAR"):
         read_cifar(path)
 
 
 def test_a_file_of_gigabytes_is_not_read(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar, "LARGEST", 20_000)
+    monkeypatch.setattr(published, "LARGEST", 20_000)
     for path in (ten, formats.archive(ten, ten.with_name("cifar-10-python.tar.gz"))):
         with pytest.raises(DataError, match="no file of CIFAR has more than 20,000"):
             read_cifar(path)

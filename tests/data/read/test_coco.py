@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TRAIN, UNSPLIT, VALID, Dataset
-from graft.data.read.coco import read_coco
-from graft.data.read.source import read_source
+from graft.data.readers.coco import read_coco
+from graft.data.readers.source import read_source
 from graft.errors import DataError
 from graft_runtime.image import decode
 
-ORDER = [0, 1, 2, 4, 5, 6, 8, 9, 10, 3, 7, 11]  # of the pictures: train2017, then val2017
+ORDER = [0, 1, 2, 4, 5, 6, 8, 9, 10, 3, 7, 11]  # of the images: train2017, then val2017
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def train(coco: Path) -> Path:
 # --- what is found ----------------------------------------------------------------------------------------------------
 
 
-def test_each_picture_has_the_categories_of_its_objects(coco: Path, photos: Path) -> None:
+def test_each_image_has_the_categories_of_its_objects(coco: Path, photos: Path) -> None:
     data = read_source(coco)
     made = [{name for name, _ in boxes} for _, _, boxes in formats.mosaics(photos, 12)]
     assert data.task == "multilabel"
@@ -59,7 +59,7 @@ def test_each_picture_has_the_categories_of_its_objects(coco: Path, photos: Path
     assert data.ignored == {}
 
 
-def test_with_boxes_each_object_is_a_picture(coco: Path, photos: Path) -> None:
+def test_with_boxes_each_object_is_an_image(coco: Path, photos: Path) -> None:
     data = read_source(coco, boxes=True)
     made = list(formats.mosaics(photos, 12))
     boxes = [(number, name, box) for number in ORDER for name, box in made[number][2]]
@@ -72,7 +72,7 @@ def test_with_boxes_each_object_is_a_picture(coco: Path, photos: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["train2017", "images/train2017", "images", "", "annotations"])
-def test_pictures_may_lie_in_several_places(coco: Path, train: Path, place: str) -> None:
+def test_images_may_lie_in_several_places(coco: Path, train: Path, place: str) -> None:
     for number in ORDER[:9]:
         (coco / place).mkdir(parents=True, exist_ok=True)
         shutil.move(coco / f"train2017/{number:012d}.jpg", coco / place / f"{number:012d}.jpg")
@@ -119,14 +119,14 @@ def test_categories_are_matched_by_name(coco: Path) -> None:
     assert shown(data) == before
 
 
-def test_a_picture_without_objects_is_one_without_labels(coco: Path, train: Path) -> None:
+def test_an_image_without_objects_is_one_without_labels(coco: Path, train: Path) -> None:
     kept = [entry for entry in lists(train)["annotations"] if entry["image_id"] != 500]
     change(train, annotations=kept)
     assert shown(read_source(coco))["000000000000.jpg"] == set()
     assert len(np.unique(read_source(coco, boxes=True).groups)) == 11
 
 
-def test_crowds_count_for_their_picture_and_are_none_themselves(coco: Path, train: Path) -> None:
+def test_crowds_count_for_their_image_and_are_none_themselves(coco: Path, train: Path) -> None:
     whole, objects = read_source(coco), read_source(coco, boxes=True)
     entries = lists(train)["annotations"]
     entries[0]["iscrowd"] = 1
@@ -143,12 +143,12 @@ def test_what_is_listed_and_not_there_is_counted(coco: Path, train: Path) -> Non
     before, objects = shown(read_source(coco)), read_source(coco, boxes=True).names()
     (coco / "train2017/000000000001.jpg").unlink()
     found = lists(train)
-    odd = [{"id": 7, "file_name": name} for name in ("no\0picture.jpg", "x" * 5000, "../../../etc", "日.jpg")]
+    odd = [{"id": 7, "file_name": name} for name in ("no\0image.jpg", "x" * 5000, "../../../etc", "日.jpg")]
     change(train, images=found["images"] + [entry | {"id": 900 + at} for at, entry in enumerate(odd)])
     change(train, annotations=[*found["annotations"], found["annotations"][0] | {"image_id": 12345}])
     data = read_source(coco)
     assert len(data) == 11
-    counts = {"pictures that are listed but not there": 5, "annotations of pictures that are not listed": 1}
+    counts = {"images that are listed but not there": 5, "annotations of images that are not listed": 1}
     assert data.ignored == counts
     assert shown(data) == {name: classes for name, classes in before.items() if name != "000000000001.jpg"}
     left = [name for name in objects if "000000000001.jpg" not in name]
@@ -215,9 +215,7 @@ def test_a_category_that_is_not_listed_is_named(coco: Path, train: Path) -> None
 
 def test_nothing_there(coco: Path, train: Path) -> None:
     change(train, images=[IMAGE | {"file_name": "gone.jpg"}])
-    with pytest.raises(
-        DataError, match=r"no pictures with annotations\. Left out: pictures that are listed but not the"
-    ):
+    with pytest.raises(DataError, match=r"no images with annotations\. Left out: images that are listed but not the"):
         read_coco(train)
     with pytest.raises(DataError, match=r"gone.json cannot be read: No such file"):
         read_source(coco / "gone.json")
@@ -225,10 +223,10 @@ def test_nothing_there(coco: Path, train: Path) -> None:
         read_coco(coco / "train2017")
 
 
-def test_objects_that_all_lie_in_pictures_that_are_gone(coco: Path, train: Path) -> None:
+def test_objects_that_all_lie_in_images_that_are_gone(coco: Path, train: Path) -> None:
     change(train, annotations=[OBJECT | {"image_id": 497}])
     (coco / "train2017/000000000001.jpg").unlink()
-    with pytest.raises(DataError, match="marks no object in any picture"):
+    with pytest.raises(DataError, match="marks no object in any image"):
         read_coco(train, boxes=True)
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
-from graft.data.read.folder import read_folder
-from graft.data.read.source import read_source
+from graft.data.readers.folder import read_folder
+from graft.data.readers.source import read_source
 from graft.errors import DataError, UsageError
 
-OUTSIDE, OTHER, HIDDEN = "pictures outside class folders", "other files", "hidden files"
+OUTSIDE, OTHER, HIDDEN = "images outside class folders", "other files", "hidden files"
 LINKS, EMPTY, UNREADABLE = "folders seen before (links)", "folders without images", "unreadable folders"
 
 
@@ -141,7 +141,7 @@ def test_a_class_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert found.read(sorted(table(found)).index(f"{name}/{name}.jpg")).startswith(b"bytes")
 
 
-def test_a_folder_named_like_a_picture_is_a_folder(tmp_path: Path) -> None:
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
     found = read_folder(lay(tmp_path, "x.jpg/1.jpg", "cat/y.png/2.jpg", "cat/z.png/"))
     assert table(found) == {"cat/y.png/2.jpg": "cat", "x.jpg/1.jpg": "x.jpg"}
 
@@ -150,7 +150,7 @@ def test_a_folder_named_like_a_picture_is_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(20)
-def test_what_is_no_picture_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_what_is_no_image_is_left_out_and_counted(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
     lay(tmp_path, "cat/.DS_Store", "cat/._1.jpg", "dog/Thumbs.db", "desktop.ini", ".git/1.jpg", "__MACOSX/cat/1.jpg")
     lay(tmp_path, "labels.csv", "cat/notes.txt", "cat/noextension", "dog/jpg", "0.jpg", "bird/", "fish/readme.md")
@@ -167,7 +167,7 @@ def test_names_that_are_not_unicode_are_left_out_and_counted(tmp_path: Path) -> 
     assert found.ignored == {"names that are not Unicode": 2, OUTSIDE: 1}
 
 
-def test_pictures_beside_the_classes_of_a_part_are_counted(tmp_path: Path) -> None:
+def test_images_beside_the_classes_of_a_part_are_counted(tmp_path: Path) -> None:
     found = read_folder(lay(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "train/0.jpg", "test/0.jpg", "0.jpg"))
     assert (len(found), found.ignored) == (2, {OUTSIDE: 3})
 
@@ -200,8 +200,8 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(29)
-def test_a_dangling_link_is_a_picture_only_by_its_name(tmp_path: Path) -> None:
-    """One that is named like a picture stays in the table, and is found damaged when it is read."""
+def test_a_dangling_link_is_an_image_only_by_its_name(tmp_path: Path) -> None:
+    """One that is named like an image stays in the table, and is found damaged when it is read."""
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
     (tmp_path / "cat/gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "cat/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -295,20 +295,20 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    assert complaint(tmp_path) == f"{tmp_path} holds no pictures in class folders."
+    assert complaint(tmp_path) == f"{tmp_path} holds no images in class folders."
 
 
 def test_what_was_left_out_is_counted_in_the_error(tmp_path: Path) -> None:
     lay(tmp_path, "cat/", "dog/readme.txt", "bird/")
     message = complaint(tmp_path)
-    assert message.startswith(f"{tmp_path} holds no pictures in class folders. Left out: ")
+    assert message.startswith(f"{tmp_path} holds no images in class folders. Left out: ")
     assert sorted(re.findall(r"\d+|folders without images|other files", re.split("Left out|It holds", message)[1])) == [
         *("1", "3"),
         *("folders without images", "other files"),
     ]
 
 
-def test_pictures_in_no_folder_get_advice(tmp_path: Path) -> None:
+def test_images_in_no_folder_get_advice(tmp_path: Path) -> None:
     lay(tmp_path, "1.jpg", "2.jpg")
     message = complaint(tmp_path)
     assert OUTSIDE in message
@@ -319,7 +319,7 @@ def test_pictures_in_no_folder_get_advice(tmp_path: Path) -> None:
 def test_one_class_is_too_few(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.jpg", "dog/")
     assert complaint(tmp_path).startswith(
-        f"{tmp_path} has pictures of one class only ('cat'); a classifier needs at least"
+        f"{tmp_path} has images of one class only ('cat'); a classifier needs at least"
     )
 
 
@@ -349,8 +349,8 @@ def test_a_long_list_of_classes_is_cut(tmp_path: Path) -> None:
     assert complaint(tmp_path, classes=known).endswith("'0', '1', '2', '3', '4', '5', '6', '7' and 2 more.")
 
 
-def test_no_pictures_are_an_error_with_known_classes_too(tmp_path: Path) -> None:
-    assert complaint(tmp_path, classes=("cat", "dog")) == f"{tmp_path} holds no pictures in class folders."
+def test_no_images_are_an_error_with_known_classes_too(tmp_path: Path) -> None:
+    assert complaint(tmp_path, classes=("cat", "dog")) == f"{tmp_path} holds no images in class folders."
 
 
 # --- folders inside class folders -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
 from graft.errors import DataError
 
 JOB = "not this program's job, which classifies images"

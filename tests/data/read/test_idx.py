@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT
-from graft.data.read import idx
-from graft.data.read.idx import read_idx
-from graft.data.read.source import read_source
+from graft.data.readers import published
+from graft.data.readers.published import read_idx
+from graft.data.readers.source import read_source
 from graft.errors import DataError
 
 
@@ -25,10 +25,10 @@ def mnist(photos: Path, tmp_path: Path) -> Path:
     return formats.mnist(tmp_path / "MNIST", photos)
 
 
-def test_pictures_come_back_as_grey(mnist: Path, photos: Path) -> None:
+def test_images_come_back_as_grey(mnist: Path, photos: Path) -> None:
     data = read_source(mnist)
-    pictures, labels = formats.squares(photos, 28)
-    grey = pictures.mean(axis=3).astype(np.uint8)
+    images, labels = formats.squares(photos, 28)
+    grey = images.mean(axis=3).astype(np.uint8)
     assert data.classes == ("0", "1", "2")
     assert data.labels.tolist() == labels.tolist()
     assert data.split.tolist() == [TRAIN] * 30 + [TEST] * 6
@@ -64,7 +64,7 @@ def test_classes_are_the_numbers_that_occur(mnist: Path) -> None:
     assert data.labels[30:].tolist() == [3] * 6
 
 
-def test_training_pictures_alone_are_no_split(mnist: Path) -> None:
+def test_training_images_alone_are_no_split(mnist: Path) -> None:
     (mnist / "t10k-images-idx3-ubyte.gz").unlink()
     assert set(read_source(mnist).split) == {UNSPLIT}
 
@@ -80,11 +80,11 @@ def test_a_file_is_read_whole_or_not_at_all(tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("idx") / "file"
     raw = formats.idx(values)
     path.write_bytes(raw)
-    assert np.array_equal(idx._values(path, values.ndim), values)
+    assert np.array_equal(published._values(path, values.ndim), values)
     for wrong in (raw[: max(0, len(raw) - cut)], raw + b"x"):
         path.write_bytes(wrong)
         with pytest.raises(DataError):
-            idx._values(path, values.ndim)
+            published._values(path, values.ndim)
 
 
 @pytest.mark.parametrize(
@@ -121,16 +121,16 @@ def test_a_packed_file_cut_anywhere_is_damaged(mnist: Path) -> None:
 def test_labels_have_to_be_there_and_as_many(mnist: Path) -> None:
     path = mnist / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(formats.idx(np.zeros(29, np.uint8))))
-    with pytest.raises(DataError, match=r"has 29 labels, train-images-idx3-ubyte\.gz has 30 pictures"):
+    with pytest.raises(DataError, match=r"has 29 labels, train-images-idx3-ubyte\.gz has 30 images"):
         read_source(mnist)
     path.unlink()
     with pytest.raises(DataError, match=r"no labels beside it: there is no train-labels-idx1-ubyte and no train-label"):
         read_source(mnist)
 
 
-def test_pictures_of_two_sizes_are_no_set(mnist: Path) -> None:
+def test_images_of_two_sizes_are_no_set(mnist: Path) -> None:
     (mnist / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(formats.idx(np.zeros((6, 9, 9), np.uint8))))
-    with pytest.raises(DataError, match="pictures of several sizes"):
+    with pytest.raises(DataError, match="images of several sizes"):
         read_source(mnist)
     with pytest.raises(DataError, match="holds no file such as train-images-idx3-ubyte"):
         read_idx(mnist.parent)

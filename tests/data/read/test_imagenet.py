@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TRAIN, VALID
-from graft.data.read import imagenet
-from graft.data.read.folder import read_folder
-from graft.data.read.imagenet import read_imagenet
-from graft.data.read.source import read_source
+from graft.data.readers import imagenet
+from graft.data.readers.folder import read_folder
+from graft.data.readers.imagenet import read_imagenet
+from graft.data.readers.source import read_source
 from graft.errors import DataError
 from graft.torch import direct
 
@@ -47,14 +47,14 @@ def test_class_folders_alone_and_the_folders_around_will_do(folder: Path, tmp_pa
         assert (data.classes, data.root, len(data)) == (CLASSES, str(deep), 36)
 
 
-def test_pictures_of_the_validation_part_that_are_not_sorted_are_left_out(folder: Path) -> None:
+def test_images_of_the_validation_part_that_are_not_sorted_are_left_out(folder: Path) -> None:
     for path in (folder / "val").glob("*/*"):
         shutil.move(path, folder / "val" / path.name)
     for path in (folder / "val").glob("n*"):
         path.rmdir()
     data = read_source(folder)
     assert (data.classes, len(data)) == (CLASSES, 27)
-    assert data.ignored == {"pictures outside class folders": 9}
+    assert data.ignored == {"images outside class folders": 9}
 
 
 def test_other_names_make_a_plain_folder(folder: Path) -> None:
@@ -86,12 +86,12 @@ def test_names_are_those_of_the_pretrained_networks_and_no_two_are_the_same() ->
     names = imagenet._names()
     assert len(set(names.values())) == len(names) > 21_800
     ids = [wordnet for wordnet, _ in direct._synonyms(1000)]
-    assert tuple(names[each] for each in ids) == direct.class_names(1000)
+    assert tuple(names[each] for each in ids) == direct.list_class_names(1000)
 
 
 def test_a_plain_folder_is_read_without_timm(photos: Path) -> None:
     code = (
-        "import sys; from graft.data.read.source import read_source; "
+        "import sys; from graft.data.readers.source import read_source; "
         f"print(len(read_source({str(photos)!r})), *({{'timm', 'torch'}} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, from_paths
-from graft.data.read.labels import known, texts
-from graft.data.read.source import read_source
+from graft.data.readers.columns import known, texts
+from graft.data.readers.source import read_source
 from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError
 

@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graft.data.read import members, packed
-from graft.data.read.archive import read_archive
+from graft.data.readers import archive
+from graft.data.readers import archive as archive_module
+from graft.data.readers.archive import read_archive
 from graft.errors import DataError, OutputError
 from graft_runtime.image import ImageError
 
 GOOD = {"cat/1.jpg": b"one", "cat/2.jpg": b"two", "dog/1.jpg": b"three"}
 LEADS_OUT, LINKS = "names that lead out of the archive", "links and devices in the archive"
-LARGE = "members that unpack to more than a picture can be"
+LARGE = "members that unpack to more than an image can be"
 
 
 def in_zip(path: Path, *more: tuple[str | zipfile.ZipInfo, bytes], packing: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -134,12 +135,12 @@ def test_ten_gigabytes_that_a_header_promises_are_left_out(tmp_path: Path) -> No
 @pytest.mark.fault(31)
 def test_a_compressed_tar_of_zeros_is_given_up_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(packed, "SLACK", 4 << 20)
+    monkeypatch.setattr(archive_module, "SLACK", 4 << 20)
     info = tarfile.TarInfo("cat/1.jpg")
     info.size = 200_000_000
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as archive:
         archive.addfile(info, _Zeros())
-    assert "unpacks to far more than pictures do" in complaint(tmp_path / "a.tar.gz")
+    assert "unpacks to far more than images do" in complaint(tmp_path / "a.tar.gz")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
@@ -150,8 +151,8 @@ class _Zeros(io.RawIOBase):
 
 @pytest.mark.fault(31)
 def test_a_list_of_too_many_members_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "DIRECTORY", 100)
-    monkeypatch.setattr(members, "MOST", 2)
+    monkeypatch.setattr(archive, "DIRECTORY", 100)
+    monkeypatch.setattr(archive, "MOST", 2)
     assert "lists more members than graft looks through" in complaint(in_zip(tmp_path / "a.zip"))
     assert "has more members than graft looks through" in complaint(in_tar(tmp_path / "a.tar"))
 
@@ -210,7 +211,7 @@ def test_a_compressed_tar_that_was_cut_is_an_error(tmp_path: Path) -> None:
     assert complaint(path).startswith(f"{path} is damaged: ")
 
 
-def test_a_member_that_is_damaged_is_one_picture_less(tmp_path: Path) -> None:
+def test_a_member_that_is_damaged_is_one_image_less(tmp_path: Path) -> None:
     path = in_zip(tmp_path / "a.zip", packing=zipfile.ZIP_STORED)
     path.write_bytes(path.read_bytes().replace(b"three", b"thrEE"))
     data = read_archive(path)
@@ -254,7 +255,7 @@ def test_what_is_no_archive_or_not_there_says_so(tmp_path: Path) -> None:
     assert complaint(tmp_path / "c.zip") == f"There is no file {tmp_path / 'c.zip'}."
     with zipfile.ZipFile(tmp_path / "d.zip", "w"):
         pass
-    assert complaint(tmp_path / "d.zip") == f"{tmp_path / 'd.zip'} holds no pictures in class folders."
+    assert complaint(tmp_path / "d.zip") == f"{tmp_path / 'd.zip'} holds no images in class folders."
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

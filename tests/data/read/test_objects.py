@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from graft.data.dataset import TEST, TRAIN, VALID, Dataset, digest
-from graft.data.read.folder import read_folder
-from graft.data.read.source import read_source
+from graft.data.readers.folder import read_folder
+from graft.data.readers.source import read_source
 from graft.errors import DataError, UsageError
 
 
@@ -92,12 +92,12 @@ def test_an_image_folder_of_torchvision_is_the_folder(photos: Path) -> None:
     assert (data.classes, rows(data)) == (expected.classes, rows(expected))
 
 
-def test_an_image_folder_with_a_transform_of_pictures_gives_what_that_makes(photos: Path) -> None:
+def test_an_image_folder_with_a_transform_of_images_gives_what_that_makes(photos: Path) -> None:
     from torchvision.datasets import ImageFolder
 
-    data = read_source(ImageFolder(str(photos), transform=lambda picture: picture.resize((8, 4))))
+    data = read_source(ImageFolder(str(photos), transform=lambda image: image.resize((8, 4))))
     assert data.read(0).shape == (4, 8, 3)  # type: ignore[union-attr]
-    message = complaint(ImageFolder(str(photos), transform=lambda picture: np.asarray(picture, np.float32)))
+    message = complaint(ImageFolder(str(photos), transform=lambda image: np.asarray(image, np.float32)))
     assert message.startswith("An image in memory must be uint8")
     assert message.endswith("A dataset of torch is given without its transform: graft has its own.")
 
@@ -145,18 +145,18 @@ def test_any_map_style_dataset(photos: Path) -> None:
 def test_what_is_no_source_says_what_is() -> None:
     for odd in (None, 3, {}, {"a": 1}, object()):
         assert complaint(odd) == (
-            f"A {type(odd).__name__} is no source of pictures. It may be a path, a graft.Dataset, a Dataset or "
-            f"DatasetDict of Hugging Face, a DataFrame, a map-style dataset of pictures and labels as torch has them, "
-            f"or a pair (pictures, labels)."
+            f"A {type(odd).__name__} is no source of images. It may be a path, a graft.Dataset, a Dataset or "
+            f"DatasetDict of Hugging Face, a DataFrame, a map-style dataset of images and labels as torch has them, "
+            f"or a pair (images, labels)."
         )
-    assert "are no pairs (picture, label)" in complaint([1, 2, 3])
+    assert "are no pairs (image, label)" in complaint([1, 2, 3])
     assert complaint([]) == "The dataset is empty."
 
 
 # --- numpy and PIL ----------------------------------------------------------------------------------------------------
 
 
-def test_pictures_and_labels(photos: Path) -> None:
+def test_images_and_labels(photos: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)
     data = read_source((pixels, ["dog", "cat", "dog", "cat"]))
     assert (data.classes, data.labels.tolist()) == (("cat", "dog"), [1, 0, 1, 0])
@@ -166,7 +166,7 @@ def test_pictures_and_labels(photos: Path) -> None:
     paths = [photos / name for name in found.names()]
     assert rows(read_source((paths, [path.parent.name for path in paths]))) == rows(found)
     assert read_source((pixels, np.eye(4, dtype=int)[:, :2])).task == "multilabel"
-    assert complaint((pixels, [1, 2])) == "There are 4 pictures and 2 labels. Each picture needs one."
+    assert complaint((pixels, [1, 2])) == "There are 4 images and 2 labels. Each image needs one."
 
 
 def test_a_dataset_is_itself_and_columns_are_for_tables(photos: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, Dataset, from_arrays
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
 from graft.errors import DataError, UsageError
 
 
@@ -66,7 +66,7 @@ def test_parts_are_kept_where_both_have_them(tmp_path: Path) -> None:
         "rest/train/dog/3.jpg": TRAIN,
         "rest/test/4.jpg": TEST,
     }
-    assert found.ignored == {"pictures outside class folders": 1}
+    assert found.ignored == {"images outside class folders": 1}
     lay(tmp_path, "plain/1.jpg")
     for one, rest in (("cat", "plain"), ("plain", "cat")):
         with pytest.raises(DataError, match=r"cat is divided into test, train, .*plain is not: divide both"):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from graft.data.read import packed
-from graft.data.read.packed import plain_tar
+from graft.data.readers import archive as archive_module
+from graft.data.readers.archive import plain_tar
 from graft.errors import DataError
 
 CONTENT = bytes(range(256)) * 40
@@ -81,7 +81,7 @@ def test_a_damaged_copy_is_made_anew(archive: Path, damage: str) -> None:
 
 def test_a_sound_copy_is_not_made_again(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = plain_tar(archive)
-    monkeypatch.setattr(packed, "_unpacked", lambda *_: pytest.fail("unpacked again"))
+    monkeypatch.setattr(archive_module, "_unpack_tar", lambda *_: pytest.fail("unpacked again"))
     assert plain_tar(archive) == copy
 
 

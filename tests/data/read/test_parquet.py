@@ -1,4 +1,4 @@
-"""Parquet: pictures inside, as Hugging Face stores them, or beside."""
+"""Parquet: images inside, as Hugging Face stores them, or beside."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNGROUPED
-from graft.data.read.parquet import HELD, read_parquet
-from graft.data.read.source import read_source
+from graft.data.readers.parquet import HELD, read_parquet
+from graft.data.readers.source import read_source
 from graft.errors import DataError, UsageError
 
 arrow = pytest.importorskip("pyarrow")
@@ -99,11 +99,11 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "a.parquet").write_bytes(b"no parquet at all")
     assert "a.parquet is damaged or no Parquet file" in complaint(tmp_path / "a.parquet")
     assert "b.parquet cannot be read: " in complaint(tmp_path / "b.parquet")
-    assert "lists no pictures" in complaint(
+    assert "lists no images" in complaint(
         write(tmp_path / "c.parquet", {"image": arrow.array([], "binary"), "label": []})
     )
-    assert "Its columns are 'picture', 'kind'" in complaint(
-        write(tmp_path / "d.parquet", {"picture": BYTES, "kind": list("xyx")})
+    assert "Its columns are 'image', 'kind'" in complaint(
+        write(tmp_path / "d.parquet", {"image": BYTES, "kind": list("xyx")})
     )
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'graft-vision\[parquet\]'"):

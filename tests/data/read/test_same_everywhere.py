@@ -1,4 +1,4 @@
-"""The law of all readers: the same pictures make the same data set, whatever they lie in."""
+"""The law of all readers: the same images make the same data set, whatever they lie in."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.data.dataset import SPLITS, Dataset, digest
-from graft.data.read.folder import read_folder
-from graft.data.read.source import read_source
+from graft.data.readers.folder import read_folder
+from graft.data.readers.source import read_source
 from graft.errors import DataError
 
 File = tuple[str, str, str, bytes]  # name, class, part, content
@@ -32,7 +32,7 @@ def rows(data: Dataset) -> list[tuple[bytes, str, str]]:
 
 
 def files(photos: Path, *, parted: bool) -> list[File]:
-    """The pictures of the fixture; every third of them is for the test if they are parted."""
+    """The images of the fixture; every third of them is for the test if they are parted."""
     found = []
     for at, path in enumerate(sorted(photos.rglob("*.*g"))):
         part = ("test" if at % 3 == 0 else "train") if parted else ""
@@ -40,7 +40,7 @@ def files(photos: Path, *, parted: bool) -> list[File]:
     return found
 
 
-# --- the same pictures in every making --------------------------------------------------------------------------------
+# --- the same images in every making --------------------------------------------------------------------------------
 
 
 def folder(root: Path, given: list[File]) -> Path:
@@ -155,7 +155,7 @@ MAKINGS = {
 
 @pytest.mark.parametrize("parted", [False, True])
 @pytest.mark.parametrize("making", MAKINGS)
-def test_the_same_pictures_are_the_same_data_set(photos: Path, tmp_path: Path, making: str, parted: bool) -> None:
+def test_the_same_images_are_the_same_data_set(photos: Path, tmp_path: Path, making: str, parted: bool) -> None:
     given = files(photos, parted=parted)
     (tmp_path / "plain").mkdir()
     expected = read_source(folder(tmp_path / "plain", given))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNGROUPED, UNSPLIT, VALID, Dataset
-from graft.data.read.source import read_source
-from graft.data.read.table import read_table
+from graft.data.readers.source import read_source
+from graft.data.readers.text_table import read_table
 from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError
 
@@ -22,15 +22,15 @@ SINGLE = "file,label\na.jpg,cat\nb.jpg,dog\nc.jpg,cat\n"
 def lay(folder: Path, text: str | bytes, *more: str, name: str = "labels.csv", beside: str = "") -> Path:
     """A table, and an empty file for each of a.jpg, b.jpg, c.jpg and `more`, in the folder `beside` it."""
     (folder / beside).mkdir(exist_ok=True)
-    for picture in ("a.jpg", "b.jpg", "c.jpg", *more):
-        (folder / beside / picture).touch()
+    for image in ("a.jpg", "b.jpg", "c.jpg", *more):
+        (folder / beside / image).touch()
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
 def said(data: Dataset) -> dict[str, list[str]]:
-    """The labels of each picture, by its path."""
+    """The labels of each image, by its path."""
     rows = data.targets().astype(bool).tolist()
     labels = ([name for name, there in zip(data.classes, row, strict=True) if there] for row in rows)
     return dict(zip(data.names(), labels, strict=True))
@@ -42,7 +42,7 @@ def complaint(path: Path, classes: tuple[str, ...] | None = None) -> str:
     return str(caught.value)
 
 
-def test_one_label_for_each_picture(tmp_path: Path) -> None:
+def test_one_label_for_each_image(tmp_path: Path) -> None:
     data = read_table(lay(tmp_path, SINGLE))
     assert data.task == "multiclass"
     assert data.classes == ("cat", "dog")
@@ -61,7 +61,7 @@ TAGGED = {"a.jpg": ["cat", "dog"], "b.jpg": [], "c.jpg": ["dog"]}
         "file,labels\na.jpg,cat|dog\nb.jpg,\nc.jpg,dog\n",
         "file,labels\na.jpg,dog;cat\nb.jpg,\nc.jpg,dog\n",
         'file,tags\na.jpg,"cat, dog"\nb.jpg,""\nc.jpg,dog\n',
-        "picture;classes\na.jpg;cat|dog\nb.jpg;\nc.jpg;dog\n",
+        "image;classes\na.jpg;cat|dog\nb.jpg;\nc.jpg;dog\n",
         'Path;Category\na.jpg;"cat;dog"\nb.jpg;\nc.jpg;dog\n',
         "image\tlabels\na.jpg\tcat|dog\nb.jpg\t\nc.jpg\tdog\n",
         "filename,cat,dog\na.jpg,1,1\nb.jpg,0,0\nc.jpg,0,1\n",
@@ -76,7 +76,7 @@ def test_several_labels_in_every_spelling(tmp_path: Path, text: str) -> None:
     assert said(data) == TAGGED
 
 
-def test_a_picture_without_a_label_makes_all_of_them_of_the_kind_that_may(tmp_path: Path) -> None:
+def test_an_image_without_a_label_makes_all_of_them_of_the_kind_that_may(tmp_path: Path) -> None:
     data = read_table(lay(tmp_path, "file,label\na.jpg,cat\nb.jpg,\nc.jpg,cat\n"))
     assert data.task == "multilabel"
     assert said(data) == {"a.jpg": ["cat"], "b.jpg": [], "c.jpg": ["cat"]}
@@ -115,10 +115,10 @@ def test_classes_are_in_the_order_of_class_folders(tmp_path: Path) -> None:
     assert read_table(path).classes == ("apple", "Class 2", "class 10")
 
 
-# --- where the pictures are -------------------------------------------------------------------------------------------
+# --- where the images are -------------------------------------------------------------------------------------------
 
 
-def test_pictures_lie_in_a_folder_of_images_or_wherever_the_table_says(tmp_path: Path) -> None:
+def test_images_lie_in_a_folder_of_images_or_wherever_the_table_says(tmp_path: Path) -> None:
     assert list(said(read_table(lay(tmp_path, SINGLE, beside="images")))) == [
         *("images/a.jpg", "images/b.jpg", "images/c.jpg")
     ]
@@ -161,7 +161,7 @@ def test_a_file_listed_twice_counts_once_and_with_other_labels_is_refused(tmp_pa
     path = lay(tmp_path, SINGLE + "a.jpg,dog\n")
     assert complaint(path) == (
         f"{path} lists a.jpg twice, as ('cat',) and as ('dog',). "
-        f"A picture has one row; several labels are joined by '|'."
+        f"An image has one row; several labels are joined by '|'."
     )
 
 
@@ -202,7 +202,7 @@ def test_a_part_that_there_is_not_is_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is not a table: it is empty."),
-        ("file,label\n\n", "lists no pictures: there is no row below its header."),
+        ("file,label\n\n", "lists no images: there is no row below its header."),
         (
             "name,label\na.jpg,cat\n",
             "image_path or img. Its columns are 'name', 'label'. Name yours as in --columns file=path",
@@ -217,8 +217,8 @@ def test_a_part_that_there_is_not_is_named(tmp_path: Path) -> None:
             "has 3 cells, the header has 2. Put labels that are joined by commas in quotes.",
         ),
         ("file,label\na.jpg\n", "The row of 'a.jpg' in"),
-        ("file,label\na.jpg,\nb.jpg,\n", "gives no picture a label."),
-        ("file,label\na.jpg,cat\nb.jpg,cat\n", "gives every picture the same label, 'cat'; there is nothing to tell"),
+        ("file,label\na.jpg,\nb.jpg,\n", "gives no image a label."),
+        ("file,label\na.jpg,cat\nb.jpg,cat\n", "gives every image the same label, 'cat'; there is nothing to tell"),
         (
             b"file,label\na.jpg,\x81\n",
             "is not UTF-8, and nothing tells which encoding it is in. It says 'Ѓ' in Windows-1251, 'Å' in Mac Roman",

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
-from graft.data.read.source import read_source
-from graft.data.read.voc import read_voc
+from graft.data.readers.source import read_source
+from graft.data.readers.voc import read_voc
 from graft.errors import DataError
 from graft_runtime.image import ImageError, decode
 
@@ -26,7 +26,7 @@ def voc(photos: Path, tmp_path: Path) -> Path:
 
 
 def shown(data: Dataset) -> dict[str, set[str]]:
-    """The classes of each picture, by its stem."""
+    """The classes of each image, by its stem."""
     rows = zip(data.names(), data.targets(), strict=True)
     return {Path(name.split(" [")[0]).stem: {data.classes[at] for at in np.flatnonzero(row)} for name, row in rows}
 
@@ -36,17 +36,17 @@ def expected(photos: Path) -> dict[str, set[str]]:
 
 
 def add(voc: Path, stem: str, text: str) -> None:
-    """One more picture with this annotation, for training."""
+    """One more image with this annotation, for training."""
     Image.new("RGB", (30, 20)).save(voc / f"JPEGImages/{stem}.jpg")
     (voc / f"Annotations/{stem}.xml").write_text(text, encoding="utf-8")
     with (voc / "ImageSets/Main/train.txt").open("a") as file:
         file.write(f"{stem}\n")
 
 
-# --- whole pictures ---------------------------------------------------------------------------------------------------
+# --- whole images ---------------------------------------------------------------------------------------------------
 
 
-def test_each_picture_has_the_classes_of_its_objects(voc: Path, photos: Path) -> None:
+def test_each_image_has_the_classes_of_its_objects(voc: Path, photos: Path) -> None:
     data = read_voc(voc)
     assert data.task == "multilabel"
     assert data.classes == ("disc", "frame", "stripes")
@@ -69,7 +69,7 @@ def test_of_several_years_one_has_to_be_named(voc: Path, photos: Path) -> None:
         read_source(voc.parent)
 
 
-def test_without_lists_every_annotated_picture_counts_and_nothing_is_split(voc: Path) -> None:
+def test_without_lists_every_annotated_image_counts_and_nothing_is_split(voc: Path) -> None:
     for path in (voc / "ImageSets/Main").iterdir():
         path.unlink()
     (voc / "ImageSets/Main/default.txt").write_text("2008_000001\n")  # as CVAT writes it
@@ -95,9 +95,9 @@ def test_what_does_not_belong_together_is_counted(voc: Path) -> None:
     data = read_voc(voc)
     assert len(data) == 12
     assert data.ignored == {
-        "pictures in no list of ImageSets/Main": 1,
-        "pictures without an annotation": 1,
-        "annotations without their picture": 1,
+        "images in no list of ImageSets/Main": 1,
+        "images without an annotation": 1,
+        "annotations without their image": 1,
     }
 
 
@@ -140,14 +140,14 @@ def test_lists_of_classes_say_the_same_where_there_are_no_annotations(voc: Path,
     with pytest.raises(DataError, match="no XML files, so there are no boxes"):
         read_voc(voc, boxes=True)
     path.write_text("2008_000001 maybe\n")
-    with pytest.raises(DataError, match=r"Line 1 of .*disc_train.txt is not a picture and -1, 0 or 1"):
+    with pytest.raises(DataError, match=r"Line 1 of .*disc_train.txt is not an image and -1, 0 or 1"):
         read_voc(voc)
 
 
 # --- boxes ------------------------------------------------------------------------------------------------------------
 
 
-def test_with_boxes_each_object_is_a_picture(voc: Path, photos: Path) -> None:
+def test_with_boxes_each_object_is_an_image(voc: Path, photos: Path) -> None:
     data = read_source(voc, boxes=True)
     made = [(stem, name, box) for stem, _, boxes in formats.mosaics(photos, 12) for name, box in boxes]
     assert data.task == "multiclass"
@@ -158,7 +158,7 @@ def test_with_boxes_each_object_is_a_picture(voc: Path, photos: Path) -> None:
         np.testing.assert_array_equal(data.read(row), whole[top:bottom, left:right])
 
 
-def test_objects_of_one_picture_are_a_group_and_in_its_part(voc: Path) -> None:
+def test_objects_of_one_image_are_a_group_and_in_its_part(voc: Path) -> None:
     data, whole = read_voc(voc, boxes=True), read_voc(voc)
     stems = [name.split(" ")[0] for name in data.names()]
     assert data.groups is not None
@@ -166,7 +166,7 @@ def test_objects_of_one_picture_are_a_group_and_in_its_part(voc: Path) -> None:
     assert data.split.tolist() == whole.split[data.groups].tolist()
 
 
-def test_a_difficult_object_counts_for_its_picture_but_is_none_itself(voc: Path) -> None:
+def test_a_difficult_object_counts_for_its_image_but_is_none_itself(voc: Path) -> None:
     add(voc, "2009_1", formats.annotation("2009_1.jpg", (30, 20), [("cat", (1, 1, 9, 9))], difficult=True))
     assert shown(read_voc(voc))["2009_1"] == {"cat"}
     data = read_voc(voc, boxes=True)
@@ -174,13 +174,13 @@ def test_a_difficult_object_counts_for_its_picture_but_is_none_itself(voc: Path)
     assert data.ignored == {"difficult objects": 1}
 
 
-def test_boxes_outside_the_picture_and_without_an_area(voc: Path) -> None:
+def test_boxes_outside_the_image_and_without_an_area(voc: Path) -> None:
     boxes = [("disc", (500, 500, 600, 600)), ("disc", (5, 5, 5, 9)), ("disc", (-50, -50, 10**12, 10**12))]
     add(voc, "2009_1", formats.annotation("2009_1.jpg", (30, 20), boxes))
     data = read_voc(voc, boxes=True)
     assert data.ignored == {"boxes without an area": 1}
     outside, around = (row for row, name in enumerate(data.names()) if "2009_1" in name)
-    with pytest.raises(ImageError, match="box outside the picture"):
+    with pytest.raises(ImageError, match="box outside the image"):
         data.read(outside)
     assert np.shape(data.read(around)) == (20, 30, 3)
 
@@ -227,12 +227,12 @@ def test_a_bomb_in_another_encoding_is_one_too(voc: Path) -> None:
 def test_nothing_marked_and_nothing_there(voc: Path) -> None:
     for path in (voc / "Annotations").iterdir():
         path.write_text("<annotation/>")
-    with pytest.raises(DataError, match="marks no object in any picture"):
+    with pytest.raises(DataError, match="marks no object in any image"):
         read_voc(voc)
     (voc / "ImageSets/Main/train.txt").write_text("other\n")
     (voc / "ImageSets/Main/val.txt").unlink()
     (voc / "ImageSets/Main/trainval.txt").unlink()
-    with pytest.raises(DataError, match=r"no pictures with annotations\. Left out: pictures in no list .*: 12"):
+    with pytest.raises(DataError, match=r"no images with annotations\. Left out: images in no list .*: 12"):
         read_voc(voc)
     with pytest.raises(DataError, match="not laid out as Pascal VOC"):
         read_voc(voc / "Annotations")

@@ -1,4 +1,4 @@
-"""Shards: pictures and small files with their labels, in tars."""
+"""Shards: images and small files with their labels, in tars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
 from graft.errors import DataError
 
 
@@ -89,13 +89,13 @@ def test_what_makes_no_sample_is_counted(tmp_path: Path) -> None:
     data = read_source(shard(tmp_path / "a.tar", *TWO, *odd, ("5.json", '{"caption": "x"}')))
     assert said(data) == {b"A": ["3"], b"B": ["10"], b"D": ["3"]}
     assert data.ignored == {
-        "samples without a picture": 1,
+        "samples without an image": 1,
         "samples without a label": 2,
-        "further pictures of a sample": 1,
+        "further images of a sample": 1,
     }
 
 
-def test_class_folders_with_words_beside_the_pictures_are_class_folders(tmp_path: Path) -> None:
+def test_class_folders_with_words_beside_the_images_are_class_folders(tmp_path: Path) -> None:
     files = [("cat/1.jpg", b"A"), ("cat/1.json", "{}"), ("dog/1.jpg", b"B"), ("dog/1.txt", "a dog on a sofa")]
     data = read_source(shard(tmp_path / "a.tar", *files))
     assert data.classes == ("cat", "dog")

@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 from web import Web
 
-from graft.jobs.collect.limits import Limits
+from graft.jobs.collect.limits import FetchLimits
 
-QUICK = Limits(
-    whole=0.6,
-    connect=0.5,
-    silence=0.3,
+QUICK = FetchLimits(
+    request_timeout=0.6,
+    connect_timeout=0.5,
+    read_timeout=0.3,
     backoff=0.02,
-    patience=1.0,
+    max_retry_after=1.0,
     rate=1000.0,
     allow_private=True,
-    size=200_000,
+    max_bytes=200_000,
 )
 
 
 @pytest.fixture
 def web(photos: Path) -> Iterator[Web]:
-    """The server, with the pictures of the class folders under /disc/00.png and so on."""
+    """The server, with the images of the class folders under /disc/00.png and so on."""
     with Web() as server:
         server.files = {f"/{path.parent.name}/{path.name}": path.read_bytes() for path in sorted(photos.glob("*/*"))}
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -37,6 +37,6 @@ def web(photos: Path) -> Iterator[Web]:
 
 
 @pytest.fixture
-def quick() -> Limits:
+def quick() -> FetchLimits:
     """Limits of tenths of seconds, for a server of our own."""
     return QUICK

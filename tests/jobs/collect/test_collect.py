@@ -19,12 +19,12 @@ import pytest
 from typer.testing import CliRunner, Result
 from web import Web
 
-from graft import cli
-from graft.data.read.folder import read_folder
+from graft.cli import app
+from graft.data.readers.folder import read_folder
 from graft.errors import DataError, OutputError
 from graft.jobs.collect import collect as job
-from graft.jobs.collect.collect import Collected, collect
-from graft.jobs.collect.limits import Limits
+from graft.jobs.collect.collect import CollectResult, collect
+from graft.jobs.collect.limits import FetchLimits
 from graft.progress import Work
 
 
@@ -46,20 +46,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def said(collected: Collected) -> list[tuple[str, str]]:
-    return [(line.status, line.reason) for line in collected.lines]
+def said(collected: CollectResult) -> list[tuple[str, str]]:
+    return [(line.status, line.reason) for line in collected.rows]
 
 
 @pytest.fixture
 def rows(web: Web) -> list[tuple[str, str]]:
-    """All 36 pictures of the server, with their labels."""
+    """All 36 images of the server, with their labels."""
     return [(web.url(path), path.split("/")[1]) for path in web.files]
 
 
-def test_class_folders(web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path) -> None:
+def test_class_folders(web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path) -> None:
     collected = collect(listed(tmp_path / "urls.csv", *rows), tmp_path / "photos", limits=quick)
-    assert {line.status for line in collected.lines} == {"done"}
-    for line, data in zip(collected.lines, web.files.values(), strict=True):
+    assert {line.status for line in collected.rows} == {"done"}
+    for line, data in zip(collected.rows, web.files.values(), strict=True):
         assert (tmp_path / "photos" / line.file).read_bytes() == data
         suffix = ".jpg" if data.startswith(b"\xff\xd8") else ".png"
         assert line.file == f"{line.label}/{line.sha256[:16]}{suffix}"
@@ -71,7 +71,7 @@ def test_class_folders(web: Web, rows: list[tuple[str, str]], quick: Limits, tmp
     assert collected.summary()["classes"] == {"disc": 12, "frame": 12, "stripes": 12}
 
 
-def test_every_fault_is_named(web: Web, quick: Limits, tmp_path: Path) -> None:
+def test_every_fault_is_named(web: Web, quick: FetchLimits, tmp_path: Path) -> None:
     expected = [
         ("file:///etc/passwd", "refused", "not http or https: file"),
         ("data:image/png;base64,AA", "refused", "not http or https: data"),
@@ -80,7 +80,7 @@ def test_every_fault_is_named(web: Web, quick: Limits, tmp_path: Path) -> None:
         (web.url("/status/500"), "failed", "HTTP 500"),
         (web.url("/status/503/0"), "failed", "HTTP 503"),
         (web.url("/status/204"), "refused", "HTTP 204"),
-        (web.url("/html.jpg"), "refused", "a web page, no picture"),
+        (web.url("/html.jpg"), "refused", "a web page, no image"),
         (web.url("/empty.jpg"), "refused", "empty file"),
         (web.url("/cut.jpg"), "refused", "truncated"),
         (web.url("/huge"), "refused", "too large a file: the limit is 200,000 bytes"),
@@ -97,7 +97,7 @@ def test_every_fault_is_named(web: Web, quick: Limits, tmp_path: Path) -> None:
     path = listed(tmp_path / "urls.csv", *((url, "cat") for url, _, _ in expected), (web.url("/x"), ""))
     collected = collect(path, tmp_path / "photos", limits=quick)
     for line, (url, status, reason) in zip(
-        collected.lines, [*expected, (web.url("/x"), "refused", "no label")], strict=True
+        collected.rows, [*expected, (web.url("/x"), "refused", "no label")], strict=True
     ):
         assert (line.url, line.status) == (url, status)
         assert line.reason.startswith(reason)
@@ -106,22 +106,22 @@ def test_every_fault_is_named(web: Web, quick: Limits, tmp_path: Path) -> None:
     assert asked == {"/status/404": 1, "/status/500": 3, "/status/503/0": 3, "/drip": 3, "/loop": 6, "/x": 0}
 
 
-def test_names_by_content_and_redirects_followed(web: Web, quick: Limits, tmp_path: Path) -> None:
+def test_names_by_content_and_redirects_followed(web: Web, quick: FetchLimits, tmp_path: Path) -> None:
     web.files["/photo.php"] = web.files["/disc/01.jpg"]
     web.files["/ü ber/a b.png"] = web.files["/disc/03.jpg"]
     urls = [web.url("/to//photo.php"), web.url("/ü ber/a b.png#top"), web.url("/flaky/1")]
     collected = collect(listed(tmp_path / "u.csv", *((url, "a/b") for url in urls)), tmp_path / "photos", limits=quick)
-    assert [(line.status, line.url) for line in collected.lines] == [("done", url) for url in urls]
-    assert [line.final_url for line in collected.lines] == [
+    assert [(line.status, line.url) for line in collected.rows] == [("done", url) for url in urls]
+    assert [line.final_url for line in collected.rows] == [
         web.url("/photo.php"),
         web.url("/%C3%BC%20ber/a%20b.png"),
         web.url("/flaky/1"),
     ]
-    assert [Path(line.file).suffix for line in collected.lines] == [".jpg", ".jpg", ".png"]
-    assert {Path(line.file).parent.name for line in collected.lines} == {"a_b"}
+    assert [Path(line.file).suffix for line in collected.rows] == [".jpg", ".jpg", ".png"]
+    assert {Path(line.file).parent.name for line in collected.rows} == {"a_b"}
 
 
-def test_duplicates_and_conflicts(web: Web, quick: Limits, tmp_path: Path) -> None:
+def test_duplicates_and_conflicts(web: Web, quick: FetchLimits, tmp_path: Path) -> None:
     web.files |= {"/copy": web.files["/disc/00.png"], "/other": web.files["/disc/00.png"]}
     first, copy, other = map(web.url, ("/disc/00.png", "/copy", "/other"))
     path = listed(tmp_path / "u.csv", (first, "cat"), (copy, "cat"), (other, "dog"), (first, "dog"), (first, "cat"))
@@ -140,51 +140,53 @@ def test_duplicates_and_conflicts(web: Web, quick: Limits, tmp_path: Path) -> No
     assert web.seen.total() == 3
 
 
-def test_the_second_time_only_what_may_have_passed_is_asked_for(web: Web, quick: Limits, tmp_path: Path) -> None:
+def test_the_second_time_only_what_may_have_passed_is_asked_for(web: Web, quick: FetchLimits, tmp_path: Path) -> None:
     paths = ["/disc/00.png", "/status/404", "/status/500", "/late", "/disc/02.png"]
     source = listed(tmp_path / "u.csv", *((web.url(path), "cat") for path in paths))
     photos = tmp_path / "photos"
-    collect(source, photos, limits=replace(quick, attempts=1))
+    collect(source, photos, limits=replace(quick, max_attempts=1))
     assert [row["status"] for row in manifest(photos)] == ["done", "refused", "failed", "refused", "done"]
     next(photos.glob("cat/*")).unlink()  # by its user, who did not like it
     web.files["/late"] = web.files["/disc/04.png"]
-    collect(source, photos, limits=replace(quick, attempts=1))
+    collect(source, photos, limits=replace(quick, max_attempts=1))
     assert web.seen == Counter([*paths, "/status/500"])
     assert len(contents(photos)) == 1
-    collected = collect(source, photos, limits=replace(quick, attempts=1), retry=True)
-    assert [line.status for line in collected.lines] == ["done", "refused", "failed", "done", "done"]
+    collected = collect(source, photos, limits=replace(quick, max_attempts=1), retry=True)
+    assert [line.status for line in collected.rows] == ["done", "refused", "failed", "done", "done"]
     assert web.seen == Counter([*paths, "/status/500", "/status/500", "/status/404", "/late"])
 
 
-def test_a_list_that_changed(web: Web, quick: Limits, tmp_path: Path) -> None:
+def test_a_list_that_changed(web: Web, quick: FetchLimits, tmp_path: Path) -> None:
     one, two, three = (web.url(f"/disc/0{number}.png") for number in (0, 2, 4))
     collect(listed(tmp_path / "u.csv", (one, "cat"), (two, "cat")), tmp_path / "photos", limits=quick)
     before = contents(tmp_path / "photos")
     collected = collect(listed(tmp_path / "u.csv", (three, "dog"), (two, "cat")), tmp_path / "photos", limits=quick)
-    assert [(line.url, line.status) for line in collected.lines] == [(three, "done"), (two, "done"), (one, "done")]
+    assert [(line.url, line.status) for line in collected.rows] == [(three, "done"), (two, "done"), (one, "done")]
     assert before.items() < contents(tmp_path / "photos").items()
     assert web.seen.total() == 3
 
 
-def test_count_and_time(web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path) -> None:
+def test_count_and_time(web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path) -> None:
     source, photos = listed(tmp_path / "urls.csv", *rows), tmp_path / "photos"
-    assert collect(source, photos, limits=replace(quick, count=5)).summary()["waiting"] == 31
-    assert collect(source, photos, limits=replace(quick, count=5)).summary()["pictures"] == 10
-    summary = collect(source, photos, limits=replace(quick, total=0)).summary()
-    assert (summary["pictures"], summary["waiting"]) == (10, 26)
+    assert collect(source, photos, limits=replace(quick, max_urls=5)).summary()["waiting"] == 31
+    assert collect(source, photos, limits=replace(quick, max_urls=5)).summary()["images"] == 10
+    summary = collect(source, photos, limits=replace(quick, time_limit=0)).summary()
+    assert (summary["images"], summary["waiting"]) == (10, 26)
     assert web.seen.total() == 10
-    assert collect(source, photos, limits=quick).summary()["pictures"] == 36
+    assert collect(source, photos, limits=quick).summary()["images"] == 36
     assert web.seen.total() == 36
 
 
-def test_a_host_is_not_overrun(web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path) -> None:
+def test_a_host_is_not_overrun(web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path) -> None:
     web.pause = 0.02
     collect(listed(tmp_path / "urls.csv", *rows), tmp_path / "photos", limits=replace(quick, rate=100))
     assert 2 <= web.busiest <= quick.per_host
     assert max(web.moments) - min(web.moments) >= 0.3  # 36 requests at 100 a second
 
 
-def test_a_host_that_asks_for_more_patience_than_we_have_is_asked_once(web: Web, quick: Limits, tmp_path: Path) -> None:
+def test_a_host_that_asks_for_more_patience_than_we_have_is_asked_once(
+    web: Web, quick: FetchLimits, tmp_path: Path
+) -> None:
     urls = [web.url(f"/status/429/3600/{number}") for number in range(20)]
     start = time.monotonic()
     limits = replace(quick, per_host=1)
@@ -194,7 +196,7 @@ def test_a_host_that_asks_for_more_patience_than_we_have_is_asked_once(web: Web,
     assert time.monotonic() - start < 3
 
 
-def test_robots_are_obeyed(web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path) -> None:
+def test_robots_are_obeyed(web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path) -> None:
     web.robots = (200, "User-agent: *\nDisallow: /disc/\n")
     rows = [*rows[:1], (web.url("/to//disc/02.png"), "disc"), *rows[-1:]]
     collected = collect(listed(tmp_path / "urls.csv", *rows), tmp_path / "photos", limits=quick)
@@ -203,20 +205,20 @@ def test_robots_are_obeyed(web: Web, rows: list[tuple[str, str]], quick: Limits,
 
 
 def test_private_addresses_unless_allowed(
-    web: Web, quick: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, quick: FetchLimits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = listed(tmp_path / "u.csv", (web.url("/disc/00.png"), "cat"), (f"http://localhost:{web.port}/x", "cat"))
     collected = collect(path, tmp_path / "photos", limits=replace(quick, allow_private=False))
-    assert [line.reason.split(":")[0] for line in collected.lines] == ["private address"] * 2
+    assert [line.reason.split(":")[0] for line in collected.rows] == ["private address"] * 2
     assert not web.seen
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "169.254.169.254", "[::1]", "2130706434"])
 def test_a_redirect_to_a_private_address(
-    host: str, web: Web, quick: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: str, web: Web, quick: FetchLimits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's own address counts as public here, and no other."""
-    monkeypatch.setattr("graft.jobs.collect.address.is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr("graft.jobs.collect.fetch.is_public", lambda address: address == "127.0.0.1")
     limits = replace(quick, allow_private=False)
     path = listed(
         tmp_path / "u.csv",
@@ -224,16 +226,16 @@ def test_a_redirect_to_a_private_address(
         (web.url("/disc/02.png"), "cat"),
     )
     collected = collect(path, tmp_path / "photos", limits=limits)
-    assert [line.reason.split(":")[0] for line in collected.lines] == ["private address", ""]
+    assert [line.reason.split(":")[0] for line in collected.rows] == ["private address", ""]
     assert web.seen["/disc/00.png"] == 0
 
 
 # --- what is there already --------------------------------------------------------------------------------------------
 
 
-def test_files_of_the_user_stay(web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path) -> None:
+def test_files_of_the_user_stay(web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path) -> None:
     source, photos = listed(tmp_path / "urls.csv", *rows[:3]), tmp_path / "photos"
-    name = Path(collect(source, tmp_path / "first", limits=quick).lines[0].file)
+    name = Path(collect(source, tmp_path / "first", limits=quick).rows[0].file)
     (photos / "disc").mkdir(parents=True)
     (photos / "notes.txt").write_text("mine")
     (photos / name).write_text("mine too, by a very rare chance")
@@ -243,7 +245,7 @@ def test_files_of_the_user_stay(web: Web, rows: list[tuple[str, str]], quick: Li
     assert before.items() < contents(photos).items()
 
 
-def test_places_that_cannot_be(web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path) -> None:
+def test_places_that_cannot_be(web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path) -> None:
     source = listed(tmp_path / "urls.csv", *rows[:2])
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
@@ -252,7 +254,7 @@ def test_places_that_cannot_be(web: Web, rows: list[tuple[str, str]], quick: Lim
     (tmp_path / "mine" / "manifest.csv").write_text("a,b\n")
     with pytest.raises(OutputError, match="was not written by graft collect"):
         collect(source, tmp_path / "mine", limits=quick)
-    with job._claimed(tmp_path / "taken"), pytest.raises(OutputError, match="Another run is collecting"):
+    with job._lock_output(tmp_path / "taken"), pytest.raises(OutputError, match="Another run is collecting"):
         collect(source, tmp_path / "taken", limits=quick)
     with pytest.raises(DataError, match="one folder"):
         collect(
@@ -264,7 +266,7 @@ def test_places_that_cannot_be(web: Web, rows: list[tuple[str, str]], quick: Lim
 
 @pytest.mark.fault(34)
 def test_a_full_disk(
-    web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, photos, sync = listed(tmp_path / "urls.csv", *rows), tmp_path / "photos", os.fsync
     calls: list[int] = []
@@ -281,7 +283,7 @@ def test_a_full_disk(
     monkeypatch.undo()
     fetched = web.seen.total()
     assert 3 <= fetched < 10
-    assert collect(source, photos, limits=quick).summary()["pictures"] == 36
+    assert collect(source, photos, limits=quick).summary()["images"] == 36
     assert web.seen.total() <= 36 + 1
 
 
@@ -309,7 +311,7 @@ def interruptible() -> None:
 
 
 def child(before: str, *words: object) -> subprocess.Popen[str]:
-    code = f"{before}\nfrom graft import cli\ncli.main()"
+    code = f"{before}\nfrom graft.cli import app as cli\ncli.main()"
     command = [sys.executable, "-c", code, "collect", *map(str, words), "--allow-private", "--rate", "1000"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
@@ -318,7 +320,7 @@ def child(before: str, *words: object) -> subprocess.Popen[str]:
 
 @pytest.mark.slow  # five processes, one after the other
 def test_killed_at_any_moment_and_run_again_is_never_killed(
-    web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path
+    web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path
 ) -> None:
     web.files["/copy"] = web.files["/disc/00.png"]
     rows = [(web.url("/copy"), "frame"), *rows, (web.url("/status/404"), "disc")]
@@ -327,8 +329,8 @@ def test_killed_at_any_moment_and_run_again_is_never_killed(
     web.seen.clear()
     moments = [
         "dies(manifest.Journal, 'add', 9)",
-        "dies(Path, 'replace', 12)",  # a picture is written under its own name
-        "dies(Path, 'rename', 20)",  # a picture is moved into its class folder
+        "dies(Path, 'replace', 12)",  # an image is written under its own name
+        "dies(Path, 'rename', 20)",  # an image is moved into its class folder
         "dies(manifest, 'write', 1)",
         "dies(Path, 'rmdir', 1)",  # all is done but for the tidying
     ]
@@ -344,8 +346,8 @@ def test_killed_at_any_moment_and_run_again_is_never_killed(
 
 
 @pytest.mark.fault(40)
-def test_killed_from_outside_while_pictures_come(
-    web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path
+def test_killed_from_outside_while_images_come(
+    web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path
 ) -> None:
     source = listed(tmp_path / "urls.csv", *rows)
     web.pause = 0.02
@@ -384,7 +386,7 @@ def _until(true: Any) -> None:
 
 
 def graft(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def test_collect_then_fit(web: Web, rows: list[tuple[str, str]], tmp_path: Path) -> None:
@@ -393,7 +395,7 @@ def test_collect_then_fit(web: Web, rows: list[tuple[str, str]], tmp_path: Path)
     done = graft("collect", source, "-o", photos, "--allow-private", "--rate", 1000)
     assert done.exit_code == 0, done.output
     assert done.output.splitlines() == [
-        f"36 pictures of 3 classes in {photos}",
+        f"36 images of 3 classes in {photos}",
         "",
         "  classes      disc 12, frame 12, stripes 12",
         "  conflicts    1 of the same content and another label: the first is kept",
@@ -405,7 +407,7 @@ def test_collect_then_fit(web: Web, rows: list[tuple[str, str]], tmp_path: Path)
     ]
     done = graft("fit", photos, "-o", tmp_path / "model", "-s", "probe:head=ridge,layers=last", "--offline", "-q")
     assert done.exit_code == 0, done.output
-    assert "pictures that it never saw" in done.output
+    assert "images that it never saw" in done.output
 
 
 def test_json_and_exit_codes(web: Web, rows: list[tuple[str, str]], tmp_path: Path) -> None:
@@ -413,7 +415,7 @@ def test_json_and_exit_codes(web: Web, rows: list[tuple[str, str]], tmp_path: Pa
     done = graft("collect", source, "-o", tmp_path / "photos", "--json")
     assert done.exit_code == 3
     report = json.loads(done.stdout)
-    assert (report["pictures"], report["refused"]) == (0, {"private address": 2})
+    assert (report["images"], report["refused"]) == (0, {"private address": 2})
     done = graft("collect", source, "-o", tmp_path / "photos", "--json", "--allow-private", "--retry")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["classes"] == {"disc": 2}
@@ -432,7 +434,7 @@ def test_a_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_progress_counts_what_was_done_before(
-    web: Web, rows: list[tuple[str, str]], quick: Limits, tmp_path: Path
+    web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path
 ) -> None:
     shown: list[tuple[str, int, int, int]] = []
 
@@ -443,6 +445,6 @@ def test_progress_counts_what_was_done_before(
         return iter(seen)
 
     source = listed(tmp_path / "urls.csv", *rows)
-    collect(source, tmp_path / "photos", limits=replace(quick, count=10), watch=watch)
+    collect(source, tmp_path / "photos", limits=replace(quick, max_urls=10), watch=watch)
     collect(source, tmp_path / "photos", limits=quick, watch=watch)
-    assert shown == [("pictures", 0, 10, 36), ("pictures", 10, 26, 36)]
+    assert shown == [("images", 0, 10, 36), ("images", 10, 26, 36)]

@@ -11,9 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from web import Web
 
-from graft.jobs.collect.faults import Failed, Refused
-from graft.jobs.collect.fetch import Answer, Client, parsed, redirected
-from graft.jobs.collect.limits import Limits
+from graft.jobs.collect.fetch import Client, HttpResponse, parse_url, resolve_redirect
+from graft.jobs.collect.limits import FetchError, FetchLimits, TransientFetchError
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ from graft.jobs.collect.limits import Limits
     ],
 )
 def test_urls_as_people_write_them(text: str, asked: str) -> None:
-    assert str(parsed(text)) == asked
+    assert str(parse_url(text)) == asked
 
 
 @pytest.mark.parametrize(
@@ -41,37 +40,37 @@ def test_urls_as_people_write_them(text: str, asked: str) -> None:
     ],
 )
 def test_urls_that_are_refused(text: str, reason: str) -> None:
-    with pytest.raises(Refused) as caught:
-        parsed(text)
+    with pytest.raises(FetchError) as caught:
+        parse_url(text)
     assert caught.value.reason == reason
-    assert not isinstance(caught.value, Failed)
+    assert not isinstance(caught.value, TransientFetchError)
 
 
 @example("A:////[")
 @given(st.text() | st.text().map("http://".__add__) | st.text("/:@[]%.#?\\0x1").map("http://".__add__))
 def test_any_text_is_a_url_or_refused(text: str) -> None:
-    with suppress(Refused):
-        redirected(parsed(text), text)
-    with suppress(Refused):
-        assert redirected(parsed("http://host/"), text).scheme in ("http", "https")
+    with suppress(FetchError):
+        resolve_redirect(parse_url(text), text)
+    with suppress(FetchError):
+        assert resolve_redirect(parse_url("http://host/"), text).scheme in ("http", "https")
 
 
 @pytest.fixture
-def get(web: Web, quick: Limits) -> Callable[[str], Answer]:
+def get(web: Web, quick: FetchLimits) -> Callable[[str], HttpResponse]:
     """GET a path of the server, in no more time than the limits allow."""
 
-    def got(path: str) -> Answer:
+    def got(path: str) -> HttpResponse:
         start = time.monotonic()
         try:
             with closing(Client(quick)) as client:
-                return client.get(parsed(web.url(path)), quick.size)
+                return client.get(parse_url(web.url(path)), quick.max_bytes)
         finally:
             assert time.monotonic() - start < 1.5
 
     return got
 
 
-def test_a_picture(get: Callable[[str], Answer], web: Web) -> None:
+def test_an_image(get: Callable[[str], HttpResponse], web: Web) -> None:
     answer = get("/disc/00.png")
     assert (answer.status, answer.body) == (200, web.files["/disc/00.png"])
     assert [agent.split("/")[0] for agent in web.agents] == ["graft"]
@@ -87,8 +86,8 @@ def test_a_picture(get: Callable[[str], Answer], web: Web) -> None:
         ("/short", "connection broken"),
     ],
 )
-def test_what_may_pass(path: str, reason: str, get: Callable[[str], Answer]) -> None:
-    with pytest.raises(Failed, match=reason):
+def test_what_may_pass(path: str, reason: str, get: Callable[[str], HttpResponse]) -> None:
+    with pytest.raises(TransientFetchError, match=reason):
         get(path)
 
 
@@ -101,15 +100,15 @@ def test_what_may_pass(path: str, reason: str, get: Callable[[str], Answer]) -> 
         ("/brotli", "unknown compression: br"),
     ],
 )
-def test_what_will_not_pass(path: str, reason: str, get: Callable[[str], Answer]) -> None:
-    with pytest.raises(Refused, match=reason) as caught:
+def test_what_will_not_pass(path: str, reason: str, get: Callable[[str], HttpResponse]) -> None:
+    with pytest.raises(FetchError, match=reason) as caught:
         get(path)
-    assert not isinstance(caught.value, Failed)
+    assert not isinstance(caught.value, TransientFetchError)
 
 
-def test_nobody_listens(get: Callable[[str], Answer], web: Web) -> None:
+def test_nobody_listens(get: Callable[[str], HttpResponse], web: Web) -> None:
     web.socket.close()
-    with pytest.raises(Failed, match=r"cannot connect|connection broken"):
+    with pytest.raises(TransientFetchError, match=r"cannot connect|connection broken"):
         get("/x")
 
 
@@ -125,4 +124,4 @@ def test_nobody_listens(get: Callable[[str], Answer], web: Web) -> None:
     ],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:
-    assert Answer(503, {"retry-after": text}, b"").retry_after == seconds
+    assert HttpResponse(503, {"retry-after": text}, b"").retry_after == seconds

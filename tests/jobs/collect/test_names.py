@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.errors import DataError
-from graft.jobs.collect.names import folders
+from graft.jobs.collect.url_list import assign_folders
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from graft.jobs.collect.names import folders
     ],
 )
 def test_folders(label: str, folder: str) -> None:
-    assert folders([label]) == {label: folder}
+    assert assign_folders([label]) == {label: folder}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_folders(label: str, folder: str) -> None:
 )
 def test_two_labels_for_one_folder(one: str, other: str) -> None:
     with pytest.raises(DataError) as caught:
-        folders([one, other])
+        assign_folders([one, other])
     assert repr(one) in str(caught.value)
     assert repr(other) in str(caught.value)
     assert "one folder" in str(caught.value)
@@ -49,17 +49,17 @@ def test_two_labels_for_one_folder(one: str, other: str) -> None:
 
 def test_too_long() -> None:
     with pytest.raises(DataError, match="too long"):
-        folders(["ü" * 101])
-    assert folders(["ü" * 100])
+        assign_folders(["ü" * 101])
+    assert assign_folders(["ü" * 100])
 
 
 @given(label=st.text(min_size=1, max_size=30) | st.text("./\\ :CONcon1", min_size=1, max_size=6))
 def test_a_folder_is_one_visible_name_inside_the_output(label: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = folders([label])[label]
+    folder = assign_folders([label])[label]
     inside = Path("/photos") / folder
     assert inside.resolve().parent == Path("/photos")
     assert not folder.startswith(".")
     assert not PureWindowsPath(folder).is_reserved()
     assert PureWindowsPath(folder).parts == (folder,)
-    assert folders([folder]) == {folder: folder}  # safe already
+    assert assign_folders([folder]) == {folder: folder}  # safe already
     (tmp_path_factory.getbasetemp() / "labels" / folder).mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,15 @@ from contextlib import closing
 import pytest
 from web import Web
 
-from graft.jobs.collect.faults import Failed, Refused
-from graft.jobs.collect.fetch import Client, parsed
-from graft.jobs.collect.limits import Limits
-from graft.jobs.collect.robots import Robots
+from graft.jobs.collect.crawl import RobotsRules
+from graft.jobs.collect.fetch import Client, parse_url
+from graft.jobs.collect.limits import FetchError, FetchLimits, TransientFetchError
 
 
 @pytest.fixture
-def robots(quick: Limits) -> Iterator[Robots]:
+def robots(quick: FetchLimits) -> Iterator[RobotsRules]:
     with closing(Client(quick)) as client:
-        yield Robots(client, quick)
+        yield RobotsRules(client, quick)
 
 
 @pytest.mark.parametrize(
@@ -34,32 +33,34 @@ def robots(quick: Limits) -> Iterator[Robots]:
         ("", "/a.jpg", True),
     ],
 )
-def test_rules(text: str, path: str, allowed: bool, web: Web, robots: Robots) -> None:
+def test_rules(text: str, path: str, allowed: bool, web: Web, robots: RobotsRules) -> None:
     web.robots = (200, text)
     if allowed:
-        assert robots.check(parsed(web.url(path))) == 0
+        assert robots.check(parse_url(web.url(path))) == 0
     else:
-        with pytest.raises(Refused, match=r"forbidden by robots\.txt"):
-            robots.check(parsed(web.url(path)))
+        with pytest.raises(FetchError, match=r"forbidden by robots\.txt"):
+            robots.check(parse_url(web.url(path)))
 
 
-def test_a_delay(web: Web, robots: Robots) -> None:
+def test_a_delay(web: Web, robots: RobotsRules) -> None:
     web.robots = (200, "User-agent: *\nCrawl-delay: 2.5")
-    assert robots.check(parsed(web.url("/a.jpg"))) == 2.5
+    assert robots.check(parse_url(web.url("/a.jpg"))) == 2.5
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_no_rules_forbid_nothing(status: int, web: Web, robots: Robots) -> None:
+def test_no_rules_forbid_nothing(status: int, web: Web, robots: RobotsRules) -> None:
     web.robots = (status, "User-agent: *\nDisallow: /")
-    assert robots.check(parsed(web.url("/a.jpg"))) == 0
+    assert robots.check(parse_url(web.url("/a.jpg"))) == 0
 
 
-def test_rules_that_cannot_be_read_forbid_all_and_are_soon_given_up(web: Web, robots: Robots, quick: Limits) -> None:
+def test_rules_that_cannot_be_read_forbid_all_and_are_soon_given_up(
+    web: Web, robots: RobotsRules, quick: FetchLimits
+) -> None:
     web.robots = (503, "")
-    for _ in range(quick.attempts):
-        with pytest.raises(Failed, match=r"robots\.txt cannot be read: HTTP 503") as caught:
-            robots.check(parsed(web.url("/a.jpg")))
+    for _ in range(quick.max_attempts):
+        with pytest.raises(TransientFetchError, match=r"robots\.txt cannot be read: HTTP 503") as caught:
+            robots.check(parse_url(web.url("/a.jpg")))
         assert not caught.value.final
-    with pytest.raises(Failed, match="host does not answer") as caught:
-        robots.check(parsed(web.url("/a.jpg")))
+    with pytest.raises(TransientFetchError, match="host does not answer") as caught:
+        robots.check(parse_url(web.url("/a.jpg")))
     assert caught.value.final

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graft.errors import DataError, UsageError
-from graft.jobs.collect.rows import Row, read_rows
+from graft.jobs.collect.url_list import UrlRow, read_rows
 
 
 def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -20,23 +20,23 @@ def test_a_table(tmp_path: Path) -> None:
         tmp_path / "urls.csv", "Label,URL,Licence,Page\ncat,http://h/1,CC0,http://h/\n,http://h/2,,\nDog,,,\n"
     )
     assert read_rows(path) == [
-        Row("http://h/1", "cat", "http://h/", "CC0"),
-        Row("http://h/2", ""),
-        Row("", "Dog"),
+        UrlRow("http://h/1", "cat", "http://h/", "CC0"),
+        UrlRow("http://h/2", ""),
+        UrlRow("", "Dog"),
     ]
     assert [row.fault for row in read_rows(path)] == ["", "no label", "no URL"]
 
 
 def test_tabs_marks_and_accents(tmp_path: Path) -> None:
     path = written(tmp_path / "urls.tsv", "image_url\tclass\nhttp://h/a,b\tcafe\u0301\n", "utf-16")
-    assert read_rows(path) == [Row("http://h/a,b", "caf\u00e9")]
+    assert read_rows(path) == [UrlRow("http://h/a,b", "caf\u00e9")]
 
 
 def test_a_list_of_one_label(tmp_path: Path) -> None:
     path = written(tmp_path / "urls.txt", "# cats\nhttp://h/1\n\n  http://h/2#x \r\n", "utf-8-sig")
-    assert read_rows(path, "cat") == [Row("http://h/1", "cat"), Row("http://h/2#x", "cat")]
+    assert read_rows(path, "cat") == [UrlRow("http://h/1", "cat"), UrlRow("http://h/2#x", "cat")]
     table = written(tmp_path / "urls.csv", "url,n\nhttp://h/1,1\n")
-    assert read_rows(table, "cat") == [Row("http://h/1", "cat")]
+    assert read_rows(table, "cat") == [UrlRow("http://h/1", "cat")]
 
 
 def test_mistakes(tmp_path: Path) -> None:

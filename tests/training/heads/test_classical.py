@@ -13,19 +13,19 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
-from graft.model.calibrate import temperature
-from graft.training.heads import classical, logistic
-from graft.training.heads.problem import Problem, Solution, standardised
+from graft.heads import classical, linear
+from graft.heads.problem import Problem, Solution, standardise_features
+from graft.metrics.calibration import fit_temperature
 
 COUNT = 60
 ONE_STRENGTH = {"logistic": 0.1, "svm": 0.1, "lda": 0.0, "ncm": 0.0, "knn": 5, "mlp": 0.1, "forest": 1}
-HEADS = ("logistic", *classical.NAMES)
+HEADS = ("logistic", *classical.CLASSICAL_NAMES)
 each_head = pytest.mark.parametrize("name", HEADS)
 
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classical, "TREES", 20)
+    monkeypatch.setattr(classical, "TREES", 10)
 
 
 def problem_of(apart: float = 2.0, classes: int = 3, width: int = 10, count: int = COUNT, seed: int = 0) -> Problem:
@@ -34,7 +34,7 @@ def problem_of(apart: float = 2.0, classes: int = 3, width: int = 10, count: int
     features = rng.standard_normal((count, width)) + apart / 2 * rng.standard_normal((classes, width))[labels]
     raw = (features * rng.uniform(0.5, 3, width) + rng.uniform(-2, 2, width)).astype(np.float32)
     fold = (np.arange(count) // classes % 4).astype(np.int8)
-    return Problem(standardised(raw, (width,)), labels.astype(np.int64), np.arange(count), fold, classes)
+    return Problem(standardise_features(raw, (width,)), labels.astype(np.int64), np.arange(count), fold, classes)
 
 
 def raw_of(problem: Problem) -> NDArray[np.float32]:
@@ -46,18 +46,18 @@ def said(solved: Solution, raw: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def solve(name: str, problem: Problem) -> Solution:
-    return logistic.solve(problem) if name == "logistic" else classical.solve(name, problem)
+    return linear.solve_logistic(problem) if name == "logistic" else classical.solve(name, problem)
 
 
 def strengths(name: str) -> list[float]:
-    return list(logistic.STRENGTHS if name == "logistic" else classical._METHODS[name].strengths)
+    return list(linear.LOGISTIC_PENALTIES if name == "logistic" else classical._METHODS[name].strengths)
 
 
 def solve_with_one_strength(name: str, problem: Problem, strength: float | None = None) -> Solution:
     only = [ONE_STRENGTH[name] if strength is None else strength]
     with pytest.MonkeyPatch.context() as patch:
         if name == "logistic":
-            patch.setattr(logistic, "STRENGTHS", only)
+            patch.setattr(linear, "LOGISTIC_PENALTIES", only)
         else:
             patch.setitem(classical._METHODS, name, replace(classical._METHODS[name], strengths=only))
         return solve(name, problem)
@@ -65,20 +65,20 @@ def solve_with_one_strength(name: str, problem: Problem, strength: float | None 
 
 @each_head
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_separable_pictures_are_told_apart(name: str, classes: int) -> None:
+def test_separable_images_are_told_apart(name: str, classes: int) -> None:
     problem = problem_of(apart=9, classes=classes)
     solved = solve(name, problem)
     assert solved.name == name
     assert solved.logits.shape == (COUNT, classes)
     assert solved.accuracy(problem.labels) == 1
     assert solved.loss < 0.2
-    assert solved.loss == temperature(solved.logits, problem.labels)[1]
+    assert solved.loss == fit_temperature(solved.logits, problem.labels)[1]
     assert np.array_equal(said(solved, raw_of(problem)).argmax(axis=1), problem.labels)
     assert solved.strength in strengths(name)
 
 
 @each_head
-def test_the_answer_for_a_picture_does_not_depend_on_its_own_label(name: str) -> None:
+def test_the_answer_for_an_image_does_not_depend_on_its_own_label(name: str) -> None:
     problem = problem_of()
     before = solve_with_one_strength(name, problem).logits
     fold = problem.folds == 1
@@ -90,7 +90,7 @@ def test_the_answer_for_a_picture_does_not_depend_on_its_own_label(name: str) ->
 
 
 @each_head
-def test_the_answer_for_a_picture_does_not_depend_on_the_features_of_its_fold(name: str) -> None:
+def test_the_answer_for_an_image_does_not_depend_on_the_features_of_its_fold(name: str) -> None:
     problem = problem_of()
     before = solve_with_one_strength(name, problem).logits
     raw = raw_of(problem).copy()
@@ -123,7 +123,7 @@ def test_a_class_that_a_fold_never_saw_gets_its_lowest_logit(name: str) -> None:
     assert np.array_equal(said(solved, raw_of(problem)).argmax(axis=1), problem.labels)  # the last fit saw all
 
 
-@pytest.mark.parametrize("name", classical.NAMES)
+@pytest.mark.parametrize("name", classical.CLASSICAL_NAMES)
 def test_where_a_fold_leaves_one_class_there_is_no_opinion(name: str) -> None:
     problem = problem_of(apart=9, classes=2)
     fold = problem.labels.astype(np.int8)
@@ -133,7 +133,7 @@ def test_where_a_fold_leaves_one_class_there_is_no_opinion(name: str) -> None:
 
 
 def own_answers(name: str, strength: float, problem: Problem) -> Any:
-    """What scikit-learn itself says for every picture after a fit on all."""
+    """What scikit-learn itself says for every image after a fit on all."""
     x, y, amount = problem.matrix, problem.labels, 1 / (strength * len(problem)) if strength else 0
     if name == "logistic":
         return LogisticRegression(C=amount, tol=1e-3, max_iter=300).fit(x, y).decision_function(x)
@@ -189,8 +189,8 @@ def test_the_rotation_into_fewer_dimensions_changes_nothing(name: str, monkeypat
     problem = problem_of(apart=3, width=90)
     small = solve_with_one_strength(name, problem)
     identity = np.eye(90, dtype=np.float32)
-    for module in (classical, logistic):
-        monkeypatch.setattr(module, "compact", lambda problem: (problem, identity))
+    for module in (classical, linear):
+        monkeypatch.setattr(module, "reduce_problem", lambda problem: (problem, identity))
     plain = solve_with_one_strength(name, problem)
     assert np.allclose(small.logits, plain.logits, atol=5e-2)
     assert np.allclose(said(small, raw_of(problem)), said(plain, raw_of(problem)), atol=5e-2)  # as far as SVM converges
@@ -199,7 +199,7 @@ def test_the_rotation_into_fewer_dimensions_changes_nothing(name: str, monkeypat
 
 @each_head
 def test_a_compact_head_answers_on_features_as_they_come(name: str) -> None:
-    """With more features than pictures the saved head has been rotated back: it must know its own pictures."""
+    """With more features than images the saved head has been rotated back: it must know its own images."""
     problem = problem_of(apart=8, width=90)
     solved = solve(name, problem)
     assert np.array_equal(said(solved, raw_of(problem)).argmax(axis=1), problem.labels)

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
+from graft.heads import classical
 from graft.heads.head import Head
-from graft.torch import forest
-from graft.torch.forest import BAND, LEAST, Forest
-from graft.torch.head import module
-from graft.training.heads import classical
-from graft.training.heads.problem import Problem, standardised
+from graft.heads.nodes import MIN_PROBABILITY, THRESHOLD_BAND
+from graft.heads.problem import Problem, standardise_features
+from graft.torch import head
+from graft.torch.head import Forest, head_to_module
 
 WIDTH, CLASSES, COUNT = 12, 4, 120
 
@@ -33,16 +33,16 @@ def problem_of(several: bool = False, classes: int = CLASSES) -> Problem:
     fold = (np.arange(COUNT) // classes % 4).astype(np.int8)
     drawn = (rng.random((COUNT, classes)) < 0.4).astype(np.uint8)
     drawn[:, 0] = raw[:, 0] > 0
-    return Problem(standardised(raw, (WIDTH,)), drawn if several else labels, np.arange(COUNT), fold, classes)
+    return Problem(standardise_features(raw, (WIDTH,)), drawn if several else labels, np.arange(COUNT), fold, classes)
 
 
 def fitted(problem: Problem) -> RandomForestClassifier:
-    labels = problem.labels if problem.classes > 1 or not problem.several else problem.labels[:, 0]
+    labels = problem.labels if problem.classes > 1 or not problem.is_multilabel else problem.labels[:, 0]
     return classical._METHODS["forest"].make(1, len(problem)).fit(problem.matrix, labels)
 
 
 def judge_of(problem: Problem, trees: RandomForestClassifier) -> Forest:
-    judge = module(classical._forest(problem, trees)).judge
+    judge = head_to_module(classical._build_forest_head(problem, trees)).judge
     assert isinstance(judge, Forest)
     return judge
 
@@ -53,7 +53,7 @@ def asked(count: int = 2000) -> NDArray[np.float32]:
 
 def clear(judge: Forest, x: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Rows that lie within the band of no threshold on their way."""
-    return (judge.descend(torch.tensor(x), None)[1] >= BAND).all(dim=1).numpy()
+    return (judge.descend(torch.tensor(x), None)[1] >= THRESHOLD_BAND).all(dim=1).numpy()
 
 
 def test_each_tree_ends_in_the_leaf_of_scikit_learn_also_on_its_thresholds() -> None:
@@ -82,7 +82,7 @@ def test_probabilities_are_those_of_scikit_learn(classes: int) -> None:
     trees = fitted(problem)
     judge, x = judge_of(problem, trees), asked()
     sure = clear(judge, x)
-    got, want = judge(torch.tensor(x)).exp().numpy() - LEAST, trees.predict_proba(x)
+    got, want = judge(torch.tensor(x)).exp().numpy() - MIN_PROBABILITY, trees.predict_proba(x)
     assert sure.mean() > 0.5
     assert np.abs(got - want)[sure].max() < 1e-6
     assert np.abs(got - want).max() <= 3 * 0.5 / len(trees.estimators_)  # half a vote for each tree in its band
@@ -95,7 +95,7 @@ def test_probabilities_of_each_label_are_those_of_scikit_learn(classes: int) -> 
     judge, x = judge_of(problem, trees), asked()
     odds = judge(torch.tensor(x)).double().numpy()
     ratio = np.exp(odds)
-    got = (ratio * (1 + LEAST) - LEAST) / (1 + ratio)
+    got = (ratio * (1 + MIN_PROBABILITY) - MIN_PROBABILITY) / (1 + ratio)
     found = trees.predict_proba(x) if classes > 1 else [trees.predict_proba(x)]
     want = np.stack([each[:, 1] for each in found], axis=1)
     sure = clear(judge, x)
@@ -112,7 +112,7 @@ def test_a_label_that_all_images_have_and_one_that_none_has() -> None:
     labels[:, 1], labels[:, 2] = 1, 0
     problem = replace(problem, labels=labels)
     logits = judge_of(problem, fitted(problem))(torch.tensor(asked(50)))
-    assert torch.allclose(logits[:, 1], torch.tensor(float(np.log((1 + LEAST) / LEAST))))
+    assert torch.allclose(logits[:, 1], torch.tensor(float(np.log((1 + MIN_PROBABILITY) / MIN_PROBABILITY))))
     assert torch.allclose(logits[:, 2], -logits[:, 1])
 
 
@@ -123,9 +123,9 @@ def test_across_a_threshold_answers_do_not_jump(monkeypatch: pytest.MonkeyPatch)
     x = torch.zeros(3, WIDTH)
     x[:, feature] = threshold + torch.tensor([-1e-5, 0, 1e-5])
     low, on, high = judge(x).exp()
-    assert (low - high).abs().max() < 1e-5 / BAND / len(judge.roots) + 1e-6
+    assert (low - high).abs().max() < 1e-5 / THRESHOLD_BAND / len(judge.roots) + 1e-6
     assert torch.allclose((low + high) / 2, on, atol=1e-6)
-    monkeypatch.setattr(forest, "BAND", 1e-9)
+    monkeypatch.setattr(head, "THRESHOLD_BAND", 1e-9)
     low, _, high = judge(x).exp()
     assert (low - high).abs().max() > 0.1 / len(judge.roots)  # so much is a tree's vote worth
 
@@ -134,7 +134,7 @@ def test_a_tree_of_one_leaf_says_what_that_leaf_says() -> None:
     problem = replace(problem_of(), labels=np.zeros(COUNT, np.int64), classes=1)
     judge = judge_of(problem, fitted(problem))
     assert judge.depth == 0
-    assert torch.allclose(judge(torch.tensor(asked(3))).exp(), torch.tensor(1 + LEAST))
+    assert torch.allclose(judge(torch.tensor(asked(3))).exp(), torch.tensor(1 + MIN_PROBABILITY))
 
 
 def test_a_forest_is_rebuilt_from_its_spec_and_tensors() -> None:

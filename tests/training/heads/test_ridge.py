@@ -9,26 +9,24 @@ import pytest
 from numpy.typing import NDArray
 
 from graft.data import duplicates
-from graft.model.calibrate import temperature
-from graft.training.heads import problem as problem_module
-from graft.training.heads import ridge
-from graft.training.heads.problem import Problem, standardised
+from graft.heads import linear
+from graft.heads import problem as problem_module
+from graft.heads.problem import Problem, standardise_features
+from graft.metrics.calibration import fit_temperature
 
 CLOSE = 2e-5  # features and axes are float32
-CLOSE_WHEN_WIDE = 2e-3  # more features than pictures: 1 - leverage is small, and what is divided by it is rounded
+CLOSE_WHEN_WIDE = 2e-3  # more features than images: 1 - leverage is small, and what is divided by it is rounded
 
 
 def problem_of(count: int, width: int, classes: int = 3, views: int = 1, grouped: bool = False) -> Problem:
     rng = np.random.default_rng(count + width)
-    pictures = np.repeat(np.arange(count // views), views)
-    units = (
-        pictures // (1 + pictures % 2 * 3) if grouped else pictures
-    )  # groups of one to four pictures and their views
-    labels = rng.integers(0, classes, count // views)[pictures]
+    images = np.repeat(np.arange(count // views), views)
+    units = images // (1 + images % 2 * 3) if grouped else images  # groups of one to four images and their views
+    labels = rng.integers(0, classes, count // views)[images]
     features = rng.standard_normal((count, width)) + np.eye(classes, width)[labels] * (1.5 if width < count else 4)
     raw = (features * rng.uniform(0.5, 3, width) + rng.uniform(-2, 2, width)).astype(np.float32)
     fold = (units % 4).astype(np.int8)
-    return Problem(standardised(raw, (width,)), labels.astype(np.int64), units.astype(np.int64), fold, classes)
+    return Problem(standardise_features(raw, (width,)), labels.astype(np.int64), units.astype(np.int64), fold, classes)
 
 
 def refit(problem: Problem, keep: NDArray[np.bool_], penalty: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -43,16 +41,16 @@ def refit(problem: Problem, keep: NDArray[np.bool_], penalty: float) -> tuple[ND
 
 def without_its_unit(problem: Problem, strength: float) -> NDArray[np.float64]:
     answers = np.empty((len(problem), problem.classes))
-    for unit in np.unique(problem.units):
-        out = problem.units == unit
+    for unit in np.unique(problem.groups):
+        out = problem.groups == unit
         weight, intercept = refit(problem, ~out, strength * len(problem))
         answers[out] = problem.matrix[out] @ weight + intercept
     return answers
 
 
 PROBLEMS = {
-    "more pictures than features": problem_of(40, 12),
-    "more features than pictures": problem_of(40, 70),
+    "more images than features": problem_of(40, 12),
+    "more features than images": problem_of(40, 70),
     "two classes": problem_of(40, 12, classes=2),
     "views": problem_of(40, 12, views=2),
     "groups": problem_of(40, 12, grouped=True),
@@ -68,29 +66,29 @@ def problem(request: pytest.FixtureRequest) -> Problem:
 def test_left_out_answers_are_those_of_a_fit_without_the_unit(problem: Problem) -> None:
     for strength in (1e-2, 1.0, 100.0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ridge, "STRENGTHS", np.array([strength]))
-            solved = ridge.solve(problem)
+            patch.setattr(linear, "RIDGE_PENALTIES", np.array([strength]))
+            solved = linear.solve_ridge(problem)
         close = CLOSE if problem.width < len(problem) or strength > 0.1 else CLOSE_WHEN_WIDE
         assert np.abs(solved.logits - without_its_unit(problem, strength)).max() < close
-        assert solved.loss == temperature(solved.logits, problem.labels)[1]
+        assert solved.loss == fit_temperature(solved.logits, problem.labels)[1]
 
 
 def test_the_units_of_a_problem_have_one_to_four_rows_or_more() -> None:
-    assert set(np.bincount(PROBLEMS["groups"].units)) >= {1, 2, 3}
-    assert max(np.bincount(PROBLEMS["groups and views of many features"].units)) >= 6
+    assert set(np.bincount(PROBLEMS["groups"].groups)) >= {1, 2, 3}
+    assert max(np.bincount(PROBLEMS["groups and views of many features"].groups)) >= 6
 
 
 def test_the_penalty_is_the_one_with_the_lowest_left_out_loss(problem: Problem) -> None:
-    losses = [temperature(without_its_unit(problem, each), problem.labels)[1] for each in ridge.STRENGTHS]
-    solved = ridge.solve(problem)
-    chosen = ridge.STRENGTHS.tolist().index(solved.strength)
+    losses = [fit_temperature(without_its_unit(problem, each), problem.labels)[1] for each in linear.RIDGE_PENALTIES]
+    solved = linear.solve_ridge(problem)
+    chosen = linear.RIDGE_PENALTIES.tolist().index(solved.strength)
     assert losses[chosen] <= min(losses) + 1e-3
     assert solved.loss == pytest.approx(losses[chosen], abs=1e-3)
     assert max(losses) > min(losses) + 5e-3  # there was something to choose
 
 
 def test_the_head_gives_the_closed_form_on_features_as_they_come(problem: Problem) -> None:
-    solved = ridge.solve(problem)
+    solved = linear.solve_ridge(problem)
     weight, intercept = refit(problem, np.ones(len(problem), bool), solved.strength * len(problem))
     raw = problem.features.features[np.arange(len(problem))]
     got = solved.head(raw)
@@ -103,7 +101,7 @@ def test_blocks_that_fit_in_memory_give_what_the_whole_gives(
     shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = problem_of(*shape, grouped=True)
-    whole = ridge.solve(problem)
+    whole = linear.solve_ridge(problem)
     sizes: list[int] = []
 
     class Rows:
@@ -114,10 +112,10 @@ def test_blocks_that_fit_in_memory_give_what_the_whole_gives(
             sizes.append(len(rows))
             return problem.features.features[rows]
 
-    for module in (ridge, problem_module):
+    for module in (linear, problem_module):
         monkeypatch.setattr(module, "blocks", lambda features: duplicates.blocks(features, 7))
-    monkeypatch.setattr(ridge, "AT_ONCE", 7)
-    streamed = ridge.solve(replace(problem, features=replace(problem.features, features=Rows())))
+    monkeypatch.setattr(linear, "ROWS_PER_BLOCK", 7)
+    streamed = linear.solve_ridge(replace(problem, features=replace(problem.features, features=Rows())))
     assert max(sizes) <= 7
     assert streamed.strength == whole.strength
     assert np.abs(streamed.logits - whole.logits).max() < CLOSE_WHEN_WIDE

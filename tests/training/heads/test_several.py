@@ -16,9 +16,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
 from graft.errors import UsageError
-from graft.model.calibrate import temperature
-from graft.training.heads import choose, classical, logistic, ridge
-from graft.training.heads.problem import Problem, Solution, standardised
+from graft.heads import choose, classical, designs, linear
+from graft.heads.problem import Problem, Solution, standardise_features
+from graft.metrics.calibration import fit_temperature
 
 COUNT = 60
 ONE_STRENGTH = {"ridge": 0.1, "logistic": 0.1, "svm": 0.1, "lda": 0.0, "ncm": 0.0, "mlp": 0.1, "forest": 1}
@@ -32,18 +32,18 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def problem_of(apart: float = 2.0, classes: int = 3, width: int = 12, seed: int = 0) -> Problem:
-    """Pictures that show each class with a chance of a third, and a direction in the features for each class."""
+    """Images that show each class with a chance of a third, and a direction in the features for each class."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((COUNT, classes)) < 1 / 3).astype(np.uint8)
     features = rng.standard_normal((COUNT, width)) + apart * labels @ rng.standard_normal((classes, width))
     raw = (features * rng.uniform(0.5, 3, width) + rng.uniform(-2, 2, width)).astype(np.float32)
     return Problem(
-        standardised(raw, (width,)), labels, np.arange(COUNT), (np.arange(COUNT) % 4).astype(np.int8), classes
+        standardise_features(raw, (width,)), labels, np.arange(COUNT), (np.arange(COUNT) % 4).astype(np.int8), classes
     )
 
 
 def solve(name: str, problem: Problem) -> Solution:
-    own = {"ridge": ridge.solve, "logistic": logistic.solve}
+    own = {"ridge": linear.solve_ridge, "logistic": linear.solve_logistic}
     return own[name](problem) if name in own else classical.solve(name, problem)
 
 
@@ -51,7 +51,7 @@ def solve_with_one_strength(name: str, problem: Problem) -> Solution:
     only = [ONE_STRENGTH[name]]
     with pytest.MonkeyPatch.context() as patch:
         if name in ("ridge", "logistic"):
-            patch.setattr({"ridge": ridge, "logistic": logistic}[name], "STRENGTHS", np.array(only))
+            patch.setattr(linear, {"ridge": "RIDGE_PENALTIES", "logistic": "LOGISTIC_PENALTIES"}[name], np.array(only))
         else:
             patch.setitem(classical._METHODS, name, replace(classical._METHODS[name], strengths=only))
         return solve(name, problem)
@@ -68,19 +68,19 @@ def test_labels_that_show_are_found(name: str, classes: int, width: int) -> None
     solved = solve(name, problem)
     assert solved.name == name
     assert solved.logits.shape == (COUNT, classes)
-    assert solved.loss == temperature(solved.logits, problem.labels)[1]
-    figures = solved.figures(problem.labels)
+    assert solved.loss == fit_temperature(solved.logits, problem.labels)[1]
+    figures = solved.metrics(problem.labels)
     assert figures["out_of_fold_mean_average_precision"] > 0.97
     assert figures["out_of_fold_accuracy"] == ((solved.logits > 0) == problem.labels).mean() > 0.9
     assert figures["out_of_fold_loss"] == solved.loss < 0.3
     own = said(solved, problem)
-    least = 0.97 if name == "forest" else 1  # not every tree has seen every picture
+    least = 0.97 if name == "forest" else 1  # not every tree has seen every image
     assert ((own > 0) == problem.labels).mean() >= least
     assert own.std(axis=0).min() > 0.1
 
 
 def own_answers(name: str, problem: Problem) -> Any:
-    """What scikit-learn itself says for every picture and label after a fit on all."""
+    """What scikit-learn itself says for every image and label after a fit on all."""
     x, y, strength = problem.matrix, problem.labels, ONE_STRENGTH[name]
     amount = 1 / (strength * COUNT) if strength else 0
     if name == "mlp":
@@ -127,7 +127,7 @@ def test_discriminants_of_each_label_are_those_of_two_classes() -> None:
 
 
 @each_head
-def test_the_answer_for_a_picture_does_not_depend_on_its_own_labels(name: str) -> None:
+def test_the_answer_for_an_image_does_not_depend_on_its_own_labels(name: str) -> None:
     problem = problem_of()
     before = solve_with_one_strength(name, problem).logits
     fold = problem.folds == 1
@@ -157,29 +157,29 @@ def test_the_strength_is_the_one_with_the_lowest_binary_loss() -> None:
     problem = problem_of(apart=1, width=40)
     solved = solve("ridge", problem)
     losses = []
-    for strength in ridge.STRENGTHS:
+    for strength in linear.RIDGE_PENALTIES:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ridge, "STRENGTHS", np.array([strength]))
+            patch.setattr(linear, "RIDGE_PENALTIES", np.array([strength]))
             losses.append(solve("ridge", problem).loss)
     assert solved.loss == pytest.approx(min(losses))
-    assert solved.strength == ridge.STRENGTHS[int(np.argmin(losses))]
+    assert solved.strength == linear.RIDGE_PENALTIES[int(np.argmin(losses))]
     assert max(losses) > min(losses) + 0.01
 
 
 def test_choosing_passes_several_labels_through_and_names_what_it_compared() -> None:
     problem = problem_of()
-    chosen = choose.choose("auto", "auto", {"last": problem, "all": problem})
-    assert [(line["head"], line["layers"]) for line in chosen.tried] == [
+    chosen = choose.choose_head("auto", "auto", {"last": problem, "all": problem})
+    assert [(line["head"], line["layers"]) for line in chosen.candidates] == [
         *(("ridge", "last"), ("ridge", "all"), ("logistic", "last"))
     ]
-    assert chosen.figures.items() <= min(chosen.tried, key=lambda line: line["out_of_fold_loss"]).items()
+    assert chosen.metrics.items() <= min(chosen.candidates, key=lambda line: line["out_of_fold_loss"]).items()
     want = average_precision_score(problem.labels, chosen.solution.logits)
-    assert chosen.figures["out_of_fold_mean_average_precision"] == pytest.approx(want)
+    assert chosen.metrics["out_of_fold_mean_average_precision"] == pytest.approx(want)
 
 
 def test_a_head_that_takes_one_label_says_which_take_several() -> None:
     with pytest.raises(
         UsageError, match=r"'knn' takes one label .*taken by auto, ridge, logistic, svm, lda, ncm, mlp, forest\."
     ):
-        choose.choose("knn", "last", {"last": problem_of(), "all": problem_of()})
-    choose.check("knn", "last")
+        choose.choose_head("knn", "last", {"last": problem_of(), "all": problem_of()})
+    designs.check_head("knn", "last")

@@ -2,10 +2,10 @@
 //
 //   about(loaded)         -> what `GET /v1/model` says of the model; `loaded(done, all)` in bytes while it is fetched
 //   answer(files, signal) -> one prediction for each file, each with `heat` or null
-//   correct(file, label)  -> {stored}: keeps a picture with its right class
+//   correct(file, label)  -> {stored}: keeps an image with its right class
 //   allow(token)          -> remembers the token that the server asks for
-//   place                 -> "server" or "browser": where pictures are judged
-//   group                 -> how many pictures to ask about at once
+//   place                 -> "server" or "browser": where images are judged
+//   group                 -> how many images to ask about at once
 // All but `allow` throw Refused.
 import { Refused } from "./refused.js";
 
@@ -54,7 +54,7 @@ async function asked(path, { headers = {}, ...rest }) {
     if (error instanceof SyntaxError) throw new Refused("strange", `HTTP ${response.status}`, { status: response.status });
     throw new Refused("gone", error.message);
   }
-  if (response.ok || said.predictions) return said; // a single picture with a fault has its prediction, and 422
+  if (response.ok || said.predictions) return said; // a single image with a fault has its prediction, and 422
   const { code = "strange", message = `HTTP ${response.status}` } = said.error ?? {};
   throw new Refused(code, message, { status: response.status, wait: seconds(response.headers.get("Retry-After")) });
 }

@@ -1,4 +1,4 @@
-// The queue: pictures go to the answerer in small groups, one group after the other.
+// The queue: images go to the answerer in small groups, one group after the other.
 import { Refused } from "./refused.js";
 
 const TURNS = 5; // how often a busy server is asked

@@ -1,10 +1,10 @@
-// A picture from the camera: in the page where it may, else by the phone's own camera program.
+// An image from the camera: in the page where it may, else by the phone's own camera program.
 import { say } from "./language.js";
 
 const get = (id) => document.getElementById(id);
 let count = 0;
 
-/** Shows the buttons that work here; calls `take(files)` for each picture. */
+/** Shows the buttons that work here; calls `take(files)` for each image. */
 export function camera(take) {
   const inside = Boolean(navigator.mediaDevices?.getUserMedia); // only on https and localhost
   get("camera").hidden = !inside;

@@ -1,4 +1,4 @@
-// One picture of the list: how it is drawn. Names and labels are text, never markup.
+// One image of the list: how it is drawn. Names and labels are text, never markup.
 import { paint } from "./heat.js";
 import { fault, megabytes, number, percent, say } from "./language.js";
 
@@ -98,13 +98,13 @@ function bars(prediction, about) {
 
 function nearest(prediction) {
   const list = make("ul", { className: "nearest" });
-  for (const { picture, labels, similarity, thumbnail } of prediction.nearest) {
+  for (const { image, labels, similarity, thumbnail } of prediction.nearest) {
     const name = listed(labels);
-    // Only pictures that lie in the answer itself: nothing is fetched from elsewhere.
+    // Only images that lie in the answer itself: nothing is fetched from elsewhere.
     const inside = thumbnail?.startsWith("data:image/");
     list.append(
       make("li", {},
-        inside ? make("img", { src: thumbnail, alt: picture, title: picture }) : make("span", { className: "file", text: picture }),
+        inside ? make("img", { src: thumbnail, alt: image, title: image }) : make("span", { className: "file", text: image }),
         make("span", { text: name }),
         make("span", { className: "quiet", text: say("similar", { share: percent(similarity) }) })),
     );

@@ -1,6 +1,6 @@
 // What an exported file says of itself, and what its numbers mean: graft_runtime's contract.py and decide.py.
 
-const RATE = 0.05; // of pictures of known classes that may be called unknown
+const RATE = 0.05; // of images of known classes that may be called unknown
 const UNSURE = 0.5; // the threshold of a label that has none of its own
 const NO_NUMBER = "the network gave no number"; // as graft_runtime.decide
 const LONGEST = 4; // times the short side; what is beyond is not looked at
@@ -61,8 +61,8 @@ export async function intact(model) {
 }
 
 /**
- * {card, limit, evidence, precision} of the bytes of a file. `limit` is the score above which a picture is
- * unknown; `evidence` are the training pictures that the file shows, mostly none.
+ * {card, limit, evidence, precision} of the bytes of a file. `limit` is the score above which an image is
+ * unknown; `evidence` are the training images that the file shows, mostly none.
  */
 export function described(model) {
   const about = properties(model);
@@ -75,7 +75,7 @@ export function described(model) {
   return {
     card,
     limit: strays[rank - 1] ?? Infinity,
-    evidence: JSON.parse(about["graft.evidence"] ?? '{"pictures": []}').pictures,
+    evidence: JSON.parse(about["graft.evidence"] ?? '{"images": []}').images,
     precision,
   };
 }
@@ -83,7 +83,7 @@ export function described(model) {
 /** The outputs that `decided` reads. */
 export const wanted = ({ evidence }) => ["probabilities", "unknown", ...(evidence.length ? ["nearest", "similarity"] : [])];
 
-/** The answer for one picture from what the file says of it: for each output that is `wanted` a tensor, {data}. */
+/** The answer for one image from what the file says of it: for each output that is `wanted` a tensor, {data}. */
 export function decided({ card, limit, evidence }, said) {
   const chances = Array.from(said.probabilities.data, Number), { classes, thresholds = [] } = card;
   if (chances.length !== classes.length)
@@ -104,14 +104,14 @@ export function decided({ card, limit, evidence }, said) {
   };
 }
 
-const neighbour = ({ picture, labels, thumbnail }, similarity) => ({
-  picture,
+const neighbour = ({ image, labels, thumbnail }, similarity) => ({
+  image,
   labels,
   similarity,
   thumbnail: thumbnail && `data:image/jpeg;base64,${thumbnail}`,
 });
 
-/** [left, top, width, height] of the part that is looked at, in shares of the picture. */
+/** [left, top, width, height] of the part that is looked at, in shares of the image. */
 export function area({ card }, height, width) {
   const { size, resize, crop } = card.preprocess, short = Math.min(height, width);
   const kept = [Math.min(width, LONGEST * short), Math.min(height, LONGEST * short)];

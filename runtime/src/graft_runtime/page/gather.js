@@ -1,4 +1,4 @@
-// Pictures from wherever they come: chosen, dropped (folders too), pasted.
+// Images from wherever they come: chosen, dropped (folders too), pasted.
 
 /** Calls `take(files)` for each drop and paste anywhere on the page, and for what is chosen in the inputs. */
 export function gather(zone, inputs, take) {

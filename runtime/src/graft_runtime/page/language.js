@@ -35,7 +35,7 @@ export function say(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (_, name) => (typeof values[name] === "number" ? number(values[name]) : values[name]));
 }
 
-/** A fault of a picture, in the chosen language where it is one that we know. */
+/** A fault of an image, in the chosen language where it is one that we know. */
 export function fault(text) {
   const known = Object.entries(words[language].faults).find(([begins]) => text.startsWith(begins));
   return known ? known[1] : say("failed", { why: text });

@@ -10,11 +10,11 @@ import { table } from "./table.js";
 
 const get = (id) => document.getElementById(id);
 const show = (id, shown) => (get(id).hidden = !shown);
-const items = []; // all pictures, as they are listed
+const items = []; // all images, as they are listed
 const queue = []; // those that wait for an answer
 let about = null; // the model, once it is known
-let running = null; // {control, all, done: [items]} while pictures are judged
-let notice = null; // {key, values, button, act}: what concerns all pictures
+let running = null; // {control, all, done: [items]} while images are judged
+let notice = null; // {key, values, button, act}: what concerns all images
 let previewed = Promise.resolve(); // previews are made one after the other
 let count = 0;
 
@@ -54,7 +54,7 @@ async function meet() {
   run();
 }
 
-/** What concerns all pictures; `act` is what to try again. */
+/** What concerns all images; `act` is what to try again. */
 function trouble(error, act) {
   if (error.status === 401) return askToken(act);
   const gone = answerer.place === "server" ? "gone" : "goneFile";
@@ -62,7 +62,7 @@ function trouble(error, act) {
   else tell("noModel", "retry", act, { why: error.message });
 }
 
-// --- pictures ---------------------------------------------------------------------------------------------------------
+// --- images ---------------------------------------------------------------------------------------------------------
 
 function take(files) {
   if (!files.length) return (get("status").textContent = say("nothing"));

@@ -1,4 +1,4 @@
-// A small copy of a picture, so that a list of hundreds needs little memory.
+// A small copy of an image, so that a list of hundreds needs little memory.
 
 const SIDE = 640; // pixels of the longer side
 

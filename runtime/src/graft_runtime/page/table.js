@@ -2,7 +2,7 @@
 
 /** `items` are {name, prediction, refused}; those without an answer yet are left out. */
 export function table(items, classes) {
-  const rows = [["picture", "label", "probability", "fault", "unknown", ...classes.map((each) => `probability of ${each}`)]];
+  const rows = [["image", "label", "probability", "fault", "unknown", ...classes.map((each) => `probability of ${each}`)]];
   for (const { name, prediction, refused } of items) {
     if (refused) rows.push([harmless(name), "", 0, refused.message, "", ...classes.map(() => "")]);
     else if (prediction) rows.push(row(name, prediction, classes));

@@ -1,4 +1,4 @@
-// The model at work in a thread of its own, so that the page stays quick: bytes of a picture to its answer.
+// The model at work in a thread of its own, so that the page stays quick: bytes of an image to its answer.
 import * as ort from "./ort.wasm.bundle.min.mjs";
 import { area, decided, described, intact, wanted } from "./contract.js";
 
@@ -40,7 +40,7 @@ async function begin() {
   };
 }
 
-/** A black picture, so that a file whose network does not fit its classes is told before there is any answer. */
+/** A black image, so that a file whose network does not fit its classes is told before there is any answer. */
 async function tried() {
   const side = about.card.preprocess.resize;
   const image = new ort.Tensor("uint8", new Uint8Array(side * side * 3), [1, side, side, 3]);
@@ -83,14 +83,14 @@ async function fetched(names) {
 async function judge(file) {
   const fault = (text) => ({ ...EMPTY, fault: text });
   if (!file.size) return fault("empty file");
-  let picture;
+  let image;
   try {
-    picture = await decoded(file);
+    image = await decoded(file);
   } catch (error) {
     const other = /\.(heic|heif|hif)$/i.test(file.name ?? "") ? "HEIC is not read here" : "not an image";
     return fault(error instanceof RangeError ? `too large: ${error.message}` : other);
   }
-  const { pixels, height, width } = picture;
+  const { pixels, height, width } = image;
   const outputs = [...wanted(about), ...(session.outputNames.includes("heat") ? ["heat"] : [])];
   const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
   const said = await session.run({ image }, outputs);
@@ -98,14 +98,14 @@ async function judge(file) {
   return { ...EMPTY, ...answer, heat: said.heat && !answer.fault ? heat(said.heat, best, height, width) : null };
 }
 
-const EMPTY = { picture: "", label: "", probability: 0, labels: [], unknown: false, among: null, probabilities: {}, nearest: [], fault: "", heat: null };
+const EMPTY = { image: "", label: "", probability: 0, labels: [], unknown: false, among: null, probabilities: {}, nearest: [], fault: "", heat: null };
 
 function heat({ data, dims: [, , rows, columns] }, best, height, width) {
   const values = Array.from(data.subarray(best * rows * columns, (best + 1) * rows * columns));
   return { rows, columns, values, area: area(about, height, width), class: about.card.classes[best] };
 }
 
-/** {pixels, height, width} of an upright picture on white, RGB, as graft-runtime decodes it. */
+/** {pixels, height, width} of an upright image on white, RGB, as graft-runtime decodes it. */
 async function decoded(file) {
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", imageOrientation: "from-image", premultiplyAlpha: "none" });
   if (bitmap.width * bitmap.height > MOST_PIXELS) throw new RangeError(`${bitmap.width} x ${bitmap.height} pixels`);

@@ -1,4 +1,4 @@
-"""How much a server takes at once, and how long it waits."""
+"""Limits of the server: sizes, counts and times."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a request, in bytes, pixels, pictures and seconds, and of all requests that are under way together.
+    """Limits of a request, in bytes, pixels, images and seconds, and of all requests that are under way together.
 
-    `bytes` are those of a body; `pixels` those of a picture, of a JPEG after it was scaled down while it was decoded;
-    `images` those of one request. `requests`, `held` bytes and `waiting` pictures are what all may take at once: beyond
-    it a client is asked to come again later. `decoded` pictures lie between decoder and network, 60 MB each at most;
+    `bytes` are those of a body; `pixels` those of an image, of a JPEG after it was scaled down while it was decoded;
+    `images` those of one request. `requests`, `held` bytes and `waiting` images are what all may take at once: beyond
+    it a client is asked to come again later. `decoded` images lie between decoder and network, 60 MB each at most;
     the others wait as files. `headers`, `body`, `decode` and `answer` are how long each may take.
     """
 

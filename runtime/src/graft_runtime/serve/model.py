@@ -1,4 +1,4 @@
-"""The file that is served, and the newer one that takes its place without a request being lost."""
+"""The served model, reloaded without losing a request when its file changes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft_runtime.contract import HEAT, ModelError
+from graft_runtime.contract import HEAT, ModelFileError
 from graft_runtime.predictor import Predictor, load
 
-EVERY = 1.0  # seconds between two looks at the file
-Stamp = tuple[int, int, int]
+POLL_SECONDS = 1.0  # between two checks of the file
+FileStamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
-    """A model at work: `name` is that of its file, without the suffix."""
+class ServedModel:
+    """A loaded model: `name` is that of its file, without the suffix."""
 
     name: str
     predictor: Predictor
@@ -26,17 +26,17 @@ class Served:
 
     @property
     def sha256(self) -> str:
-        """That of the file, as any program tells it."""
+        """The SHA-256 of the file."""
         return self.predictor.identity
 
     @property
     def version(self) -> str:
-        """What the Open Inference Protocol knows it by: a new file is a new version."""
+        """The version in the Open Inference Protocol: a new file is a new version."""
         return self.sha256[:12]
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What a client may want to know of it, ready for JSON."""
+    def metadata(self) -> dict[str, Any]:
+        """The metadata for clients, ready for JSON."""
         card, export = self.predictor.card, self.predictor.export
         return {
             "name": self.name,
@@ -53,48 +53,48 @@ class Served:
 
 
 class Model:
-    """`served` is the model of the moment: a request keeps the one that it began with."""
+    """A model file; `served` is the current model: a request keeps the one that it began with."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.path, self.threads = path, threads
-        self._stamp = _stamp(path)
-        self.served = opened(path, threads)
+        self._stamp = _file_stamp(path)
+        self.served = load_served(path, threads)
 
-    async def watch(self, told: Callable[[str, str], None], every: float = EVERY) -> None:
-        """Take whatever new file lies there once it is whole; `told` hears of it: (digest, '') or ('', what is wrong).
+    async def watch(self, on_reload: Callable[[str, str], None], every: float = POLL_SECONDS) -> None:
+        """Reload the file when it has changed; `on_reload` gets (digest, '') or ('', error).
 
         A file that cannot be used changes nothing, and is not tried again before it changes.
         """
         while True:
             await asyncio.sleep(every)
-            stamp = _stamp(self.path)
+            stamp = _file_stamp(self.path)
             if stamp is None or stamp == self._stamp:
                 continue
             await asyncio.sleep(every / 4)
-            if stamp != _stamp(self.path):  # still being written
+            if stamp != _file_stamp(self.path):  # still being written
                 continue
             self._stamp = stamp
             try:
-                self.served = await asyncio.to_thread(opened, self.path, self.threads)
-            except ModelError as error:
-                told("", str(error))
+                self.served = await asyncio.to_thread(load_served, self.path, self.threads)
+            except ModelFileError as error:
+                on_reload("", str(error))
             else:
-                told(self.served.sha256, "")
+                on_reload(self.served.sha256, "")
 
 
-def opened(path: Path, threads: int | None = None) -> Served:
-    """The model in a file that `graft export` wrote, warmed up. Raises ModelError."""
+def load_served(path: Path, threads: int | None = None) -> ServedModel:
+    """Load a file that `graft export` wrote and warm it up. Raises ModelFileError."""
     predictor = load(path, threads=threads)
     try:
-        predictor.probe()
-    except ModelError as error:
-        raise ModelError(f"{path} is no classifier that can be used: {error}.") from error
+        predictor.check_outputs()
+    except ModelFileError as error:
+        raise ModelFileError(f"{path} is no classifier that can be used: {error}.") from error
     outputs = frozenset(output.name for output in predictor.session.get_outputs())
     name = path.stem.encode(errors="replace").decode()  # not every name of a file is text
-    return Served(name, predictor, outputs)
+    return ServedModel(name, predictor, outputs)
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _file_stamp(path: Path) -> FileStamp | None:
     try:
         found = path.stat()
     except OSError:  # for a moment, while it is replaced

@@ -1,1 +1,1 @@
-"""A list of URLs to class folders of pictures."""
+"""Fetch a list of image URLs into class folders."""

@@ -1,26 +1,28 @@
-"""A list of URLs to class folders of pictures, top to bottom.
+"""Fetch a list of image URLs into class folders with a manifest.
 
-While it is under way, pictures lie in OUTPUT/.collect with a journal of what came of each URL. Only when all URLs are
-through are they sorted into class folders, in the order of the list: so a run that was killed and goes on ends with the
-same folder as one that was not.
+During a run, images are kept in OUTPUT/.collect with a journal of the outcome of each URL. Only after all URLs have
+been tried are they sorted into class folders, in the order of the list: so a run that was killed and resumed ends with
+the same folder as one that was not.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from graft.data.read.layout import natural
+from graft import atomic
+from graft.data.readers.folder import natural
 from graft.errors import OutputError
 from graft.jobs.collect import manifest
 from graft.jobs.collect.crawl import crawl
-from graft.jobs.collect.limits import Limits
+from graft.jobs.collect.limits import FetchLimits
 from graft.jobs.collect.manifest import (
     CONFLICT,
     DONE,
@@ -28,48 +30,47 @@ from graft.jobs.collect.manifest import (
     FAILED,
     FETCHED,
     REFUSED,
+    SETTLED,
     WAITING,
-    Journal,
-    Line,
+    ManifestRow,
     Outcome,
+    OutcomeJournal,
 )
-from graft.jobs.collect.names import folders
-from graft.jobs.collect.rows import read_rows
-from graft.jobs.collect.settle import settle
-from graft.model import whole
+from graft.jobs.collect.url_list import UrlRow, assign_folders, read_rows
 from graft.progress import Watch, Work, unwatched
+from graft_runtime import safe_files
 
-STAGE = ".collect"
+STAGING_FOLDER = ".collect"
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What lies in the folder now, and why the rest does not: a line for each row of the list, and of earlier ones."""
+class CollectResult:
+    """Result of a collection: a manifest row for each row of the list, and for those of earlier lists."""
 
     folder: Path
-    lines: Sequence[Line]
+    rows: Sequence[ManifestRow]
 
     def summary(self) -> dict[str, Any]:
-        """Counts, with reasons, and the conflicts."""
-        states = Counter(line.status for line in self.lines)
-        done = [line for line in self.lines if line.status == DONE]
+        """Return counts by class and status, with reasons, and the conflicts, for JSON."""
+        states = Counter(line.status for line in self.rows)
+        done = [line for line in self.rows if line.status == DONE]
         classes = Counter(line.label for line in done)
         return {
             "folder": str(self.folder),
             "manifest": str(self.folder / manifest.MANIFEST),
-            "pictures": len(done),
+            "images": len(done),
             "bytes": sum(line.bytes for line in done),
             "classes": {label: classes[label] for label in sorted(classes, key=natural)},
             "duplicates": states[DUPLICATE],
-            "conflicts": [f"{line.url}: {line.reason}" for line in self.lines if line.status == CONFLICT],
+            "conflicts": [f"{line.url}: {line.reason}" for line in self.rows if line.status == CONFLICT],
             REFUSED: self._reasons(REFUSED),
             FAILED: self._reasons(FAILED),
             WAITING: states[WAITING],
         }
 
     def _reasons(self, status: str) -> dict[str, int]:
-        said = Counter(line.reason.partition(": ")[0] for line in self.lines if line.status == status)
-        return dict(said.most_common())
+        counts = Counter(line.reason.partition(": ")[0] for line in self.rows if line.status == status)
+        return dict(counts.most_common())
 
 
 def collect(
@@ -77,62 +78,68 @@ def collect(
     output: str | Path,
     *,
     label: str = "",
-    limits: Limits | None = None,
+    limits: FetchLimits | None = None,
     retry: bool = False,
     watch: Watch = unwatched,
-) -> Collected:
-    """Fetch the pictures that a list of URLs names, and sort them into class folders with a manifest.csv.
+) -> CollectResult:
+    """Fetch the images of a list of URLs into class folders with a manifest.csv.
 
-    `source` is a table with columns url and label, or a .txt of URLs that are all of one `label`. What was done by an
-    earlier run into the same folder is not fetched again; what was refused for good only with `retry`.
+    `source` is a table with columns url and label, or a .txt of URLs that are all of one `label`. What an earlier run
+    fetched into the same folder is not fetched again; URLs refused for good are tried again only with `retry`.
 
-    Raises GraftError: UsageError, DataError for a list or labels that cannot be, OutputError for a folder that cannot
-    be written to.
+    Raises GraftError: UsageError, DataError for an invalid list or labels, OutputError for a folder that cannot be
+    written to.
     """
-    rows, limits, output = read_rows(Path(source), label), limits or Limits(), Path(output)
-    places = {name: output / folder for name, folder in folders(row.label for row in rows if not row.fault).items()}
-    with _claimed(output) as stage:
-        before = manifest.read(output)
-        with closing(Journal(stage / manifest.JOURNAL)) as journal:
-            known = _known(before, journal, stage, places)
-            asked = dict.fromkeys(row.url for row in rows if not row.fault)
+    rows, limits, output = read_rows(Path(source), label), limits or FetchLimits(), Path(output)
+    class_folders = {
+        name: output / folder for name, folder in assign_folders(row.label for row in rows if not row.fault).items()
+    }
+    with _lock_output(output) as staging:
+        old_lines = manifest.read(output)
+        with closing(OutcomeJournal(staging / manifest.JOURNAL)) as journal:
+            known = _load_outcomes(old_lines, journal, staging, class_folders)
+            urls = dict.fromkeys(row.url for row in rows if not row.fault)
             again = (FAILED, REFUSED) if retry else (FAILED,)
-            wanted = [url for url in asked if url not in known or known[url].status in again]
-            work = Work("pictures", before=len(asked) - len(wanted))
-            for outcome in watch(crawl(wanted[: limits.count], stage, limits), work, len(asked)):
+            wanted = [url for url in urls if url not in known or known[url].status in again]
+            work = Work("images", before=len(urls) - len(wanted))
+            for outcome in watch(crawl(wanted[: limits.max_urls], staging, limits), work, len(urls)):
                 journal.add(outcome)
                 known[outcome.url] = outcome
-        lines = settle(rows, known, before, stage, places)
+        lines = sort_into_folders(rows, known, old_lines, staging, class_folders)
         manifest.write(output, lines)
-        _clear(stage)
-    return Collected(output, lines)
+        _clear(staging)
+    return CollectResult(output, lines)
 
 
-def _known(before: Sequence[Line], journal: Journal, stage: Path, places: Mapping[str, Path]) -> dict[str, Outcome]:
-    """What earlier runs found out about URLs: those that ended, and the one that was interrupted."""
+def _load_outcomes(
+    old_lines: Sequence[ManifestRow], journal: OutcomeJournal, staging: Path, class_folders: Mapping[str, Path]
+) -> dict[str, Outcome]:
+    """Return the outcomes by URL of earlier runs: from the manifest, and from the journal of an interrupted run."""
     known: dict[str, Outcome] = {}
-    for line in before:
-        outcome = line.outcome()
+    for line in old_lines:
+        outcome = line.to_outcome()
         if outcome and not (line.url in known and known[line.url].status == FETCHED):
             known[line.url] = outcome
-    lost = {url: each for url, each in journal.outcomes.items() if each.name and not (stage / each.name).exists()}
+    lost = {url: each for url, each in journal.outcomes.items() if each.name and not (staging / each.name).exists()}
     if lost:  # killed while it sorted, or the power failed
-        there = {path.name for folder in set(places.values()) if folder.is_dir() for path in folder.iterdir()}
-        lost = {url: each for url, each in lost.items() if each.name not in there}
+        sorted_names = {
+            path.name for folder in set(class_folders.values()) if folder.is_dir() for path in folder.iterdir()
+        }
+        lost = {url: each for url, each in lost.items() if each.name not in sorted_names}
     return known | {url: each for url, each in journal.outcomes.items() if url not in lost}
 
 
 @contextmanager
-def _claimed(output: Path) -> Iterator[Path]:
-    """The folder for what is under way, kept for this run alone; what a killed writer left is gone."""
-    stage, lock = output / STAGE, FileLock(output / f"{STAGE}.lock", timeout=0)
+def _lock_output(output: Path) -> Iterator[Path]:
+    """Lock the output for this run, remove the leftovers of a killed one, and give the staging folder."""
+    staging, lock = output / STAGING_FOLDER, FileLock(output / f"{STAGING_FOLDER}.lock", timeout=0)
     try:
-        stage.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(parents=True, exist_ok=True)
         with lock:
-            for path in stage.iterdir():
-                if whole.LEFT.fullmatch(path.name):
+            for path in staging.iterdir():
+                if atomic.LEFTOVER.fullmatch(path.name):
                     path.unlink()
-            yield stage
+            yield staging
             Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise OutputError(f"Another run is collecting into {output}. Wait for it, or choose another folder.") from error
@@ -140,12 +147,89 @@ def _claimed(output: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise OutputError(
-            f"{error.filename or output} cannot be written: {whole.reason(error)}. "
+            f"{error.filename or output} cannot be written: {atomic.describe_error(error)}. "
             f"What was fetched is kept: the same command goes on."
         ) from error
 
 
-def _clear(stage: Path) -> None:
-    for path in stage.iterdir():
+def _clear(staging: Path) -> None:
+    for path in staging.iterdir():
         path.unlink()
-    stage.rmdir()
+    staging.rmdir()
+
+
+# --- sorting into class folders ---------------------------------------------------------------------------------------
+
+
+def sort_into_folders(
+    rows: Sequence[UrlRow],
+    known: Mapping[str, Outcome],
+    old_lines: Sequence[ManifestRow],
+    staging: Path,
+    class_folders: Mapping[str, Path],
+) -> list[ManifestRow]:
+    """Move images from `staging` to the folder of their label, in the order of the list; return the manifest's rows.
+
+    Images of an earlier run stay where they are. The same content a second time is a duplicate under the same label, a
+    conflict under another one: the first is kept. Rows that are no longer in the list come last. Raises OSError.
+    """
+    earlier = {line.key: line for line in reversed(old_lines)}  # of a row that was listed twice the first counts
+    kept = {line.sha256: line for line in old_lines if line.status == DONE}
+    lines: list[ManifestRow] = []
+    listed: dict[tuple[str, str], ManifestRow] = {}
+    for row in rows:
+        if row.key in listed and not row.fault:
+            lines.append(replace(listed[row.key], status=DUPLICATE, reason="listed twice"))
+            continue
+        line = earlier.get(row.key)
+        if line is None or line.status not in SETTLED:
+            line = _place_row(row, known, kept, staging, class_folders)
+        listed[row.key] = line
+        lines.append(line)
+    return lines + [line for line in old_lines if line.key not in listed]
+
+
+def _place_row(
+    row: UrlRow,
+    known: Mapping[str, Outcome],
+    kept: dict[str, ManifestRow],
+    staging: Path,
+    class_folders: Mapping[str, Path],
+) -> ManifestRow:
+    if row.fault:
+        return _build_row(row, Outcome(row.url, REFUSED, row.fault))
+    outcome = known.get(row.url, Outcome(row.url, WAITING, "not fetched yet"))
+    if outcome.status != FETCHED:
+        return _build_row(row, outcome)
+    if first := kept.get(outcome.sha256):
+        if first.label == row.label:
+            return replace(_build_row(row, outcome), file=first.file, status=DUPLICATE, reason=f"same as {first.url}")
+        where = f"same as {first.url}, which is {first.label!r}"
+        return replace(_build_row(row, outcome), status=CONFLICT, reason=where)
+    place = class_folders[row.label] / outcome.name
+    if fault := _move_image(staging / outcome.name, place, outcome.sha256):
+        return _build_row(row, replace(outcome, status=REFUSED, reason=fault))
+    line = replace(_build_row(row, outcome), file=f"{place.parent.name}/{place.name}", status=DONE)
+    kept[outcome.sha256] = line
+    return line
+
+
+def _move_image(fresh: Path, place: Path, sha256: str) -> str:
+    """Move an image to its folder, where a killed run may have put it already; return why not, '' on success."""
+    if not place.exists():
+        place.parent.mkdir(exist_ok=True)
+        fresh.rename(place)
+    elif _file_sha256(place) != sha256:
+        return f"another file is called so: {place.name}"
+    return ""
+
+
+def _file_sha256(place: Path) -> str:
+    with safe_files.open_regular(place) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _build_row(row: UrlRow, outcome: Outcome) -> ManifestRow:
+    content = (outcome.sha256, outcome.bytes, outcome.width, outcome.height)
+    known = (outcome.when, outcome.status, outcome.reason)
+    return ManifestRow(row.url, outcome.final_url, "", row.label, *content, row.source, row.licence, *known)

@@ -1,4 +1,4 @@
-"""What became of each URL: the journal while a collection is under way, and manifest.csv when it is over."""
+"""Outcome of each URL: the journal during a collection, and manifest.csv after it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
 
+from graft import atomic
 from graft.errors import OutputError
-from graft.model import whole
-from graft_runtime import regular
+from graft_runtime import safe_files
 
 MANIFEST = "manifest.csv"
 JOURNAL = "journal.jsonl"
-MOST = 1 << 32  # bytes of either: ten million lines
+MAX_FILE_BYTES = 1 << 32  # of either file: ten million lines
 
-FETCHED = "fetched"  # of an outcome; a line of the manifest says which of the next three that means
+FETCHED = "fetched"  # of an outcome; in a row of the manifest it becomes one of the next three
 DONE, DUPLICATE, CONFLICT = "done", "duplicate", "conflict"
 REFUSED, FAILED, WAITING = "refused", "failed", "waiting"
 SETTLED = (DONE, DUPLICATE, CONFLICT)
@@ -27,7 +27,7 @@ SETTLED = (DONE, DUPLICATE, CONFLICT)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one URL: a file, by the name that its content gives it, or the reason why there is none."""
+    """Outcome of one URL: a file, named by its content, or the reason why there is none."""
 
     url: str
     status: str
@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Line:
+class ManifestRow:
     """One row of manifest.csv; `file` is relative to the folder that it lies in."""
 
     url: str
@@ -63,8 +63,8 @@ class Line:
     def key(self) -> tuple[str, str]:
         return self.url, self.label
 
-    def outcome(self) -> Outcome | None:
-        """What is known of the URL from this line; None where it was not asked for."""
+    def to_outcome(self) -> Outcome | None:
+        """Return the URL's outcome; None where it was not requested."""
         if self.status == WAITING or not (self.url and self.label):
             return None
         status = FETCHED if self.status in SETTLED else self.status
@@ -72,19 +72,19 @@ class Line:
         return Outcome(self.url, status, self.reason, self.final_url, Path(self.file).name, *what)
 
 
-COLUMNS = [field.name for field in fields(Line)]
+COLUMNS = [field.name for field in fields(ManifestRow)]
 NUMBERS = ("bytes", "width", "height")
 
 
-class Journal:
-    """Outcomes as they come, one line each: a run that is killed loses at most the line that it was writing."""
+class OutcomeJournal:
+    """Append-only file of outcomes, one line each: a killed run loses at most the line that it was writing."""
 
     def __init__(self, path: Path) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        raw = regular.read(path, MOST) if path.exists() else b""
+        raw = safe_files.read_limited(path, MAX_FILE_BYTES) if path.exists() else b""
         kept = raw[: raw.rfind(b"\n") + 1]
         for line in kept.splitlines():
-            with suppress(ValueError, TypeError):  # a damaged line: its URL is asked for again
+            with suppress(ValueError, TypeError):  # a damaged line: its URL is fetched again
                 outcome = Outcome(**json.loads(line))
                 self.outcomes[outcome.url] = outcome
         self._file: BinaryIO = path.open("r+b" if path.exists() else "xb")
@@ -100,40 +100,40 @@ class Journal:
         self._file.close()
 
 
-def read(folder: Path) -> list[Line]:
-    """The lines of the manifest in a folder, none if there is none. Raises OutputError for one that is not ours."""
+def read(folder: Path) -> list[ManifestRow]:
+    """Read the manifest in a folder; [] where there is none. Raises OutputError for one that graft did not write."""
     path = folder / MANIFEST
     if not path.exists():
         return []
     try:
-        text = regular.read(path, MOST).decode()
+        text = safe_files.read_limited(path, MAX_FILE_BYTES).decode()
         header, *rows = csv.reader(io.StringIO(text, newline=""))
         if header != COLUMNS:
             raise ValueError("its columns are others")
-        return [_line(row) for row in rows]
-    except (ValueError, csv.Error) as error:  # UnicodeDecodeError among them
+        return [_parse_row(row) for row in rows]
+    except (ValueError, csv.Error) as error:  # ValueError includes UnicodeDecodeError
         raise OutputError(f"{path} was not written by graft collect ({error}). Choose another --output.") from error
 
 
-def write(folder: Path, lines: Iterable[Line]) -> None:
-    """Replace the manifest, whole or not at all. Raises OSError."""
+def write(folder: Path, lines: Iterable[ManifestRow]) -> None:
+    """Replace the manifest atomically. Raises OSError."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(COLUMNS)
-    table.writerows([_harmless(str(value)) for value in astuple(line)] for line in lines)
-    with whole.file(folder / MANIFEST) as file:
+    table.writerows([_escape_formula(str(value)) for value in astuple(line)] for line in lines)
+    with atomic.atomic_file(folder / MANIFEST) as file:
         file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def _line(row: Sequence[str]) -> Line:
-    cells = dict(zip(COLUMNS, map(_plain, row), strict=True))
-    return Line(**{name: int(cell) if name in NUMBERS else cell for name, cell in cells.items()})  # type: ignore[arg-type]
+def _parse_row(row: Sequence[str]) -> ManifestRow:
+    cells = dict(zip(COLUMNS, map(_unescape_formula, row), strict=True))
+    return ManifestRow(**{name: int(cell) if name in NUMBERS else cell for name, cell in cells.items()})  # type: ignore[arg-type]
 
 
-def _harmless(text: str) -> str:
-    """Spreadsheets run what begins like a formula; `_plain` is the way back."""
+def _escape_formula(text: str) -> str:
+    """Quote what a spreadsheet would run as a formula; `_unescape_formula` is the inverse."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
 
 
-def _plain(text: str) -> str:
+def _unescape_formula(text: str) -> str:
     return text.removeprefix("'")

@@ -1,5 +1,5 @@
-// `node check.mjs FOLDER`: the files of an exported folder at work in Node. Pictures come on standard input, each as
-// height, width (uint32, little-endian) and its RGB values; an answer for each, a line of JSON, goes to standard output.
+// `node check.mjs FOLDER`: run the files of an exported folder in Node. Images are read from standard input, each as
+// height, width (uint32, little-endian) and its RGB values; a prediction for each, a line of JSON, is printed.
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -38,6 +38,6 @@ for (;;) {
   const [height, width] = [head.readUInt32LE(0), head.readUInt32LE(4)];
   const { value: pixels } = await input.next(height * width * 3);
   const image = new ort.Tensor("uint8", Uint8Array.from(pixels), [1, height, width, 3]);
-  const said = decided(about, await session.run({ image }, wanted(about)));
-  process.stdout.write(`${JSON.stringify(said)}\n`);
+  const prediction = decided(about, await session.run({ image }, wanted(about)));
+  process.stdout.write(`${JSON.stringify(prediction)}\n`);
 }

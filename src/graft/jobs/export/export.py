@@ -1,4 +1,4 @@
-"""A classifier as one file that a client runs without graft, checked before it is written."""
+"""Export a classifier as one file that runs without graft, checked against the classifier before it is written."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from graft.backbones import graph as graphs
-from graft.backbones import pixels, wire
-from graft.backbones.fold import folded
-from graft.data.dataset import Dataset
+from graft.backbones import preprocess_graph, wire
+from graft.data.dataset import DIGEST, Dataset, digest, pixels
+from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
+from graft.features import loading
 from graft.jobs import outputs
-from graft.jobs.direct import opened
-from graft.jobs.export import openvino, parity, program, quantise, web
-from graft.jobs.export.evidence import MADE, Evidence, gathered
-from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, chosen
-from graft.jobs.export.parity import Described
-from graft.jobs.export.witnesses import witnesses
-from graft.model import pictures
+from graft.jobs.direct import open_classifier
+from graft.jobs.export import engines, parity, shrink, web
+from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, choose_format
+from graft.jobs.export.parity import MADE, BuildFile, ParityImages, collect_parity_images
+from graft.jobs.export.shrink import fold_constants
+from graft.jobs.pages import make_thumbnail
 from graft.model.classifier import Classifier
-from graft.model.composed import composed
+from graft.model.network import build_classifier_graph
 from graft.progress import Watch, unwatched
 from graft_runtime import contract
-from graft_runtime.contract import Export, ModelError
+from graft_runtime.contract import Export, ModelFileError, TrainingImage
 from graft_runtime.predictor import Predictor
 
-WRITTEN = {ONNX: "ONNX", OPENVINO: "ONNX", TORCH: "a program of torch.export", WEB: "ONNX"}
-LOSS = 0.01  # of right answers that int8 may lose, unless told otherwise
-MOST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the description
+FORMAT_TITLES = {ONNX: "ONNX", OPENVINO: "ONNX", TORCH: "a program of torch.export", WEB: "ONNX"}
+DEFAULT_ALLOWED_LOSS = 0.01  # share of correct predictions that int8 may lose
+MAX_ONNX_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the description
+SIDE = 96  # pixels along the longer side of a thumbnail: 3 kB
 
 
 def export(
@@ -47,166 +48,222 @@ def export(
     int8: bool = False,
     check: Any = None,
     calibrate: Any = None,
-    allow_loss: float = LOSS,
+    allow_loss: float = DEFAULT_ALLOWED_LOSS,
     evidence: Any = None,
     force: bool = False,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
-    """Write a classifier, that saved in a folder, or a network by name, as one file; give what came of the check.
+    """Export a classifier, one saved in a folder, or a network by name, as one file; return a report of the check.
 
     `to` is onnx, openvino (the same file), torch (a program of torch.export) or web: a folder of static files that
-    answers in a browser without a server, the web page, that file and onnxruntime-web, which npm fetches once; it is
-    run in Node as well. Without `to`, it is what the name of the file says. The file is run by graft_runtime, OpenVINO
-    or PyTorch on pictures from the bytes of their files and must answer as the classifier does: each probability within
-    1e-3 and no other answer; with `int8`, at most `allow_loss` of the right answers may be lost. `check` are pictures
-    as `graft.read_source` takes them, of which those count that the classifier was not trained on; without it pictures
-    are made. `calibrate` are pictures for the ranges of int8; without it, others of `check`. `evidence` are the photos
-    that it was trained on: the file then holds names, labels and thumbnails of those that it compares pictures with,
-    and its answers name the nearest. Without it no file holds any of that.
+    predicts in a browser without a server, with a web page, the ONNX file and onnxruntime-web, which npm fetches once;
+    it is run in Node as well. Without `to` the file's ending decides. The file is run by graft_runtime, OpenVINO or
+    PyTorch on images from the bytes of their files and must give the classifier's predictions: each probability within
+    1e-3 and no other class; with `int8`, at most `allow_loss` of the correct predictions may be lost. `check` are
+    images as `graft.read_source` takes them, of which those are used that the classifier was not trained on; without it
+    images are generated. `calibrate` are images for the ranges of int8; without it, others of `check`. `evidence` are
+    the photos that it was trained on: the file then holds names, labels and thumbnails of the training images that it
+    compares with, and its predictions name the nearest. Without it a file holds none of these.
 
-    Raises ExportError, and writes nothing, where the file answers differently or the network cannot be exported;
-    DataError for evidence without a training picture; OutputError rather than overwrite a file, or, with `force`,
-    rather than one that is no export.
+    Raises ExportError, and writes nothing, where the predictions differ or the network cannot be exported; DataError
+    for evidence without a training image; OutputError for a file that exists or, with `force`, one that is no export.
 
     >>> export("model/", "flowers.onnx", check="photos/")["parity"]["changed"]  # doctest: +SKIP
     0
     """
-    began, path = time.monotonic(), outputs.place_of(output)
-    kind = chosen(to, path, int8, blind=check is None and calibrate is None)
-    _refuse(kind, path, force)
-    browser = web.runtime(watch) if kind == WEB else None
-    judge = opened(classifier)
-    shown = () if evidence is None else witnesses(judge, evidence, watch)
-    given = gathered(judge, check, watch)
-    others = given.others if calibrate is None else gathered(judge, calibrate, watch).others
-    names, described = _made(judge, kind, _prepared(judge, others, watch) if int8 else None)
-    about = Export(INT8 if int8 else FLOAT32, _strays(judge))
-    found = _compared(judge, kind, described(about, shown), given, watch)
-    why = found.close(allow_loss) if int8 else found.exact()
-    if why:
-        raise ExportError(_refused(why, int8, given, found.runtime))
-    about = Export(about.precision, about.strays, found.as_dict())
-    content = described(about, shown)
+    began, path = time.monotonic(), outputs.resolve_output(output)
+    kind = choose_format(to, path, int8, without_images=check is None and calibrate is None)
+    _check_output(kind, path, force)
+    browser = web.fetch_runtime(watch) if kind == WEB else None
+    opened_classifier = open_classifier(classifier)
+    neighbours = () if evidence is None else collect_neighbours(opened_classifier, evidence, watch)
+    parity_images = collect_parity_images(opened_classifier, check, watch)
+    others = (
+        parity_images.calibration_data
+        if calibrate is None
+        else collect_parity_images(opened_classifier, calibrate, watch).calibration_data
+    )
+    names, build_file = _build_export(
+        opened_classifier, kind, _iter_prepared(opened_classifier, others, watch) if int8 else None
+    )
+    metadata = Export(INT8 if int8 else FLOAT32, _heldout_scores(opened_classifier))
+    found = _compare_file(opened_classifier, kind, build_file(metadata, neighbours), parity_images, watch)
+    failure = found.find_excess_loss(allow_loss) if int8 else found.find_mismatch()
+    if failure:
+        raise ExportError(_failure_message(failure, int8, parity_images, found.runtime))
+    metadata = Export(metadata.precision, metadata.strays, found.as_dict())
+    content = build_file(metadata, neighbours)
     if browser:
-        found = web.write(path, content, browser, judge, given, watch)
+        found = web.write(path, content, browser, opened_classifier, parity_images, watch)
     else:
         outputs.write(path, content)
     return {
         "output": str(path),
         "format": kind,
-        "precision": about.precision,
-        "classes": len(judge.classes),
+        "precision": metadata.precision,
+        "classes": len(opened_classifier.classes),
         "outputs": list(names),
         "parity": found.as_dict(),
         "evidence": {
-            "pictures": len(shown),
-            "thumbnails": sum(each.thumbnail is not None for each in shown),
-            "bytes": len(content) - len(described(about)) if shown else 0,
+            "images": len(neighbours),
+            "thumbnails": sum(each.thumbnail is not None for each in neighbours),
+            "bytes": len(content) - len(build_file(metadata)) if neighbours else 0,
         },
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def _refuse(kind: str, path: Path, force: bool) -> None:
-    """A place that may not be written to, before any work is done. Raises OutputError."""
+def _check_output(kind: str, path: Path, force: bool) -> None:
+    """Raise OutputError for a path that may not be written to, before any work is done."""
     if kind == WEB:
-        web.refuse(path, force)
+        web.check_output(path, force)
     else:
-        outputs.check(path, _is_export, force=force)
+        outputs.check_output(path, _is_export, force=force)
 
 
-def _made(
+def _build_export(
     classifier: Classifier, kind: str, samples: Iterator[NDArray[np.uint8]] | None
-) -> tuple[tuple[str, ...], Described]:
-    """The names of the outputs, and the file by its description; with samples in 8 bits. Raises ExportError."""
+) -> tuple[tuple[str, ...], BuildFile]:
+    """Return the names of the outputs, and what builds the file; with samples in int8. Raises ExportError."""
     try:
         if kind == TORCH:
-            return program.made(classifier)
-        network = _network(classifier)
+            return engines.build_program(classifier)
+        network = _build_graph(classifier)
     except Exception as error:  # an exporter fails in many ways, with errors of its own, PyTorch's and ONNX Runtime's
         raise ExportError(
-            f"The network {classifier.card.backbone['name']!r} cannot be written as {WRITTEN[kind]}: "
+            f"The network {classifier.card.backbone['name']!r} cannot be written as {FORMAT_TITLES[kind]}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}. "
             "Networks of convolutions and vision transformers can; choose another --backbone."
         ) from error
     if samples is not None:
-        network = quantise.int8(network, samples)
-    model = _serialised(pixels.before(classifier.network.preprocess, network))
-    return tuple(output.name for output in network.graph.output), partial(contract.described, model, classifier.card)
+        network = shrink.quantise_int8(network, samples)
+    model = _serialise(preprocess_graph.prepend_preprocess(classifier.network.preprocess, network))
+    return tuple(output.name for output in network.graph.output), partial(
+        contract.append_description, model, classifier.card
+    )
 
 
-def _prepared(classifier: Classifier, data: Dataset, watch: Watch) -> Iterator[NDArray[np.uint8]]:
-    """The pictures that can be read, as the network sees them."""
-    prepare = partial(pictures.prepared, classifier.network.preprocess)
+def _iter_prepared(classifier: Classifier, data: Dataset, watch: Watch) -> Iterator[NDArray[np.uint8]]:
+    """Yield the readable images as the network receives them."""
+    prepare = partial(loading.prepare_image, classifier.network.preprocess)
     count = 0
-    for each in pictures.each(data, prepare, watch):
-        if each.made is not None:
+    for each in loading.load_each(data, prepare, watch):
+        if each.value is not None:
             count += 1
-            yield each.made
+            yield each.value
     if not count:
-        raise DataError(f"Not one of the {len(data):,} pictures to find the ranges of int8 on can be read.")
+        raise DataError(f"Not one of the {len(data):,} images to find the ranges of int8 on can be read.")
 
 
-def _network(classifier: Classifier) -> ModelProto:
-    """The graph from prepared images to all answers."""
+def _build_graph(classifier: Classifier) -> ModelProto:
+    """Return the graph from preprocessed images to all outputs."""
     known = classifier.memory.known if classifier.memory else None
-    whole = composed(classifier.network, classifier.card, known)
-    names = set(wire.outputs(whole.structure))
-    return folded(graphs.inlined(graphs.only(whole, [name for name in contract.OUTPUTS if name in names])))
+    whole = build_classifier_graph(classifier.network, classifier.card, known)
+    names = set(wire.output_names(whole.structure))
+    return fold_constants(
+        graphs.inline_weights(graphs.prune_graph(whole, [name for name in contract.OUTPUTS if name in names]))
+    )
 
 
-def _serialised(model: ModelProto) -> bytes:
+def _serialise(model: ModelProto) -> bytes:
     size = model.ByteSize()
-    if size > MOST_BYTES:
+    if size > MAX_ONNX_BYTES:
         raise ExportError(f"The network has {size / 1e9:.1f} GB, and one ONNX file holds 2 GB. Choose a smaller one.")
     return model.SerializeToString()
 
 
-def _strays(classifier: Classifier) -> tuple[float, ...]:
-    """Sorted scores of pictures that were not learned from; none where the classifier knows no unknown."""
+def _heldout_scores(classifier: Classifier) -> tuple[float, ...]:
+    """Return the sorted held-out scores of unknown; () for a classifier without that detector."""
     known = classifier.memory.known if classifier.memory else None
     return () if known is None else tuple(known.strays.tolist())
 
 
-def _compared(classifier: Classifier, kind: str, file: bytes, given: Evidence, watch: Watch) -> parity.Parity:
+def _compare_file(
+    classifier: Classifier, kind: str, file: bytes, parity_images: ParityImages, watch: Watch
+) -> parity.Parity:
     try:
-        stream, run, runtime = FORMATS[kind](file)
-    except (ModelError, RuntimeError) as error:
+        stream, run, runtime = OPENERS[kind](file)
+    except (ModelFileError, RuntimeError) as error:
         raise ExportError(f"The file that was made does not run: {error}.") from error
 
-    def alone(image: NDArray[np.uint8]) -> None:
+    def run_one(image: NDArray[np.uint8]) -> None:
         run(image[None])
 
-    return replace(parity.compared(classifier, stream, alone, len(file), given, watch), runtime=runtime)
+    found = parity.compare_export(classifier, stream, run_one, len(file), parity_images, watch)
+    return replace(found, runtime=runtime)
 
 
-def _opened(file: bytes) -> tuple[parity.Answering, Callable[[NDArray[np.uint8]], Any], str]:
-    """The file at a client's."""
+def _open_onnx(file: bytes) -> tuple[parity.AnswerStream, Callable[[NDArray[np.uint8]], Any], str]:
+    """Open the file as a client does, with graft_runtime."""
     predictor = Predictor(file)
     return predictor.stream, predictor.run, f"onnxruntime {onnxruntime.__version__}"
 
 
-FORMATS = {
-    ONNX: _opened,
-    OPENVINO: openvino.opened,
-    TORCH: program.opened,
-    WEB: _opened,
-}  # and what runs a file of each
+OPENERS = {  # how a file of each format is run for the check; web is run in Node as well, see web.write
+    ONNX: _open_onnx,
+    OPENVINO: engines.open_openvino,
+    TORCH: engines.open_program,
+    WEB: _open_onnx,
+}
 
 
-def _refused(why: str, int8: bool, given: Evidence, runtime: str) -> str:
-    pictures = "pictures that were made for the check" if given.origin == MADE else f"your pictures ({given.origin})"
+def _failure_message(failure: str, int8: bool, parity_images: ParityImages, runtime: str) -> str:
+    images = (
+        "images that were made for the check"
+        if parity_images.origin == MADE
+        else f"your images ({parity_images.origin})"
+    )
     advice = (
         "Export without --int8, or allow more with --allow-loss."
         if int8
         else f"This is a fault of graft or of {runtime}; please report it with the name of the network."
     )
-    return f"The export does not answer as the classifier does: on {len(given.data)} {pictures} {why}. {advice}"
+    return (
+        f"The export does not answer as the classifier does: on {len(parity_images.data)} {images} {failure}. {advice}"
+    )
 
 
 def _is_export(path: Path) -> bool:
     try:
-        contract.read(contract.content(path))
-    except ModelError:
-        return program.is_ours(path)
+        contract.read_description(contract.read_file(path))
+    except ModelFileError:
+        return engines.is_ours(path)
     return True
+
+
+# --- training images that the file shows as evidence ------------------------------------------------------------------
+
+
+def collect_neighbours(classifier: Classifier, source: Any, watch: Watch) -> tuple[TrainingImage, ...]:
+    """Return the training images whose features the classifier stores, with thumbnails of those in the source.
+
+    They are found by name, and get a thumbnail only if their content was trained on: a file may have changed since.
+    Raises ExportError for a classifier that stores none, DataError for a source that holds none of them.
+    """
+    memory = classifier.memory
+    if memory is None or memory.known is None or not len(memory.known.features):
+        raise ExportError(
+            "This classifier stores no training images to show as evidence: it was not trained by `graft fit`, or "
+            "has so many classes that one image of each finds no room. Leave --evidence out."
+        )
+    known = memory.known
+    data = read_source(source, classifier.classes, watch=watch)
+    rows = {data.name(row): row for row in reversed(range(len(data)))}
+    found_names = [name for name in known.names if name in rows]
+
+    def render(raw: bytes | NDArray[np.uint8]) -> tuple[bytes, str]:
+        return digest(raw), make_thumbnail(pixels(raw, SIDE), SIDE).base64_text
+
+    images = loading.load_each(data.take(np.array([rows[name] for name in found_names], np.intp)), render, watch)
+    found = {found_names[each.row]: each.value for each in images if each.value}
+    is_trained = memory.find_trained(
+        np.frombuffer(b"".join(own for own, _ in found.values()), np.uint8).reshape(-1, DIGEST)
+    )
+    shown = {name: code for (name, (_, code)), same in zip(found.items(), is_trained, strict=True) if same}
+    if not shown:
+        raise DataError(
+            f"Not one of the {len(known.names):,} training images of this classifier, such as {known.names[0]}, is "
+            f"in {source if isinstance(source, str | Path) else 'this source'}. Name the photos that it was trained on."
+        )
+    labels = (classifier.label_names(label) for label in known.labels)
+    return tuple(TrainingImage(name, own, shown.get(name)) for name, own in zip(known.names, labels, strict=True))

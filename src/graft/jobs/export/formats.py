@@ -1,4 +1,4 @@
-"""The formats of an export, and which one is meant: told before what writes them is loaded."""
+"""Export formats: their choice, OpenVINO, programs of torch.export, and int8 quantisation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ENDINGS = {ONNX: ".onnx", OPENVINO: ".onnx", TORCH: ".pt2"}
 FLOAT32, INT8 = "float32", "int8"
 
 
-def chosen(to: str | None, path: Path, int8: bool, *, blind: bool) -> str:
-    """The format that is asked for, or follows from the name of the file. Raises UsageError for what cannot be."""
+def choose_format(to: str | None, path: Path, int8: bool, *, without_images: bool) -> str:
+    """Return the requested format, or that of the file's ending. Raises UsageError for an invalid combination."""
     kind = to or (TORCH if path.suffix == ENDINGS[TORCH] else ONNX)
     if kind not in NAMES:
         raise UsageError(f"An export is to {', '.join(NAMES)}. Got {kind!r}.{spec.meant(kind, NAMES)}")
@@ -29,6 +29,6 @@ def chosen(to: str | None, path: Path, int8: bool, *, blind: bool) -> str:
         raise UsageError("In browsers 8-bit numbers are slower than float32 and answer otherwise. Leave --int8 out.")
     if int8 and kind != ONNX:
         raise UsageError(f"int8 is for onnx. Got {kind}. Leave --int8 out, or write a file .onnx.")
-    if int8 and blind:
-        raise UsageError("int8 needs pictures, to find the ranges of numbers on: name them with --check photos/.")
+    if int8 and without_images:
+        raise UsageError("int8 needs images, to find the ranges of numbers on: name them with --check photos/.")
     return kind

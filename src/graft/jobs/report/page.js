@@ -1,16 +1,16 @@
 "use strict";
-// The page is complete without this: it adds the pictures behind each number, and the sliders.
+// The page is complete without this: it adds the images behind each number, and the sliders.
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
 const make = (name, text) => Object.assign(document.createElement(name), text === undefined ? {} : { textContent: text });
 
-function showPictures(button) {
+function showImages(button) {
   const { truth, said } = button.dataset;
-  const place = document.getElementById("pictures");
+  const place = document.getElementById("images");
   document.querySelectorAll("button[aria-pressed]").forEach((each) => each.removeAttribute("aria-pressed"));
   button.setAttribute("aria-pressed", "true");
   const list = make("ul");
-  const wanted = facts.pictures.filter(([, is, answer]) => is === truth && answer === said);
+  const wanted = facts.images.filter(([, is, answer]) => is === truth && answer === said);
   for (const [name, , , sure, source] of wanted) {
     const item = make("li");
     item.append(Object.assign(make("img"), { src: source, alt: truth }), facts.several ? "" : `${percent(sure, 0)} · `, name);
@@ -20,7 +20,7 @@ function showPictures(button) {
   const some = wanted.length < total ? `, ${wanted.length} of ${total}` : "";
   place.replaceChildren(make("h3", truth === said ? `${truth}, answered right${some}` : `${truth}, answered ${said}${some}`), list);
 }
-document.querySelectorAll("button[data-truth]").forEach((each) => each.addEventListener("click", () => showPictures(each)));
+document.querySelectorAll("button[data-truth]").forEach((each) => each.addEventListener("click", () => showImages(each)));
 
 for (const box of document.querySelectorAll(".scroll")) {
   const more = box.parentNode.insertBefore(make("p"), box);
@@ -41,7 +41,7 @@ least?.addEventListener("input", () => {
   const rows = facts.sure.flatMap((sure, row) => (sure >= limit ? [row] : []));
   const right = rows.filter((row) => facts.right[row]).length;
   document.getElementById("told").textContent = rows.length
-    ? `Sure of at least ${least.value}%: ${percent(rows.length / facts.sure.length)} of the pictures are answered, and ${percent(right / rows.length)} of these answers are right.`
+    ? `Sure of at least ${least.value}%: ${percent(rows.length / facts.sure.length)} of the images are answered, and ${percent(right / rows.length)} of these answers are right.`
     : `It is never as sure as ${least.value}%.`;
 });
 
@@ -53,7 +53,7 @@ if (facts.chances.length) {
     const truth = new Set(facts.truth[at]);
     const said = facts.chances[at].flatMap((chance, row) => (chance >= limit ? [row] : []));
     const hits = said.filter((row) => truth.has(row)).length;
-    const found = truth.size ? `finds ${percent(hits / truth.size)} of the ${truth.size} pictures of ${choice.value}` : `there is no test picture of ${choice.value}`;
+    const found = truth.size ? `finds ${percent(hits / truth.size)} of the ${truth.size} images of ${choice.value}` : `there is no test image of ${choice.value}`;
     const right = said.length ? `${percent(hits / said.length)} of its ${said.length} answers are right` : "it never answers so";
     document.getElementById("class-told").textContent = `From ${threshold.value}% on: ${found}; ${right}.`;
   };

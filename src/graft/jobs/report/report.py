@@ -1,4 +1,4 @@
-"""A classifier's report: one HTML file that needs nothing but a browser."""
+"""HTML report of a classifier, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
+from shlex import join
 from typing import Any
 
 import numpy as np
@@ -15,21 +17,20 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from graft.data.dataset import Dataset, digest
-from graft.data.read.source import read_source
+from graft.data.readers.source import read_source
 from graft.errors import DataError, ModelError
+from graft.features import loading
 from graft.jobs import outputs
-from graft.jobs.report import commands, figures
-from graft.jobs.report.answers import Answers
-from graft.jobs.report.shown import SUREST, Shown, shown
-from graft.model import pictures
+from graft.jobs.report import figures
+from graft.jobs.report.answers import MAX_LARGE_MISTAKES, ReportImages, ReportPredictions, render_images
 from graft.model.classifier import Classifier, load
-from graft.model.spans import span
+from graft.model.history import describe_phase
 from graft.progress import Watch, unwatched
 
-MATRIX = 24  # classes, above which the matrix is a list of what is confused most
-PAIRS = 20
-SLIDERS = 400_000  # probabilities that the sliders may hold, one byte each
-BEGINNING = "<!doctype html>\n<!-- graft report -->"
+MAX_MATRIX_CLASSES = 24  # above, the confusion matrix is a list of the most frequent confusions
+MAX_CONFUSED_PAIRS = 20
+MAX_SLIDER_VALUES = 400_000  # probabilities of the threshold slider, which needs all of them
+SIGNATURE = "<!doctype html>\n<!-- graft report -->"
 
 
 def report(
@@ -41,25 +42,25 @@ def report(
     force: bool = False,
     watch: Watch = unwatched,
 ) -> Path:
-    """Write the report of a saved classifier: how good it is, where it fails, whether its probabilities can be trusted.
+    """Write the report of a saved classifier: its scores, its mistakes, and how well it is calibrated.
 
-    `photos` is where its test pictures lie, to show them: they are found again by their content. `graft fit` writes the
-    same into the classifier's folder.
+    `photos` holds its test images, to show them: they are found by their content. `graft fit` writes the same report
+    into the classifier's folder.
 
-    Raises ModelError for a damaged classifier, DataError for one that remembers no test pictures, or photos with none
-    of them, and OutputError rather than overwrite a file, or, with `force`, one that graft did not write.
+    Raises ModelError for a damaged classifier, DataError for one without stored test predictions, or photos without
+    test images, and OutputError for a file that exists or, with `force`, one that graft did not write.
 
     >>> import graft
     >>> graft.report("model/", "report.html", "photos/")  # doctest: +SKIP
     PosixPath('report.html')
     """
-    judge, place = classifier if isinstance(classifier, Classifier) else load(classifier), Path(output)
-    outputs.check(place, outputs.beginning(BEGINNING), force=force)
+    loaded, place = classifier if isinstance(classifier, Classifier) else load(classifier), Path(output)
+    outputs.check_output(place, outputs.build_prefix_check(SIGNATURE), force=force)
     source = None if photos is None else read_source(photos, columns=columns, watch=watch)
     home = None if isinstance(classifier, Classifier) else classifier
-    told = commands.words(photos, columns=columns)
+    source_args = source_arguments(photos, columns=columns)
     try:
-        text = page(judge, source, watch, told, home)
+        text = render_report(loaded, source, watch, source_args, home)
     except (UndefinedError, AttributeError, KeyError, TypeError) as error:
         which = "this classifier" if isinstance(classifier, Classifier) else classifier
         raise ModelError(f"The report.json of {which} is not what graft wrote: {error}. Train it again.") from error
@@ -67,118 +68,122 @@ def report(
     return place
 
 
-def page(
+def render_report(
     classifier: Classifier,
     source: Dataset | None = None,
     watch: Watch = unwatched,
-    told: str = "",
+    source_args: str = "",
     home: str | Path | None = None,
 ) -> str:
-    """The report as HTML, with the pictures that `source` holds of those that the classifier was tested on.
+    """Render the report as HTML, with the test images that are in `source`.
 
-    `told` is the source as the command line takes it, `home` the folder of the classifier: for the commands to go on
-    with, which are left out where these are not known.
+    `source_args` are the source's command-line arguments, `home` is the classifier's folder: for the commands that the
+    report suggests, which are left out where these are unknown.
     """
     exam = classifier.memory.tested if classifier.memory else None
     if exam is None or not classifier.report.get("evaluation"):
-        raise DataError("This classifier remembers no test pictures, so there is nothing to report. Train it anew.")
-    answers = Answers.of(classifier, exam)
-    seen = Shown() if source is None else shown(classifier, answers, source, _found(answers, source, watch), watch)
-    return _template().render(
+        raise DataError("This classifier remembers no test images, so there is nothing to report. Train it anew.")
+    answers = ReportPredictions.from_classifier(classifier, exam)
+    report_images = (
+        ReportImages()
+        if source is None
+        else render_images(classifier, answers, source, _locate_test_images(answers, source, watch), watch)
+    )
+    return _load_template().render(
         card=classifier.card,
         report=classifier.report,
         score=classifier.report["evaluation"],
         data=classifier.report["data"],
         answers=answers,
-        seen=seen,
-        chance=_largest(answers),
-        matrix=_matrix(answers),
-        pairs=_pairs(answers),
-        troubled=_troubled(classifier.report["evaluation"]["classes"]),
-        mistakes=answers.surest(SUREST),
-        limit=_limit(classifier),
+        seen=report_images,
+        chance=_majority_accuracy(answers),
+        matrix=_confusion_matrix(answers),
+        pairs=_confused_pairs(answers),
+        troubled=_sort_by_f1(classifier.report["evaluation"]["classes"]),
+        mistakes=answers.most_confident_mistakes(MAX_LARGE_MISTAKES),
+        limit=_unknown_limit(classifier),
         figures=figures,
-        told=told,
-        again=commands.again(told, home),
-        beginning=Markup(BEGINNING),
-        style=Markup(_part("style.css")),
-        script=Markup(_part("page.js")),
-        facts=Markup(_facts(answers, seen)),
+        told=source_args,
+        again=fit_command(source_args, home),
+        beginning=Markup(SIGNATURE),
+        style=Markup(_read_asset("style.css")),
+        script=Markup(_read_asset("page.js")),
+        facts=Markup(_page_data(answers, report_images)),
     )
 
 
-def _found(answers: Answers, source: Dataset, watch: Watch) -> dict[int, int]:
-    """Where in the source each test picture is, by content."""
-    if tuple(source.names()) == answers.exam.names:
+def _locate_test_images(answers: ReportPredictions, source: Dataset, watch: Watch) -> dict[int, int]:
+    """Map the rows of the test images to rows of the source, by content."""
+    if tuple(source.names()) == answers.exam.names:  # called by `fit` and `update` with the test images themselves
         return {row: row for row in range(len(source))}
     rows = {each.tobytes(): row for row, each in enumerate(answers.exam.digests)}
     found: dict[int, int] = {}
-    for picture in pictures.each(source, digest, watch):
-        if picture.made in rows:
-            found[rows[picture.made]] = picture.row
+    for image in loading.load_each(source, digest, watch):
+        if image.value in rows:
+            found[rows[image.value]] = image.row
     if not found:
-        raise DataError(f"Not one of the {len(answers):,} test pictures of this classifier is in {source.root}.")
+        raise DataError(f"Not one of the {len(answers):,} test images of this classifier is in {source.root}.")
     return found
 
 
-def _largest(answers: Answers) -> float | None:
-    """What always answering the commonest class would score."""
-    return None if answers.several else float(answers.truth.sum(axis=0).max() / len(answers))
+def _majority_accuracy(answers: ReportPredictions) -> float | None:
+    """Return the accuracy of always predicting the most frequent class; None for multilabel."""
+    return None if answers.multilabel else float(answers.y_true.sum(axis=0).max() / len(answers))
 
 
-def _limit(classifier: Classifier) -> float | None:
-    """The score from which on a picture is unknown."""
+def _unknown_limit(classifier: Classifier) -> float | None:
+    """Return the score above which an image is unknown; None without one."""
     limit = classifier.card.unknown.get("limit")
     return float(limit) if limit is not None and np.isfinite(limit) else None
 
 
-def _matrix(answers: Answers) -> list[list[int]]:
-    """Pictures of each class by answer; empty with several labels, or too many classes to look at."""
+def _confusion_matrix(answers: ReportPredictions) -> list[list[int]]:
+    """Return the confusion matrix, rows are true classes; [] for multilabel or too many classes."""
     count = len(answers.classes)
-    if answers.several or count > MATRIX:
+    if answers.multilabel or count > MAX_MATRIX_CLASSES:
         return []
-    cells = np.bincount(answers.exam.labels * count + answers.said, minlength=count * count)
+    cells = np.bincount(answers.exam.labels * count + answers.y_pred, minlength=count * count)
     return cells.reshape(count, count).tolist()
 
 
-def _pairs(answers: Answers) -> list[tuple[str, str, int]]:
-    """What is confused most: (what it is, what was answered, how often)."""
-    counts = Counter(answers.words(row) for row in np.flatnonzero(~answers.right).tolist())
-    return [(*pair, count) for pair, count in counts.most_common(PAIRS)]
+def _confused_pairs(answers: ReportPredictions) -> list[tuple[str, str, int]]:
+    """Return the most frequent confusions as (true label, predicted label, count)."""
+    counts = Counter(answers.label_pair(row) for row in np.flatnonzero(~answers.is_correct).tolist())
+    return [(*pair, count) for pair, count in counts.most_common(MAX_CONFUSED_PAIRS)]
 
 
-def _troubled(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The classes by trouble; those without a test picture last."""
+def _sort_by_f1(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Sort the classes by F1, the worst first; those without a test image come last."""
     return sorted(classes, key=lambda each: (each["f1"] is None, each["f1"] or 0.0))
 
 
-def _facts(answers: Answers, seen: Shown) -> str:
-    """What the script needs, as JSON that cannot end the element it stands in."""
-    slides = len(answers) * len(answers.classes) <= SLIDERS
+def _page_data(answers: ReportPredictions, report_images: ReportImages) -> str:
+    """Return the data of the page's script as JSON, with '<' escaped so that it cannot end its element."""
+    slides = len(answers) * len(answers.classes) <= MAX_SLIDER_VALUES
     facts = {
-        "pictures": [
-            [answers.exam.names[row], *answers.words(row), round(float(answers.sure[row]), 3), source]
-            for row, source in seen.small.items()
+        "images": [
+            [answers.exam.names[row], *answers.label_pair(row), round(float(answers.confidence[row]), 3), source]
+            for row, source in report_images.small.items()
         ],
         "classes": answers.classes,
-        "several": answers.several,
-        "sure": [] if answers.several else [round(float(each), 3) for each in answers.sure],
-        "right": answers.right.astype(int).tolist(),
-        "chances": (answers.chances * 255).round().astype(int).T.tolist() if slides else [],
-        "truth": [np.flatnonzero(column).tolist() for column in answers.truth.T] if slides else [],
+        "several": answers.multilabel,
+        "sure": [] if answers.multilabel else [round(float(each), 3) for each in answers.confidence],
+        "right": answers.is_correct.astype(int).tolist(),
+        "chances": (answers.probs * 255).round().astype(int).T.tolist() if slides else [],
+        "truth": [np.flatnonzero(column).tolist() for column in answers.y_true.T] if slides else [],
     }
     return json.dumps(facts, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 @cache
-def _template() -> Any:
-    house = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    house.filters |= {"percent": _percent, "seconds": _seconds, "span": span}
-    return house.from_string(_part("page.html"))
+def _load_template() -> Any:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": _percent, "seconds": _seconds, "span": describe_phase}
+    return environment.from_string(_read_asset("page.html"))
 
 
 @cache
-def _part(name: str) -> str:
+def _read_asset(name: str) -> str:
     return (files("graft.jobs.report") / name).read_text(encoding="utf-8")
 
 
@@ -188,3 +193,30 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+# --- commands that the report suggests --------------------------------------------------------------------------------
+
+
+def source_arguments(source: Any, *, columns: str = "", against: Any = None, boxes: bool = False) -> str:
+    """Return the arguments of `graft check` and `graft fit` for a source, with absolute paths; '' for no path."""
+    if not isinstance(source, str | PathLike) or not (against is None or isinstance(against, str | PathLike)):
+        return ""
+    options = [
+        *(["--against", _absolute_path(against)] if against else []),
+        *(["--columns", columns] if columns else []),
+    ]
+    return join([_absolute_path(source), *options, *["--boxes"] * boxes])
+
+
+def fit_command(source: str, folder: str | Path | None) -> str:
+    """Return the command that trains a saved classifier again; '' where source or folder are unknown."""
+    return (
+        f"graft fit {source} -o again/ --from {join([_absolute_path(Path(folder) / 'model.json')])}"
+        if source and folder
+        else ""
+    )
+
+
+def _absolute_path(path: str | PathLike[str]) -> str:
+    return str(Path(path).absolute())

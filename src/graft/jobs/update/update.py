@@ -1,4 +1,4 @@
-"""A saved classifier with other classes: what changed is worked out anew, from the cache, and compared with before."""
+"""Update the classes of a saved classifier from cached features, and compare it with the old one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from graft.backbones.stages import probed
+from graft.backbones.features import build_probe_features
 from graft.data.dataset import TEST, Dataset
 from graft.errors import DataError, UpdateError, UsageError
-from graft.jobs import finish, outputs
-from graft.jobs.fit import looking, timed, weights_of
-from graft.jobs.report import commands
-from graft.jobs.report.report import page
-from graft.jobs.update import added, recall
-from graft.jobs.update.changes import Changes, answered, kept, numbers, relabelled
-from graft.jobs.update.compared import Effect, effect
-from graft.jobs.update.corrected import corrected
-from graft.jobs.update.renamed import renamed
+from graft.features.embed import Embeddings, embed
+from graft.jobs import finalize, outputs
+from graft.jobs.fit import describe_weights, record_seconds, select_duplicate_backbone
+from graft.jobs.report.report import render_report, source_arguments
+from graft.jobs.update import sources
+from graft.jobs.update.changes import (
+    Changes,
+    NameMap,
+    apply_corrections,
+    build_index_map,
+    remaining_classes,
+    remap_labels,
+    remap_predictions,
+)
 from graft.model import storage
 from graft.model.classifier import Classifier, load
-from graft.model.compare import Side
-from graft.model.memory import Exam, Memory
+from graft.model.comparison import WORSE, ClassChange, ComparedClassifier, Comparison, compare, compare_classes
+from graft.model.memory import EvaluationRecord, Memory
 from graft.progress import Watch, unwatched
-from graft.training.embed import Embedded, embed
-from graft.training.material import Material, described, prepare
-from graft.training.probe import frozen_of, solve
+from graft.training.material import Material, format_labels, prepare_material
+from graft.training.probe import fit_probe, get_probe_features
 from graft_runtime.card import MULTILABEL
+
+CLASS_LIST_KEYS = ("few", "untested", "missing")  # entries of the report's data that are lists of class names
 
 
 def update(
@@ -51,13 +57,13 @@ def update(
     """Add, rename, merge or remove classes of a saved classifier, or correct labels, without its old photos.
 
     In this order: `correct` is a table of files and labels, in the old names; `rename` is {old: new}; `merge` is {new:
-    the classes that become it}; `remove` names classes whose pictures are forgotten; `add` is a source of pictures as
-    `graft.fit` takes it, a folder of loose pictures (one class, called like the folder), or a list of such sources.
-    The features of the old pictures come from the cache, or are computed from `photos`. Network, layers and kind of
-    head stay; the head is solved on all pictures, so that it is the one that `graft.fit` finds on them. Old test
-    pictures stay test pictures. With no `output` nothing is saved.
+    the classes that become it}; `remove` names classes whose images are dropped; `add` is a source of images as
+    `graft.fit` takes it, a folder of loose images (one class, called like the folder), or a list of such sources.
+    The features of the old images come from the cache, or are computed from `photos`. Network, layers and kind of head
+    stay; the head is fitted on all images, so that it equals the one that `graft.fit` finds on them. Old test images
+    stay test images. With no `output` nothing is saved.
 
-    The classifier's `report["update"]` says what changed and compares before and after on the old test pictures.
+    The classifier's `report["update"]` says what changed and compares before and after on the old test images.
     Raises UpdateError where an old class, or the whole, got significantly worse, unless `allow_worse`, and for a
     classifier that cannot be updated; UsageError, DataError, ModelError or OutputError as `graft.fit` does.
 
@@ -65,155 +71,166 @@ def update(
     >>> graft.update("model/", "model2/", add="photos_of_new_class/").classes  # doctest: +SKIP
     ('rose', 'tulip', 'daisy')
     """
-    merges = {new: _names(parts) for new, parts in (merge or {}).items()}
-    changes = Changes(rename or {}, merges, _names(remove), correct, _sources(add))
-    if changes.nothing:
+    merges = {new: _as_list(parts) for new, parts in (merge or {}).items()}
+    changes = Changes(rename or {}, merges, _as_list(remove), correct, _as_sources(add))
+    if changes.is_empty:
         raise UsageError("Nothing to do: --add, --rename, --merge, --remove or --correct says what to change.")
-    words = commands.words(photos)
-    place, times = None if output is None else outputs.place_of(output), dict[str, float]()
-    with storage.claimed(place, force=force) if place else nullcontext():
+    source_args = source_arguments(photos)
+    place, times = None if output is None else outputs.resolve_output(output), dict[str, float]()
+    with storage.lock_folder(place, force=force) if place else nullcontext():
         old = model if isinstance(model, Classifier) else load(model)
-        if changes.only_names:
-            after = renamed(old, changes.names(old.classes))
-            html = page(after, None, watch, words, place) if place and report and after.report.get("evaluation") else ""
+        if changes.is_rename_only:
+            after = rename_classes(old, changes.map_names(old.classes))
+            html = (
+                render_report(after, None, watch, source_args, place)
+                if place and report and after.report.get("evaluation")
+                else ""
+            )
         else:
-            after, material = _anew(old, changes, photos, times, watch)
+            after, material = _refit_head(old, changes, photos, times, watch)
             _refuse_worse(after.report["update"]["effect"], allow_worse)
             tested = material.data.take(material.test)
-            with timed(times, "report"):
+            with record_seconds(times, "report"):
                 html = (
-                    page(after, tested, watch, words, place) if place and report and after.report["evaluation"] else ""
+                    render_report(after, tested, watch, source_args, place)
+                    if place and report and after.report["evaluation"]
+                    else ""
                 )
         if place:
             after.save(place, page=html, force=force)
     return after
 
 
-def _names(classes: str | Sequence[str]) -> Sequence[str]:
-    """Several, or one: 'ab' is not 'a' and 'b'."""
+def _as_list(classes: str | Sequence[str]) -> Sequence[str]:
+    """Return a list of classes, also from one name."""
     return [classes] if isinstance(classes, str) else classes
 
 
-def _sources(add: Any) -> tuple[Any, ...]:
-    """A list of sources, or one: (pictures, labels) is a tuple."""
+def _as_sources(add: Any) -> tuple[Any, ...]:
+    """Return a tuple of sources, also from one source, which may itself be a tuple (images, labels)."""
     if isinstance(add, list):
         return tuple(add)
     return () if isinstance(add, tuple) and not add else (add,)
 
 
 @dataclass(frozen=True)
-class _Start:
-    """The table that is learned from, its first `old` pictures those of before; and the old answers.
+class _UpdateInputs:
+    """Data set of the update, the first `old_count` images being the old ones, and the old predictions.
 
-    `classes` are those that these answers count in: the old ones as they are called now, then those that are `gone`.
+    `classes` are the classes of these predictions: the remaining ones by their new names, then those removed.
     """
 
     data: Dataset
-    old: int
-    before: Exam | None
+    old_count: int
+    old_exam: EvaluationRecord | None
     classes: tuple[str, ...]
-    corrected: int
+    corrected_count: int
 
 
-def _anew(
+def _refit_head(
     old: Classifier, changes: Changes, photos: Any, times: dict[str, float], watch: Watch
 ) -> tuple[Classifier, Material]:
-    """The classifier after the changes, and what it was solved on."""
-    recall.remembered(old)
-    chosen, pinned = recall.choices(old)
-    with timed(times, "read pictures"):
-        start = _changed(old, changes, photos, watch)
-    network = recall.backbone(old)
-    with timed(times, "embed pictures"):
-        embedded = embed(probed(looking(network)), start.data, seed=chosen.seed, watch=watch)
-        recall.check_found(start.data, start.old, embedded.faults, photos)
-        recall.check_read(frozen_of(pinned, network), embedded, start.data, start.old, photos, watch)
-        embedded, repeated = _once(start, embedded)
+    """Fit the head on the changed data set; return the classifier and its training material."""
+    sources.get_image_records(old)
+    chosen, pinned_choices = sources.restore_choices(old)
+    with record_seconds(times, "read images"):
+        start = _build_inputs(old, changes, photos, watch)
+    network = sources.restore_backbone(old)
+    with record_seconds(times, "embed images"):
+        features = build_probe_features(select_duplicate_backbone(network))
+        embedded = embed(features, start.data, seed=chosen.seed, watch=watch)
+        sources.check_images_available(start.data, start.old_count, embedded.faults, photos)
+        head_features = get_probe_features(pinned_choices, network)
+        sources.check_head_features(head_features, embedded, start.data, start.old_count, photos, watch)
+        embedded, repeated = _drop_repeats(start, embedded)
         _check_added(changes, start, embedded, repeated)
-    with timed(times, "split"):
-        held = recall.remembered(old)
-        material = prepare(start.data, embedded, chosen.seed, held.given, watch)
+    with record_seconds(times, "split"):
+        records = sources.get_image_records(old)
+        material = prepare_material(start.data, embedded, chosen.seed, records.given, watch)
         _check_left(old, material, start)
-    with timed(times, "solve head"):
-        trained = solve(pinned, network, material, watch)
-    with timed(times, "evaluate"):
-        classifier, calibration = finish.calibrated(chosen, network, trained)
-        classifier, score = finish.examined(finish.aware(classifier, trained, watch), trained, watch)
+    with record_seconds(times, "solve head"):
+        trained = fit_probe(pinned_choices, network, material, watch)
+    with record_seconds(times, "evaluate"):
+        classifier, calibration = finalize.calibrate_classifier(chosen, network, trained)
+        classifier = finalize.attach_unknown_detector(classifier, trained, watch)
+        classifier, score = finalize.evaluate_on_test(classifier, trained, watch)
         trained.record["calibration"] = asdict(calibration)
-        trained.record["weights"] = weights_of(network)
-        found = _compared(old, classifier, start)
-    classifier = finish.recorded(classifier, trained, score, times, [])
-    told = {
+        trained.record["weights"] = describe_weights(network)
+        found = _compare_with_before(old, classifier, start)
+    classifier = finalize.attach_report(classifier, trained, score, times, [])
+    change_report = {
         "rename": dict(changes.rename),
         "merge": {new: list(parts) for new, parts in changes.merge.items()},
         "remove": list(changes.remove),
-        "corrected": start.corrected if changes.correct else None,
-        "added": _counted(material, start, embedded),
+        "corrected": start.corrected_count if changes.correct else None,
+        "added": _count_added(material, start, embedded),
         "known_already": repeated,
         "effect": found.as_dict(),
     }
     root = old.card.data.get("root", "")
     card = replace(classifier.card, data=classifier.card.data | {"root": root})
-    return replace(classifier, card=card, report=classifier.report | {"update": told}), material
+    return replace(classifier, card=card, report=classifier.report | {"update": change_report}), material
 
 
-def _changed(old: Classifier, changes: Changes, photos: Any, watch: Watch) -> _Start:
-    held, names = recall.remembered(old), changes.names(old.classes)
-    labels, count = held.labels, 0
+def _build_inputs(old: Classifier, changes: Changes, photos: Any, watch: Watch) -> _UpdateInputs:
+    records, names = sources.get_image_records(old), changes.map_names(old.classes)
+    labels, count = records.labels, 0
     if changes.correct:
-        labels, count = corrected(held, old.classes, Path(changes.correct), watch)
-    classes = kept(names)
-    to = numbers(names, classes)
-    now = relabelled(labels, to, len(classes))
-    stays = np.flatnonzero(now >= 0) if now.ndim == 1 else np.arange(len(now))
-    data = recall.recalled(held, now, classes, photos, watch).take(stays)
+        labels, count = apply_corrections(records, old.classes, Path(changes.correct), watch)
+    classes = remaining_classes(names)
+    index_map = build_index_map(names, classes)
+    new_labels = remap_labels(labels, index_map, len(classes))
+    kept_rows = np.flatnonzero(new_labels >= 0) if new_labels.ndim == 1 else np.arange(len(new_labels))
+    data = sources.rebuild_dataset(records, new_labels, classes, photos, watch).take(kept_rows)
     for source in changes.add:
-        data = added.joined(data, source, watch)
+        data = sources.append_source(data, source, watch)
     exam = old.memory.tested if old.memory else None
-    before = answered(exam, now[held.parts == TEST], to, len(classes)) if exam else None
+    before = remap_predictions(exam, new_labels[records.parts == TEST], index_map, len(classes)) if exam else None
     gone = [name for name, new in names.items() if new is None]
-    return _Start(data, len(stays), before, (*classes, *gone), count)
+    return _UpdateInputs(data, len(kept_rows), before, (*classes, *gone), count)
 
 
-def _once(start: _Start, embedded: Embedded) -> tuple[Embedded, int]:
-    """Without added pictures that were there before, and how many they are; DataError for another label than then."""
+def _drop_repeats(start: _UpdateInputs, embedded: Embeddings) -> tuple[Embeddings, int]:
+    """Drop added images that are among the old ones; return also how many. DataError where their label differs."""
     data = start.data
-    first = {embedded.digests[at].tobytes(): row for at, row in enumerate(embedded.rows.tolist()) if row < start.old}
-    stays, said = np.ones(len(embedded), bool), described(data)
+    first = {
+        embedded.digests[at].tobytes(): row for at, row in enumerate(embedded.rows.tolist()) if row < start.old_count
+    }
+    stays, label_texts = np.ones(len(embedded), bool), format_labels(data)
     for at, row in enumerate(embedded.rows.tolist()):
         known = first.get(embedded.digests[at].tobytes())
-        if row < start.old or known is None:
+        if row < start.old_count or known is None:
             continue
         stays[at] = False
-        if said[row] != said[known]:
+        if label_texts[row] != label_texts[known]:
             part = "tested" if data.split[known] == TEST else "trained"
             raise DataError(
-                f"{data.name(row)} is added as {said[row]!r}, and the classifier was {part} on the same picture as "
-                f"{said[known]!r} ({data.name(known)}). Take it out, or say with --correct what it shows."
+                f"{data.name(row)} is added as {label_texts[row]!r}, and the classifier was {part} on the same image "
+                f"as {label_texts[known]!r} ({data.name(known)}). Take it out, or say with --correct what it shows."
             )
     return embedded.take(np.flatnonzero(stays)), int((~stays).sum())
 
 
-def _check_added(changes: Changes, start: _Start, embedded: Embedded, repeated: int) -> None:
-    """Raises DataError where there are pictures to add and not one of them can be used."""
-    if changes.add and not repeated and not (embedded.rows >= start.old).any():
+def _check_added(changes: Changes, start: _UpdateInputs, embedded: Embeddings, repeated: int) -> None:
+    """Raise DataError where there are images to add and none of them can be used."""
+    if changes.add and not repeated and not (embedded.rows >= start.old_count).any():
         some = ", ".join(
-            f"{start.data.name(row)} ({why})" for row, why in list(embedded.faults.items())[: recall.SHOWN]
+            f"{start.data.name(row)} ({why})" for row, why in list(embedded.faults.items())[: sources.MAX_NAMES]
         )
-        raise DataError(f"Not one of the {len(embedded.faults):,} pictures to add can be used: {some}.")
+        raise DataError(f"Not one of the {len(embedded.faults):,} images to add can be used: {some}.")
 
 
-def _check_left(old: Classifier, material: Material, start: _Start) -> None:
-    """Raises DataError for an old class that corrections took all training pictures of."""
+def _check_left(old: Classifier, material: Material, start: _UpdateInputs) -> None:
+    """Raise DataError for an old class that has no training image left after corrections."""
     lost = [name for name in start.data.classes if name in old.classes and name not in material.data.classes]
     if lost:
-        raise DataError(f"No picture of {', '.join(lost)} is left after the corrections. Remove it: --remove {lost[0]}")
+        raise DataError(f"No image of {', '.join(lost)} is left after the corrections. Remove it: --remove {lost[0]}")
 
 
-def _counted(material: Material, start: _Start, embedded: Embedded) -> dict[str, dict[str, int]]:
-    """For each class that got pictures how many are for training, and how many for the test."""
-    old = {own.tobytes() for own in embedded.digests[embedded.rows < start.old]}
-    new = np.array([own.tobytes() not in old for own in material.embedded.digests], bool)
+def _count_added(material: Material, start: _UpdateInputs, embedded: Embeddings) -> dict[str, dict[str, int]]:
+    """Count the added images of each class that are for training and for the test."""
+    old = {own.tobytes() for own in embedded.digests[embedded.rows < start.old_count]}
+    new = np.array([own.tobytes() not in old for own in material.embeddings.digests], bool)
     tested = material.data.split == TEST
     train = material.data.take(new & ~tested).counts().tolist()
     test = material.data.take(new & tested).counts().tolist()
@@ -221,28 +238,91 @@ def _counted(material: Material, start: _Start, embedded: Embedded) -> dict[str,
     return {name: {"train": train, "test": test} for name, train, test in counts if train + test}
 
 
-def _compared(old: Classifier, new: Classifier, start: _Start) -> Effect:
-    """Before and after on the old test pictures that are left."""
-    if start.before is None or new.memory is None or new.memory.tested is None:
-        return Effect(None, [])
-    limits = _limits(old, start.classes) if old.card.task == MULTILABEL else ()
+# --- renaming ---------------------------------------------------------------------------------------------------------
+
+
+def rename_classes(old: Classifier, names: NameMap) -> Classifier:
+    """Return the classifier with renamed classes; the names of images stay."""
+    to = {name: new or name for name, new in names.items()}
+    report = old.report | {
+        "classes": list(remaining_classes(names)),
+        "update": {"rename": {name: new for name, new in to.items() if name != new}},
+    }
+    if score := report.get("evaluation"):
+        report["evaluation"] = score | {"classes": [_rename_entry(each, to) for each in score["classes"]]}
+    if data := report.get("data"):
+        listed = {entry: [to.get(name, name) for name in data[entry]] for entry in CLASS_LIST_KEYS if entry in data}
+        report["data"] = data | listed
+    return replace(old, card=replace(old.card, classes=remaining_classes(names)), report=report)
+
+
+def _rename_entry(scored: dict[str, Any], to: dict[str, str]) -> dict[str, Any]:
+    return scored | {"name": to.get(scored["name"], scored["name"])}
+
+
+# --- comparison with the old classifier -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UpdateComparison:
+    """Comparison of after with before, overall and for each old class; None without shared test images."""
+
+    overall: Comparison | None
+    classes: list[ClassChange]
+
+    @property
+    def regressions(self) -> list[str]:
+        """Sentences about scores that got significantly worse."""
+        found = []
+        if self.overall and self.overall.verdict == WORSE:
+            what = "right" if self.overall.metric == "accuracy" else "mean average precision"
+            found.append(
+                f"from {self.overall.second:.1%} to {self.overall.first:.1%} {what} of {self.overall.shared:,}"
+            )
+        for each in self.classes:
+            if each.verdict == WORSE:
+                found.append(f"of {each.count:,} {each.name} {each.second:.1%} were found and {each.first:.1%} are now")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as plain values for JSON."""
+        whole = self.overall.as_dict() if self.overall else None
+        return {"whole": whole, "classes": [asdict(each) for each in self.classes], "worse": self.regressions}
+
+
+def compare_update(after: ComparedClassifier, before: ComparedClassifier) -> UpdateComparison:
+    """Compare two classifiers on the test images that they share; an empty comparison without any."""
+    try:
+        overall = compare(after, before)
+    except DataError:
+        return UpdateComparison(None, [])
+    return UpdateComparison(overall, compare_classes(after, before))
+
+
+def _compare_with_before(old: Classifier, new: Classifier, start: _UpdateInputs) -> UpdateComparison:
+    """Compare with the old classifier on the remaining old test images."""
+    if start.old_exam is None or new.memory is None or new.memory.tested is None:
+        return UpdateComparison(None, [])
+    limits = _old_thresholds(old, start.classes) if old.card.task == MULTILABEL else ()
     assert old.memory
-    before = Side("before", old.card.task, start.classes, limits, Memory(old.memory.trained, start.before))
-    after = Side("after", new.card.task, new.classes, new.card.thresholds, new.memory)
-    return effect(after, before)
+    before = ComparedClassifier(
+        "before", old.card.task, start.classes, limits, Memory(old.memory.trained, start.old_exam)
+    )
+    after = ComparedClassifier("after", new.card.task, new.classes, new.card.thresholds, new.memory)
+    return compare_update(after, before)
 
 
-def _limits(old: Classifier, classes: Sequence[str]) -> tuple[float, ...]:
-    """The old thresholds of classes that kept their names; one half for a merged or renamed one."""
+def _old_thresholds(old: Classifier, classes: Sequence[str]) -> tuple[float, ...]:
+    """Return the old thresholds of classes that kept their names; 0.5 for a merged or renamed one."""
     known = dict(zip(old.classes, old.card.thresholds, strict=False))
     return tuple(known.get(name, 0.5) for name in classes)
 
 
 def _refuse_worse(found: Mapping[str, Any], allow_worse: bool) -> None:
-    """Raises UpdateError that says which classes are worse, and by how much."""
+    """Raise UpdateError with the scores that got worse, unless that is allowed."""
     if allow_worse or not (sentences := found["worse"]):
         return
     raise UpdateError(
-        f"Nothing was written, as the update is worse on the old test pictures: {'; '.join(sentences)}. See whether "
-        "the new pictures belong to these classes; --allow-worse accepts it."
+        f"Nothing was written, as the update is worse on the old test images: {'; '.join(sentences)}. See whether "
+        "the new images belong to these classes; --allow-worse accepts it."
     )

@@ -1,0 +1,140 @@
+"""Shared parts of the commands: common options, printing of results, error handling and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from graft import device as devices
+from graft import extras
+from graft.cli import format
+from graft.errors import GraftError, UsageError
+from graft.progress import unwatched, watched
+from graft_runtime import strict_json
+from graft_runtime.terminal import escape_breaks, say
+
+START_TIME = time.monotonic()  # of the program: `graft fit` reports the start-up time
+DEFAULT = "tf_efficientnet_lite0"  # graft.backbones.catalog.DEFAULT, which costs an import of torch; a test compares
+
+Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File with this network's weights, instead of the usual ones.")
+]
+StartWeights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="File with this network's weights; random: drawn, nothing is transferred."),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never open a network connection.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what is there: a classifier, a file of answers or features, drawings.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Photos = Annotated[
+    Path,
+    typer.Argument(help="Folder with one folder of images for each class; a table, archive or published data set."),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(help="One class against the rest: PHOTOS is a folder of the class, this holds anything else."),
+]
+Device = Annotated[
+    str, typer.Option(help="Where networks run: auto, cpu, cuda or mps; auto takes a GPU where there is one.")
+]
+Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
+Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is an image.")]
+Coverage = Annotated[
+    float | None, typer.Option(help="Sets of classes that hold the true one for this share of images, as 0.9.")
+]
+UnknownRate = Annotated[
+    float, typer.Option(help="Share of images of known classes that may be called unknown; 0 for none.")
+]
+Model = Annotated[
+    Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
+]
+
+
+class Commands(TyperGroup):
+    """Group of commands that lists each with its whole sentence in `--help`: typer would truncate it."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.commands])
+
+
+def select_device(device: str, model: Path | None = None) -> None:
+    """Select the device. Raises UsageError for an unavailable one; GPUs are found with PyTorch, which loads slowly."""
+    with show_loading() if device in (devices.CUDA, devices.MPS) else nullcontext():
+        devices.use(device, model)
+
+
+def choose_progress(quiet: bool) -> Any:
+    return unwatched if quiet else watched
+
+
+def print_result(value: Any, as_json: bool, otherwise: Callable[[Any], None]) -> None:
+    """Print a result as JSON, or with `otherwise`, where line breaks in names are escaped."""
+    if as_json:
+        say(strict_json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
+    else:
+        otherwise(escape_breaks(value))
+
+
+@contextmanager
+def show_loading() -> Iterator[None]:
+    """Show on a terminal that a job is being imported, which may take seconds with PyTorch."""
+    live = sys.stderr.isatty()
+    if live:
+        say("loading …", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if live:
+            say(" " * 9, end="\r", file=sys.stderr, flush=True)
+
+
+def exit_on_second_interrupt() -> None:
+    """Let the first Ctrl-C clean up, and a second one meanwhile end the program at once."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else another program handles or ignores it
+        signal.signal(signal.SIGINT, interrupt)
+
+
+@contextmanager
+def report_errors(job: str) -> Iterator[None]:
+    """Print a GraftError or a missing optional package as one message, with its exit code; on Ctrl-C what is kept."""
+    try:
+        yield
+        sys.stdout.flush()
+    except GraftError as error:
+        format.print_error(error)
+        raise typer.Exit(error.exit_code) from error
+    except ModuleNotFoundError as error:  # an optional package that a job imports
+        package = (error.name or "").partition(".")[0]
+        if package not in extras.EXTRAS:
+            raise
+        missing = UsageError(extras.missing(package, f"`graft {job.partition(' ')[0]}` as it was asked for"))
+        format.print_error(missing)
+        raise typer.Exit(missing.exit_code) from error
+    except KeyboardInterrupt as error:
+        format.print_stopped(job)
+        raise typer.Exit(130) from error
+    except BrokenPipeError as error:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from error
+    except OSError as error:  # such as standard output on a full disk
+        format.print_error(error)
+        raise typer.Exit(6) from error

@@ -1,0 +1,178 @@
+"""What an image looks like without any network: its size, format and colours, and its perceptual hash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from graft.data.images import Raw
+from graft_runtime.formats import ALIASES, FORMATS
+from graft_runtime.image import MAX_EXIF, open_header
+
+SIDE = 32  # pixels of the thumbnail that is hashed
+BITS = 64
+_KEPT = 8  # frequencies each way, without the constant
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# The orthonormal DCT-II as a matrix; scipy.fft, which has it too, takes half a second to import.
+_ANGLES = np.pi / SIDE * np.outer(np.arange(1, _KEPT + 1), np.arange(SIDE) + 0.5)
+_WAVES = np.float32(np.sqrt(2 / SIDE) * np.cos(_ANGLES))
+_ODD = np.packbits(np.tile(np.arange(1, _KEPT + 1) % 2, _KEPT).astype(bool)).view(np.uint64)[0]
+
+
+def perceptual(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The hashes [n] of images that were shrunk to uint8 [n, SIDE, SIDE, 3]."""
+    red, green, blue = (thumbnails[..., at] * weight for at, weight in enumerate(LUMA))
+    waves = _WAVES @ (red + green + blue) @ _WAVES.T
+    return np.packbits((waves > 0).reshape(-1, BITS), axis=1).view(np.uint64).ravel()
+
+
+def mirrored(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The hashes of the mirror images."""
+    return hashes ^ _ODD
+
+
+def differing(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """How many bits of two columns of hashes differ, 0 to 64, the second as it is or mirrored: whichever is nearer."""
+    return np.minimum(np.bitwise_count(one ^ other), np.bitwise_count(one ^ mirrored(other)))
+
+
+WIDTH = 20  # numbers kept of each image; float32 holds them all exactly
+VERSION = 3  # of what they mean
+FLAT = 6  # of 255: a thumbnail that varies less may be blank
+TRAITS = ("brightness", "contrast", "colour", "detail", "white")
+BLANK = 3.0  # of 255: standard deviation below which an image is
+FINE = 128  # pixels along the sides at which detail is measured
+WHITE = 240  # of 255: from here on a pixel is paper
+GREY = 6  # of 255: largest difference between the colours of a grey pixel, after JPEG
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Columns of numbers [n, WIDTH], a row for each image, as `look` makes them."""
+
+    table: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def sizes(self) -> NDArray[np.float32]:
+        """Width and height as the image stands upright, [n, 2]."""
+        return self.table[:, :2]
+
+    @property
+    def formats(self) -> NDArray[np.intp]:
+        """Index into FORMATS; -1 for pixels that never were a file."""
+        return self.table[:, 2].astype(np.intp)
+
+    @property
+    def turned(self) -> NDArray[np.bool_]:
+        """Whether EXIF says that the stored image has to be turned or mirrored."""
+        return self.table[:, 3] > 1
+
+    @property
+    def blank(self) -> NDArray[np.bool_]:
+        """Whether all pixels have nearly the same colour."""
+        return self.table[:, 4] > 0
+
+    @property
+    def grey(self) -> NDArray[np.bool_]:
+        """Whether no pixel has a colour."""
+        return self.table[:, 5] > 0
+
+    @property
+    def colours(self) -> NDArray[np.float32]:
+        """Mean red, green and blue, 0 to 255, [n, 3]."""
+        return self.table[:, 6:9]
+
+    @property
+    def borders(self) -> NDArray[np.float32]:
+        """The same of the outermost pixels of the thumbnail."""
+        return self.table[:, 9:12]
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Perceptual hashes [n]."""
+        return np.ascontiguousarray(self.table[:, 12:16].astype(np.uint16)).view(np.uint64).ravel()
+
+    @property
+    def traits(self) -> dict[str, NDArray[np.float32]]:
+        """What can be told of the pixels in a word, [n] each: brightness, contrast and colour, 0 to 255; fine detail,
+        relative to the contrast; the share of white."""
+        bright = self.colours @ LUMA
+        return dict(zip(TRAITS, (bright, *self.table[:, 16:].T), strict=True))
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """All that is worked out from an image by itself; the rest takes as long for hundreds as for one.
+
+    `header` is width, height, index into FORMATS and EXIF orientation; `small` the thumbnail, uint8 [SIDE, SIDE, 3];
+    `detail` how much neighbouring pixels differ, 0 to 255, where the image has FINE x FINE of them.
+    """
+
+    header: tuple[int, int, int, int]
+    small: NDArray[np.uint8]
+    blank: bool
+    detail: float
+
+
+def glimpse(raw: Raw, pixels: NDArray[np.uint8]) -> Glimpse:
+    """A first look at an image as stored, and its upright pixels, which may be scaled down."""
+    header = _header(raw) if isinstance(raw, bytes) else (raw.shape[1], raw.shape[0], -1, 1)
+    image = Image.fromarray(pixels)
+    thumbnail = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    fine = np.asarray(image.convert("L").resize((FINE, FINE), Image.Resampling.BOX), np.int16)
+    detail = float(np.abs(np.diff(fine, axis=0)).mean() + np.abs(np.diff(fine, axis=1)).mean()) / 2
+    flat = all(high - low <= FLAT for low, high in cast(tuple[tuple[int, int], ...], thumbnail.getextrema()))
+    return Glimpse(header, np.asarray(thumbnail), flat and bool(pixels.std(axis=(0, 1)).max() < BLANK), detail)
+
+
+def look(glimpses: Sequence[Glimpse]) -> NDArray[np.float32]:
+    """One row of Looks for each image."""
+    small = np.stack([each.small for each in glimpses])
+    blank = np.array([each.blank for each in glimpses])
+    red, green, blue = np.moveaxis(small, 3, 0)
+    brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    border = np.concatenate([small[:, 0], small[:, -1], small[:, 1:-1, 0], small[:, 1:-1, -1]], axis=1)
+    contrast = (small @ LUMA).std(axis=(1, 2))
+    hashes = perceptual(small)
+    hashes[blank] = [_scrambled(each) for each in small[blank]]
+    columns = (
+        np.array([each.header for each in glimpses]),
+        blank[:, None],
+        ((brightest - darkest).max(axis=(1, 2)) <= GREY)[:, None],
+        small.mean(axis=(1, 2)),
+        border.mean(axis=1),
+        hashes[:, None].view(np.uint16),
+        contrast[:, None],
+        (brightest - darkest).mean(axis=(1, 2))[:, None],
+        (np.array([each.detail for each in glimpses]) / np.maximum(contrast, 1))[:, None],
+        (darkest >= WHITE).mean(axis=(1, 2))[:, None],
+    )
+    return np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")
+
+
+def _scrambled(blank: NDArray[np.uint8]) -> np.uint64:
+    """The hash of a blank image, which has no frequencies: near that of the very same colour only."""
+    mean = blank.mean(axis=(0, 1)).round().astype(np.uint8)
+    return np.frombuffer(blake2b(mean.tobytes(), digest_size=8).digest(), np.uint64)[0]
+
+
+def _header(data: bytes) -> tuple[int, int, int, int]:
+    """Upright width and height, format and EXIF orientation of a file that was decoded before."""
+    with open_header(data) as image:
+        orientation = 1
+        with suppress(Exception):  # a broken EXIF block says nothing; the decoder ignores it too
+            if 0 < len(image.info.get("exif", b"")) <= MAX_EXIF:
+                orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        kind = image.format or ""
+    return width, height, FORMATS.index(ALIASES.get(kind, kind)), orientation

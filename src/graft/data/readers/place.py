@@ -1,0 +1,115 @@
+"""Where a table's files lie, on the disk or in an archive, whichever way their names are spelt."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from graft.data.images import Files, Images
+from graft.progress import Watch, unwatched
+from graft_runtime.formatting import join_with_and
+
+AUDIO = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".mid")
+TEXT = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".md", ".doc", ".docx")
+VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
+PDF = (".pdf",)
+WORDS = ("text", "texts", "sentence", "sentences", "review", "comment", "message", "document", "utterance")  # columns
+
+OTHER_JOB = "not this program's job, which classifies images"
+FRAMES = "extract frames of a video as images first, as with ffmpeg -i clip.mp4 -vf fps=1 frame-%05d.jpg"
+PAGES = "convert the pages of a PDF to images first, as with pdftoppm -jpeg -r 100 file.pdf page"
+
+
+def told(names: Iterable[str]) -> str:
+    """One sentence about those of these files that are audio, text, video or PDF; empty where none is.
+
+    >>> told(["a.wav", "b.WAV"])
+    "It holds 2 .wav files: audio is not this program's job, which classifies images."
+    """
+    endings = Counter(PurePosixPath(name).suffix.lower() for name in names)
+    most_first = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+    found = [(ending, count) for ending, count in most_first if ending in (*AUDIO, *TEXT, *VIDEO, *PDF)]
+    if not found:
+        return ""
+    counts = [f"{count:,} {ending} file{'s' * (count != 1)}" for ending, count in found]
+    return f"It holds {join_with_and(counts)}: {advice([ending for ending, _ in found])}."
+
+
+def advice(endings: Iterable[str]) -> str:
+    """What these kinds of files are for this program, without a full stop; empty for none of them."""
+    known = set(endings)
+    strange = [name for name, kind in (("audio", AUDIO), ("text", TEXT)) if known & set(kind)]
+    clauses = [f"{join_with_and(strange)} {'are' if len(strange) > 1 else 'is'} {OTHER_JOB}"] if strange else []
+    clauses += [clause for clause, kind in ((FRAMES, VIDEO), (PAGES, PDF)) if known & set(kind)]
+    return "; ".join(clauses)
+
+
+def column_of_text(header: Iterable[str]) -> str:
+    """A sentence about a table that has texts in place of images; empty where no column is called so."""
+    name = next((name for name in header if name.lower() in WORDS), "")
+    return f"Its column {name!r} seems to hold text, which is {OTHER_JOB}. " if name else ""
+
+
+def composed(name: str) -> str:
+    """A name with each accented letter as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a table, and what lies beside it."""
+
+    name: str  # what to call it
+    has: Callable[[str], bool]  # whether a file is there
+    names: Callable[[str], Iterable[str]]  # what a folder holds
+    column: Callable[[list[str]], Images]
+    read: Callable[[str], bytes]  # a file beside the table
+    watch: Watch = unwatched  # over the files that are looked for
+    known: dict[str, dict[str, str]] = field(default_factory=dict)  # of folders: names as stored, by composed ones
+
+    @classmethod
+    def of(cls, folder: Path, watch: Watch = unwatched) -> Place:
+        """A folder on the disk."""
+
+        def names(path: str) -> list[str]:
+            with suppress(OSError, ValueError):
+                return os.listdir(folder / path)
+            return []
+
+        return cls(
+            str(folder),
+            lambda name: os.path.isfile(folder / name),  # of a name that cannot be it says no, as Path does not
+            names,
+            lambda names: Files.of(names, str(folder)),
+            lambda name: (folder / name).read_bytes(),
+            watch,
+        )
+
+    def find(self, name: str) -> str:
+        """The name that a file is stored by; '' where there is none.
+
+        The same letters can be stored in two ways (é as one letter, or as e and an accent: macOS does that), and a
+        table may have the other one.
+        """
+        if self.has(name):
+            return name
+        if name.isascii():
+            return ""
+        path = "/" if name.startswith("/") else ""
+        for step in filter(None, name.split("/")):
+            own = step if step in (".", "..") else self._stored(path).get(composed(step), "")
+            if not own:
+                return ""
+            path = posixpath.join(path, own)
+        return path if self.has(path) else ""
+
+    def _stored(self, folder: str) -> dict[str, str]:
+        if folder not in self.known:
+            self.known[folder] = {composed(name): name for name in self.names(folder)}
+        return self.known[folder]

@@ -1,0 +1,123 @@
+"""HTML page of `graft check`: the images of each finding in one self-contained file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from graft.data.dataset import SPLITS, Dataset, pixels
+from graft.data.quality import Finding
+from graft.jobs import outputs
+from graft.jobs.pages import CSS, make_thumbnail
+from graft.training.material import format_labels
+from graft_runtime.image import ImageError
+
+SIGNATURE = "<!doctype html>\n<!-- graft check -->"
+MAX_CASES = 24  # cases of one finding: a page stays below some 10 MB
+SIDE = 168  # pixels of a thumbnail's longer side; screens of double density show it at half the size
+MAX_BARS = 40  # classes whose counts are drawn
+
+_HEAD = f"""{SIGNATURE}
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+"""
+
+
+def check(path: Path, *, force: bool) -> None:
+    """Check that `write` may write there, before any work is done. Raises OutputError."""
+    outputs.check_output(path, outputs.build_prefix_check(SIGNATURE), force=force)
+
+
+def write(page: str, path: Path, *, force: bool = False) -> None:
+    """Save the page. Raises OutputError for a file that exists or, with `force`, one that graft did not write."""
+    check(path, force=force)
+    outputs.write(path, page.encode())
+
+
+def render_page(data: Dataset, findings: Sequence[Finding], report: Mapping[str, Any]) -> str:
+    """Return the page as HTML; `report` is CheckReport.as_dict()."""
+    title = escape(f"What graft check found in {report['source'] or 'the images'}")
+    album = _ThumbnailGallery(data)
+    parts = [_HEAD, f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>"]
+    parts += [_summary(report), "</header>\n<main>", _contents(findings)]
+    parts += [_section(number, finding, album) for number, finding in enumerate(findings)]
+    parts += [_classes(report["classes"]), "</main>\n</body>\n</html>\n"]
+    return "\n".join(parts)
+
+
+class _ThumbnailGallery:
+    """Thumbnails of a data set, each rendered once."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data, self.labels = data, format_labels(data)
+        self.image = cache(self._render_image)
+
+    def render_figure(self, row: int) -> str:
+        """Return the image with its name, label and split as HTML."""
+        name, label = escape(self.data.name(row)), escape(self.labels[row])
+        part = SPLITS[self.data.split[row]]
+        about = f"<b>{label}</b>{f' <i>{part}</i>' if part else ''}"
+        return f"<figure>{self.image(row)}<figcaption>{about}<span>{name}</span></figcaption></figure>"
+
+    def _render_image(self, row: int) -> str:
+        try:
+            small = make_thumbnail(pixels(self.data.read(row), SIDE), SIDE)
+        except (ImageError, OSError):  # the finding itself says why
+            return '<div class="none" role="img" aria-label="cannot be shown">?</div>'
+        size = f'width="{small.width}" height="{small.height}"'
+        alt = escape(f"{self.labels[row]}: {self.data.name(row)}", quote=True)
+        return f'<img {size} alt="{alt}" src="{small.uri}">'
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{count:,} {name}" for name, count in report["parts"].items() if name != "undecided")
+    text = f"{report['images']:,} images of {len(report['classes'])} classes{f' ({parts})' if parts else ''}"
+    return f"<p>{text}; {report['usable']:,} can be used. Nothing was changed.</p>"
+
+
+def _contents(findings: Sequence[Finding]) -> str:
+    if not findings:
+        return '<p class="good">Nothing found.</p>'
+    lines = [
+        f'<li class="{finding.severity}"><span class="tag">{finding.severity}</span> '
+        f'<a href="#f{number}">{escape(finding.says)}</a></li>'
+        for number, finding in enumerate(findings)
+    ]
+    return f'<nav aria-label="Findings"><ul>{"".join(lines)}</ul></nav>'
+
+
+def _section(number: int, finding: Finding, album: _ThumbnailGallery) -> str:
+    cases = "".join(_cases(finding, album))
+    more = len(finding.cases) - MAX_CASES
+    rest = f"<p>and {more:,} more: <code>graft check --json</code> names them.</p>" if more > 0 else ""
+    return (
+        f'<section id="f{number}" aria-labelledby="h{number}" class="{finding.severity}">\n'
+        f'<h2 id="h{number}"><span class="tag">{finding.severity}</span> {escape(finding.says)}</h2>\n'
+        f"<p>{escape(finding.advice)}</p>\n{f'<ul class=cases>{cases}</ul>' if cases else ''}\n{rest}</section>"
+    )
+
+
+def _cases(finding: Finding, album: _ThumbnailGallery) -> Iterator[str]:
+    for at, rows in enumerate(finding.cases[:MAX_CASES].tolist()):
+        figures = "".join(album.render_figure(row) for row in rows)
+        note = f"<p>{escape(finding.notes[at])}</p>" if finding.notes and finding.notes[at] else ""
+        yield f'<li class="{"pair" if len(rows) > 1 else "one"}"><div>{figures}</div>{note}</li>\n'
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    most = max(counts.values(), default=0) or 1
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th><td>{count:,}</td>'
+        f'<td aria-hidden="true"><div class="bar" style="width:{100 * count / most:.1f}%"></div></td></tr>'
+        for name, count in sorted(counts.items(), key=lambda item: -item[1])[:MAX_BARS]
+    ]
+    rest = f"<p>and {len(counts) - MAX_BARS:,} smaller ones.</p>" if len(counts) > MAX_BARS else ""
+    table = f"<table>{''.join(rows)}</table>{rest}"
+    return f'<section aria-labelledby="classes"><h2 id="classes">Classes</h2>{table}</section>'

@@ -1,0 +1,485 @@
+"""Fine-tuning: run the phases through the training loop, then choose the best blend of weights."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from graft.backbones.backbone import Backbone as Pretrained
+from graft.errors import TrainingError
+from graft.metrics import ranking
+from graft.model import history
+from graft.model.history import Epoch
+from graft.progress import Watch, Work
+from graft.torch import adapters, loop, optim, phases
+from graft.torch.chain import find_weight_layers
+from graft.torch.checkpoint import TrainingRun
+from graft.torch.cut import Halves, count_needed_stages
+from graft.torch.loop import TrainingState, TrainingStep
+from graft.torch.network import BackboneModule, NetworkModule
+from graft.torch.optim import Weights
+from graft.torch.phases import (
+    FinetuneInputs,
+    PreparedPhase,
+    choose_batch_size,
+    cut_for_phase,
+    prepare_phase,
+    split_epochs,
+)
+from graft.torch.restore import backbone_to_module, module_to_network
+from graft.training.choices import Choices
+from graft.training.material import Material
+from graft.training.probe import TrainingResult, fit_probe, list_layers
+from graft.training.strategies import Lora, Phase
+
+EpochCallback = Callable[[Epoch], None]
+
+SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
+
+
+@dataclass
+class FinetuneProgress:
+    """How far a training has come over all its phases; with the state of the loop it makes a checkpoint."""
+
+    phase: int = 0
+    updates: int = 0
+    waited: int = 0  # epochs of this phase without a better score
+    score: float = float("-inf")  # higher is better
+    best: Weights = field(default_factory=dict)
+    mean: Weights = field(default_factory=dict)
+    averaged: int = 0  # epochs in the mean
+    epochs: list[Epoch] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)  # of the head, in each phase
+    trouble: str = ""  # why it stopped before its end
+
+    @property
+    def best_epoch(self) -> int:
+        """Its number, counted from 1; 0 before the first."""
+        return max((epoch.number for epoch in self.epochs if epoch.best), default=0)
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """Result of fine-tuning: weights, held-out logits [n, classes], and the progress."""
+
+    logits: NDArray[np.float64]
+    blend_result: optim.BlendResult
+    progress: FinetuneProgress
+    kept_epoch: int  # the number of the epoch that is mixed with the start
+    weights: Weights
+
+
+def finetune(
+    inputs: FinetuneInputs, run: TrainingRun | None, on_epoch: EpochCallback, checkpoint: dict[str, Any] | None = None
+) -> FinetuneResult:
+    """Train the network of the inputs in place, and leave the weights in it that score best on the validation images.
+
+    With a run, checkpoints are kept in its folder; `checkpoint` is one to resume from. `on_epoch` is called after
+    each epoch. Raises TrainingError when the loss explodes in the first epoch; later, the best epoch counts.
+    """
+    if checkpoint and checkpoint["chosen"]:  # it was interrupted later, when all was chosen
+        result = _result_from_dict(checkpoint["chosen"])
+        optim.restore(inputs.network, result.weights)
+        return result
+    starts = optim.snapshot(inputs.network, inputs.tensor_names)
+    progress, last = _run_phases(inputs, starts, _RunRecorder(run, on_epoch), checkpoint)
+    return _choose_blend(inputs, starts, progress, last)
+
+
+def refit(
+    inputs: FinetuneInputs,
+    result: FinetuneResult,
+    run: TrainingRun | None,
+    on_epoch: EpochCallback,
+    checkpoint: dict[str, Any] | None = None,
+) -> None:
+    """The same training with nothing held out, at the same rates and blended as was best.
+
+    Raises TrainingError when the loss explodes.
+    """
+    starts = optim.snapshot(inputs.network, inputs.tensor_names)
+    progress, _ = _run_phases(
+        inputs, starts, _RunRecorder(run, on_epoch, result), checkpoint if checkpoint and checkpoint["chosen"] else None
+    )
+    end = progress.mean if result.blend_result.mean else progress.best
+    optim.restore(inputs.network, optim.interpolate(starts, end, result.blend_result.share))
+
+
+def _run_phases(
+    inputs: FinetuneInputs, starts: Weights, recorder: _RunRecorder, checkpoint: dict[str, Any] | None
+) -> tuple[FinetuneProgress, PreparedPhase]:
+    """Phase after phase, from the start or from a checkpoint; with the last phase that was reached."""
+    progress = _restore_progress(inputs, checkpoint) if checkpoint else FinetuneProgress()
+    prepared = None
+    for number in range(progress.phase, len(inputs.phases)):
+        rates = recorder.refit_of.progress.rates if recorder.refit_of else progress.rates
+        prepared = prepare_phase(inputs, number, starts, rates[number] if number < len(rates) else None)
+        progress.rates = [*progress.rates[:number], prepared.phase_inputs.rate]
+        state = TrainingState(prepared.phase_inputs)
+        if checkpoint:
+            state.load_state_dict(checkpoint["state"])
+            checkpoint = None
+        elif number > progress.phase:
+            progress.phase, progress.waited = number, 0
+        try:
+            _train_phase(inputs, prepared, state, progress, recorder)
+        except TrainingError as error:
+            if recorder.refit_of or not progress.best:
+                raise
+            progress.trouble = f"{error} The {'last' if inputs.has_refit else 'best'} epoch before that is kept."
+            break
+    assert prepared  # a checkpoint is never past the last phase
+    return progress, prepared
+
+
+@dataclass
+class _RunRecorder:
+    """Writes down what happens: checkpoints, history, logs. `refit_of` is what a refit repeats."""
+
+    run: TrainingRun | None
+    on_epoch: EpochCallback
+    refit_of: FinetuneResult | None = None
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def record_epoch(self, epoch: Epoch) -> None:
+        if self.refit_of:  # the curves are those of the training by which all was chosen
+            return
+        if self.run:
+            self.run.append_epoch(epoch)
+        self.on_epoch(epoch)
+
+    def save_step(self, inputs: FinetuneInputs, state: TrainingState, progress: FinetuneProgress, last: bool) -> None:
+        if self.run and (last or time.monotonic() - self.saved_at > SAVE_EVERY):
+            before = self.refit_of.progress.updates if self.refit_of else 0
+            self.run.save(before + progress.updates, _build_checkpoint(inputs, state, progress, self.refit_of))
+            self.saved_at = time.monotonic()
+
+
+def _train_phase(
+    inputs: FinetuneInputs,
+    prepared: PreparedPhase,
+    state: TrainingState,
+    progress: FinetuneProgress,
+    recorder: _RunRecorder,
+) -> None:
+    """One phase: step by step, and a verdict after each epoch."""
+    recipe, phase_inputs = inputs.recipe, prepared.phase_inputs
+    note = _ProgressText()
+    before = phase_inputs.updates * state.epoch + state.step
+    work = Work("updates on all images" if recorder.refit_of else "updates", note, before)
+    if recipe.patience and progress.waited >= recipe.patience:  # it was over when the run was interrupted
+        return
+    began = time.monotonic()
+    for step in inputs.watch(loop.train(phase_inputs, state), work, phase_inputs.updates * phase_inputs.epochs):
+        progress.updates += 1
+        note.step = step
+        if step.is_last:
+            epoch = _evaluate_epoch(inputs, prepared, state, progress, step, time.monotonic() - began)
+            began = time.monotonic()
+            note.epoch = epoch
+            recorder.record_epoch(epoch)
+        recorder.save_step(inputs, state, progress, step.is_last)
+        if step.is_last and recipe.patience and progress.waited >= recipe.patience:
+            return
+
+
+def _evaluate_epoch(
+    inputs: FinetuneInputs,
+    prepared: PreparedPhase,
+    state: TrainingState,
+    progress: FinetuneProgress,
+    step: TrainingStep,
+    seconds: float,
+) -> Epoch:
+    """Evaluate this epoch on the validation images; the best weights so far are kept."""
+    recipe = inputs.recipe
+    with _swap_in_ema(state):
+        scores = _evaluate_held_out(inputs, prepared)[1] if len(inputs.valid_rows) else {}
+        score = (
+            ranking.score_to_maximise(scores, recipe.metric) if scores else float(step.epoch)
+        )  # in a refit the last one counts
+        better = score > progress.score
+        if better or inputs.has_refit:
+            progress.best = optim.snapshot(inputs.network, inputs.tensor_names)
+        progress.score, progress.waited = max(score, progress.score), 0 if better else progress.waited + 1
+        if 2 * step.epoch >= recipe.epochs and recipe.blend == "auto":
+            progress.mean = optim.update_mean(progress.mean, inputs.network, inputs.tensor_names, progress.averaged)
+            progress.averaged += 1
+    if scores:
+        state.schedule.end_epoch(scores[recipe.metric])
+    epoch = Epoch(
+        phase=prepared.name,
+        number=step.epoch + 1,
+        of=recipe.epochs,
+        step=progress.updates,
+        rate=step.rate,
+        loss=step.loss,
+        seconds=seconds,
+        images=len(inputs.train_rows),
+        metrics=scores,
+        best=better and bool(scores),
+    )
+    progress.epochs.append(epoch)
+    return epoch
+
+
+def _evaluate_held_out(inputs: FinetuneInputs, prepared: PreparedPhase) -> tuple[NDArray[np.float64], ranking.Scores]:
+    """Return the logits of the held-out images, and their scores."""
+    logits = loop.predict_logits(
+        prepared.phase_inputs.tuned, prepared.held_out, len(inputs.valid_rows), prepared.phase_inputs.batch
+    )
+    if not np.isfinite(logits).all():
+        raise TrainingError(
+            loop.describe_divergence(
+                float("nan"), prepared.phase_inputs, inputs.recipe.epochs - 1, prepared.phase_inputs.updates
+            )
+        )
+    return logits, ranking.compute_scores(logits, inputs.valid_labels, inputs.recipe.metric)
+
+
+@contextmanager
+def _swap_in_ema(state: TrainingState) -> Iterator[None]:
+    """With the moving average in place of the weights, where there is one."""
+    if state.ema:
+        state.ema.swap(state.trained)
+    try:
+        yield
+    finally:
+        if state.ema:
+            state.ema.swap(state.trained)
+
+
+@dataclass
+class _ProgressText:
+    """What stands beside the bar."""
+
+    step: TrainingStep | None = None
+    epoch: Epoch | None = None
+
+    def __call__(self) -> str:
+        done = history.format_epoch(self.epoch) if self.epoch else ""
+        now = f"epoch {self.step.epoch + 1}, loss {self.step.loss:.3f}" if self.step else "training"
+        return f"{now}; before: {done}" if done else now
+
+
+def _choose_blend(
+    inputs: FinetuneInputs, starts: Weights, progress: FinetuneProgress, last: PreparedPhase
+) -> FinetuneResult:
+    """Choose among start, best epoch, their blends and the mean of the epochs; the winner is left in the network."""
+
+    def evaluate() -> optim.ScoredLogits:
+        logits, scores = _evaluate_held_out(inputs, last)
+        return logits, ranking.score_to_maximise(scores, inputs.recipe.metric)
+
+    may_blend = inputs.recipe.blend == "auto"
+    origin = starts if may_blend and inputs.start == "solved" else {}
+    logits, mixed = optim.choose_best(
+        inputs.network, origin, progress.best, progress.mean if may_blend else {}, evaluate
+    )
+    kept = progress.epochs[-1].number if inputs.has_refit else progress.best_epoch
+    return FinetuneResult(logits, mixed, progress, kept, optim.snapshot(inputs.network, inputs.tensor_names))
+
+
+def _build_checkpoint(
+    inputs: FinetuneInputs, state: TrainingState, progress: FinetuneProgress, chosen: FinetuneResult | None
+) -> dict[str, Any]:
+    """A checkpoint: weights, the state of the loop, the course; in a refit also what was chosen before."""
+    return {
+        "weights": optim.snapshot(inputs.network, inputs.tensor_names),
+        "state": state.state_dict(),
+        "course": _progress_to_dict(progress),
+        "chosen": {
+            "logits": torch.from_numpy(chosen.logits),
+            "mixed": vars(chosen.blend_result),
+            "course": _progress_to_dict(chosen.progress) | {"best": {}, "mean": {}},
+            "kept": chosen.kept_epoch,
+            "weights": chosen.weights,
+        }
+        if chosen
+        else None,
+    }
+
+
+def _progress_to_dict(progress: FinetuneProgress) -> dict[str, Any]:
+    return {**vars(progress), "epochs": [vars(epoch) for epoch in progress.epochs]}
+
+
+def _progress_from_dict(plain: dict[str, Any]) -> FinetuneProgress:
+    return FinetuneProgress(**{**plain, "epochs": [Epoch(**epoch) for epoch in plain["epochs"]]})
+
+
+def _result_from_dict(plain: dict[str, Any]) -> FinetuneResult:
+    mixed, progress = optim.BlendResult(**plain["mixed"]), _progress_from_dict(plain["course"])
+    return FinetuneResult(plain["logits"].numpy(), mixed, progress, plain["kept"], plain["weights"])
+
+
+def _restore_progress(inputs: FinetuneInputs, checkpoint: dict[str, Any]) -> FinetuneProgress:
+    optim.restore(inputs.network, checkpoint["weights"])
+    return _progress_from_dict(checkpoint["course"])
+
+
+def train(
+    choices: Choices,
+    pretrained: Pretrained,
+    material: Material,
+    run: TrainingRun | None,
+    on_epoch: EpochCallback,
+    watch: Watch,
+) -> TrainingResult:
+    """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
+    backbone = backbone_to_module(pretrained)
+    pristine = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+
+    def build_inputs(use_all: bool = False) -> FinetuneInputs:
+        gc.collect()  # the halves of a cut refer to themselves: gradients and copies of an earlier training
+        _merge(choices, backbone)
+        backbone.module.load_state_dict(pristine)
+        return phases.build_finetune_inputs(choices, pretrained, backbone, material, watch, use_all)
+
+    saved = run.load_latest() if run else None
+    checkpoint = saved[1] if saved else None
+    inputs = build_inputs()
+    result = finetune(inputs, run, on_epoch, checkpoint)
+    held_out, rows, record = (
+        inputs.valid_labels,
+        inputs.valid_rows,
+        describe_phases(inputs, result.progress) | describe_training(result),
+    )
+    if result.blend_result.share == 0:  # the solved head won; solved on all images it is better still
+        probe = fit_probe(Choices(backbone=choices.backbone, seed=choices.seed), pretrained, material, watch)
+        return replace(probe, record=record | {"solved_again": len(material.train)} | probe.record)
+    if inputs.has_refit and not result.progress.trouble:
+        inputs = build_inputs(use_all=True)
+        try:
+            refit(inputs, result, run, on_epoch, checkpoint)
+            record |= describe_refit(inputs, record)
+        except TrainingError as error:
+            inputs = build_inputs()
+            optim.restore(inputs.network, result.weights)
+            why = "Training once more on all images failed: what was held out to choose by is not learned from."
+            record["training"]["trouble"] = f"{why} {error}"
+    _merge(choices, backbone)
+    network = inputs.network.eval().requires_grad_(False)
+    network.to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    del inputs
+    gc.collect()
+    head_info = {"solver": "trained"}
+    return TrainingResult(
+        module_to_network(network), material, result.logits, held_out, rows, record, head_info
+    ).centre_logits()
+
+
+def _merge(choices: Choices, backbone: BackboneModule) -> None:
+    """Adapters become a part of the weights that they stand beside."""
+    if isinstance(choices.parsed_strategy, Lora):
+        adapters.merge_adapters(backbone.module)
+
+
+def describe_phases(inputs: FinetuneInputs, progress: FinetuneProgress) -> dict[str, Any]:
+    """Where each phase cuts, what it freezes and trains, for how many epochs, and what that cost."""
+    recipe, phases = inputs.recipe, []
+    ends = [last for _, last in split_epochs(inputs.phases, recipe.epochs)]
+    done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in progress.epochs]), minlength=len(ends))
+    cost, again = 1.0, 0.0  # one forward pass of every image, for near-duplicates and the closed-form head
+    for phase, epochs in zip(inputs.phases, done.tolist(), strict=True):
+        halves = cut_for_phase(inputs.network, inputs.backbone, phase)
+        trained = sum(each.numel() for each in inputs.network.parameters() if each.requires_grad)
+        whole = sum(each.numel() for each in inputs.network.parameters())
+        share = _compute_tuned_share(inputs.network, halves)
+        views = phase.views if halves.border_index else 0
+        trained_on = 3 * share * epochs + (0 if views else (1 - share) * epochs)
+        cost, again = cost + (views * (1 - share) if epochs else 0) + trained_on, again + trained_on
+        phases.append(
+            _describe_cut(inputs.network, halves, phase)
+            | {
+                "only": phase.only,
+                "frozen_parameters": whole - trained,
+                "trained_parameters": trained,
+                "share_of_the_work": round(share, 4),
+                "views": views,
+                "epochs": epochs,
+            }
+        )
+    return {
+        "phases": phases,
+        "forward_equivalents": round(cost, 2),  # passes of an image through the network; a training step is three
+        "of_a_refit": round(again, 2),
+        "recipe": asdict(recipe) | {"batch": choose_batch_size(recipe, len(inputs.train_rows))},
+        "inner": len(inputs.train_rows),
+        "valid": len(inputs.valid_rows),
+        "layers": list_layers(inputs.network.features.layers, inputs.network.features.top),
+        "head": {"name": inputs.network.head.spec["kind"]},
+    }
+
+
+def _describe_cut(network: NetworkModule, halves: Halves, phase: Phase) -> dict[str, Any]:
+    """What is frozen and what is trained, by name; with `last` the layers and their tensors as well."""
+    backbone, names = network.features.backbone, [stage.name for stage in halves.chain]
+    run = names[: count_needed_stages(network.features, halves.chain)]  # what comes after these is left out
+    above = run[halves.border_index :]
+    trained, counted = run[halves.border_index : halves.end_index], {}
+    if phase.last:
+        trained = [
+            name for name in above if any(each.requires_grad for each in backbone.get_submodule(name).parameters())
+        ]
+        layers = find_weight_layers(network.features)[-phase.last :]
+        counted = {
+            "layers": [layer.name for layer in layers],
+            "tensors": [tensor for layer in layers for tensor in layer.tensors],
+        }
+    return {
+        "cut": halves.border,
+        "place": halves.border_index,
+        "stages": len(names),
+        "frozen": run[: halves.border_index],
+        "trained": [*trained, "head"],
+        "kept_above": [name for name in above if name not in trained],
+        "until": names[halves.end_index] if halves.end_index < len(names) else "head",
+    } | counted
+
+
+def describe_refit(inputs: FinetuneInputs, record: dict[str, Any]) -> dict[str, Any]:
+    """What a refit adds."""
+    total = record["forward_equivalents"] + record["of_a_refit"]
+    return {"refit": len(inputs.train_rows), "forward_equivalents": round(total, 2)}
+
+
+def describe_training(result: FinetuneResult) -> dict[str, Any]:
+    """What came of the training."""
+    progress, mixed = result.progress, result.blend_result
+    return {
+        "training": {
+            "epochs": len(progress.epochs),
+            "best_epoch": progress.best_epoch,
+            "kept": result.kept_epoch,
+            "blend": {"share": mixed.share, "mean": mixed.mean, "tried": mixed.tried},
+            "rates": progress.rates,
+            "trouble": progress.trouble,
+            "history": [asdict(epoch) for epoch in progress.epochs],
+        }
+    }
+
+
+@torch.no_grad()
+def _compute_tuned_share(network: NetworkModule, halves: Halves) -> float:
+    """The tuned half's part of the multiplications that one image takes."""
+    side = network.preprocess.size
+    image = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=next(network.parameters()).device)
+    crossing = halves.frozen(image)
+    return min(1.0, _count_flops(halves.tuned, crossing) / max(_count_flops(network, image), 1))
+
+
+def _count_flops(module: nn.Module, inputs: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module.eval()(inputs)
+    return counter.get_total_flops()
