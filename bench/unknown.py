@@ -16,10 +16,10 @@ from sklearn.covariance import oas
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
+from graft.backbones.features import normalise_rows
 from graft.data import dataset as table
 from graft.data.dataset import TEST, Dataset
 from graft.data.readers.source import read_source
-from graft.heads.problem import normalise_rows
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
 from graft.model.network import iterate_batches

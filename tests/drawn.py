@@ -15,12 +15,11 @@ from shaken import shaken
 
 from graft.backbones import lite
 from graft.backbones.backbone import Backbone, load_backbone
-from graft.backbones.features import Features, choose_layers
+from graft.backbones.features import Features, choose_layers, normalise_rows
 from graft.backbones.graph import Graph, complete_graph
 from graft.heads.designs import Conv, Linear, Mlp
 from graft.heads.head import Head
 from graft.heads.nodes import tensor_shapes
-from graft.heads.problem import normalise_rows
 from graft.model.card import build_card
 from graft.model.classifier import Classifier
 from graft.model.memory import Memory

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graft.data.classes import check_shared, classes, few, join_counted
+from graft.data.classes import check_shared, classes, few, join_names
 from graft.data.dataset import TEST, TRAIN, Dataset, from_arrays
 from graft.errors import DataError
 
@@ -51,8 +51,8 @@ def test_names_that_look_alike_are_pointed_out() -> None:
 
 
 def test_long_lists_are_cut() -> None:
-    assert join_counted(["a", "b"]) == "a, b"
-    assert join_counted([f"{n}" for n in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
+    assert join_names(["a", "b"]) == "a, b"
+    assert join_names([f"{n}" for n in range(11)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
 
 
 def test_images_of_which_nearly_each_has_its_own_class_are_nothing_to_learn_from() -> None:

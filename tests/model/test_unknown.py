@@ -9,7 +9,7 @@ import pytest
 from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 
-from graft.heads.problem import normalise_rows
+from graft.backbones.features import normalise_rows
 from graft.model.unknown import (
     KnownImages,
     energy_scores,

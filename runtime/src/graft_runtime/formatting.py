@@ -30,7 +30,7 @@ def format_answer(prediction: Mapping[str, Any]) -> str:
 def join_with_and(parts: Sequence[str]) -> str:
     """Join parts with commas and a final "and".
 
-    >>> enumerated(["darker", "less sharp", "whiter"])
+    >>> join_with_and(["darker", "less sharp", "whiter"])
     'darker, less sharp and whiter'
     """
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -130,7 +130,7 @@ class FeatureRunner:
         assert self.reference
         found = self._run_outputs(images)
         return _concat_outputs(found, self.features), np.concatenate(
-            [_normalise_rows(found[name]) for name in self.reference.outputs], 1
+            [normalise_rows(found[name]) for name in self.reference.outputs], 1
         )
 
     def _run_outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -141,10 +141,12 @@ def _concat_outputs(found: dict[str, NDArray[np.float32]], features: Features) -
     return np.concatenate([found[name].reshape(len(found[name]), -1) for name in features.outputs], axis=1)
 
 
-def _normalise_rows(part: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows at length 1; nan where a number is not finite."""
+def normalise_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the rows [n, d] at length 1; nan where a number is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+        return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(
+            np.float32, copy=False
+        )
 
 
 # --- Selection of layers and stages -----------------------------------------------------------------------------------

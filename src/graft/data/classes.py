@@ -68,7 +68,6 @@ def _bare(name: str) -> str:
 
 FEW = 10  # images of a class below which a score of it means little
 UNEQUAL = 10  # times as many images in the largest class as in the smallest
-NAMED = 8  # classes in one sentence
 SEVERAL, ALONE = 5, 0.9  # images, and the share of them with a class of their own, that make them no classes
 
 
@@ -93,12 +92,10 @@ def classes(data: Dataset) -> Iterator[Finding]:
     """Findings about the classes of all usable images."""
     counts = dict(zip(data.classes, data.counts().tolist(), strict=True))
     if empty := [name for name, count in counts.items() if not count]:
-        yield Finding(
-            "empty class", "error", f"No usable image of {join_counted(empty)}", "Add some, or drop the class."
-        )
+        yield Finding("empty class", "error", f"No usable image of {join_names(empty)}", "Add some, or drop the class.")
     yield from _parts(data, empty)
     if small := few(data):
-        says = f"Fewer than {FEW} images of {join_counted([f'{name} ({counts[name]})' for name in small])}"
+        says = f"Fewer than {FEW} images of {join_names([f'{name} ({counts[name]})' for name in small])}"
         yield Finding("few images", "warning", says, "Add images: 20 of a class are a start, 100 are comfortable.")
     yield from _balance(counts)
     for sentence in lookalikes(data.classes, data.counts()):
@@ -124,7 +121,7 @@ def _parts(data: Dataset, empty: Sequence[str]) -> Iterator[Finding]:
                 if name == "training"
                 else "No score tells of them."
             )
-            yield Finding("split", severity, f"The {name} part has no image of {join_counted(lacking)}", advice)
+            yield Finding("split", severity, f"The {name} part has no image of {join_names(lacking)}", advice)
 
 
 def _balance(counts: dict[str, int]) -> Iterator[Finding]:
@@ -134,9 +131,3 @@ def _balance(counts: dict[str, int]) -> Iterator[Finding]:
         says = f"{big} has {most / least:.0f} times as many images as {small}: {most:,} and {least:,}"
         advice = "Look at the score of each class, not at the share of all answers; --recipe balance=... when training."
         yield Finding("imbalance", "warning", says, advice)
-
-
-def join_counted(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -143,9 +143,3 @@ class Solution:
         if labels.ndim == 2:
             found["out_of_fold_mean_average_precision"] = mean_average_precision(self.logits, labels)
         return found
-
-
-def normalise_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows of length 1, [n, d]; nan where a feature is not finite."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(np.float32)

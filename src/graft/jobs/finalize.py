@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones.backbone import Backbone
-from graft.backbones.features import choose_layers
+from graft.backbones.features import choose_layers, normalise_rows
 from graft.data.duplicates import blocks
 from graft.data.split import folds
 from graft.errors import DataError
-from graft.heads import problem
 from graft.metrics import shift
 from graft.metrics.calibration import Calibration, calibrate, fit_thresholds
 from graft.metrics.evaluation import Score
@@ -107,7 +106,7 @@ def fit_unknown_detector(
         unknown.select_rows(material.data.labels[heldout_candidates], unknown.MOST_LEFT_OUT)
     ]
     wanted = np.union1d(stored_rows, heldout_rows)
-    features = problem.normalise_rows(np.concatenate(list(_iter_features(trained, layer_names, wanted, watch))))
+    features = normalise_rows(np.concatenate(list(_iter_features(trained, layer_names, wanted, watch))))
     stored = features[np.searchsorted(wanted, stored_rows)].astype(np.float16)
     left_out = features[np.searchsorted(wanted, heldout_rows)]
     heldout_scores = unknown.heldout_scores(

@@ -5,12 +5,13 @@ A threshold is the probability from which on a label is predicted; for a predict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.data.classes import join_names
 from graft.metrics.intervals import Interval
 from graft.metrics.shift import Shift
 from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL, RANGES
@@ -323,15 +324,19 @@ def build_caveats(count: int, of_classes: Mapping[str, int], trust: Trust) -> tu
     none = [name for name, own in of_classes.items() if not own]
     few = [name for name, own in of_classes.items() if 0 < own < MIN_CLASS_IMAGES]
     if none:
-        caveats.append(f"no test image of {format_names(none)}: nothing is known about how well these are told")
+        caveats.append(
+            f"no test image of {join_names(none, MAX_NAMED)}: nothing is known about how well these are told"
+        )
     if few:
         caveats.append(
-            f"fewer than {MIN_CLASS_IMAGES} test images of {format_names(few)}: the figures of these say little"
+            f"fewer than {MIN_CLASS_IMAGES} test images of {join_names(few, MAX_NAMED)}: "
+            "the figures of these say little"
         )
     if trust.strangers:
         own, total = trust.strangers, sum(trust.strangers.classes.values())
         caveats.append(
-            f"{total:,} more images show what the classifier does not know ({format_names(list(own.classes))}): with "
+            f"{total:,} more images show what the classifier does not know "
+            f"({join_names(list(own.classes), MAX_NAMED)}): with "
             f"these counted as wrong {own.accuracy:.1%} are right"
         )
     if trust.unlabelled:
@@ -339,9 +344,3 @@ def build_caveats(count: int, of_classes: Mapping[str, int], trust: Trust) -> tu
     if trust.seen:  # last, beside what else `graft fit` says of leaks
         caveats.append(f"{trust.seen:,} of these images were trained on: the score flatters. Use images of their own")
     return tuple(caveats)
-
-
-def format_names(names: Sequence[str]) -> str:
-    """Return the first MAX_NAMED names, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.heads.problem import normalise_rows
+from graft.backbones.features import normalise_rows
 from graft_runtime.decide import find_finite_rows, unknown_threshold
 
 NEIGHBOURS = 5
