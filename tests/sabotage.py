@@ -36,4 +36,5 @@ def squashed(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProt
 
 
 def other_kernel(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:
-    return HONEST(replace(preprocess, interpolation="bilinear"), network)
+    other = "bicubic" if preprocess.interpolation == "bilinear" else "bilinear"
+    return HONEST(replace(preprocess, interpolation=other), network)

@@ -111,8 +111,8 @@ blobs = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 255
 image = functional.interpolate(blobs, (64, 64), mode="bicubic")[0].clamp(0, 255).to(torch.uint8)
 parsed, whole = Augment.parse("light+{LONG}"), hashlib.sha256()
 for epoch, view in [(0, 0), (0, 1), (3, 0), (2, 5)]:
-    whole.update(repr(parsed.box(7, epoch, {NAME!r}, view, 300, 200)).encode())
-    whole.update(parsed.pixels(image, 7, epoch, {NAME!r}, view).numpy().tobytes())
+    whole.update(repr(parsed.draw_box(7, epoch, {NAME!r}, view, 300, 200)).encode())
+    whole.update(parsed.change_pixels(image, 7, epoch, {NAME!r}, view).numpy().tobytes())
 print(whole.hexdigest())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -328,7 +328,7 @@ def test_killed_at_any_moment_and_run_again_is_never_killed(
     collect(source, tmp_path / "whole", limits=quick)
     web.seen.clear()
     moments = [
-        "dies(manifest.Journal, 'add', 9)",
+        "dies(manifest.OutcomeJournal, 'add', 9)",
         "dies(Path, 'replace', 12)",  # an image is written under its own name
         "dies(Path, 'rename', 20)",  # an image is moved into its class folder
         "dies(manifest, 'write', 1)",

@@ -83,14 +83,14 @@ async function fetched(names) {
 async function judge(file) {
   const fault = (text) => ({ ...EMPTY, fault: text });
   if (!file.size) return fault("empty file");
-  let image;
+  let upright;
   try {
-    image = await decoded(file);
+    upright = await decoded(file);
   } catch (error) {
     const other = /\.(heic|heif|hif)$/i.test(file.name ?? "") ? "HEIC is not read here" : "not an image";
     return fault(error instanceof RangeError ? `too large: ${error.message}` : other);
   }
-  const { pixels, height, width } = image;
+  const { pixels, height, width } = upright;
   const outputs = [...wanted(about), ...(session.outputNames.includes("heat") ? ["heat"] : [])];
   const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
   const said = await session.run({ image }, outputs);
