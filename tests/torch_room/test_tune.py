@@ -135,7 +135,7 @@ def test_every_strategy_on_every_family(
     name: str, size: int, strategy: str, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name in FIXED:
-        monkeypatch.setattr("graft.torch.weights.build", lambda _entry: built(name))
+        monkeypatch.setattr("graft.torch.weights.build_network", lambda _entry: built(name))
     if (name, strategy) == ("mlp", "lora") or (name in ("cnn", "mlp", "rnn") and strategy not in ("scratch", "full")):
         pytest.skip("the small reference networks are for training from scratch")
     check(name, size, strategy, material, "" if strategy in PHASED else ",epochs=2")
