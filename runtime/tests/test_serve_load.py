@@ -286,18 +286,25 @@ def test_bytes_of_all_requests_together_are_bounded(file: Path) -> None:
 
 
 def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(file) as server:
+    with running(file) as server, ThreadPoolExecutor(1) as pool:
+
+        def figure(name: str) -> float:
+            found = re.search(rf"^graft_{re.escape(name)} (\S+)", server.get("/metrics").text, re.MULTILINE)
+            return float(found[1]) if found else 0
+
+        assert server.lives()  # the decoder is there
         runs = slowed(server, monkeypatch, 1.0)
+        decoded = figure('seconds_count{stage="decode"}')
         head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(RED)}\r\n\r\n".encode()
-        first = ThreadPoolExecutor(1).submit(server.post, content=GREEN)
-        time.sleep(0.1)
+        first = pool.submit(server.post, content=GREEN)
+        until(lambda: runs == [1])
         with socket.create_connection(("127.0.0.1", server.port)) as gone:
             gone.sendall(head + RED)
-            time.sleep(0.1)
+            until(lambda: figure('seconds_count{stage="decode"}') == decoded + 2)
         assert first.result().json()["predictions"][0]["label"] == "green"
-        time.sleep(1.0)
-        assert runs == [1]
-        assert server.get("/metrics").text.splitlines().count("graft_waiting_images 0.0") == 1
+        until(lambda: figure("waiting_images") == 0)
+        assert server.post(content=GREEN).json()["predictions"][0]["label"] == "green"
+        assert runs == [1, 1]  # of the two that waited for an answer
 
 
 @pytest.mark.parametrize(
