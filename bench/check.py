@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from graft.data.dataset import pixels
+from graft.data.dataset import decode_pixels
 from graft.data.readers.folder import read_folder
 from graft.features import loading
 from graft.jobs.check.check import check
-from graft.progress import unwatched
+from graft.progress import no_progress
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
 
 def decoded(root: Path) -> None:
     """Decode all files and forget them."""
-    for _ in loading.load_each(read_folder(root), lambda raw: pixels(raw, 0).shape, unwatched):
+    for _ in loading.load_each(read_folder(root), lambda raw: decode_pixels(raw, 0).shape, no_progress):
         pass
 
 

@@ -67,19 +67,19 @@ def thresholds(materials: dict[str, Material], frozen: Features) -> None:
     """For each cosine: images with a near-duplicate, groups that mix classes, and the honest accuracy it leaves."""
     print("\nEach cell: images in a group / groups of several classes / leave-one-group-out accuracy %\n")
     print(f"| data set | {' | '.join(map(str, THRESHOLDS))} | test % |\n|{'---|' * (len(THRESHOLDS) + 2)}")
-    usual = duplicates.ALIKE
+    usual = duplicates.DUPLICATE_COSINE
     for name, material in materials.items():
         cells = []
-        for duplicates.ALIKE in THRESHOLDS:
+        for duplicates.DUPLICATE_COSINE in THRESHOLDS:
             cells.append(grouped(material, frozen))
-        duplicates.ALIKE = usual
+        duplicates.DUPLICATE_COSINE = usual
         print(f"| {name} | {' | '.join(cells)} | {tested(material, frozen, None):.1f} |", flush=True)
 
 
 def grouped(material: Material, frozen: Features) -> str:
     """One cell of the table of thresholds."""
     train = material.train
-    groups = duplicates.near_duplicates(material.embeddings.select(train), material.embeddings.digests[train])
+    groups = duplicates.group_near_duplicates(material.embeddings.select(train), material.embeddings.digests[train])
     sizes = np.bincount(groups)
     mixed = sum(len(set(material.data.labels[train][groups == group])) > 1 for group in np.flatnonzero(sizes > 1))
     problem = replace(material.build_problems(frozen.widths, 1)["all"], groups=groups)
@@ -102,7 +102,7 @@ def tested(material: Material, frozen: Features, how: str | None) -> float:
     """Accuracy % on the test images."""
     problem = material.build_problems(frozen.widths, 1)["last" if how == "last" else "all"]
     if how == "plain":
-        mean, spread = duplicates.moments(material.embeddings.select(material.train))
+        mean, spread = duplicates.mean_and_std(material.embeddings.select(material.train))
         plain = problems.StandardisedFeatures(problem.features.features, mean, 1 / spread, problem.features.columns)
         problem = replace(problem, features=plain)
     test = np.flatnonzero(material.data.split == TEST)

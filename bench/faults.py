@@ -21,9 +21,9 @@ from sklearn.metrics import roc_auc_score
 
 from graft.backbones.backbone import load_backbone
 from graft.backbones.features import Features, build_probe_features
-from graft.data.dataset import UNSPLIT, Dataset, pixels
-from graft.data.duplicates import alike, near_duplicates
-from graft.data.images import InMemory, Raw
+from graft.data.dataset import UNSPLIT, Dataset, decode_pixels
+from graft.data.duplicates import find_similar_pairs, group_near_duplicates
+from graft.data.images import InMemoryImages, Raw
 from graft.data.readers.source import read_source
 from graft.features.embed import Embeddings, embed
 from graft.jobs.check.check import cross_check_labels
@@ -78,7 +78,7 @@ def labels(frozen: Features, data: Dataset, name: str, seed: int) -> str:
     said = data.labels.copy()
     said[wrong] = (said[wrong] + random.integers(1, count, wrong.sum())) % count
     embedded = embed(frozen, data)
-    groups = near_duplicates(embedded, embedded.digests, embedded.hashes)
+    groups = group_near_duplicates(embedded, embedded.digests, embedded.hashes)
     found = cross_check_labels(replace(data, labels=said), embedded, groups, frozen.widths, 0)
     assert found
     area, named = roc_auc_score(wrong, found.error_scores), wrong[found.rows]
@@ -96,13 +96,13 @@ def copies(frozen: Features, data: Dataset, name: str, seed: int) -> str:
     ]
     source = np.concatenate([np.arange(count), originals])
     whole = Dataset(
-        InMemory([*(data.read(row) for row in range(count)), *more]),
+        InMemoryImages([*(data.read(row) for row in range(count)), *more]),
         data.labels[source],
         data.classes,
         np.full(len(source), UNSPLIT, np.int8),
     )
     embedded = embed(frozen, whole)
-    groups = near_duplicates(embedded, embedded.digests, embedded.hashes)
+    groups = group_near_duplicates(embedded, embedded.digests, embedded.hashes)
     found = groups[count:] == groups[originals]
     natural, right, wrong = judged(embedded, source, count)
     material = prepare_material(whole, embedded, 0)
@@ -118,13 +118,15 @@ def copies(frozen: Features, data: Dataset, name: str, seed: int) -> str:
 def copy(raw: Raw, quality: int, change: Change, random: Random) -> bytes:
     """The file of a near-duplicate."""
     file = io.BytesIO()
-    change(Image.fromarray(pixels(raw, 0)), random).save(file, "JPEG", quality=quality)
+    change(Image.fromarray(decode_pixels(raw, 0)), random).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
 def judged(embedded: Embeddings, source: np.ndarray, count: int) -> tuple[int, int, int]:
     """Pairs of near-duplicates that were there before, right pairs with a copy in them, and wrong ones."""
-    pairs = np.concatenate([np.column_stack([one, two]) for one, two, _ in alike(embedded, embedded.hashes)])
+    pairs = np.concatenate(
+        [np.column_stack([one, two]) for one, two, _ in find_similar_pairs(embedded, embedded.hashes)]
+    )
     old = {tuple(pair) for pair in pairs[(pairs < count).all(axis=1)].tolist()}
     new = np.sort(source[pairs[(pairs >= count).any(axis=1)]], axis=1).tolist()
     right = sum(one == two for one, two in new)

@@ -31,7 +31,7 @@ from graft.features import loading
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft.torch import engine
 from graft.torch.network import FeaturesModule
 from graft.torch.restore import backbone_to_module
@@ -79,8 +79,8 @@ def measure(name: str, photos: Path, backbone: str, folder: str, began: float) -
     start = backbone_to_module(load_backbone(backbone))
     frozen = FeaturesModule(start.module, start.preprocess, ())
     prepare = partial(loading.prepare_image, start.preprocess)
-    images = [each.value for each in loading.load_each(data, prepare, unwatched) if each.value is not None]
-    limit = len(data) / seconds(lambda: list(loading.load_each(data, prepare, unwatched)))
+    images = [each.value for each in loading.load_each(data, prepare, no_progress) if each.value is not None]
+    limit = len(data) / seconds(lambda: list(loading.load_each(data, prepare, no_progress)))
     print(f"| what | {' | '.join(ROWS)} |\n|---|---|---|\n| decode + resize alone | {limit:.0f} | 1.00 |", flush=True)
 
     def row(what: str, work: Callable[[], int], turns: int = 1) -> None:

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from graft.backbones.backbone import load_backbone
 from graft.backbones.preprocess import Preprocess
-from graft.data.dataset import TRAIN, Dataset, pixels
+from graft.data.dataset import TRAIN, Dataset, decode_pixels
 from graft.data.readers.folder import read_folder
-from graft.data.split import folds
+from graft.data.split import assign_folds
 from graft.heads import linear
 from graft.heads.problem import Problem, standardise_features
 from graft.torch import engine
@@ -62,7 +62,7 @@ class InFloat(Preprocess):
 
 def decoded(data: Dataset, row: int) -> np.ndarray:
     """The image as `fit` decodes it."""
-    return pixels(data.read(row), 512)
+    return decode_pixels(data.read(row), 512)
 
 
 def transformed(transform: object, data: Dataset, row: int) -> np.ndarray:
@@ -78,7 +78,7 @@ def accuracy(data: Dataset, features: np.ndarray) -> float:
     labels = data.labels[train].astype(np.int64)
     names = np.arange(len(labels) * 16).view(np.uint8)[: len(labels) * 16].reshape(-1, 16)
     units = np.arange(len(labels))
-    own = folds(labels, units, names, 4, 0)
+    own = assign_folds(labels, units, names, 4, 0)
     problem = Problem(standardise_features(features[train], [features.shape[1]]), labels, units, own, len(data.classes))
     answers = linear.solve_ridge(problem).head(features[test]).argmax(1)
     return float((answers == data.labels[test]).mean())

@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from graft.backbones.backbone import load_backbone
 from graft.backbones.features import Features, build_probe_features
-from graft.data.dataset import Dataset, pixels
-from graft.data.images import InMemory
+from graft.data.dataset import Dataset, decode_pixels
+from graft.data.images import InMemoryImages
 from graft.data.readers.source import read_source
 from graft.features.embed import embed
 from graft.heads.choose import ProbeResult, choose_head, paired_z_score
@@ -102,7 +102,7 @@ def compared(frozen: Features, data: Dataset, most: int) -> Row:
     ridges = {layers: choose_head("ridge", layers, problems).solution for layers in ("last", "all")}
     lower = min(ridges, key=lambda layers: ridges[layers].loss)
     rows = material.test[np.linspace(0, len(material.test) - 1, min(most, len(material.test))).astype(int)]
-    images = [small(pixels(material.data.read(row), SIDE)) for row in rows]
+    images = [small(decode_pixels(material.data.read(row), SIDE)) for row in rows]
     others = [images[at] for at in np.random.default_rng(0).permutation(len(images))]
     sets = {"same": images} | {
         name: [change(image, other) for image, other in zip(images, others, strict=True)]
@@ -125,7 +125,7 @@ def small(image: NDArray[np.uint8]) -> Image.Image:
 
 def seen(frozen: Features, images: list[Image.Image]) -> NDArray[np.float32]:
     """Features [n, d]."""
-    column = InMemory([np.ascontiguousarray(image) for image in images])
+    column = InMemoryImages([np.ascontiguousarray(image) for image in images])
     data = Dataset(column, np.zeros(len(images), np.int32), ("a", "b"), np.zeros(len(images), np.int8))
     return embed(frozen, data)[np.arange(len(images))]
 

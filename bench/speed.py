@@ -25,7 +25,7 @@ from graft.data.dataset import Dataset
 from graft.data.readers.folder import read_folder
 from graft.features import loading
 from graft.features.embed import embed
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft.torch import engine
 from graft.torch.network import FeaturesModule
 from graft.torch.restore import backbone_to_module
@@ -46,12 +46,14 @@ def main() -> None:
     data = read_folder(options.photos)
     data = data.take(np.arange(min(MANY, len(data))))
     prepare = partial(loading.prepare_image, start.preprocess)
-    images = np.stack([image.value for image in loading.load_each(data, prepare, unwatched) if image.value is not None])
+    images = np.stack(
+        [image.value for image in loading.load_each(data, prepare, no_progress) if image.value is not None]
+    )
     pretrained = load_backbone(options.backbone)
     fast = Looking(pretrained.graph, pretrained.preprocess).compile_features(len(data))
     few = images[:FEW]
     rivals = {
-        "decode + resize alone": (lambda: list(loading.load_each(data, prepare, unwatched)), len(data)),
+        "decode + resize alone": (lambda: list(loading.load_each(data, prepare, no_progress)), len(data)),
         f"network alone ({type(fast).__name__})": (lambda: fast(images), len(images)),
         "end to end: embed, empty cache": (
             lambda: fresh(build_probe_features(load_backbone(options.backbone)), data),

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.readers.folder import read_folder
-from graft.data.split import folds, lasting, stratified
+from graft.data.split import assign_folds, split_by_content, split_stratified
 from graft.features.embed import Embeddings
 from graft.features.store import Store
 from graft.training.material import Findings, Material, _sort_by_content
@@ -47,9 +47,9 @@ def steps(root: Path, cache: Path, rng: np.random.Generator) -> None:
     timed("names", data.names)
     timed("counts, parts", lambda: (data.counts(), data.part(0)))
     digests, groups = rng.integers(0, 256, (len(data), 16), np.uint8), np.arange(len(data))
-    timed("split: lasting", lambda: lasting(data.labels, groups, digests, 0.2, 0))
-    timed("split: stratified", lambda: stratified(data.labels, groups, digests, 0.15, 0))
-    timed("split: 4 folds", lambda: folds(data.labels, groups, digests, 4, 0))
+    timed("split: lasting", lambda: split_by_content(data.labels, groups, digests, 0.2, 0))
+    timed("split: stratified", lambda: split_stratified(data.labels, groups, digests, 0.15, 0))
+    timed("split: 4 folds", lambda: assign_folds(data.labels, groups, digests, 4, 0))
     timed("store: add", lambda: filled(cache, digests))
     store = timed("store: open", lambda: Store(cache, (WIDTH,)))
     timed("store: is each there?", lambda: all((digest.tobytes(), 0) in store for digest in digests))

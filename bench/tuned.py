@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from unknown import OUTSIDERS, area, images
 
-from graft.data.dataset import TEST, Dataset, pixels
+from graft.data.dataset import TEST, Dataset, decode_pixels
 from graft.data.readers.source import read_source
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
@@ -81,7 +81,7 @@ def row(classifier: Classifier, file: Path, test: Dataset, others: dict[str, Dat
 def scores(client: Predictor, classifier: Classifier, data: Dataset) -> np.ndarray:
     """The score of unknown that the file gives to each image."""
     enough = classifier.network.preprocess.decode_size
-    found = [client.run(pixels(data.read(row), enough)[None], ("unknown",))[0] for row in range(len(data))]
+    found = [client.run(decode_pixels(data.read(row), enough)[None], ("unknown",))[0] for row in range(len(data))]
     return np.concatenate(found)
 
 

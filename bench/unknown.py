@@ -24,7 +24,7 @@ from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
 from graft.model.network import iterate_batches
 from graft.model.unknown import energy_scores, nearest_neighbours
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft_runtime.decide import UNKNOWN_RATE
 
 OUTSIDERS = ("clothing10", "neu_steel6", "rsscn7_sub", "digits")
@@ -119,7 +119,7 @@ def classifier_free(logits: Array) -> Array:
 
 def said(classifier: Classifier, data: Dataset) -> tuple[Array, Array]:
     """(features of the last layer, logits) of each image."""
-    parts = [(each.reference, each.logits) for each in iterate_batches(classifier.network, (), data, unwatched, {})]
+    parts = [(each.reference, each.logits) for each in iterate_batches(classifier.network, (), data, no_progress, {})]
     last, logits = zip(*parts, strict=True)
     return np.concatenate(last), np.concatenate(logits)
 

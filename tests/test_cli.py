@@ -35,7 +35,7 @@ from graft.jobs.networks import stages
 from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft.torch import build
 from graft.torch.build import build_network
 from graft.training.strategies import STRATEGIES
@@ -264,7 +264,7 @@ def test_every_option_reaches_the_job(words: list[str], options: dict[str, Any],
     done = graft("fit", "photos", "-o", "model", "--json", "-q", *words)
     assert done.exit_code == 0, done.stderr
     defaults = {name: each.default for name, each in inspect.signature(fit).parameters.items()}
-    assert given.pop("watch") is unwatched
+    assert given.pop("watch") is no_progress
     assert given.pop("on_epoch") is not defaults.pop("on_epoch")
     defaults.pop("watch")
     assert given == defaults | {"source": Path("photos"), "output": Path("model")} | options

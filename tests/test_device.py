@@ -34,7 +34,7 @@ def test_what_is_named_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     device.use(name)
-    assert (device.chosen(), engine.device()) == (name, torch.device(name))
+    assert (device.current_device(), engine.device()) == (name, torch.device(name))
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
@@ -43,7 +43,7 @@ def test_a_gpu_that_is_not_there_is_told_and_not_chosen(name: str, monkeypatch: 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"finds no device '{name}' here. Leave the device out, or choose cpu"):
         device.use(name)
-    assert device.chosen() == device.AUTO
+    assert device.current_device() == device.AUTO
 
 
 def test_a_gpu_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_an_exported_file_runs_on_the_cpu(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match="is an exported file, which runs on the CPU"):
         device.use("cuda", tmp_path / "a.onnx")
     device.use("cuda", tmp_path)
-    assert device.chosen() == "cuda"
+    assert device.current_device() == "cuda"
 
 
 @pytest.mark.parametrize("words", ["fit {0} -o m", "predict {1} {0}", "embed {0} -o f.npz", "evaluate {1} {0}"])

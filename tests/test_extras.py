@@ -41,7 +41,7 @@ def test_each_package_stands_in_its_extra_and_not_among_what_graft_needs(package
 def test_what_is_there_is_not_asked_for() -> None:
     for package in extras.EXTRAS:
         if find_spec(package):
-            extras.needed(package, "This")
+            extras.require_package(package, "This")
 
 
 @pytest.mark.parametrize("without", ["torch"], indirect=True)

@@ -56,18 +56,18 @@ def test_a_number_has_the_kind_of_its_default() -> None:
     [(Probe(), "probe"), (Probe(strength=2.0, head="svm"), "probe:head=svm,strength=2.0"), (Full(4), "full:epochs=4")],
 )
 def test_a_value_is_written_without_its_defaults(value: object, text: str) -> None:
-    assert spec.write(value, KINDS) == text
+    assert spec.format_spec(value, KINDS) == text
 
 
 @given(head=WORDS, views=st.integers(), strength=st.floats(allow_nan=False))
 def test_what_was_written_is_read_back(head: str, views: int, strength: float) -> None:
     value = Probe(head, views, strength)
-    assert spec.parse(spec.write(value, KINDS), KINDS) == value
+    assert spec.parse(spec.format_spec(value, KINDS), KINDS) == value
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_is_written_as_its_name(name: str) -> None:
-    assert spec.write(spec.parse(name, STRATEGIES), STRATEGIES) == name
+    assert spec.format_spec(spec.parse(name, STRATEGIES), STRATEGIES) == name
 
 
 @pytest.mark.parametrize(

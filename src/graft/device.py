@@ -15,26 +15,26 @@ AUTO, CPU, CUDA, MPS = NAMES = "auto", "cpu", "cuda", "mps"
 
 
 @dataclass
-class _Process:
+class _DeviceChoice:
     """What was chosen."""
 
     name: str = AUTO
 
 
-_HERE = _Process()
+_CURRENT = _DeviceChoice()
 
 
-def chosen() -> str:
+def current_device() -> str:
     """auto: a GPU where PyTorch finds one, else the CPU."""
-    return _HERE.name
+    return _CURRENT.name
 
 
 def is_gpu_likely() -> bool:
     """Whether it is worth asking PyTorch for a GPU, which takes seconds: one was chosen, or the system has one."""
-    if _HERE.name != AUTO:
-        return _HERE.name != CPU
-    there = Path("/dev/nvidiactl").exists() or (sys.platform == "darwin" and platform.machine() == "arm64")
-    return there and find_spec("torch") is not None
+    if _CURRENT.name != AUTO:
+        return _CURRENT.name != CPU
+    has_gpu = Path("/dev/nvidiactl").exists() or (sys.platform == "darwin" and platform.machine() == "arm64")
+    return has_gpu and find_spec("torch") is not None
 
 
 def use(name: str, model: str | Path | None = None) -> None:
@@ -52,16 +52,16 @@ def use(name: str, model: str | Path | None = None) -> None:
     if name in (CUDA, MPS):
         if model is not None and Path(model).is_file():
             raise UsageError(f"{model} is an exported file, which runs on the CPU. Leave the device out.")
-        _check(name)
-    _HERE.name = name
+        _check_available(name)
+    _CURRENT.name = name
 
 
-def _check(name: str) -> None:
-    extras.needed("torch", f"The device {name!r}")
+def _check_available(name: str) -> None:
+    extras.require_package("torch", f"The device {name!r}")
     import torch  # seconds, which whoever has a GPU spends anyway
 
-    there = torch.cuda.is_available() if name == CUDA else torch.backends.mps.is_available()
-    if not there:
+    available = torch.cuda.is_available() if name == CUDA else torch.backends.mps.is_available()
+    if not available:
         raise UsageError(
             f"PyTorch {torch.__version__} finds no device {name!r} here. Leave the device out, or choose {CPU}."
         )

@@ -23,7 +23,7 @@ class GraftError(Exception):
     exit_code = 1
 
 
-class Remark(UserWarning):
+class GraftWarning(UserWarning):
     """What went otherwise than it should, and cost no more than time."""
 
 

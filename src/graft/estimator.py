@@ -112,5 +112,5 @@ def _build_dataset(X: Sequence[Any] | NDArray[Any], index: ArrayLike | None, nam
     images = list(X)
     if index is not None and len(images) != len(np.asarray(index)):
         raise ValueError(f"X has {len(images)} images, y has {len(np.asarray(index))} labels.")
-    data = table.of_any(images, index, names)
+    data = table.from_images(images, index, names)
     return replace(data, split=np.full(len(data), TRAIN, np.int8))

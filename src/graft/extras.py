@@ -19,19 +19,21 @@ EXTRAS = {
 TITLES = {"torch": "PyTorch", "sklearn": "scikit-learn"}  # of packages that are imported by another name
 
 
-def needed(package: str, what: str) -> None:
+def require_package(package: str, what: str) -> None:
     """Raises UsageError where a package is not installed that `what`, the beginning of a sentence, needs.
 
     Nothing is imported to find out: it costs no time, and goes before any work.
     """
     if find_spec(package) is None:
-        raise UsageError(missing(package, what))
+        raise UsageError(format_missing_message(package, what))
 
 
-def missing(package: str, what: str = "This") -> str:
+def format_missing_message(package: str, what: str = "This") -> str:
     """What to say of a package of EXTRAS that is not there."""
     extra = EXTRAS[package]
-    said = f"{what} needs {TITLES.get(package, package)}, which is not installed: pip install 'graft-vision[{extra}]'"
+    message = (
+        f"{what} needs {TITLES.get(package, package)}, which is not installed: pip install 'graft-vision[{extra}]'"
+    )
     if extra == TRAIN:
-        said += f", or, without what only GPUs need, uv pip install --torch-backend cpu 'graft-vision[{extra}]'"
-    return f"{said}."
+        message += f", or, without what only GPUs need, uv pip install --torch-backend cpu 'graft-vision[{extra}]'"
+    return f"{message}."

@@ -27,11 +27,13 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str = "strategy") -> 
     """
     name, _, options = text.partition(":")
     if name not in kinds:
-        raise UsageError(f"There is no {what} {name!r}.{meant(name, kinds)} Choose one of: {', '.join(kinds)}.")
-    return kinds[name](**_options(options, kinds[name], repr(name)))
+        raise UsageError(
+            f"There is no {what} {name!r}.{format_suggestions(name, kinds)} Choose one of: {', '.join(kinds)}."
+        )
+    return kinds[name](**_parse_options(options, kinds[name], repr(name)))
 
 
-def meant(word: str, words: Iterable[str]) -> str:
+def format_suggestions(word: str, words: Iterable[str]) -> str:
     """' Did you mean ...?' with the words that look like this one, or nothing: goes between two sentences.
 
     >>> meant("tial", ["probe", "tail"])
@@ -41,25 +43,25 @@ def meant(word: str, words: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def change(value: Kind, options: str, what: str) -> Kind:
+def replace_options(value: Kind, options: str, what: str) -> Kind:
     """The same dataclass with the options that the text gives: 'epochs=5,rate=0.001'."""
-    return dataclasses.replace(value, **_options(options, type(value), what))  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(value, **_parse_options(options, type(value), what))  # pyright: ignore[reportArgumentType]
 
 
-def write(value: Any, kinds: Mapping[str, type[Any]]) -> str:
+def format_spec(value: Any, kinds: Mapping[str, type[Any]]) -> str:
     """The text that `parse` turns into this value; options at their default are left out."""
     name = next(name for name, kind in kinds.items() if kind is type(value))
-    options = changed(value)
+    options = format_changed_options(value)
     return f"{name}:{options}" if options else name
 
 
-def changed(value: Any) -> str:
+def format_changed_options(value: Any) -> str:
     """The options of a dataclass that differ from their defaults, as text."""
     fields = [(field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value)]
-    return ",".join(f"{key}={_text(given)}" for key, given, default in fields if given != default)
+    return ",".join(f"{key}={_format_value(given)}" for key, given, default in fields if given != default)
 
 
-def _options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
+def _parse_options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values = {}
@@ -68,14 +70,16 @@ def _options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
         key = key.strip()
         if key not in fields:
             listed = ", ".join(field.name for field in dataclasses.fields(kind)) or "none"
-            raise UsageError(f"{owner} has no option {key!r}.{meant(key, sorted(fields))} It has {listed}.")
+            raise UsageError(
+                f"{owner} has no option {key!r}.{format_suggestions(key, sorted(fields))} It has {listed}."
+            )
         if key in values:
             raise UsageError(f"{owner} is given {key!r} twice. Leave one of them out.")
-        values[key] = _value(key, value, hints[key])
+        values[key] = _parse_value(key, value, hints[key])
     return values
 
 
-def _value(key: str, text: str, hint: Any) -> Any:
+def _parse_value(key: str, text: str, hint: Any) -> Any:
     """The text as the first of the option's types that takes it."""
     either = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     kinds = [kind for kind in either if kind is not types.NoneType]  # None: not given, which no text says
@@ -92,10 +96,10 @@ def _value(key: str, text: str, hint: Any) -> Any:
                 continue
     legal = " or ".join(_NAMES.get(kind) or "/".join(typing.get_args(kind)) for kind in kinds)
     words = [word for kind in kinds for word in typing.get_args(kind)]
-    raise UsageError(f"{key!r} must be {legal}. Got {text!r}.{meant(text, words)}")
+    raise UsageError(f"{key!r} must be {legal}. Got {text!r}.{format_suggestions(text, words)}")
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -18,7 +18,7 @@ from graft.backbones import backbone as backbones
 from graft.backbones.backbone import Backbone, cache_key, load_backbone
 from graft.backbones.graph import TOP, Graph, Stage, open_session
 from graft.backbones.preprocess import Preprocess
-from graft.errors import Remark, UsageError, WeightsError
+from graft.errors import GraftWarning, UsageError, WeightsError
 
 NAME = catalog.DEFAULT
 
@@ -114,14 +114,16 @@ def test_a_damaged_graph_is_made_anew_and_said_once(default: Backbone, tmp_path:
     what = "is missing" if harm is Path.unlink else "is not what was written there"
     remark = f"The graph of '{NAME}' in the cache was damaged, and was made anew: {path} {what}."
     assert [str(each.message) for each in caught] == [remark] * (not gone)
-    assert all(each.category is Remark for each in caught)
+    assert all(each.category is GraftWarning for each in caught)
     assert same(again.graph, default.graph)
     load_backbone(offline=True, cache=tmp_path)  # a warning would be an error
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_no_fault(default: Backbone, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.warns(Remark, match=rf"The graph of '{NAME}' cannot be kept in .*/file/backbones: Not a directory\.$"):
+    with pytest.warns(
+        GraftWarning, match=rf"The graph of '{NAME}' cannot be kept in .*/file/backbones: Not a directory\.$"
+    ):
         found = load_backbone(offline=True, cache=tmp_path / "file" / "backbones")
     assert same(found.graph, default.graph)
 
@@ -138,7 +140,9 @@ def test_a_full_disk_leaves_nothing_that_is_taken_for_a_graph(
 
     with monkeypatch.context() as patch:
         patch.setattr(place, full)
-        with pytest.warns(Remark, match=rf"The graph of '{NAME}' cannot be kept in .*: No space left on device\.$"):
+        with pytest.warns(
+            GraftWarning, match=rf"The graph of '{NAME}' cannot be kept in .*: No space left on device\.$"
+        ):
             load_backbone(offline=True, cache=tmp_path)
     assert not [*tmp_path.glob("*.safetensors"), *tmp_path.glob(".*")]
     load_backbone(offline=True, cache=tmp_path)  # a warning would be an error

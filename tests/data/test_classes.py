@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graft.data.classes import check_shared, classes, few, join_names
+from graft.data.classes import check_classes_repeat, find_class_problems, join_names, small_classes
 from graft.data.dataset import TEST, TRAIN, Dataset, from_arrays
 from graft.errors import DataError
 
@@ -19,7 +19,7 @@ def data(counts: dict[str, int], parts: list[int] | None = None) -> Dataset:
 
 
 def said(table: Dataset) -> dict[str, tuple[str, str]]:
-    return {each.kind: (each.severity, each.says) for each in classes(table)}
+    return {each.kind: (each.severity, each.says) for each in find_class_problems(table)}
 
 
 def test_a_balanced_set_is_fine() -> None:
@@ -29,7 +29,7 @@ def test_a_balanced_set_is_fine() -> None:
 @pytest.mark.fault(20)
 def test_empty_few_and_unequal_classes_are_named() -> None:
     table = data({"ant": 100, "bee": 9, "cat": 0, "dog": 12})
-    assert few(table) == ("bee",)
+    assert small_classes(table) == ("bee",)
     assert said(table) == {
         "empty class": ("error", "No usable image of cat"),
         "few images": ("warning", "Fewer than 10 images of bee (9)"),
@@ -39,7 +39,7 @@ def test_empty_few_and_unequal_classes_are_named() -> None:
 
 def test_a_class_that_only_one_part_has_is_named() -> None:
     parts = [TRAIN] * 15 + [TEST] * 5 + [TEST] * 20 + [TRAIN] * 20
-    found = [(each.severity, each.says) for each in classes(data({"ant": 20, "bee": 20, "cat": 20}, parts))]
+    found = [(each.severity, each.says) for each in find_class_problems(data({"ant": 20, "bee": 20, "cat": 20}, parts))]
     assert found == [
         ("error", "The training part has no image of bee"),
         ("warning", "The test part has no image of cat"),
@@ -57,6 +57,6 @@ def test_long_lists_are_cut() -> None:
 
 def test_images_of_which_nearly_each_has_its_own_class_are_nothing_to_learn_from() -> None:
     with pytest.raises(DataError, match="18 of the 20 images in this source have a class of their own, such as 'id0'"):
-        check_shared(data({f"id{at}": 1 for at in range(18)} | {"ant": 2}))
-    check_shared(data({f"id{at}": 1 for at in range(17)} | {"ant": 3}))
-    check_shared(data({"ant": 1, "bee": 1}))
+        check_classes_repeat(data({f"id{at}": 1 for at in range(18)} | {"ant": 2}))
+    check_classes_repeat(data({f"id{at}": 1 for at in range(17)} | {"ant": 3}))
+    check_classes_repeat(data({"ant": 1, "bee": 1}))

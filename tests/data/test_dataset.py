@@ -24,12 +24,12 @@ from graft.data.dataset import (
     VALID,
     Dataset,
     as_rgb,
-    digest,
+    compute_digest,
+    decode_pixels,
     from_arrays,
     from_paths,
-    pixels,
 )
-from graft.data.images import Crops, Files
+from graft.data.images import ImageCrops, ImageFiles
 from graft.errors import DataError
 from graft_runtime import limits
 from graft_runtime.image import ImageError, decode
@@ -39,7 +39,7 @@ RAMP = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
 def six() -> Dataset:
     """Six images of three classes, one unlabelled."""
-    paths = Files.of([f"{letter}.jpg" for letter in "abcdef"], "photos")
+    paths = ImageFiles.from_names([f"{letter}.jpg" for letter in "abcdef"], "photos")
     labels = np.array([0, 2, 2, UNLABELLED, 0, 2], np.int32)
     split = np.array([TRAIN, TEST, TRAIN, UNSPLIT, VALID, TEST], np.int8)
     groups = np.array([0, 1, 1, UNGROUPED, 2, 2])
@@ -85,7 +85,7 @@ def test_an_image_is_called_by_its_path_or_its_number() -> None:
 
 def test_a_file_is_read_below_the_root(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"one")
-    table = Dataset(Files.of(["a.jpg", "b.jpg"], str(tmp_path)), *_two())
+    table = Dataset(ImageFiles.from_names(["a.jpg", "b.jpg"], str(tmp_path)), *_two())
     assert table.read(0) == b"one"
     with pytest.raises(OSError, match=r"b\.jpg"):
         table.read(1)
@@ -118,13 +118,13 @@ def test_a_box_is_an_image_of_its_own(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned by a quarter
     Image.fromarray(pixels_there).save(tmp_path / "a.png", exif=exif)
     boxes = np.array([[2, 3, 7, 11], [-5, 0, 4, 999], [10, 10, 10, 10]], np.int32)
-    crops = Crops(Files.of(["a.png"] * 3, str(tmp_path)), boxes)
+    crops = ImageCrops(ImageFiles.from_names(["a.png"] * 3, str(tmp_path)), boxes)
     upright = np.rot90(pixels_there, -1)
     np.testing.assert_array_equal(crops.read(0), upright[3:11, 2:7])
     np.testing.assert_array_equal(crops.read(1), upright[:, 0:4])
     assert crops.read(2).shape == (1, 1, 3)
     assert crops.name(0) == "a.png [2,3,7,11]"
-    assert digest(crops.read(0)) != digest(crops.read(1))
+    assert compute_digest(crops.read(0)) != compute_digest(crops.read(1))
     np.testing.assert_array_equal(crops.take(np.array([1])).read(0), crops.read(1))
 
 
@@ -187,27 +187,27 @@ def test_what_is_no_image_is_refused_with_its_type_and_shape(image: Any) -> None
 
 @given(one=st.binary(), other=st.binary())
 def test_bytes_have_one_name_if_they_are_the_same(one: bytes, other: bytes) -> None:
-    assert len(digest(one)) == DIGEST
-    assert digest(one) == digest(bytes(bytearray(one)))
-    assert (digest(one) == digest(other)) == (one == other)
+    assert len(compute_digest(one)) == DIGEST
+    assert compute_digest(one) == compute_digest(bytes(bytearray(one)))
+    assert (compute_digest(one) == compute_digest(other)) == (one == other)
 
 
 @given(image=arrays(np.uint8, (3, 4, 3)), at=st.integers(0, 35))
 def test_pixels_have_another_name_if_one_is_another(image: Any, at: int) -> None:
     changed = image.copy()
     changed.ravel()[at] ^= 1
-    assert digest(image) == digest(image.copy(order="F"))
-    assert digest(image) != digest(changed)
+    assert compute_digest(image) == compute_digest(image.copy(order="F"))
+    assert compute_digest(image) != compute_digest(changed)
 
 
 def test_the_same_pixels_in_another_shape_are_another_image() -> None:
     shapes = [(2, 4, 3), (4, 2, 3), (1, 8, 3), (8, 1, 3)]
-    names = {digest(RAMP.reshape(shape)) for shape in shapes} | {digest(RAMP.tobytes())}
+    names = {compute_digest(RAMP.reshape(shape)) for shape in shapes} | {compute_digest(RAMP.tobytes())}
     assert len(names) == 5
 
 
 def test_a_name_never_changes_for_stores_are_found_by_it() -> None:
-    assert digest(b"a picture").hex() == "6d6f532c386533c4a121faffda65f7e1"
+    assert compute_digest(b"a picture").hex() == "6d6f532c386533c4a121faffda65f7e1"
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
@@ -215,17 +215,17 @@ def test_a_name_never_changes_for_stores_are_found_by_it() -> None:
 
 def test_pixels_of_a_file_are_those_of_the_decoder(photos: Path) -> None:
     raw = (photos / "disc/01.jpg").read_bytes()
-    np.testing.assert_array_equal(pixels(raw, 16), decode(raw, enough=16))
-    assert min(pixels(raw, 16).shape[:2]) < min(decode(raw).shape[:2])
+    np.testing.assert_array_equal(decode_pixels(raw, 16), decode(raw, enough=16))
+    assert min(decode_pixels(raw, 16).shape[:2]) < min(decode(raw).shape[:2])
 
 
 def test_pixels_in_memory_are_passed_on() -> None:
-    assert pixels(RAMP, 1) is RAMP
+    assert decode_pixels(RAMP, 1) is RAMP
 
 
 def test_what_cannot_be_decoded_is_an_image_error() -> None:
     with pytest.raises(ImageError, match="not an image"):
-        pixels(b"no image", 16)
+        decode_pixels(b"no image", 16)
 
 
 # --- several labels ---------------------------------------------------------------------------------------------------

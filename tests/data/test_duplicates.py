@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from graft.data import duplicates
-from graft.data.duplicates import ALIKE, blocks, joined, moments, near_duplicates
+from graft.data.duplicates import (
+    DUPLICATE_COSINE,
+    group_near_duplicates,
+    iterate_blocks,
+    join_user_groups,
+    mean_and_std,
+)
 
 
 def random_features(rows: int, width: int = 64, seed: int = 0) -> NDArray[np.float32]:
@@ -43,7 +49,7 @@ def brute_force(features: NDArray[np.float32], digests: NDArray[np.uint8]) -> ND
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     unit = standard / np.linalg.norm(standard, axis=1, keepdims=True)
     same = (digests[:, None] == digests[None]).all(axis=2)
-    return connected_components((unit @ unit.T > ALIKE) | same, directed=False)[1]
+    return connected_components((unit @ unit.T > DUPLICATE_COSINE) | same, directed=False)[1]
 
 
 def together(groups: NDArray[Any]) -> NDArray[np.bool_]:
@@ -52,13 +58,13 @@ def together(groups: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def test_strangers_stay_apart() -> None:
-    assert len(set(near_duplicates(random_features(200), different(200)))) == 200
+    assert len(set(group_near_duplicates(random_features(200), different(200)))) == 200
 
 
 def test_copies_share_a_group_whatever_their_features() -> None:
     digests = different(50)
     digests[[7, 30]] = digests[3]
-    groups = near_duplicates(random_features(50), digests)
+    groups = group_near_duplicates(random_features(50), digests)
     assert groups[3] == groups[7] == groups[30]
     assert len(set(groups)) == 48
 
@@ -68,7 +74,7 @@ def test_images_saved_again_share_a_group() -> None:
     """Noise of a tenth of the spread is what JPEG at quality 75 does to features."""
     features = random_features(50)
     again = features + np.random.default_rng(2).normal(0, 0.1, features.shape) * features.std(axis=0)
-    groups = near_duplicates(np.concatenate([features, again.astype(np.float32)]), different(100))
+    groups = group_near_duplicates(np.concatenate([features, again.astype(np.float32)]), different(100))
     np.testing.assert_array_equal(groups[:50], groups[50:])
     assert len(set(groups)) == 50
 
@@ -77,7 +83,7 @@ def test_groups_are_joined_through_a_common_member() -> None:
     features, digests = random_features(40), different(40)
     features[1] = features[0]  # alike in features
     digests[2] = digests[1]  # alike in content
-    groups = near_duplicates(features, digests)
+    groups = group_near_duplicates(features, digests)
     assert groups[0] == groups[1] == groups[2]
     assert len(set(groups)) == 38
 
@@ -85,7 +91,7 @@ def test_groups_are_joined_through_a_common_member() -> None:
 def test_one_large_feature_does_not_make_all_alike() -> None:
     features = random_features(60)
     features[:, 0] += 1e4
-    assert len(set(near_duplicates(features, different(60)))) == 60
+    assert len(set(group_near_duplicates(features, different(60)))) == 60
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -93,7 +99,7 @@ def test_one_large_feature_does_not_make_all_alike() -> None:
 def test_groups_are_those_of_a_comparison_of_all_pairs(monkeypatch: pytest.MonkeyPatch, seed: int, block: int) -> None:
     monkeypatch.setattr(duplicates, "BLOCK", block)
     features, digests = planted(200, seed)
-    groups, truth = near_duplicates(features, digests), brute_force(features, digests)
+    groups, truth = group_near_duplicates(features, digests), brute_force(features, digests)
     assert 100 < len(set(truth)) < 180
     np.testing.assert_array_equal(together(groups), together(truth))
 
@@ -103,20 +109,20 @@ def test_look_alikes_of_several_blocks_become_one_group_each(monkeypatch: pytest
     random = np.random.default_rng(0)
     kinds = random.permutation(np.repeat(np.arange(3), 20))
     features = np.float32(random.standard_normal((3, 30))[kinds] + 0.01 * random.standard_normal((60, 30)))
-    groups = near_duplicates(features, different(60))
+    groups = group_near_duplicates(features, different(60))
     assert [len(set(kinds[groups == group])) for group in range(groups.max() + 1)] == [1, 1, 1]
 
 
 def test_order_changes_nothing() -> None:
     features, digests = planted(150, 5)
     order = np.random.default_rng(0).permutation(150)
-    one, other = near_duplicates(features, digests)[order], near_duplicates(features[order], digests[order])
+    one, other = group_near_duplicates(features, digests)[order], group_near_duplicates(features[order], digests[order])
     np.testing.assert_array_equal(together(one), together(other))
 
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_smallest_sets_have_no_duplicates(rows: int) -> None:
-    assert near_duplicates(random_features(rows), different(rows)).tolist() == list(range(rows))
+    assert group_near_duplicates(random_features(rows), different(rows)).tolist() == list(range(rows))
 
 
 # --- a table larger than memory ---------------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ def test_the_smallest_sets_have_no_duplicates(rows: int) -> None:
 @given(rows=st.integers(0, 50), size=st.integers(1, 60))
 def test_blocks_walk_every_row_once(rows: int, size: int) -> None:
     features = random_features(rows, 3)
-    walked = list(blocks(features, size))
+    walked = list(iterate_blocks(features, size))
     assert [int(row) for some, _ in walked for row in some] == list(range(rows))
     assert all(len(some) == len(block) <= size for some, block in walked)
     for some, block in walked:
@@ -135,7 +141,7 @@ def test_blocks_walk_every_row_once(rows: int, size: int) -> None:
 
 def test_moments_are_those_of_numpy() -> None:
     features = random_features(5000, 8) + np.float32(100)
-    mean, spread = moments(features)
+    mean, spread = mean_and_std(features)
     np.testing.assert_allclose(mean, features.mean(axis=0, dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(spread, features.std(axis=0, dtype=np.float64), rtol=1e-4)
     assert (mean.dtype, spread.dtype) == (np.float32, np.float32)
@@ -143,16 +149,16 @@ def test_moments_are_those_of_numpy() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.3, 1e6, 1e-6])
 def test_a_feature_that_never_changes_has_spread_one(value: float) -> None:
-    mean, spread = moments(np.full((3000, 2), value, np.float32))
+    mean, spread = mean_and_std(np.full((3000, 2), value, np.float32))
     assert spread.tolist() == [1, 1]
     np.testing.assert_allclose(mean, value, rtol=1e-6)
 
 
 def test_groups_of_the_owner_are_joined_with_what_was_found() -> None:
     found, own = np.array([0, 0, 1, 2, 3]), np.array([5, -1, -1, 5, -1])
-    assert joined(found, own).tolist() == [0, 0, 1, 0, 2]
-    assert joined(found, None) is found
-    assert joined(np.arange(3), np.full(3, -1)).tolist() == [0, 1, 2]
+    assert join_user_groups(found, own).tolist() == [0, 0, 1, 0, 2]
+    assert join_user_groups(found, None) is found
+    assert join_user_groups(np.arange(3), np.full(3, -1)).tolist() == [0, 1, 2]
 
 
 # --- how alike the images of a set are by nature ----------------------------------------------------------------------
@@ -175,7 +181,7 @@ def test_images_alike_by_nature_are_no_near_duplicates() -> None:
     features, hashes = uniform(400), hashed(400)
     cosines = brute_force(features, different(400))
     assert len(set(cosines.tolist())) < 300  # above ALIKE all the same
-    assert len(set(near_duplicates(features, different(400), hashes))) > 380
+    assert len(set(group_near_duplicates(features, different(400), hashes))) > 380
 
 
 def test_their_copies_are_found_by_their_hashes_and_by_a_nearness_beyond_nature() -> None:
@@ -183,10 +189,10 @@ def test_their_copies_are_found_by_their_hashes_and_by_a_nearness_beyond_nature(
     spread = features.std(axis=0)
     noise = np.random.default_rng(3).normal(0, 0.1, features[:20].shape) * spread
     features, hashes = np.concatenate([features, features[:20] + noise]).astype(np.float32), np.r_[hashes, hashes[:20]]
-    groups = near_duplicates(features, different(420), hashes)
+    groups = group_near_duplicates(features, different(420), hashes)
     assert (groups[400:] == groups[:20]).all()
     hashes[400:] = hashed(20, seed=9)  # cropped, so that the hash is another
-    groups = near_duplicates(features, different(420), hashes)
+    groups = group_near_duplicates(features, different(420), hashes)
     assert (groups[400:] == groups[:20]).all()
 
 
@@ -196,18 +202,30 @@ def test_hashes_that_agree_by_nature_are_no_evidence() -> None:
     flips = np.random.default_rng(4).integers(0, 64, (300, 5)).astype(np.uint64)
     for column in flips.T:
         layout ^= np.uint64(1) << column
-    nature = duplicates.natural(duplicates._unit(duplicates.sketch(features)), layout)
+    nature = duplicates.measure_base_similarity(
+        duplicates._normalise_rows(duplicates.project_features(features)), layout
+    )
     assert nature.bits < 10
-    assert duplicates.Nature(3.0, 0.0, twins=True).least(np.array([0, 40])).tolist() == [duplicates.SURE] * 2
-    assert duplicates.Nature(3.0, 0.0, twins=False).least(np.array([0, 40])).tolist() == [ALIKE] * 2
-    photos = duplicates.Nature(duplicates.UNRELATED, nature.cosine, nature.twins)
-    assert (nature.least(np.array([3, 8])) > photos.least(np.array([3, 8]))).all()
+    assert (
+        duplicates.BaseSimilarity(3.0, 0.0, has_lookalikes=True).cosine_thresholds(np.array([0, 40])).tolist()
+        == [duplicates.STRICT_COSINE] * 2
+    )
+    assert (
+        duplicates.BaseSimilarity(3.0, 0.0, has_lookalikes=False).cosine_thresholds(np.array([0, 40])).tolist()
+        == [DUPLICATE_COSINE] * 2
+    )
+    photos = duplicates.BaseSimilarity(duplicates.TYPICAL_BITS, nature.cosine, nature.has_lookalikes)
+    assert (nature.cosine_thresholds(np.array([3, 8])) > photos.cosine_thresholds(np.array([3, 8]))).all()
 
 
 def test_photos_keep_the_rule_for_photos() -> None:
-    nature = duplicates.natural(duplicates._unit(duplicates.sketch(random_features(300, 512))), hashed(300))
-    assert (nature.twins, nature.bits >= 20, nature.cosine < 0.3) == (False, True, True)
-    assert nature.least(np.array([0, 6, 20, 40])).tolist() == pytest.approx([0.1, 0.68, 0.85, 0.85], abs=0.02)
+    nature = duplicates.measure_base_similarity(
+        duplicates._normalise_rows(duplicates.project_features(random_features(300, 512))), hashed(300)
+    )
+    assert (nature.has_lookalikes, nature.bits >= 20, nature.cosine < 0.3) == (False, True, True)
+    assert nature.cosine_thresholds(np.array([0, 6, 20, 40])).tolist() == pytest.approx(
+        [0.1, 0.68, 0.85, 0.85], abs=0.02
+    )
 
 
 def test_where_hashes_all_but_agree_features_of_a_little_in_common_do() -> None:
@@ -215,12 +233,13 @@ def test_where_hashes_all_but_agree_features_of_a_little_in_common_do() -> None:
     features[299] = 0.3 * features[0] + 0.7 * features[299]  # half the size, of a small image
     hashes[299] = hashes[0] ^ np.uint64(0b1011)
     assert (
-        near_duplicates(features, different(300), hashes)[299] == near_duplicates(features, different(300), hashes)[0]
+        group_near_duplicates(features, different(300), hashes)[299]
+        == group_near_duplicates(features, different(300), hashes)[0]
     )
     hashes[299] = hashes[0] ^ np.uint64(0b1111111111)
-    assert len(set(near_duplicates(features, different(300), hashes).tolist())) == 300
+    assert len(set(group_near_duplicates(features, different(300), hashes).tolist())) == 300
 
 
 def test_of_a_few_images_nature_cannot_be_told() -> None:
-    few = duplicates.natural(duplicates._unit(random_features(3)), np.zeros(3, np.uint64))
-    assert few == duplicates.Nature(duplicates.UNRELATED, 0.0, twins=False)
+    few = duplicates.measure_base_similarity(duplicates._normalise_rows(random_features(3)), np.zeros(3, np.uint64))
+    assert few == duplicates.BaseSimilarity(duplicates.TYPICAL_BITS, 0.0, has_lookalikes=False)

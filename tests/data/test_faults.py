@@ -5,28 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graft.data.image_stats import WIDTH, Looks
-from graft.data.quality import Finding, misnamed, odd, unreadable
+from graft.data.image_stats import COLUMN_COUNT, ImageStats
+from graft.data.quality import Finding, find_misnamed, find_odd_images, find_unreadable
 from graft_runtime.formats import FORMATS
 
 JPEG, PNG = FORMATS.index("JPEG"), FORMATS.index("PNG")
 
 
-def looks(**rows: list[float]) -> Looks:
+def looks(**rows: list[float]) -> ImageStats:
     """Six ordinary photos with some columns of the table changed: column number, then a value for each."""
     table = np.tile(np.float32([640, 480, JPEG, 1, 0, 0, 90, 80, 70, 60, 50, 40, 1, 2, 3, 4]), (6, 1))
     for name, values in rows.items():
         table[:, int(name[1:])] = values
-    return Looks(table)
+    return ImageStats(table)
 
 
-def found(table: Looks, names: list[str] | None = None) -> dict[str, Finding]:
-    return {each.kind: each for each in odd(table, names or [f"{row}.jpg" for row in range(6)])}
+def found(table: ImageStats, names: list[str] | None = None) -> dict[str, Finding]:
+    return {each.kind: each for each in find_odd_images(table, names or [f"{row}.jpg" for row in range(6)])}
 
 
 def test_ordinary_images_are_not_odd() -> None:
     assert found(looks()) == {}
-    assert list(odd(Looks(np.zeros((0, WIDTH), np.float32)), [])) == []
+    assert list(find_odd_images(ImageStats(np.zeros((0, COLUMN_COUNT), np.float32)), [])) == []
 
 
 @pytest.mark.parametrize(
@@ -57,17 +57,17 @@ def test_small_images_among_small_ones_are_not_odd() -> None:
 
 def test_only_endings_that_say_a_format_can_be_wrong() -> None:
     names = ["a.JPEG", "b.png", "c", "d.jpe", "image 4", "e.webp"]
-    assert misnamed(looks(), names).tolist() == [False, True, False, False, False, True]
-    assert not misnamed(looks(c2=[-1] * 6), names).any()
+    assert find_misnamed(looks(), names).tolist() == [False, True, False, False, False, True]
+    assert not find_misnamed(looks(c2=[-1] * 6), names).any()
 
 
 @pytest.mark.fault(8)
 def test_what_cannot_be_read_keeps_its_reason_and_is_graver_where_it_is_most() -> None:
-    (one,) = unreadable({3: "truncated", 7: "empty file"}, 10)
+    (one,) = find_unreadable({3: "truncated", 7: "empty file"}, 10)
     assert (one.severity, one.cases.tolist(), one.notes) == ("warning", [[3], [7]], ["truncated", "empty file"])
-    (most,) = unreadable({row: "damaged" for row in range(6)}, 10)
+    (most,) = find_unreadable({row: "damaged" for row in range(6)}, 10)
     assert most.severity == "error"
-    assert list(unreadable({}, 10)) == []
+    assert list(find_unreadable({}, 10)) == []
 
 
 def test_sentences_know_one_from_many() -> None:

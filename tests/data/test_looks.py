@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from graft.data.image_stats import WIDTH, Looks, glimpse, look
+from graft.data.image_stats import COLUMN_COUNT, ImageStats, build_image_stats, measure_image
 from graft_runtime.formats import FORMATS
 from graft_runtime.image import decode
 
@@ -20,8 +20,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def looked(raw: bytes, enough: int = 64) -> Looks:
-    return Looks(look([glimpse(raw, decode(raw, enough=enough))]))
+def looked(raw: bytes, enough: int = 64) -> ImageStats:
+    return ImageStats(build_image_stats([measure_image(raw, decode(raw, enough=enough))]))
 
 
 def noisy(width: int = 90, height: int = 60, colours: int = 3) -> Image.Image:
@@ -34,7 +34,7 @@ def test_size_and_format_are_those_of_the_file(kind: str) -> None:
     looks = looked(encoded(noisy(), kind))
     assert looks.sizes.tolist() == [[90, 60]]
     assert FORMATS[int(looks.formats[0])] == kind
-    assert [bool(each[0]) for each in (looks.turned, looks.blank, looks.grey)] == [False, False, False]
+    assert [bool(each[0]) for each in (looks.is_rotated, looks.is_blank, looks.is_grey)] == [False, False, False]
 
 
 def test_a_photo_scaled_down_while_it_is_decoded_keeps_its_size() -> None:
@@ -47,7 +47,7 @@ def test_a_turned_image_stands_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     looks = looked(encoded(noisy(), "JPEG", exif=exif))
-    assert looks.turned.tolist() == [True]
+    assert looks.is_rotated.tolist() == [True]
     assert looks.sizes.tolist() == [[60, 90]]
     upright = looked(encoded(noisy().rotate(-90, expand=True), "PNG"))
     assert np.bitwise_count(looks.hashes ^ upright.hashes).max() <= 4
@@ -56,7 +56,7 @@ def test_a_turned_image_stands_upright() -> None:
 @pytest.mark.parametrize(("colour", "blank"), [((200, 10, 30), True), ((0, 0, 0), True)])
 def test_a_single_colour_is_blank(colour: tuple[int, int, int], blank: bool) -> None:
     looks = looked(encoded(Image.new("RGB", (64, 48), colour), "JPEG"))
-    assert bool(looks.blank[0]) is blank
+    assert bool(looks.is_blank[0]) is blank
     assert np.abs(looks.colours[0] - colour).max() <= 2
 
 
@@ -72,17 +72,17 @@ def test_blank_images_have_one_hash_for_each_colour() -> None:
 def test_a_thin_line_on_white_is_not_blank() -> None:
     page = Image.new("L", (1000, 1000), 255)
     page.paste(0, (0, 500, 1000, 501))
-    assert not looked(encoded(page)).blank[0]
+    assert not looked(encoded(page)).is_blank[0]
 
 
 def test_grey_is_grey_after_jpeg_too() -> None:
-    assert looked(encoded(noisy(colours=1), "JPEG")).grey[0]
-    assert not looked(encoded(noisy(), "JPEG")).grey[0]
+    assert looked(encoded(noisy(colours=1), "JPEG")).is_grey[0]
+    assert not looked(encoded(noisy(), "JPEG")).is_grey[0]
 
 
 def test_traits_tell_what_was_done_to_an_image() -> None:
     def traits(image: Image.Image) -> dict[str, float]:
-        return {name: float(column[0]) for name, column in looked(encoded(image)).traits.items()}
+        return {name: float(column[0]) for name, column in looked(encoded(image)).trait_values.items()}
 
     plain = traits(noisy(600, 400))
     assert traits(noisy(600, 400).convert("L").convert("RGB"))["colour"] == 0 < plain["colour"]
@@ -105,7 +105,7 @@ def test_the_border_has_a_colour_of_its_own() -> None:
 
 def test_pixels_in_memory_have_no_format_and_otherwise_the_same_look() -> None:
     pixels = np.asarray(noisy())
-    memory, file = look([glimpse(pixels, pixels), glimpse(encoded(noisy()), pixels)])
-    assert memory.shape == (WIDTH,)
+    memory, file = build_image_stats([measure_image(pixels, pixels), measure_image(encoded(noisy()), pixels)])
+    assert memory.shape == (COLUMN_COUNT,)
     assert memory[2] == -1
     np.testing.assert_array_equal(np.delete(memory, 2), np.delete(file, 2))

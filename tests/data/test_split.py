@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, TRAIN
-from graft.data.split import folds, lasting, one_group_out, stratified
+from graft.data.split import assign_folds, leave_one_group_out, split_by_content, split_stratified
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ SINGLES = table([row % 3 for row in range(60)], list(range(60)))
 @settings(deadline=None)
 @given(data=tables(), share=SHARES, seed=SEEDS)
 def test_each_image_is_in_one_part_and_each_group_is_whole(data: Table, share: float, seed: int) -> None:
-    part = stratified(*data.columns, share, seed)
+    part = split_stratified(*data.columns, share, seed)
     assert part.shape == data.labels.shape
     assert set(part) <= {TRAIN, TEST}
     assert whole(part, data.groups)
@@ -74,7 +74,7 @@ def test_each_image_is_in_one_part_and_each_group_is_whole(data: Table, share: f
 @settings(deadline=None)
 @given(data=tables(torn=False), share=SHARES, seed=SEEDS)
 def test_a_class_has_its_share_up_to_the_smallest_group_that_was_left(data: Table, share: float, seed: int) -> None:
-    part = stratified(*data.columns, share, seed)
+    part = split_stratified(*data.columns, share, seed)
     for label in set(data.labels):
         own = data.labels == label
         left = np.unique(data.groups[own & (part == TRAIN)], return_counts=True)[1]
@@ -84,32 +84,32 @@ def test_a_class_has_its_share_up_to_the_smallest_group_that_was_left(data: Tabl
 
 @pytest.mark.parametrize(("share", "tested"), [(0.0, 1), (0.2, 4), (0.5, 10), (1.0, 19)])
 def test_single_images_are_shared_exactly(share: float, tested: int) -> None:
-    part = stratified(*SINGLES.columns, share, 0)
+    part = split_stratified(*SINGLES.columns, share, 0)
     assert [int((part[SINGLES.labels == label] == TEST).sum()) for label in range(3)] == [tested] * 3
 
 
 @pytest.mark.fault(21)
 def test_a_class_of_one_image_or_one_group_stays_in_training() -> None:
     data = table([0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 2, 3])
-    part = stratified(*data.columns, 0.5, 0)
+    part = split_stratified(*data.columns, 0.5, 0)
     assert part[:4].tolist() == [TRAIN] * 4
     assert sorted(part[4:]) == [TRAIN, TEST]
 
 
 def test_a_class_without_images_takes_nothing_from_the_others() -> None:
     data = table([0, 0, 2, 2], [0, 1, 2, 3])
-    part = stratified(*data.columns, 0.5, 0)
+    part = split_stratified(*data.columns, 0.5, 0)
     assert [sorted(part[:2]), sorted(part[2:])] == [[TRAIN, TEST]] * 2
 
 
 def test_another_seed_is_another_split() -> None:
-    parts = {stratified(*SINGLES.columns, 0.3, seed).tobytes() for seed in range(8)}
+    parts = {split_stratified(*SINGLES.columns, 0.3, seed).tobytes() for seed in range(8)}
     assert len(parts) == 8
-    assert len({folds(*SINGLES.columns, 5, seed).tobytes() for seed in range(8)}) == 8
+    assert len({assign_folds(*SINGLES.columns, 5, seed).tobytes() for seed in range(8)}) == 8
 
 
 def test_every_image_is_tested_under_some_seed() -> None:
-    tested = [stratified(*SINGLES.columns, 0.3, seed) == TEST for seed in range(100)]
+    tested = [split_stratified(*SINGLES.columns, 0.3, seed) == TEST for seed in range(100)]
     np.testing.assert_allclose(np.mean(tested, axis=0), 0.3, atol=0.2)  # four standard deviations
 
 
@@ -122,14 +122,14 @@ def test_order_and_names_of_groups_do_not_matter(data: Table, share: float, seed
     )
     other = Table(data.labels, names[data.groups], data.digests)[order]
     np.testing.assert_array_equal(
-        stratified(*other.columns, share, seed), stratified(*data.columns, share, seed)[order]
+        split_stratified(*other.columns, share, seed), split_stratified(*data.columns, share, seed)[order]
     )
-    np.testing.assert_array_equal(folds(*other.columns, 3, seed), folds(*data.columns, 3, seed)[order])
+    np.testing.assert_array_equal(assign_folds(*other.columns, 3, seed), assign_folds(*data.columns, 3, seed)[order])
 
 
 def test_a_new_image_moves_few_others() -> None:
     """A place follows from the content: what was there before is split nearly as before."""
-    before, after = (stratified(*SINGLES[:rows].columns, 0.3, 0) for rows in (57, 60))
+    before, after = (split_stratified(*SINGLES[:rows].columns, 0.3, 0) for rows in (57, 60))
     assert (before != after[:57]).sum() <= 6
 
 
@@ -140,7 +140,7 @@ def test_a_new_image_moves_few_others() -> None:
 @settings(deadline=None, max_examples=25)
 def test_an_image_stays_where_it_is_whatever_is_added(later: int, seed: int) -> None:
     many = table([row % 3 for row in range(later)], list(range(later)))
-    before, after = lasting(*many[:300].columns, 0.2, seed), lasting(*many.columns, 0.2, seed)
+    before, after = split_by_content(*many[:300].columns, 0.2, seed), split_by_content(*many.columns, 0.2, seed)
     np.testing.assert_array_equal(after[:300], before)
     assert 0.1 < (after == TEST).mean() < 0.3
 
@@ -150,31 +150,31 @@ def test_an_image_stays_where_it_is_whatever_is_added(later: int, seed: int) -> 
 def test_a_lasting_split_keeps_groups_whole_and_half_of_a_class(
     data: Table, share: float, seed: int, dice: Any
 ) -> None:
-    part = lasting(*data.columns, share, seed)
+    part = split_by_content(*data.columns, share, seed)
     assert whole(part, data.groups)
     for label in set(data.labels.tolist()):
         own = data.labels == label
         assert 2 * (part[own] == TEST).sum() <= own.sum()
     order = np.array(dice.sample(range(len(part)), len(part)))
-    np.testing.assert_array_equal(lasting(*data[order].columns, share, seed), part[order])
+    np.testing.assert_array_equal(split_by_content(*data[order].columns, share, seed), part[order])
 
 
 @pytest.mark.fault(21)
 @pytest.mark.parametrize("seed", range(20))
 def test_no_class_of_two_or_more_goes_untested(seed: int) -> None:
     few = table([0, 0, 1, 1, 1, 2], list(range(6)))
-    part = lasting(*few.columns, 0.01, seed)
+    part = split_by_content(*few.columns, 0.01, seed)
     assert [int((part[few.labels == label] == TEST).sum()) for label in range(3)] == [1, 1, 0]
 
 
 def test_big_groups_are_tested_as_often_as_single_images() -> None:
     bursts = table([0] * 4000, [row // 40 for row in range(4000)])
-    tested = [float((lasting(*bursts.columns, 0.2, seed) == TEST).mean()) for seed in range(8)]
+    tested = [float((split_by_content(*bursts.columns, 0.2, seed) == TEST).mean()) for seed in range(8)]
     assert 0.15 < np.mean(tested) < 0.25
 
 
 def test_leaving_one_group_out() -> None:
-    assert one_group_out(np.array([7, 3, 7, 9])).tolist() == [1, 0, 1, 2]
+    assert leave_one_group_out(np.array([7, 3, 7, 9])).tolist() == [1, 0, 1, 2]
 
 
 # --- folds ------------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_leaving_one_group_out() -> None:
 @settings(deadline=None)
 @given(data=tables(), count=st.integers(2, 6), seed=SEEDS)
 def test_each_image_is_in_one_fold_and_each_group_is_whole(data: Table, count: int, seed: int) -> None:
-    fold = folds(*data.columns, count, seed)
+    fold = assign_folds(*data.columns, count, seed)
     assert fold.shape == data.labels.shape
     assert set(fold) <= set(range(count))
     assert whole(fold, data.groups)
@@ -192,7 +192,7 @@ def test_each_image_is_in_one_fold_and_each_group_is_whole(data: Table, count: i
 @settings(deadline=None)
 @given(data=tables(torn=False), count=st.integers(2, 6), seed=SEEDS)
 def test_classes_are_spread_evenly_up_to_their_largest_group(data: Table, count: int, seed: int) -> None:
-    fold = folds(*data.columns, count, seed)
+    fold = assign_folds(*data.columns, count, seed)
     for label in set(data.labels):
         own = data.labels == label
         filled = np.bincount(fold[own], minlength=count)
@@ -200,7 +200,7 @@ def test_classes_are_spread_evenly_up_to_their_largest_group(data: Table, count:
 
 
 def test_folds_of_single_images_are_equal() -> None:
-    fold = folds(*SINGLES.columns, 5, 0)
+    fold = assign_folds(*SINGLES.columns, 5, 0)
     counts = [np.bincount(fold[SINGLES.labels == label], minlength=5).tolist() for label in range(3)]
     assert counts == [[4] * 5] * 3
 
@@ -208,12 +208,12 @@ def test_folds_of_single_images_are_equal() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_small_groups_fill_up_what_a_big_one_left_uneven(seed: int) -> None:
     data = table([0] * 8, [0, 0, 0, 0, 1, 2, 3, 4])
-    assert np.bincount(folds(*data.columns, 2, seed)).tolist() == [4, 4]
+    assert np.bincount(assign_folds(*data.columns, 2, seed)).tolist() == [4, 4]
 
 
 def test_the_remainders_of_classes_go_to_different_folds() -> None:
     data = table([0, 1, 2, 3], [0, 1, 2, 3])
-    assert sorted(folds(*data.columns, 4, 0)) == [0, 1, 2, 3]
+    assert sorted(assign_folds(*data.columns, 4, 0)) == [0, 1, 2, 3]
 
 
 # --- several labels ---------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ MANY = tagged(400, SHARED)
 def test_with_several_labels_groups_are_whole_and_no_class_loses_its_last_image(
     data: Table, share: float, count: int, seed: int
 ) -> None:
-    part, fold = stratified(*data.columns, share, seed), folds(*data.columns, count, seed)
+    part, fold = split_stratified(*data.columns, share, seed), assign_folds(*data.columns, count, seed)
     assert part.shape == fold.shape == (len(data.labels),)
     assert set(part) <= {TRAIN, TEST}
     assert set(fold) <= set(range(count))
@@ -259,16 +259,18 @@ def test_with_several_labels_order_and_names_of_groups_do_not_matter(data: Table
     order = np.array(dice.sample(range(len(data.labels)), len(data.labels)))
     names = np.array(dice.sample(range(99), 99))
     other = Table(data.labels, names[data.groups], data.digests)[order]
-    np.testing.assert_array_equal(stratified(*other.columns, 0.3, seed), stratified(*data.columns, 0.3, seed)[order])
-    np.testing.assert_array_equal(folds(*other.columns, 3, seed), folds(*data.columns, 3, seed)[order])
+    np.testing.assert_array_equal(
+        split_stratified(*other.columns, 0.3, seed), split_stratified(*data.columns, 0.3, seed)[order]
+    )
+    np.testing.assert_array_equal(assign_folds(*other.columns, 3, seed), assign_folds(*data.columns, 3, seed)[order])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_label_has_its_share_in_the_test_part_and_in_every_fold(seed: int) -> None:
     sizes = MANY.labels.sum(axis=0)
-    tested = MANY.labels[stratified(*MANY.columns, 0.25, seed) == TEST].sum(axis=0)
+    tested = MANY.labels[split_stratified(*MANY.columns, 0.25, seed) == TEST].sum(axis=0)
     np.testing.assert_allclose(tested, sizes * 0.25, atol=2)
-    fold = folds(*MANY.columns, 4, seed)
+    fold = assign_folds(*MANY.columns, 4, seed)
     filled = np.stack([MANY.labels[fold == each].sum(axis=0) for each in range(4)])
     np.testing.assert_allclose(filled, np.tile(sizes / 4, (4, 1)), atol=2)
     assert np.ptp(np.bincount(fold)) <= 3
@@ -279,15 +281,15 @@ def test_rare_labels_are_dealt_better_than_by_chance() -> None:
     rare = MANY.labels[:, 4] > 0
     assert rare.sum() == 5
     for seed in range(5):
-        assert np.ptp(np.bincount(folds(*MANY.columns, 3, seed)[rare], minlength=3)) <= 1
+        assert np.ptp(np.bincount(assign_folds(*MANY.columns, 3, seed)[rare], minlength=3)) <= 1
 
 
 def test_images_without_any_label_are_spread_too() -> None:
     data = tagged(40, [0.0, 0.2])
-    assert np.bincount(folds(*data.columns, 4, 0)).tolist() == [10] * 4
-    assert (stratified(*data.columns, 0.25, 0) == TEST).sum() == 10
+    assert np.bincount(assign_folds(*data.columns, 4, 0)).tolist() == [10] * 4
+    assert (split_stratified(*data.columns, 0.25, 0) == TEST).sum() == 10
 
 
 def test_with_several_labels_another_seed_is_another_split() -> None:
-    assert len({stratified(*MANY.columns, 0.3, seed).tobytes() for seed in range(5)}) == 5
-    assert len({folds(*MANY.columns, 4, seed).tobytes() for seed in range(5)}) == 5
+    assert len({split_stratified(*MANY.columns, 0.3, seed).tobytes() for seed in range(5)}) == 5
+    assert len({assign_folds(*MANY.columns, 4, seed).tobytes() for seed in range(5)}) == 5

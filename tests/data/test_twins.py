@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 
 from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, Dataset, from_arrays
-from graft.data.duplicates import NOBODY, Twins, find_twins, found, pairs_of, repeated
-from graft.data.image_stats import mirrored
+from graft.data.duplicates import (
+    NO_PARTNER,
+    NearDuplicates,
+    count_repeats,
+    find_duplicate_problems,
+    find_near_duplicates,
+    partner_pairs,
+)
+from graft.data.image_stats import mirror_hashes
 
 COUNT = 40
 
@@ -37,8 +44,8 @@ def labels(**other: int) -> NDArray[np.int32]:
 
 def twins(
     rows: NDArray[np.float32], said: NDArray[np.int32] | None = None, parts: NDArray[np.int8] | None = None
-) -> Twins:
-    return find_twins(
+) -> NearDuplicates:
+    return find_near_duplicates(
         rows, digests(), None, labels() if said is None else said, np.zeros(COUNT, np.int8) if parts is None else parts
     )
 
@@ -50,9 +57,9 @@ def data(said: NDArray[np.int32], parts: NDArray[np.int8]) -> Dataset:
 
 def test_strangers_have_nobody() -> None:
     lonely = twins(features())
-    assert (lonely.nearest == NOBODY).all()
+    assert (lonely.nearest == NO_PARTNER).all()
     assert len(set(lonely.groups)) == COUNT
-    assert pairs_of(lonely.nearest).shape == (0, 2)
+    assert partner_pairs(lonely.nearest).shape == (0, 2)
 
 
 def test_of_several_the_most_alike_is_the_nearest() -> None:
@@ -60,7 +67,7 @@ def test_of_several_the_most_alike_is_the_nearest() -> None:
     rows[1] = rows[0] + 0.3 * features()[20]
     rows[2] = rows[0] + 0.1 * features()[21]
     assert twins(rows).nearest[:3].tolist() == [2, 0, 0]
-    assert pairs_of(twins(rows).nearest).tolist() == [[0, 1], [0, 2]]
+    assert partner_pairs(twins(rows).nearest).tolist() == [[0, 1], [0, 2]]
 
 
 @pytest.mark.parametrize("block", [7, 2048])
@@ -71,9 +78,9 @@ def test_labels_and_parts_have_a_nearest_of_their_own(monkeypatch: pytest.Monkey
     parts = np.full(COUNT, TRAIN, np.int8)
     parts[30] = TEST
     told = twins(rows, labels(c35=1), parts)
-    assert told.disputed[[0, 30, 35]].tolist() == [35, 35, 0]
-    assert told.crossing[[0, 30, 35]].tolist() == [30, 0, 30]
-    assert (np.delete(told.disputed, [0, 30, 35]) == NOBODY).all()
+    assert told.conflicting[[0, 30, 35]].tolist() == [35, 35, 0]
+    assert told.leaking[[0, 30, 35]].tolist() == [30, 0, 30]
+    assert (np.delete(told.conflicting, [0, 30, 35]) == NO_PARTNER).all()
 
 
 def test_hashes_speak_for_pairs_whose_features_differ_more() -> None:
@@ -81,12 +88,12 @@ def test_hashes_speak_for_pairs_whose_features_differ_more() -> None:
     rows[1] = 0.75 * rows[0] + 0.66 * features()[20]  # a cosine of about 0.75
     nothing = np.zeros(COUNT, np.int8)
     bits[1] = bits[0]
-    assert find_twins(rows, digests(), None, labels(), nothing).nearest[0] == NOBODY
-    assert find_twins(rows, digests(), bits, labels(), nothing).nearest[0] == 1
-    bits[1] = mirrored(bits[:1])[0]
-    assert find_twins(rows, digests(), bits, labels(), nothing).nearest[0] == 1
+    assert find_near_duplicates(rows, digests(), None, labels(), nothing).nearest[0] == NO_PARTNER
+    assert find_near_duplicates(rows, digests(), bits, labels(), nothing).nearest[0] == 1
+    bits[1] = mirror_hashes(bits[:1])[0]
+    assert find_near_duplicates(rows, digests(), bits, labels(), nothing).nearest[0] == 1
     bits[1] = bits[0] ^ np.uint64(0xFFFF)
-    assert find_twins(rows, digests(), bits, labels(), nothing).nearest[0] == NOBODY
+    assert find_near_duplicates(rows, digests(), bits, labels(), nothing).nearest[0] == NO_PARTNER
 
 
 @pytest.mark.parametrize("block", [7, 2048])
@@ -95,16 +102,16 @@ def test_without_features_only_hashes_that_are_nearly_the_same_make_twins(
 ) -> None:
     monkeypatch.setattr(duplicates, "BLOCK", block)
     bits = hashes()
-    bits[30], bits[35], bits[39] = bits[0] ^ np.uint64(0b111), mirrored(bits[:1])[0], bits[1] ^ np.uint64(0b11111)
-    told = find_twins(None, digests(), bits, labels(), np.zeros(COUNT, np.int8))
-    assert told.nearest[[0, 30, 35, 39]].tolist() == [35, 0, 0, NOBODY]
-    assert (find_twins(None, digests(), None, labels(), np.zeros(COUNT, np.int8)).nearest == NOBODY).all()
+    bits[30], bits[35], bits[39] = bits[0] ^ np.uint64(0b111), mirror_hashes(bits[:1])[0], bits[1] ^ np.uint64(0b11111)
+    told = find_near_duplicates(None, digests(), bits, labels(), np.zeros(COUNT, np.int8))
+    assert told.nearest[[0, 30, 35, 39]].tolist() == [35, 0, 0, NO_PARTNER]
+    assert (find_near_duplicates(None, digests(), None, labels(), np.zeros(COUNT, np.int8)).nearest == NO_PARTNER).all()
 
 
 def test_equal_hashes_alone_make_no_twins() -> None:
     same = np.full(COUNT, 12345, np.uint64)
-    told = find_twins(features(), digests(), same, labels(), np.zeros(COUNT, np.int8))
-    assert (told.nearest == NOBODY).all()
+    told = find_near_duplicates(features(), digests(), same, labels(), np.zeros(COUNT, np.int8))
+    assert (told.nearest == NO_PARTNER).all()
 
 
 def test_several_labels_differ_if_any_does() -> None:
@@ -112,8 +119,8 @@ def test_several_labels_differ_if_any_does() -> None:
     rows[1], rows[3] = rows[0], rows[2]
     said[[0, 1], 0] = 1
     said[3, 2] = 1
-    told = find_twins(rows, digests(), None, said, np.zeros(COUNT, np.int8))
-    assert told.disputed[:4].tolist() == [NOBODY, NOBODY, 3, 2]
+    told = find_near_duplicates(rows, digests(), None, said, np.zeros(COUNT, np.int8))
+    assert told.conflicting[:4].tolist() == [NO_PARTNER, NO_PARTNER, 3, 2]
 
 
 def test_what_is_told_of_them() -> None:
@@ -125,9 +132,9 @@ def test_what_is_told_of_them() -> None:
     parts = np.full(COUNT, UNSPLIT, np.int8)
     parts[:] = TRAIN
     parts[9] = TEST
-    told = find_twins(rows, names, None, said, parts)
-    assert told.copies.tolist() == [row in (1, 3) for row in range(COUNT)]
-    findings = {each.kind: each for each in found(told, data(said, parts), hashes())}
+    told = find_near_duplicates(rows, names, None, said, parts)
+    assert told.is_copy.tolist() == [row in (1, 3) for row in range(COUNT)]
+    findings = {each.kind: each for each in find_duplicate_problems(told, data(said, parts), hashes())}
     assert {kind: each.cases.tolist() for kind, each in findings.items()} == {
         "leak": [[8, 9]],
         "conflict": [[0, 1]],
@@ -141,5 +148,5 @@ def test_what_is_told_of_them() -> None:
 
 def test_a_content_that_stands_there_three_times_is_a_likely_placeholder() -> None:
     first = np.array([0, 1, 1, 0, 4, 0, 1, 7, 0, 7])
-    assert repeated(first) == {0: 4, 1: 3}
-    assert repeated(first[:5]) == {}
+    assert count_repeats(first) == {0: 4, 1: 3}
+    assert count_repeats(first[:5]) == {}

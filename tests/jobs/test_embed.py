@@ -47,7 +47,7 @@ def test_the_features_are_what_the_network_says_of_each_image(photos: Path) -> N
     backbone = backbone_to_module(load_backbone())
     network = FeaturesModule(backbone.module, backbone.preprocess, ())
     for row in (0, 17, 35):
-        pixels = table.pixels((photos / found.names[row]).read_bytes(), backbone.preprocess.decode_size)
+        pixels = table.decode_pixels((photos / found.names[row]).read_bytes(), backbone.preprocess.decode_size)
         with torch.inference_mode():
             want = network(torch.from_numpy(backbone.preprocess.prepare(pixels)[None])).numpy()[0]
         assert found.features[row] == pytest.approx(want, abs=1e-4)
@@ -116,7 +116,7 @@ def test_a_parquet_table_holds_the_same_as_the_arrays(photos: Path, tmp_path: Pa
     assert found["name"].to_pylist() == expected.names
     assert found["label"].to_pylist() == [expected.classes[label] for label in expected.labels]
     assert np.array_equal(np.array(found["features"].to_pylist(), np.float32), expected.features)
-    digests = [table.digest((photos / name).read_bytes()).hex() for name in expected.names]
+    digests = [table.compute_digest((photos / name).read_bytes()).hex() for name in expected.names]
     assert found["digest"].to_pylist() == digests
     assert graft("embed", photos, "-o", tmp_path / "f.parquet", "-q").exit_code == 6
     assert graft("embed", photos, "-o", tmp_path / "f.parquet", "-q", "--force").exit_code == 0

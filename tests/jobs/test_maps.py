@@ -37,7 +37,7 @@ def hooked(backbone: BackboneModule, raw: bytes, name: str) -> torch.Tensor:
     """What a forward hook on the stage hears of an image in a whole pass."""
     heard: list[torch.Tensor] = []
     handle = backbone.module.get_submodule(name).register_forward_hook(lambda _part, _in, out: heard.append(out))
-    pixels = table.pixels(raw, backbone.preprocess.decode_size)
+    pixels = table.decode_pixels(raw, backbone.preprocess.decode_size)
     with torch.inference_mode():
         backbone.module(normalise(backbone.preprocess, torch.from_numpy(backbone.preprocess.prepare(pixels)[None])))
     handle.remove()

@@ -20,7 +20,7 @@ from graft.errors import ModelError, OutputError, UsageError
 from graft.jobs.fit import fit
 from graft.model import history
 from graft.model.classifier import Classifier
-from graft.progress import Work, unwatched
+from graft.progress import ProgressTask, no_progress
 from graft.torch import finetune
 
 RECIPE = "epochs=2,batch=8,rate=0.0005,mixup=0.2,ema=0.9,blend=none"  # no blend: the epoch wins and is refitted
@@ -53,7 +53,7 @@ def train_until(photos: Path, weights: Path, output: Path, strategy: str, after:
     """`fit` with a checkpoint after each update, until the process kills itself."""
     done = 0
 
-    def watch(things: Iterable[Any], what: str | Work, _count: int) -> Iterable[Any]:
+    def watch(things: Iterable[Any], what: str | ProgressTask, _count: int) -> Iterable[Any]:
         nonlocal done
         for thing in things:
             if str(what).startswith("updates") and done == after:
@@ -173,4 +173,4 @@ def test_the_history_stays_with_the_classifier(undisturbed: tuple[Path, Classifi
     rows = history.read(folder / "history.csv")
     assert [row.number for row in rows] == [1, 2]
     assert [row.loss for row in rows] == [row["loss"] for row in trained.report["training"]["history"]]
-    assert unwatched([1], "", 1) == [1]
+    assert no_progress([1], "", 1) == [1]

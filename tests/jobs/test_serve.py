@@ -19,7 +19,7 @@ from test_docs import DOCS, blocks
 from graft.errors import UsageError
 from graft.jobs.serve import export_to_cache
 from graft.model.classifier import Classifier, load
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft_runtime import contract
 
 
@@ -79,14 +79,14 @@ def test_the_examples_of_the_documentation_run(
 
 def test_a_classifier_is_exported_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
-    first = export_to_cache(model, None, unwatched)
+    first = export_to_cache(model, None, no_progress)
     before = first.stat().st_mtime_ns
-    assert export_to_cache(model, None, unwatched) == first
+    assert export_to_cache(model, None, no_progress) == first
     assert first.stat().st_mtime_ns == before
     assert first.stem == model.name
-    assert export_to_cache(first, None, unwatched) == first
+    assert export_to_cache(first, None, no_progress) == first
     with pytest.raises(UsageError, match="has its evidence inside"):
-        export_to_cache(first, "photos", unwatched)
+        export_to_cache(first, "photos", no_progress)
 
 
 # --- what lies in the cache -------------------------------------------------------------------------------------------
@@ -123,17 +123,17 @@ def test_an_export_in_the_cache_is_made_again_only_where_it_is_of_no_use(
         made.append(path)
 
     monkeypatch.setattr("graft.jobs.export.export.export", export)
-    path = export_to_cache(model, None, unwatched)
+    path = export_to_cache(model, None, no_progress)
     ODD[odd](path)
-    again = export_to_cache(model, None, unwatched)
+    again = export_to_cache(model, None, no_progress)
     assert (again, len(made)) == (path, 1 if odd == "sound" else 2)
     assert contract.read_description(again.read_bytes())[0] == load(model).card
 
 
 def test_a_file_is_served_without_torch() -> None:
     code = (
-        "import sys; from graft.jobs import serve; from graft.progress import unwatched; from pathlib import Path;"
-        f"serve.export_to_cache(Path({str(Path(__file__))!r}), None, unwatched); print('HEAVY', 'torch' in sys.modules)"
+        "import sys; from graft.jobs import serve; from graft.progress import no_progress; from pathlib import Path;"
+        f"serve.export_to_cache(Path({str(Path(__file__))!r}), None, no_progress); print('HEAVY', 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "HEAVY False"

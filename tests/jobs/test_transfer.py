@@ -25,7 +25,7 @@ from graft.jobs.direct import load_published_classifier, relabel_dataset
 from graft.jobs.evaluate import evaluate
 from graft.jobs.fit import fit
 from graft.model.classifier import load
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft.torch import phases
 from graft.torch.restore import backbone_to_module, build_random_module, network_to_module
 from graft.training.choices import Choices
@@ -236,7 +236,7 @@ def taught(photos: Path, recipe: str, small: dict[str, Any]) -> tuple[Dataset, t
     data, backbone = read_folder(photos), load_backbone("test_resnet", small["weights"])
     material = prepare_material(data, embed(build_probe_features(backbone), data), 0)
     ground = phases.build_finetune_inputs(
-        Choices("full", "", recipe), backbone, backbone_to_module(backbone), material, unwatched
+        Choices("full", "", recipe), backbone, backbone_to_module(backbone), material, no_progress
     )
     return material.data.take(ground.train_rows), ground.targets
 

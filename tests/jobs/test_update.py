@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from graft.cli import app
 from graft.data.dataset import TEST, TRAIN
-from graft.data.images import Recalled
+from graft.data.images import CachedImages
 from graft.data.readers.folder import read_folder
 from graft.errors import DataError, GraftError, ModelError, OutputError, UpdateError, UsageError
 from graft.jobs.fit import fit
@@ -356,7 +356,7 @@ def test_old_answers_count_in_the_new_classes() -> None:
 
 
 def test_an_image_that_is_not_at_hand_says_so() -> None:
-    column = Recalled(np.array(["a"], np.dtypes.StringDType()), np.zeros((1, 16), np.uint8), np.array([-1]))
+    column = CachedImages(np.array(["a"], np.dtypes.StringDType()), np.zeros((1, 16), np.uint8), np.array([-1]))
     assert column.read(0) == bytes(16)
 
 

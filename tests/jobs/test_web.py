@@ -33,7 +33,7 @@ from graft.jobs.export import parity, web
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier, load
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft_runtime import contract
 
 ASK = """([name, text]) => import("./answerer.js").then(async ({ answer }) => {
@@ -104,7 +104,7 @@ def test_what_is_missing_is_told(
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
     monkeypatch.setenv("npm_config_fetch_retries", "0")
     with pytest.raises(ExportError, match=said):
-        web.fetch_runtime(unwatched)
+        web.fetch_runtime(no_progress)
     assert not list((tmp_path / "cache").glob("*"))
 
 
@@ -121,18 +121,18 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         web, "_download_runtime", lambda folder: (fetched.append(folder), web._copy_runtime(dist, folder))
     )
-    folder = web.fetch_runtime(unwatched)
-    assert (web.fetch_runtime(unwatched), len(fetched)) == (folder, 1)
+    folder = web.fetch_runtime(no_progress)
+    assert (web.fetch_runtime(no_progress), len(fetched)) == (folder, 1)
     first = folder / next(iter(good))
     first.write_bytes(b"evil")
-    assert (web.fetch_runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 2, b"good")
+    assert (web.fetch_runtime(no_progress), len(fetched), first.read_bytes()) == (folder, 2, b"good")
     shutil.rmtree(folder)
     folder.write_bytes(b"no folder")
-    assert (web.fetch_runtime(unwatched), len(fetched), first.read_bytes()) == (folder, 3, b"good")
+    assert (web.fetch_runtime(no_progress), len(fetched), first.read_bytes()) == (folder, 3, b"good")
     (dist / first.name).write_bytes(b"other")
     first.unlink()
     with pytest.raises(ExportError, match=rf"{first.name} is not the file of onnxruntime-web"):
-        web.fetch_runtime(unwatched)
+        web.fetch_runtime(no_progress)
 
 
 def test_the_lock_file_pins_the_package_and_names_no_address() -> None:
@@ -152,7 +152,7 @@ def runtime() -> Path:
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("needs Node with npm")
     try:
-        return web.fetch_runtime(unwatched)
+        return web.fetch_runtime(no_progress)
     except ExportError as error:
         if not re.search("ENOTFOUND|ECONN|ETIMEDOUT|EAI_AGAIN|network", str(error)):
             raise
@@ -225,8 +225,8 @@ def test_a_folder_here_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def written(place: Path, folder: Path, classifier: Classifier, runtime: Path) -> None:
     """The same model written anew, with the page as it is now."""
-    given = parity.collect_parity_images(classifier, None, unwatched)
-    web.write(place, (folder / web.MODEL).read_bytes(), runtime, classifier, given, unwatched)
+    given = parity.collect_parity_images(classifier, None, no_progress)
+    web.write(place, (folder / web.MODEL).read_bytes(), runtime, classifier, given, no_progress)
 
 
 @pytest.mark.slow

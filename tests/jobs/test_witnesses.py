@@ -18,7 +18,7 @@ from graft.cli import app
 from graft.errors import DataError, ExportError
 from graft.jobs.export.export import SIDE, collect_neighbours, export
 from graft.model.classifier import Classifier, load
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft_runtime.contract import NEAREST, SIMILARITY
 from graft_runtime.image import decode
 
@@ -101,7 +101,7 @@ def test_only_what_was_trained_on_is_shown_wherever_it_lies_now(
     missing, other, *rest = names
     (tmp_path / "moved" / missing).unlink()
     (tmp_path / "moved" / other).write_bytes((photos / other).read_bytes() + b"changed since")
-    found = collect_neighbours(classifier, tmp_path / "moved", unwatched)
+    found = collect_neighbours(classifier, tmp_path / "moved", no_progress)
     assert [each.image for each in found] == list(names)
     assert [each.image for each in found if each.thumbnail is None] == [missing, other]
     assert [each.labels for each in found] == [(name.split("/")[0],) for name in names]

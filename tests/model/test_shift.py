@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 import graft
 from graft.data.dataset import from_arrays
-from graft.data.image_stats import Looks, glimpse, look
+from graft.data.image_stats import ImageStats, build_image_stats, measure_image
 from graft.jobs import predict
 from graft.metrics import shift
 from graft.metrics.shift import AnswerCounter, Shift, summarise_training
@@ -30,8 +30,8 @@ def photo(seed: int, grey: bool = False) -> np.ndarray:
     return np.asarray(ImageOps.grayscale(blocks).convert("RGB") if grey else blocks)
 
 
-def looks(images: list[np.ndarray]) -> Looks:
-    return Looks(look([glimpse(image, image) for image in images]))
+def looks(images: list[np.ndarray]) -> ImageStats:
+    return ImageStats(build_image_stats([measure_image(image, image) for image in images]))
 
 
 @pytest.fixture(scope="module")

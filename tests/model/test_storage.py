@@ -28,7 +28,7 @@ from graft import spec
 from graft.backbones import catalog
 from graft.backbones.backbone import Backbone
 from graft.backbones.features import Features
-from graft.errors import GraftError, ModelError, OutputError, Remark
+from graft.errors import GraftError, GraftWarning, ModelError, OutputError
 from graft.heads.designs import HEADS
 from graft.jobs.fit import fit
 from graft.model import storage
@@ -491,7 +491,7 @@ def test_a_disk_that_is_full_while_caching_is_told_with_the_folder(
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         full = rf"could not be cached in {tmp_path}.*GRAFT_CACHE"
-        with pytest.warns(Remark, match="cannot be kept in"), pytest.raises(OutputError, match=full):
+        with pytest.warns(GraftWarning, match="cannot be kept in"), pytest.raises(OutputError, match=full):
             fit(photos, tmp_path / "model", strategy=QUICK)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -15,13 +15,13 @@ from programs import NETWORK, QUICK, graft
 from tensors import same
 
 import graft_runtime
-from graft.data.dataset import digest
+from graft.data.dataset import compute_digest
 from graft.data.readers.folder import read_folder
 from graft.errors import DataError
 from graft.jobs.export.export import export
 from graft.jobs.fit import fit
 from graft.model.classifier import load
-from graft.progress import Work
+from graft.progress import ProgressTask
 from graft.torch import feed, finetune
 from graft_runtime.image import ImageError, decode
 
@@ -33,7 +33,7 @@ def test_a_damaged_image_that_decodes_never_gets_the_features_of_the_sound_one(p
     sound = (root / "disc/01.jpg").read_bytes()
     half = len(sound) // 2
     damaged = sound[:half] + bytes(200) + sound[half + 200 :]
-    assert digest(damaged) != digest(sound)
+    assert compute_digest(damaged) != compute_digest(sound)
     (root / "disc/01.jpg").write_bytes(damaged)
     os.utime(root / "disc/01.jpg", (0, 0))  # an old date does not hide it
     again = json.loads(graft("fit", root, "-o", tmp_path / "b", *NETWORK, *QUICK, "--json").stdout)
@@ -51,7 +51,7 @@ def test_a_file_that_goes_while_training_is_told_and_put_back_the_run_goes_on(
     monkeypatch.setattr(feed, "MAX_CACHED_BYTES", 0)  # no image is kept in memory, as with many
     root, updates = shutil.copytree(photos, tmp_path / "p", ignore=shutil.ignore_patterns("disc")), []
 
-    def watch(things, what: str | Work, _count: int):  # type: ignore[no-untyped-def]
+    def watch(things, what: str | ProgressTask, _count: int):  # type: ignore[no-untyped-def]
         for thing in things:
             if str(what).startswith("updates"):
                 updates.append(what)

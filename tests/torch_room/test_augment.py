@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.data import views
-from graft.data.views import Crop
+from graft.data.views import CropBox
 from graft.errors import UsageError
 from graft.torch.augment import FILL, OPERATIONS, Augment, distort
 
@@ -36,7 +36,7 @@ def many(text: str, image: Tensor, count: int = 20) -> list[Tensor]:
     return [parsed.change_pixels(image, 0, epoch, NAME, 0) for epoch in range(count)]
 
 
-def boxes(text: str, count: int = 1000) -> list[Crop]:
+def boxes(text: str, count: int = 1000) -> list[CropBox]:
     drawn = [Augment.parse(text).draw_box(0, epoch, NAME, 0, 600, 600) for epoch in range(count)]
     return [box for box in drawn if box]
 
@@ -147,7 +147,7 @@ def test_seed_epoch_image_and_view_each_change_the_draw(image: Tensor) -> None:
 
 
 def test_the_box_does_not_tell_what_the_pixels_draw() -> None:
-    assert views.draw(0, NAME, 0) != views.draw(0, NAME, 0, 0, b"pixels")
+    assert views.derive_seed(0, NAME, 0) != views.derive_seed(0, NAME, 0, 0, b"pixels")
 
 
 # --- the box ----------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_without_a_crop_the_image_is_as_it_will_be_judged(image: Tensor) -> None
 
 def test_light_in_epoch_0_is_the_view_that_is_stored() -> None:
     for view in range(2, 30):
-        assert Augment.parse("light").draw_box(5, 0, NAME, view, 640, 480) == views.crop(5, NAME, view, 640, 480)
+        assert Augment.parse("light").draw_box(5, 0, NAME, view, 640, 480) == views.random_crop(5, NAME, view, 640, 480)
 
 
 def test_a_crop_alone_is_never_mirrored_and_otherwise_the_same() -> None:

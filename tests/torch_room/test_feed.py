@@ -145,11 +145,11 @@ def test_no_batches_are_no_batches(each: dict[str, Feed]) -> None:
 def shown(data: Dataset, row: int, view: int, preprocess: Preprocess) -> Tensor:
     """The view of an image, made here from its pixels."""
     raw = data.read(row)
-    pixels = table.pixels(raw, preprocess.decode_size)
+    pixels = table.decode_pixels(raw, preprocess.decode_size)
     if view < 2:
         centre = torch.from_numpy(preprocess.prepare(pixels))
         return centre.flip(2) if view else centre
-    crop = seeded.crop(SEED, table.digest(raw), view, pixels.shape[1], pixels.shape[0])
+    crop = seeded.random_crop(SEED, table.compute_digest(raw), view, pixels.shape[1], pixels.shape[0])
     box = (crop.left, crop.top, crop.width, crop.height)
     return torch.from_numpy(preprocess.prepare_crop(pixels, box, crop.flip))
 
@@ -212,8 +212,8 @@ def test_crops_are_those_of_seed_epoch_and_content(photos: Path, each: dict[str,
     preprocess, want = Preprocess(size=64, resize=72), []
     for row in rows:
         raw = data.read(int(row))
-        pixels = table.pixels(raw, preprocess.decode_size)
-        crop = seeded.crop(SEED, table.digest(raw), 0, pixels.shape[1], pixels.shape[0], epoch=epoch)
+        pixels = table.decode_pixels(raw, preprocess.decode_size)
+        crop = seeded.random_crop(SEED, table.compute_digest(raw), 0, pixels.shape[1], pixels.shape[0], epoch=epoch)
         box = (crop.left, crop.top, crop.width, crop.height)
         want.append(torch.from_numpy(preprocess.prepare_crop(pixels, box, crop.flip)))
     assert torch.equal(next(iter(feed.batches([rows], epoch))), torch.stack(want))
@@ -227,12 +227,14 @@ def test_decoded_images_are_kept_while_there_is_room(
     data, rows = read_folder(photos), np.arange(6)
     stored = each["stored"]
     assert isinstance(stored, CachedFeed)
-    sizes = [table.pixels(data.read(int(row)), 10_000).nbytes for row in rows]
-    made, batches = table.pixels, []
+    sizes = [table.decode_pixels(data.read(int(row)), 10_000).nbytes for row in rows]
+    made, batches = table.decode_pixels, []
     for room, most in ((feeds.MAX_CACHED_BYTES, 6), (sum(sizes[:3]), 18), (0, 18)):
         decoded: list[int] = []
         monkeypatch.setattr(feeds, "MAX_CACHED_BYTES", room)
-        monkeypatch.setattr(feeds, "pixels", lambda *given, decoded=decoded: (decoded.append(1), made(*given))[1])
+        monkeypatch.setattr(
+            feeds, "decode_pixels", lambda *given, decoded=decoded: (decoded.append(1), made(*given))[1]
+        )
         feed = images(data, stored.embedded, nn.Identity())
         batches.append([next(iter(feed.batches([rows], epoch))) for epoch in range(3)])
         assert 6 <= len(decoded) <= most

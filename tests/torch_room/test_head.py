@@ -94,7 +94,7 @@ def test_a_text_is_a_design_and_back() -> None:
     assert designed("mlp:hidden=256+128,activation=gelu,dropout=0.5") == Mlp("256+128", "gelu", 0.5)
     assert [designed(name) for name in HEADS] == [Linear(), Mlp(), Conv()]
     for text in DESIGNS:
-        assert texts.write(designed(text), HEADS) == text
+        assert texts.format_spec(designed(text), HEADS) == text
 
 
 @pytest.mark.parametrize("text", DESIGNS)
@@ -124,7 +124,7 @@ def test_a_fresh_head_depends_on_its_seed_alone_and_leaves_torch_its_numbers(tex
     assert torch.equal(torch.rand(1), expected)
     again = build_head(designed(text), MAP, 3)
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), again.parameters(), strict=True))
-    other = build_head(texts.change(designed(text), "seed=99", "head"), MAP, 3)
+    other = build_head(texts.replace_options(designed(text), "seed=99", "head"), MAP, 3)
     assert torch.equal(first.state_dict()[_weight(first)], other.state_dict()[_weight(first)]) == (text == "linear")
 
 

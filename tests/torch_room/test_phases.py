@@ -21,7 +21,7 @@ from graft.backbones.features import build_probe_features
 from graft.data.readers.folder import read_folder
 from graft.errors import UsageError
 from graft.features.embed import embed
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft.torch import augment, loop, phases, restore
 from graft.torch.cut import FrozenHalf
 from graft.torch.feed import CachedFeed, ImageFeed
@@ -51,7 +51,7 @@ def ground_of(
 ) -> FinetuneInputs:
     choices = Choices(strategy, head, recipe)
     return phases.build_finetune_inputs(
-        choices, backbone, restore.backbone_to_module(backbone), material, unwatched, everything
+        choices, backbone, restore.backbone_to_module(backbone), material, no_progress, everything
     )
 
 

@@ -24,7 +24,7 @@ from graft.errors import CutError, GraftError, TrainingError, UsageError
 from graft.features.embed import embed
 from graft.model.history import Epoch
 from graft.model.network import Network
-from graft.progress import unwatched
+from graft.progress import no_progress
 from graft.torch import loop, phases, restore
 from graft.torch.feed import CachedFeed
 from graft.torch.finetune import FinetuneProgress, describe_phases, train
@@ -79,7 +79,7 @@ SHORT = {"epochs": "4", "batch": "16", "schedule": "constant", "warmup": "0", "r
 
 def ground_of(choices: Choices, backbone: Backbone, material: Material) -> FinetuneInputs:
     assert choices.parsed_recipe
-    return phases.build_finetune_inputs(choices, backbone, restore.backbone_to_module(backbone), material, unwatched)
+    return phases.build_finetune_inputs(choices, backbone, restore.backbone_to_module(backbone), material, no_progress)
 
 
 def choices_of(strategy: str, recipe: str = "", head: str = "") -> Choices:
@@ -97,7 +97,7 @@ def check(name: str, size: int, strategy: str, material: Material, recipe: str =
     before = {key: value.copy() for key, value in backbone.graph.tensors.items()}
     plain = name.startswith(("alexnet", "vgg"))  # without normalisation random weights explode at the usual rate
     choices = choices_of(strategy, "blend=none" + ",rate=2e-5" * plain + recipe)
-    trained = train(choices, backbone, material, None, told, unwatched)
+    trained = train(choices, backbone, material, None, told, no_progress)
     after = trained.network.features.graph.tensors
     assert before.keys() == after.keys()  # adapters are merged
     assert all(np.array_equal(value, before[key]) for key, value in backbone.graph.tensors.items())
@@ -154,7 +154,7 @@ def test_a_tail_on_stored_outputs_is_a_tail_on_outputs_computed_anew(
     for views in (1, 0):
         backbone = backbone_of(name, 160)
         choices = choices_of(f"tail:cut=0.6,views={views}", "blend=none,rate=1e-4" + ("" if views else ",augment=none"))
-        trained = train(choices, backbone, material, None, told, unwatched)
+        trained = train(choices, backbone, material, None, told, no_progress)
         found.append(tensors_of(trained.network))
     start_weights = backbone_of(name, 160).graph.tensors
     moved = max(float(np.abs(found[0][key] - value).max()) for key, value in start_weights.items())
@@ -189,7 +189,7 @@ def test_the_solved_start_is_the_probe(material: Material) -> None:
 
 
 def pixels(material: Material, row: int) -> Any:
-    from graft.data.dataset import pixels as decoded
+    from graft.data.dataset import decode_pixels as decoded
 
     return decoded(material.data.read(row), 10_000)
 
@@ -199,9 +199,9 @@ def test_with_nothing_gained_the_probe_on_all_images_is_the_result(material: Mat
     from graft.training.probe import fit_probe
 
     backbone = backbone_of("test_resnet", 64)
-    probe = fit_probe(Choices(), backbone, material, unwatched)
+    probe = fit_probe(Choices(), backbone, material, no_progress)
     recipe = "epochs=1,optimizer=sgd,rate=1e-12"
-    trained = train(Choices("tail", "", recipe), backbone_of("test_resnet", 64), material, None, told, unwatched)
+    trained = train(Choices("tail", "", recipe), backbone_of("test_resnet", 64), material, None, told, no_progress)
     shares = trained.record["training"]["blend"]["tried"]
     assert {f"{share / 10:.1f} of the epoch" for share in range(10)} <= shares.keys()
     if trained.record["training"]["blend"]["share"] == 0:
@@ -213,7 +213,7 @@ def test_two_phases_freeze_first_and_unfreeze_then(material: Material) -> None:
     heard: list[Epoch] = []
     choices = choices_of("two-phase:first=0.5,lower=0.1", "rate=0.01")
     backbone = backbone_of("test_resnet", 64)
-    record = train(choices, backbone, material, None, heard.append, unwatched).record
+    record = train(choices, backbone, material, None, heard.append, no_progress).record
     assert [epoch.phase for epoch in heard] == ["head", "head", *[record["phases"][1]["cut"]] * 2]
     assert [round(epoch.rate, 6) for epoch in heard] == [0.01, 0.01, 0.001, 0.001]
     assert record["phases"][0]["trained_parameters"] < record["phases"][1]["trained_parameters"]
@@ -235,7 +235,7 @@ def test_patience_stops_and_the_best_epoch_is_kept(material: Material) -> None:
     heard: list[Epoch] = []
     choices = choices_of("full", "epochs=40,patience=2,rate=1e-3,blend=none,metric=accuracy")
     backbone = backbone_of("test_resnet", 64)
-    trained = train(choices, backbone, material, None, heard.append, unwatched)
+    trained = train(choices, backbone, material, None, heard.append, no_progress)
     assert 3 <= len(heard) < 40
     assert trained.record["phases"][0]["epochs"] == len(heard)
     assert trained.record["forward_equivalents"] == 1 + 3 * len(heard)  # what was done, not what was planned
@@ -250,7 +250,7 @@ def test_a_loss_that_explodes_at_once_is_an_error_and_later_keeps_the_best_epoch
 ) -> None:
     choices = choices_of("full", "optimizer=sgd,rate=1e9,clip=0")
     with pytest.raises(TrainingError, match="Lower the rate"):
-        train(choices, backbone_of("test_resnet", 64), material, None, told, unwatched)
+        train(choices, backbone_of("test_resnet", 64), material, None, told, no_progress)
     heard: list[Epoch] = []
 
     def breaks(epoch: Epoch) -> None:
@@ -259,7 +259,7 @@ def test_a_loss_that_explodes_at_once_is_an_error_and_later_keeps_the_best_epoch
             monkeypatch.setattr("graft.torch.loop.MAX_LOSS_FACTOR", 0.0)  # from here on every loss is too much
 
     choices = choices_of("full", "blend=none")
-    trained = train(choices, backbone_of("test_resnet", 64), material, None, breaks, unwatched)
+    trained = train(choices, backbone_of("test_resnet", 64), material, None, breaks, no_progress)
     assert len(heard) == 2
     assert "epoch 3, step 1" in trained.record["training"]["trouble"]
     assert "best epoch before that is kept" in trained.record["training"]["trouble"]
@@ -312,7 +312,7 @@ def test_a_map_too_small_for_the_conv_head_is_refused_before_an_image_is_embedde
 )
 def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: Material) -> None:
     backbone = backbone_of("test_resnet", 64)
-    trained = train(choices_of(strategy, head=head), backbone, material, None, told, unwatched)
+    trained = train(choices_of(strategy, head=head), backbone, material, None, told, no_progress)
     assert trained.network.head.spec["kind"] == head.partition(":")[0]
     if "early" in strategy:
         assert trained.network.features.layers == ("layer2",)
@@ -325,13 +325,13 @@ def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: 
 def test_a_refit_learns_from_all_images_for_the_whole_schedule(material: Material) -> None:
     heard: list[Epoch] = []
     choices = choices_of("tail:cut=0.6", "refit=yes,blend=none,rate=1e-4")
-    trained = train(choices, backbone_of("test_resnet", 64), material, None, heard.append, unwatched)
+    trained = train(choices, backbone_of("test_resnet", 64), material, None, heard.append, no_progress)
     assert trained.record["refit"] == len(material.train)
     assert trained.record["training"]["kept"] == 4 == len(heard)
     assert len(trained.labels) == len(material.split_validation()[1])  # calibrated on images that were held out
     by_hand = backbone_of("test_resnet", 64)
     ground = phases.build_finetune_inputs(
-        choices, by_hand, restore.backbone_to_module(by_hand), material, unwatched, use_all=True
+        choices, by_hand, restore.backbone_to_module(by_hand), material, no_progress, use_all=True
     )
     taught = phases.prepare_phase(ground, 0, {})
     for _ in loop.train(taught.phase_inputs, loop.TrainingState(taught.phase_inputs)):
@@ -348,7 +348,7 @@ def test_a_refit_that_explodes_leaves_what_there_was_before(
     strategy: str, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = "blend=none,rate=1e-4"
-    kept = train(choices_of(strategy, recipe), backbone_of("test_resnet", 64), material, None, told, unwatched)
+    kept = train(choices_of(strategy, recipe), backbone_of("test_resnet", 64), material, None, told, no_progress)
     assert kept.record["training"]["trouble"] == ""
 
     def breaks(epoch: Epoch) -> None:
@@ -356,7 +356,7 @@ def test_a_refit_that_explodes_leaves_what_there_was_before(
             monkeypatch.setattr("graft.torch.loop.MAX_LOSS_FACTOR", 0.0)
 
     choices = Choices(strategy, "", choices_of(strategy, recipe).recipe.replace("refit=no", "refit=yes"))
-    broken = train(choices, backbone_of("test_resnet", 64), material, None, breaks, unwatched)
+    broken = train(choices, backbone_of("test_resnet", 64), material, None, breaks, no_progress)
     assert "refit" not in broken.record
     assert "once more on all images failed" in broken.record["training"]["trouble"]
     assert broken.record["training"]["kept"] == 4
@@ -374,5 +374,5 @@ def pixels_of(preprocess: Preprocess, material: Material, rows: NDArray[np.intp]
 def test_many_images_are_not_trained_on_twice(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "REFIT_BELOW", 10)
     choices = choices_of("tail:cut=0.6", "refit=auto,rate=1e-4")
-    trained = train(choices, backbone_of("test_resnet", 64), material, None, told, unwatched)
+    trained = train(choices, backbone_of("test_resnet", 64), material, None, told, no_progress)
     assert "refit" not in trained.record

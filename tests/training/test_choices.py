@@ -63,7 +63,7 @@ def test_a_recipe_changes_that_of_the_strategy_and_nothing_else() -> None:
     changed = Choices("tail", recipe="epochs=3,rate=auto,refit=yes").parsed_recipe
     assert changed == replace(Tail.recipe, epochs=3, rate="auto", refit=True)
     assert (
-        Choices("full", recipe=spec.changed(changed)).parsed_recipe == changed
+        Choices("full", recipe=spec.format_changed_options(changed)).parsed_recipe == changed
     )  # all that differs from a plain Recipe()
 
 

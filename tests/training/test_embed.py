@@ -22,8 +22,8 @@ from graft.backbones.backbone import load_backbone
 from graft.backbones.features import Features, build_probe_features
 from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
-from graft.data.dataset import Dataset, pixels
-from graft.data.image_stats import glimpse, look
+from graft.data.dataset import Dataset, decode_pixels
+from graft.data.image_stats import build_image_stats, measure_image
 from graft.data.readers.folder import read_folder
 from graft.features.embed import embed
 from graft.features.loading import prepare_image
@@ -90,7 +90,7 @@ def test_with_everything_cached_no_network_is_compiled(
 ) -> None:
     embed(frozen, read_folder(photos), views=3, cache=tmp_path)
     monkeypatch.setattr(Features, "compile_features", lambda *_: pytest.fail("compiled"))
-    monkeypatch.delattr(table, "pixels")  # nor anything decoded
+    monkeypatch.delattr(table, "decode_pixels")  # nor anything decoded
     assert embed(frozen, read_folder(photos), views=3, cache=tmp_path).computed_count == 0
 
 
@@ -231,7 +231,10 @@ def test_what_is_cached_of_an_image_does_not_depend_on_the_images_beside_it(name
 def test_looks_are_those_of_the_images_and_read_again(frozen: Features, photos: Path, tmp_path: Path) -> None:
     data = read_folder(photos)
     seen = embed(frozen, data, cache=tmp_path)
-    want = [look([glimpse(raw, pixels(raw, frozen.preprocess.decode_size))])[0] for raw in map(data.read, range(36))]
+    want = [
+        build_image_stats([measure_image(raw, decode_pixels(raw, frozen.preprocess.decode_size))])[0]
+        for raw in map(data.read, range(36))
+    ]
     np.testing.assert_array_equal(seen.image_stats.table, np.stack(want))
     order = np.arange(36)[::-1]
     np.testing.assert_array_equal(seen.take(order).hashes, seen.image_stats.hashes[::-1])

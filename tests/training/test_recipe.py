@@ -51,7 +51,7 @@ def test_no_field_takes_everything() -> None:
 @pytest.mark.parametrize(("name", "text", "legal"), [(name, *rest) for name, rest in TEXTS.items()])
 def test_a_text_of_another_kind_is_refused(name: str, text: str, legal: str) -> None:
     with pytest.raises(UsageError, match=rf"^'{name}' must be {legal}\. Got '{text}'\.$"):
-        spec.change(Recipe(), f"{name}={text}", "The recipe")
+        spec.replace_options(Recipe(), f"{name}={text}", "The recipe")
 
 
 def test_an_unknown_field_is_answered_with_all_fields() -> None:
@@ -59,7 +59,7 @@ def test_an_unknown_field_is_answered_with_all_fields() -> None:
         UsageError,
         match=r"The recipe has no option 'epoch'\. Did you mean 'epochs'\? It has epochs, batch, .*, refit\.",
     ):
-        spec.change(Recipe(), "epoch=3", "The recipe")
+        spec.replace_options(Recipe(), "epoch=3", "The recipe")
 
 
 @pytest.mark.parametrize("change", [{"loss": "kl"}, {"teacher": "model"}, {"loss": "focal", "teacher": "model"}])
@@ -89,10 +89,10 @@ RECIPES = st.builds(
 
 @given(RECIPES)
 def test_a_recipe_and_its_text_turn_into_each_other(recipe: Recipe) -> None:
-    assert spec.change(Recipe(), spec.changed(recipe), "The recipe") == recipe
+    assert spec.replace_options(Recipe(), spec.format_changed_options(recipe), "The recipe") == recipe
 
 
 def test_a_whole_number_will_do_where_a_number_is_asked_for() -> None:
-    recipe = spec.change(Recipe(), "rate=1,clip=0,refit=no,batch=16", "The recipe")
+    recipe = spec.replace_options(Recipe(), "rate=1,clip=0,refit=no,batch=16", "The recipe")
     assert recipe == replace(Recipe(), rate=1.0, clip=0.0, refit=False, batch=16)
     assert type(recipe.rate) is float

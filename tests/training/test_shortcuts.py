@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
-from graft.data.image_stats import Looks
+from graft.data.image_stats import ImageStats
 from graft.jobs.check.shortcuts import MAX_DEPTH, MIN_LEAF_IMAGES, find_shortcuts, predict_with_tree
 
 COUNT = 120
@@ -25,11 +25,11 @@ def table() -> NDArray[np.float32]:
 
 
 def telling(rows: NDArray[np.float32]) -> list[str]:
-    return [each.what for each in find_shortcuts(Looks(rows), LABELS, FOLDS) if each.is_suspicious]
+    return [each.what for each in find_shortcuts(ImageStats(rows), LABELS, FOLDS) if each.is_suspicious]
 
 
 def test_what_is_random_tells_nothing() -> None:
-    found = list(find_shortcuts(Looks(table()), LABELS, FOLDS))
+    found = list(find_shortcuts(ImageStats(table()), LABELS, FOLDS))
     assert [each.what for each in found] == ["size", "border colour", "mean colour"]
     assert [each.chance for each in found] == pytest.approx([1 / 3] * 3)
     assert all(each.accuracy < 0.55 for each in found)
@@ -44,8 +44,8 @@ def test_each_giveaway_is_found(column: int, what: str) -> None:
 
 
 def test_a_few_images_or_one_class_tell_nothing() -> None:
-    assert list(find_shortcuts(Looks(table()[:29]), LABELS[:29], FOLDS[:29])) == []
-    assert list(find_shortcuts(Looks(table()), np.zeros(COUNT, np.int32), FOLDS)) == []
+    assert list(find_shortcuts(ImageStats(table()[:29]), LABELS[:29], FOLDS[:29])) == []
+    assert list(find_shortcuts(ImageStats(table()), np.zeros(COUNT, np.int32), FOLDS)) == []
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])

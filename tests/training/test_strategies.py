@@ -67,14 +67,14 @@ def test_every_strategy_is_tried_below() -> None:
 
 @given(st.one_of(*VALUES.values()))
 def test_a_strategy_and_its_text_turn_into_each_other(value: Any) -> None:
-    assert spec.parse(spec.write(value, STRATEGIES), STRATEGIES) == value
+    assert spec.parse(spec.format_spec(value, STRATEGIES), STRATEGIES) == value
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_name_alone_is_the_strategy_with_its_defaults(name: str) -> None:
     value = spec.parse(name, STRATEGIES)
     assert value == STRATEGIES[name]()
-    assert spec.write(value, STRATEGIES) == name
+    assert spec.format_spec(value, STRATEGIES) == name
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from graft.backbones.graph import Graph, complete_graph, dump, parse
 from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import WeightsSource
 from graft.data.cache import cache_folder
-from graft.errors import ModelError, Remark, UsageError, WeightsError
-from graft.progress import Watch, unwatched
+from graft.errors import GraftWarning, ModelError, UsageError, WeightsError
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime import safe_files
 
 CHECKSUM_KEY = "graft"  # key in the metadata of the weights file
@@ -53,7 +53,7 @@ def load_backbone(
     offline: bool = False,
     *,
     cache: Path | None = None,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Backbone:
     """Load a pretrained backbone of the catalogue; its graph is cached in `cache`, or in a folder of the user's cache.
 
@@ -61,7 +61,7 @@ def load_backbone(
     for one that has to be converted where PyTorch is not installed; WeightsError where its weights cannot be loaded or
     do not fit, and ExportError where it cannot be converted.
 
-    Warns with Remark of a damaged or full cache.
+    Warns with GraftWarning of a damaged or full cache.
     """
     if file is not None and file.suffix == ".onnx":
         return _load_onnx_file(name, file)
@@ -77,14 +77,14 @@ def load_backbone(
     except CacheDamagedError as damage:
         graph = None
         remark = f"The graph of '{entry.name}' in the cache was damaged, and was made anew: {damage}."
-        warn(Remark(remark), stacklevel=2)
+        warn(GraftWarning(remark), stacklevel=2)
     if graph is None:
         graph = complete_graph(_build_graph(entry, source, preprocess, watch), preprocess.size)
         try:
             write(folder, key, graph)
         except OSError as fault:
             remark = f"The graph of '{entry.name}' cannot be kept in {folder}: {fault.strerror or fault}."
-            warn(Remark(remark), stacklevel=2)
+            warn(GraftWarning(remark), stacklevel=2)
     return Backbone(entry, move_to_device(entry, graph, preprocess), preprocess, source)
 
 
@@ -114,7 +114,7 @@ def cache_key(entry: CatalogEntry, source: WeightsSource, preprocess: Preprocess
     return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
 
 
-def _build_graph(entry: CatalogEntry, source: WeightsSource, preprocess: Preprocess, watch: Watch) -> Graph:
+def _build_graph(entry: CatalogEntry, source: WeightsSource, preprocess: Preprocess, watch: ProgressWrapper) -> Graph:
     assert source.path is not None
     family = entry.name.partition(".")[0]
     if family in lite.NETWORKS:

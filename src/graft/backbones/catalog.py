@@ -104,7 +104,7 @@ def find_entry(name: str) -> CatalogEntry:
     """Return the entry of a network, by its name, its name and tag, or an alias. Raises UsageError."""
     name = ALIASES.get(name) or (name in _table() and _table()[name].now) or name
     if name not in _table():
-        near = spec.meant(name, [*(_all_names() if "." in name else list_names()), *ALIASES])
+        near = spec.format_suggestions(name, [*(_all_names() if "." in name else list_names()), *ALIASES])
         raise UsageError(f"There is no network '{name}'.{near} `graft backbones` lists all.")
     if not _is_square(name):
         height, width = _facts_row(name).size.split("x")

@@ -27,7 +27,7 @@ from graft.cli import (
 )
 from graft.cli.hints import HintingCommand
 from graft.cli.options import Commands, exit_on_second_interrupt
-from graft.errors import Remark
+from graft.errors import GraftWarning
 from graft_runtime.terminal import say
 
 app = typer.Typer(
@@ -88,7 +88,7 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", category=Remark)
+        warnings.filterwarnings("default", category=GraftWarning)
         warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from graft.cli.options import DEFAULT, AsJson, Offline, print_result, report_errors, show_loading
-from graft.extras import missing
+from graft.extras import format_missing_message
 from graft_runtime.terminal import say
 
 MAX_LAST_LAYERS = 4  # layers listed for last=1, last=2 and so on
@@ -26,7 +26,7 @@ def print_stages(network: str, chain: Sequence[Mapping[str, Any]]) -> None:
         numbers = f"{stage['parameters']:>11,} {stage['below']:>7.1%} {work:>7} {above:>7}"
         say(f"{stage['index']:>5} {stage['share']:>6}  {stage['name']:<{width}}  {shape:<16} {numbers}")
     if chain[0]["work"] is None:
-        say(missing("torch", "The work of a stage is counted by PyTorch, and that"))
+        say(format_missing_message("torch", "The work of a stage is counted by PyTorch, and that"))
     _print_last_layers(chain)
     say(f"A cut freezes what is above its line. Next:  graft fit photos/ -o model/ --backbone {network} ", end="")
     say(

@@ -18,7 +18,7 @@ from graft import device as devices
 from graft import extras
 from graft.cli import format
 from graft.errors import GraftError, UsageError
-from graft.progress import unwatched, watched
+from graft.progress import no_progress, show_progress
 from graft_runtime import strict_json
 from graft_runtime.terminal import escape_breaks, say
 
@@ -78,7 +78,7 @@ def select_device(device: str, model: Path | None = None) -> None:
 
 
 def choose_progress(quiet: bool) -> Any:
-    return unwatched if quiet else watched
+    return no_progress if quiet else show_progress
 
 
 def print_result(value: Any, as_json: bool, otherwise: Callable[[Any], None]) -> None:
@@ -126,7 +126,9 @@ def report_errors(job: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in extras.EXTRAS:
             raise
-        missing = UsageError(extras.missing(package, f"`graft {job.partition(' ')[0]}` as it was asked for"))
+        missing = UsageError(
+            extras.format_missing_message(package, f"`graft {job.partition(' ')[0]}` as it was asked for")
+        )
         format.print_error(missing)
         raise typer.Exit(missing.exit_code) from error
     except KeyboardInterrupt as error:

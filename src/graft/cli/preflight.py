@@ -31,7 +31,7 @@ def check_source(path: str | Path | None, columns: str = "") -> None:
         from graft.data.readers.columns import Columns  # imported here, as it needs NumPy and other checks do not
         from graft.data.readers.source import read_source
 
-        Columns.of(columns)
+        Columns.from_text(columns)
         read_source(path, (), columns)  # with (), a single class is not an error
 
 
@@ -50,7 +50,7 @@ def check_model(path: str | Path, *, allow_backbone: bool = True) -> None:
             f"{place} is no saved classifier: it has no {CARD}. Name the folder that `graft fit --output` wrote."
         )
     if not place.exists() and not (allow_backbone and catalog.is_known(str(path))):
-        near = spec.meant(str(path), catalog.list_names()) if allow_backbone else ""
+        near = spec.format_suggestions(str(path), catalog.list_names()) if allow_backbone else ""
         raise ModelError(
             f"{place} is no saved classifier: there is no such folder.{near} Name the folder that `graft fit --output` "
             "wrote."

@@ -56,7 +56,7 @@ def _step(word: str) -> Step:
     name, equals, text = word.partition("=")
     if name not in STRENGTHS and name not in PRESETS:
         legal = f"{', '.join(PRESETS)}, or a list of {', '.join(STRENGTHS)} joined by '+'"
-        hint = spec.meant(name, [*PRESETS, *STRENGTHS])
+        hint = spec.format_suggestions(name, [*PRESETS, *STRENGTHS])
         raise UsageError(f"There is no augmentation {name!r}.{hint} Choose {legal}.")
     strength = STRENGTHS.get(name)
     if strength is None or (equals and strength.usual is None):

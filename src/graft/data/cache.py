@@ -14,7 +14,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GRAFT_CACHE") or Path(home) / "graft")
 
 
-def freed(path: Path) -> Path:
+def free_path(path: Path) -> Path:
     """A place of the cache, without what lay there and is of no use; where that cannot be taken away, one beside it."""
     try:
         if path.is_dir() and not path.is_symlink():

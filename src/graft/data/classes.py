@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset, tally
+from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset, count_labels
 from graft.data.quality import Finding
 from graft.errors import DataError
 from graft_runtime.card import MULTICLASS
 
 
-def lookalikes(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]:
+def find_similar_names(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]:
     """One sentence for each set of names that look alike; nothing is merged.
 
     >>> lookalikes(("Cat", "cat", "dog"), np.array([12, 240, 9]))
@@ -22,38 +22,40 @@ def lookalikes(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]
     """
     alike: dict[str, list[str]] = {}
     for name, count in zip(classes, counts.tolist(), strict=True):
-        others = alike.setdefault(_bare(name), [])
+        others = alike.setdefault(_fold_name(name), [])
         unit = "" if others else f" image{'s' * (count != 1)}"
         others.append(f"{name!r} ({count:,}{unit})")
     return [f"{', '.join(names[:-1])} and {names[-1]}: the same class?" for names in alike.values() if len(names) > 1]
 
 
-def matched(where: str, found: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
+def match_classes(where: str, found: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
     """A trained classifier's classes, and after them those found that it does not know, in their order.
 
     Of no classes at all, those found. Raises DataError where one is only spelt in another way, or not one is known.
     """
     if not classes:
         return tuple(found)
-    strange = followers(where, found, classes)
-    if strange and len(strange) == len(found):
+    unknown = find_new_classes(where, found, classes)
+    if unknown and len(unknown) == len(found):
         raise DataError(
-            f"{where} has no class that the classifier knows. It has {join_names([*map(repr, strange)])}; "
+            f"{where} has no class that the classifier knows. It has {join_names([*map(repr, unknown)])}; "
             f"the classifier knows {join_names([*map(repr, classes)])}."
         )
-    return (*classes, *strange)
+    return (*classes, *unknown)
 
 
-def followers(where: str, found: Sequence[str], classes: tuple[str, ...]) -> list[str]:
+def find_new_classes(where: str, found: Sequence[str], classes: tuple[str, ...]) -> list[str]:
     """Those found that a classifier does not know, in their order; DataError for one that is only spelt differently."""
-    strange = [name for name in found if name not in set(classes)]
-    own = {_bare(name): name for name in classes}
-    if other := [f"{name!r} (there: {own[_bare(name)]!r})" for name in strange if _bare(name) in own]:
+    unknown = [name for name in found if name not in set(classes)]
+    by_bare_name = {_fold_name(name): name for name in classes}
+    if other := [
+        f"{name!r} (there: {by_bare_name[_fold_name(name)]!r})" for name in unknown if _fold_name(name) in by_bare_name
+    ]:
         raise DataError(
             f"{where} spells {'a class' if len(other) == 1 else 'classes'} in another way than the classifier: "
             f"{join_names(other)}. Rename what is meant to be the same."
         )
-    return strange
+    return unknown
 
 
 def join_names(names: Sequence[str], most: int = 8) -> str:
@@ -61,48 +63,51 @@ def join_names(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def _bare(name: str) -> str:
+def _fold_name(name: str) -> str:
     """What is left of a name without capitals, blanks, and ways to write the same letter."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-FEW = 10  # images of a class below which a score of it means little
-UNEQUAL = 10  # times as many images in the largest class as in the smallest
+MIN_IMAGES = 10  # images of a class below which a score of it means little
+IMBALANCE_RATIO = 10  # times as many images in the largest class as in the smallest
 SEVERAL, ALONE = 5, 0.9  # images, and the share of them with a class of their own, that make them no classes
 
 
-def check_shared(data: Dataset) -> None:
+def check_classes_repeat(data: Dataset) -> None:
     """Raises DataError where nearly each image has a class of its own, from which nothing can be learned."""
-    alone = int((data.counts() == 1).sum())
-    if data.task == MULTICLASS and len(data) >= SEVERAL and alone >= ALONE * len(data):
+    singletons = int((data.counts() == 1).sum())
+    if data.task == MULTICLASS and len(data) >= SEVERAL and singletons >= ALONE * len(data):
         first = data.classes[int((data.counts() == 1).argmax())]
         raise DataError(
-            f"{alone} of the {len(data)} images in {data.root or 'this source'} have a class of their own, such as "
+            f"{singletons} of the {len(data)} images in {data.root or 'this source'} have a class of their own, such "
+            "as "
             f"{first!r}: there is nothing to learn. Are these names of files or numbers of rows? A class needs several "
             f"images, better 20."
         )
 
 
-def few(data: Dataset) -> tuple[str, ...]:
+def small_classes(data: Dataset) -> tuple[str, ...]:
     """The classes with fewer than FEW images, but some."""
-    return tuple(name for name, count in zip(data.classes, data.counts().tolist(), strict=True) if 0 < count < FEW)
+    return tuple(
+        name for name, count in zip(data.classes, data.counts().tolist(), strict=True) if 0 < count < MIN_IMAGES
+    )
 
 
-def classes(data: Dataset) -> Iterator[Finding]:
+def find_class_problems(data: Dataset) -> Iterator[Finding]:
     """Findings about the classes of all usable images."""
     counts = dict(zip(data.classes, data.counts().tolist(), strict=True))
     if empty := [name for name, count in counts.items() if not count]:
         yield Finding("empty class", "error", f"No usable image of {join_names(empty)}", "Add some, or drop the class.")
-    yield from _parts(data, empty)
-    if small := few(data):
-        says = f"Fewer than {FEW} images of {join_names([f'{name} ({counts[name]})' for name in small])}"
+    yield from _find_split_gaps(data, empty)
+    if small := small_classes(data):
+        says = f"Fewer than {MIN_IMAGES} images of {join_names([f'{name} ({counts[name]})' for name in small])}"
         yield Finding("few images", "warning", says, "Add images: 20 of a class are a start, 100 are comfortable.")
-    yield from _balance(counts)
-    for sentence in lookalikes(data.classes, data.counts()):
+    yield from _find_imbalance(counts)
+    for sentence in find_similar_names(data.classes, data.counts()):
         yield Finding("class names", "warning", sentence, "If so, give both the same name.")
 
 
-def _parts(data: Dataset, empty: Sequence[str]) -> Iterator[Finding]:
+def _find_split_gaps(data: Dataset, empty: Sequence[str]) -> Iterator[Finding]:
     """Classes that one part of the user's own split lacks."""
     if (data.split == UNSPLIT).all():
         return
@@ -110,7 +115,7 @@ def _parts(data: Dataset, empty: Sequence[str]) -> Iterator[Finding]:
     for name, rows in parts.items():
         lacking = [
             each
-            for each, count in zip(data.classes, tally(data.labels[rows], len(data.classes)), strict=True)
+            for each, count in zip(data.classes, count_labels(data.labels[rows], len(data.classes)), strict=True)
             if not count
         ]
         lacking = [each for each in lacking if each not in empty]
@@ -124,10 +129,10 @@ def _parts(data: Dataset, empty: Sequence[str]) -> Iterator[Finding]:
             yield Finding("split", severity, f"The {name} part has no image of {join_names(lacking)}", advice)
 
 
-def _balance(counts: dict[str, int]) -> Iterator[Finding]:
-    there = {name: count for name, count in counts.items() if count}
-    if len(there) > 1 and (most := max(there.values())) >= UNEQUAL * (least := min(there.values())):
-        big, small = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
+def _find_imbalance(counts: dict[str, int]) -> Iterator[Finding]:
+    present = {name: count for name, count in counts.items() if count}
+    if len(present) > 1 and (most := max(present.values())) >= IMBALANCE_RATIO * (least := min(present.values())):
+        big, small = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
         says = f"{big} has {most / least:.0f} times as many images as {small}: {most:,} and {least:,}"
         advice = "Look at the score of each class, not at the share of all answers; --recipe balance=... when training."
         yield Finding("imbalance", "warning", says, advice)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from graft.data.images import Content, Files, Images, InMemory, Mixed, Raw
+from graft.data.images import ContentDigest, ImageFiles, Images, InMemoryImages, MixedImages, Raw
 from graft.errors import DataError
 from graft_runtime import image, inputs
 from graft_runtime.card import MULTICLASS, MULTILABEL
@@ -95,28 +95,28 @@ class Dataset:
 
     def counts(self) -> NDArray[np.intp]:
         """How many images each class has, [classes]."""
-        return tally(self.labels, len(self.classes))
+        return count_labels(self.labels, len(self.classes))
 
     def targets(self) -> NDArray[np.float32]:
         """The labels as a matrix [n, classes]: 1 for each class that an image shows."""
-        return targets(self.labels, len(self.classes))
+        return label_matrix(self.labels, len(self.classes))
 
 
-def tally(labels: NDArray[np.integer], classes: int) -> NDArray[np.intp]:
+def count_labels(labels: NDArray[np.integer], classes: int) -> NDArray[np.intp]:
     """How many images each class has, [classes]."""
     if labels.ndim == 2:
         return labels.sum(axis=0, dtype=np.intp)
     return np.bincount(labels[labels >= 0], minlength=classes)
 
 
-def targets(labels: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
+def label_matrix(labels: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
     """Labels of either kind as a matrix [n, classes]; the row of an unlabelled image is 0 throughout."""
     if labels.ndim == 2:
         return labels.astype(np.float32)
     return (labels[:, None] == np.arange(classes)).astype(np.float32)
 
 
-def grouped(first: Dataset, second: Dataset) -> NDArray[np.int64] | None:
+def concatenate_groups(first: Dataset, second: Dataset) -> NDArray[np.int64] | None:
     """The groups of two tables, one after the other, those of the second under numbers of their own."""
     if first.groups is None and second.groups is None:
         return None
@@ -125,23 +125,23 @@ def grouped(first: Dataset, second: Dataset) -> NDArray[np.int64] | None:
     return np.concatenate([one, apart]).astype(np.int64)
 
 
-def of_any(images: Any, labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+def from_images(images: Any, labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
     """A table over paths, the bytes of files and images in memory: a single one, or any mixture of them.
 
     Raises DataError for what is none of these.
     """
     try:
-        kept = [_kept(inputs.as_image(each, row)) for row, each in enumerate(inputs.as_images(images))]
+        items = [_to_raw(inputs.as_image(each, row)) for row, each in enumerate(inputs.as_images(images))]
     except DataError:
         raise
     except ValueError as error:
         raise DataError(str(error)) from error
-    if all(isinstance(each, str) for each in kept):
-        return from_paths([str(each) for each in kept], labels, classes)
-    return _table(Mixed(kept, np.arange(len(kept))), labels, classes)
+    if all(isinstance(each, str) for each in items):
+        return from_paths([str(each) for each in items], labels, classes)
+    return _build_dataset(MixedImages(items, np.arange(len(items))), labels, classes)
 
 
-def _kept(each: Any) -> Raw | str:
+def _to_raw(each: Any) -> Raw | str:
     """The name of a file, its bytes, or pixels."""
     if isinstance(each, PathLike):
         return str(fspath(each))
@@ -151,29 +151,29 @@ def _kept(each: Any) -> Raw | str:
 def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
     """A table over files of your own choosing."""
     try:
-        names = Files.of([str(path) for path in paths])
+        names = ImageFiles.from_names([str(path) for path in paths])
     except UnicodeEncodeError as error:
         raise DataError(f"The file name {error.object!a} is not Unicode. Please rename the file.") from error
-    return _table(names, labels, classes)
+    return _build_dataset(names, labels, classes)
 
 
 def from_arrays(images: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
     """A table over images in memory: uint8 arrays [height, width] or [height, width, 3], or PIL images."""
-    return _table(InMemory([as_rgb(each) for each in images]), labels, classes)
+    return _build_dataset(InMemoryImages([as_rgb(each) for each in images]), labels, classes)
 
 
-def _table(images: Images, labels: ArrayLike | None, classes: tuple[str, ...]) -> Dataset:
-    known = np.full(len(images), UNLABELLED, np.int32) if labels is None else _known(labels, classes)
+def _build_dataset(images: Images, labels: ArrayLike | None, classes: tuple[str, ...]) -> Dataset:
+    known = np.full(len(images), UNLABELLED, np.int32) if labels is None else _convert_labels(labels, classes)
     return Dataset(images, known, classes, np.zeros(len(images), np.int8))
 
 
-def _known(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
+def _convert_labels(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
     """Numbers that index the classes, UNLABELLED for None and NaN; or a table of 0 and 1. One-hot rows are numbers."""
     given = np.asarray(labels)
     if given.ndim == 2 and given.shape[1] == 1 != len(classes):
         given = given[:, 0]
     if given.ndim < 2:
-        return _numbers(given, classes)
+        return _convert_indices(given, classes)
     if given.shape[1:] != (len(classes),) or not np.isin(given, (0, 1)).all():
         raise DataError(
             f"Several labels for each image are a table of 0 and 1, [images, {len(classes)} classes]. "
@@ -184,7 +184,7 @@ def _known(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
     return given.astype(np.uint8)
 
 
-def _numbers(given: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int32]:
+def _convert_indices(given: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int32]:
     """One number for each image; raises DataError for what indexes no class."""
     try:
         values = given.astype(np.float64)  # None becomes NaN
@@ -208,16 +208,16 @@ def as_rgb(pixels: Any) -> NDArray[np.uint8]:
         raise DataError(str(error)) from error
 
 
-def digest(raw: Raw) -> bytes:
+def compute_digest(raw: Raw) -> bytes:
     """The name of an image by its content: the same bytes have the same name wherever they lie."""
-    if isinstance(raw, Content):
+    if isinstance(raw, ContentDigest):
         return bytes(raw)
     shape = b"" if isinstance(raw, bytes) else str(raw.shape).encode()
     return hashlib.blake2b(raw if isinstance(raw, bytes) else raw.tobytes(), digest_size=DIGEST, key=shape).digest()
 
 
-def pixels(raw: Raw, enough: int) -> NDArray[np.uint8]:
+def decode_pixels(raw: Raw, min_side: int) -> NDArray[np.uint8]:
     """Upright RGB pixels; see graft_runtime.image.decode. Raises ImageError."""
-    if isinstance(raw, Content):
+    if isinstance(raw, ContentDigest):
         raise image.ImageError("not at hand, and not in the cache")
-    return image.decode(raw, enough=enough) if isinstance(raw, bytes) else raw
+    return image.decode(raw, enough=min_side) if isinstance(raw, bytes) else raw

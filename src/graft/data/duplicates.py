@@ -11,23 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, Labels
-from graft.data.image_stats import BITS, differing, mirrored
-from graft.data.quality import Finding, column, counted
-from graft.progress import Watch, unwatched
+from graft.data.image_stats import BITS, hamming_distances, mirror_hashes
+from graft.data.quality import Finding, format_count, single_cases
+from graft.progress import ProgressWrapper, no_progress
 
-ALIKE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
+DUPLICATE_COSINE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
 LOOSE, EACH = 0.5, 0.03  # where the hashes agree, a cosine of LOOSE does, and EACH more for a bit that differs
 CERTAIN, HINT = 4, 0.1  # bits that may differ where hashes decide, alone or with features of so little in common
-SURE = 0.95  # the cosine asked for where hashes disagree, in a set whose images are alike by nature
+STRICT_COSINE = 0.95  # the cosine asked for where hashes disagree, in a set whose images are alike by nature
 NEIGHBOURS, SAMPLE = 20, 512  # how alike a set's images are by nature: by the 20th nearest of so many of them
-UNRELATED = 22.0  # bits by which the hashes of photos and their 20th nearest differ: further is no evidence
-CHANCE = 0.02  # share of images with a partner above ALIKE of another hash from which on they are alike by nature
+TYPICAL_BITS = 22.0  # bits by which the hashes of photos and their 20th nearest differ: further is no evidence
+LOOKALIKE_SHARE = (
+    0.02  # share of images with a partner above ALIKE of another hash from which on they are alike by nature
+)
 BLOCK = 2048
-SKETCH = 512  # wider features are projected to so many dimensions: a cosine near ALIKE then errs by 0.012
+SKETCH_DIM = 512  # wider features are projected to so many dimensions: a cosine near ALIKE then errs by 0.012
 
 
 @runtime_checkable
-class Rows(Protocol):
+class FeatureRows(Protocol):
     """Features [n, d] that need not be in memory."""
 
     def __len__(self) -> int: ...
@@ -38,23 +40,26 @@ class Rows(Protocol):
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.floating]]  # one, other, the cosine between them
 
 
-def near_duplicates(
-    features: Rows, digests: NDArray[np.uint8], hashes: NDArray[np.uint64] | None = None, watch: Watch = unwatched
+def group_near_duplicates(
+    features: FeatureRows,
+    digests: NDArray[np.uint8],
+    hashes: NDArray[np.uint64] | None = None,
+    watch: ProgressWrapper = no_progress,
 ) -> NDArray[np.int64]:
     """A group number [n] for each image; images alike in content, or by the rule of `alike`, share one."""
-    groups = copies(digests)
-    for one, two, _ in watch(alike(features, hashes), "near-duplicates", pieces(len(features))):
-        groups = merged(groups, one, two)
-    return numbered(groups)
+    groups = first_copies(digests)
+    for one, two, _ in watch(find_similar_pairs(features, hashes), "near-duplicates", count_pair_blocks(len(features))):
+        groups = merge_groups(groups, one, two)
+    return renumber_groups(groups)
 
 
-def pieces(count: int) -> int:
+def count_pair_blocks(count: int) -> int:
     """How many times `alike` gives pairs, of so many images."""
     each = -(-count // BLOCK)
     return each * (each + 1) // 2
 
 
-def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[Pairs]:
+def find_similar_pairs(features: FeatureRows, hashes: NDArray[np.uint64] | None = None) -> Iterator[Pairs]:
     """All pairs of near-duplicates, some at a time: the cosine between their features is above ALIKE, or less where
     their perceptual hashes, of which one may be the mirror image's, are near.
 
@@ -62,22 +67,26 @@ def alike(features: Rows, hashes: NDArray[np.uint64] | None = None) -> Iterator[
     are alike by nature, as steel, cells or panels are, more is asked for: see `Nature`. All pairs are compared, block
     by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 images take 1.3 TFLOP.
     """
-    rows = _unit(sketch(features))
-    limits = None if hashes is None else natural(rows, hashes).least(np.arange(BITS + 1)).astype(np.float32)
+    rows = _normalise_rows(project_features(features))
+    limits = (
+        None
+        if hashes is None
+        else measure_base_similarity(rows, hashes).cosine_thresholds(np.arange(BITS + 1)).astype(np.float32)
+    )
     for start in range(0, len(rows), BLOCK):
         for other in range(start, len(rows), BLOCK):
             cosines = rows[start : start + BLOCK] @ rows[other : other + BLOCK].T
-            near = cosines > (ALIKE if limits is None else HINT)
+            near = cosines > (DUPLICATE_COSINE if limits is None else HINT)
             one, two = np.nonzero(np.triu(near, 1) if other == start else near)
             cosine, one, two = cosines[one, two], one + start, two + other
             if limits is not None and hashes is not None:
-                sure = cosine > limits[differing(hashes[one], hashes[two])]
-                one, two, cosine = one[sure], two[sure], cosine[sure]
+                keep = cosine > limits[hamming_distances(hashes[one], hashes[two])]
+                one, two, cosine = one[keep], two[keep], cosine[keep]
             yield one, two, cosine
 
 
 @dataclass(frozen=True)
-class Nature:
+class BaseSimilarity:
     """How alike the images of a set are without being near-duplicates.
 
     `bits` by which hashes differ, and `cosine` of features, between an image and its 20th nearest, in the median; and
@@ -87,76 +96,76 @@ class Nature:
 
     bits: float
     cosine: float
-    twins: bool
+    has_lookalikes: bool
 
-    def least(self, differing: NDArray[np.integer]) -> NDArray[np.floating]:
+    def cosine_thresholds(self, differing: NDArray[np.integer]) -> NDArray[np.floating]:
         """The cosine from which on pairs are near-duplicates, by how many bits their hashes differ."""
-        alike = min(max(ALIKE, (1 + self.cosine) / 2), SURE)  # half as far as the 20th nearest
+        threshold = min(max(DUPLICATE_COSINE, (1 + self.cosine) / 2), STRICT_COSINE)  # half as far as the 20th nearest
         if self.bits <= 2 * CERTAIN:  # that hashes agree says nothing here
-            return np.full(len(differing), SURE if self.twins else alike)
-        bits = differing * (UNRELATED / min(self.bits, UNRELATED))  # as many as in a set of photos
-        near = np.where(bits <= CERTAIN, HINT, np.minimum(alike, LOOSE + EACH * bits))
-        return np.where(differing <= self.bits, near, SURE if self.twins else alike)
+            return np.full(len(differing), STRICT_COSINE if self.has_lookalikes else threshold)
+        bits = differing * (TYPICAL_BITS / min(self.bits, TYPICAL_BITS))  # as many as in a set of photos
+        near = np.where(bits <= CERTAIN, HINT, np.minimum(threshold, LOOSE + EACH * bits))
+        return np.where(differing <= self.bits, near, STRICT_COSINE if self.has_lookalikes else threshold)
 
 
-def natural(rows: NDArray[np.floating], hashes: NDArray[np.uint64]) -> Nature:
+def measure_base_similarity(rows: NDArray[np.floating], hashes: NDArray[np.uint64]) -> BaseSimilarity:
     """The nature of a set, by features [n, d] of length 1 and hashes [n]; in a small set by its half."""
     nth = min(NEIGHBOURS, len(rows) // 2)
     if nth < 2:
-        return Nature(UNRELATED, 0.0, twins=False)
-    asked = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))
-    cosines = rows[asked] @ rows.T
-    bits = differing(hashes[asked, None], hashes[None]).astype(np.int16)
-    itself = (np.arange(len(asked)), asked)
-    cosines[itself], bits[itself] = -1, BITS
-    far = float(np.median(np.partition(bits, nth - 1, axis=1)[:, nth - 1]))
-    near = float(np.median(np.partition(cosines, -nth, axis=1)[:, -nth]))
-    twins = ((cosines > ALIKE) & (bits > far)).any(axis=1).mean()
-    return Nature(max(far, 1.0), near, bool(twins > CHANCE))
+        return BaseSimilarity(TYPICAL_BITS, 0.0, has_lookalikes=False)
+    sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))
+    cosines = rows[sample] @ rows.T
+    bits = hamming_distances(hashes[sample, None], hashes[None]).astype(np.int16)
+    diagonal = (np.arange(len(sample)), sample)
+    cosines[diagonal], bits[diagonal] = -1, BITS
+    median_bits = float(np.median(np.partition(bits, nth - 1, axis=1)[:, nth - 1]))
+    median_cosine = float(np.median(np.partition(cosines, -nth, axis=1)[:, -nth]))
+    share = ((cosines > DUPLICATE_COSINE) & (bits > median_bits)).any(axis=1).mean()
+    return BaseSimilarity(max(median_bits, 1.0), median_cosine, bool(share > LOOKALIKE_SHARE))
 
 
-def alike_in_hash(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
+def find_similar_hashes(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
     """All pairs whose hashes are nearly the same, for images without features; in place of the cosine, a nearness."""
     for start in range(0, len(hashes), BLOCK):
         for other in range(start, len(hashes), BLOCK):
-            bits = differing(hashes[start : start + BLOCK, None], hashes[None, other : other + BLOCK])
+            bits = hamming_distances(hashes[start : start + BLOCK, None], hashes[None, other : other + BLOCK])
             one, two = np.nonzero(np.triu(bits <= CERTAIN, 1) if other == start else bits <= CERTAIN)
             yield one + start, two + other, 1 - bits[one, two] / BITS
 
 
-def sketch(features: Rows) -> NDArray[np.floating]:
+def project_features(features: FeatureRows) -> NDArray[np.floating]:
     """Standardised features in fewer dimensions, [n, SKETCH], with about the same angles and ratios of distances."""
-    mean, spread = moments(features)
+    mean, spread = mean_and_std(features)
     projection = _projection(len(mean))
-    return np.concatenate([np.matmul((block - mean) / spread, projection) for _, block in blocks(features)])
+    return np.concatenate([np.matmul((block - mean) / spread, projection) for _, block in iterate_blocks(features)])
 
 
-def numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def renumber_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """The same groups, called 0, 1, 2 and so on."""
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
-def joined(groups: NDArray[np.int64], others: NDArray[np.int64] | None) -> NDArray[np.int64]:
+def join_user_groups(groups: NDArray[np.int64], others: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Groups joined with those of the images' owner: who shares one with somebody in either shares one now."""
     if others is None:
         return groups
     own = np.where(others < 0, others.max(initial=0) + 1 + np.arange(len(others)), others)
     own = np.unique(own, return_inverse=True)[1] + groups.max(initial=0) + 1
     size = int(own.max(initial=0)) + 1
-    return numbered(_components(groups, own, size)[groups])
+    return renumber_groups(_connected_components(groups, own, size)[groups])
 
 
-def blocks(features: Rows, size: int = BLOCK) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+def iterate_blocks(features: FeatureRows, size: int = BLOCK) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """(rows, features of these rows), so that a table larger than memory can be walked."""
     for start in range(0, len(features), size):
         rows = np.arange(start, min(start + size, len(features)))
         yield rows, features[rows]
 
 
-def moments(features: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def mean_and_std(features: FeatureRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and standard deviation of each feature, [d] each; 1 where a feature never changes."""
     total, squares = np.zeros(1), np.zeros(1)
-    for _, block in blocks(features):
+    for _, block in iterate_blocks(features):
         wide = block.astype(np.float64)
         total, squares = total + wide.sum(axis=0), squares + (wide * wide).sum(axis=0)
     mean = total / len(features)
@@ -165,34 +174,34 @@ def moments(features: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return mean.astype(np.float32), spread.astype(np.float32)
 
 
-def _unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
+def _normalise_rows(rows: NDArray[np.floating]) -> NDArray[np.floating]:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _projection(width: int) -> NDArray[np.float32]:
-    if width <= SKETCH:
+    if width <= SKETCH_DIM:
         return np.eye(width, dtype=np.float32)
-    return np.random.default_rng(0).standard_normal((width, SKETCH), np.float32)
+    return np.random.default_rng(0).standard_normal((width, SKETCH_DIM), np.float32)
 
 
-def copies(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+def first_copies(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     """For each row the first row of the same content."""
     _, first, same = np.unique(digests, axis=0, return_index=True, return_inverse=True)
     return first[same.ravel()].astype(np.int64)
 
 
-def merged(groups: NDArray[np.int64], one: NDArray[np.intp], two: NDArray[np.intp]) -> NDArray[np.int64]:
+def merge_groups(groups: NDArray[np.int64], one: NDArray[np.intp], two: NDArray[np.intp]) -> NDArray[np.int64]:
     """The groups with those joined that a pair connects; a group is called by one of its rows."""
-    apart = groups[one] != groups[two]
-    if not apart.any():
+    different = groups[one] != groups[two]
+    if not different.any():
         return groups
-    left, right = groups[one[apart]], groups[two[apart]]
-    found = _components(left, right, len(groups))
+    left, right = groups[one[different]], groups[two[different]]
+    found = _connected_components(left, right, len(groups))
     _, first = np.unique(found, return_index=True)
     return first[found[groups]].astype(np.int64)
 
 
-def _components(one: NDArray[np.int64], two: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _connected_components(one: NDArray[np.int64], two: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """The number of the connected component of each of so many nodes, by the edges between them."""
     from scipy.sparse import coo_array  # here, because it takes half a second to import
     from scipy.sparse.csgraph import connected_components
@@ -201,12 +210,12 @@ def _components(one: NDArray[np.int64], two: NDArray[np.int64], size: int) -> ND
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-NOBODY = -1
-OFTEN = 3  # times the same content: two may be an accident of collecting
+NO_PARTNER = -1
+PLACEHOLDER_COUNT = 3  # times the same content: two may be an accident of collecting
 
 
 @dataclass(frozen=True)
-class Twins:
+class NearDuplicates:
     """Columns [n]: `groups` as `near_duplicates` has them, `first` row of the same content, and rows or NOBODY.
 
     `nearest` is the most alike of the near-duplicates whose content differs, `disputed` of all that have another
@@ -214,54 +223,54 @@ class Twins:
     """
 
     groups: NDArray[np.int64]
-    first: NDArray[np.int64]
+    first_copies: NDArray[np.int64]
     nearest: NDArray[np.intp]
-    disputed: NDArray[np.intp]
-    crossing: NDArray[np.intp]
+    conflicting: NDArray[np.intp]
+    leaking: NDArray[np.intp]
 
     @property
-    def copies(self) -> NDArray[np.bool_]:
+    def is_copy(self) -> NDArray[np.bool_]:
         """Which images have the content of one before them."""
-        return self.first != np.arange(len(self.first))
+        return self.first_copies != np.arange(len(self.first_copies))
 
 
-def find_twins(
-    features: Rows | None,
+def find_near_duplicates(
+    features: FeatureRows | None,
     digests: NDArray[np.uint8],
     hashes: NDArray[np.uint64] | None,
     labels: Labels,
     parts: NDArray[np.int8],
-    watch: Watch = unwatched,
-) -> Twins:
+    watch: ProgressWrapper = no_progress,
+) -> NearDuplicates:
     """Compare all pairs, by hashes alone if there are no features; memory grows with the images, not the pairs."""
-    first = copies(digests)
+    first = first_copies(digests)
     groups = first
-    nearest, disputed, crossing = (_Nearest(len(first)) for _ in range(3))
-    for one, two, cosine in watch(_alike(features, hashes), "near-duplicates", pieces(len(first))):
-        groups = merged(groups, one, two)
+    nearest, disputed, crossing = (_NearestPartners(len(first)) for _ in range(3))
+    for one, two, cosine in watch(_similar_pairs(features, hashes), "near-duplicates", count_pair_blocks(len(first))):
+        groups = merge_groups(groups, one, two)
         pairs = (one, two, cosine)
-        nearest.take(pairs, first[one] != first[two])
-        disputed.take(pairs, np.logical_or.reduce(np.atleast_2d((labels[one] != labels[two]).T)))
-        crossing.take(pairs, parts[one] != parts[two])
-    return Twins(numbered(groups), first, nearest.row, disputed.row, crossing.row)
+        nearest.update(pairs, first[one] != first[two])
+        disputed.update(pairs, np.logical_or.reduce(np.atleast_2d((labels[one] != labels[two]).T)))
+        crossing.update(pairs, parts[one] != parts[two])
+    return NearDuplicates(renumber_groups(groups), first, nearest.row, disputed.row, crossing.row)
 
 
-def _alike(features: Rows | None, hashes: NDArray[np.uint64] | None) -> Iterator[Pairs]:
+def _similar_pairs(features: FeatureRows | None, hashes: NDArray[np.uint64] | None) -> Iterator[Pairs]:
     if features is not None:
-        return alike(features, hashes)
-    return alike_in_hash(hashes) if hashes is not None else iter(())
+        return find_similar_pairs(features, hashes)
+    return find_similar_hashes(hashes) if hashes is not None else iter(())
 
 
-class _Nearest:
+class _NearestPartners:
     """The partner of each image with the highest cosine so far."""
 
     def __init__(self, count: int) -> None:
-        self.row = np.full(count, NOBODY, np.intp)
+        self.row = np.full(count, NO_PARTNER, np.intp)
         self._cosine = np.full(count, -np.inf)
 
-    def take(self, pairs: Pairs, counts: NDArray[np.bool_]) -> None:
+    def update(self, pairs: Pairs, mask: NDArray[np.bool_]) -> None:
         """Look at those of the pairs that count, in both directions; of equals the first image is the partner."""
-        one, two, cosine = (np.asarray(column)[counts] for column in pairs)
+        one, two, cosine = (np.asarray(column)[mask] for column in pairs)
         mine, other, cosine = np.r_[one, two], np.r_[two, one], np.r_[cosine, cosine]
         order = np.lexsort((-other, cosine))  # of several values for one place the last stays
         order = order[cosine[order] > self._cosine[mine[order]]]
@@ -269,66 +278,71 @@ class _Nearest:
         self._cosine[mine[order]] = cosine[order]
 
 
-def pairs_of(partner: NDArray[np.intp]) -> NDArray[np.intp]:
+def partner_pairs(partner: NDArray[np.intp]) -> NDArray[np.intp]:
     """Rows and partners as pairs [m, 2], each pair once, the lower row first."""
-    rows = np.flatnonzero(partner != NOBODY)
+    rows = np.flatnonzero(partner != NO_PARTNER)
     return np.unique(np.sort(np.column_stack([rows, partner[rows]]), axis=1), axis=0)
 
 
-def repeated(first: NDArray[np.int64]) -> dict[int, int]:
+def count_repeats(first: NDArray[np.int64]) -> dict[int, int]:
     """Contents that stand there OFTEN or more, the most frequent first: (their first row, how often)."""
     counts = np.bincount(first, minlength=len(first))
     order = np.argsort(-counts, kind="stable")
-    return {int(row): int(counts[row]) for row in order[: int((counts >= OFTEN).sum())]}
+    return {int(row): int(counts[row]) for row in order[: int((counts >= PLACEHOLDER_COUNT).sum())]}
 
 
-def found(twins: Twins, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[Finding]:
+def find_duplicate_problems(duplicates: NearDuplicates, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[Finding]:
     """What near-duplicates do to a data set; row i of the columns is image i of `data`."""
-    first, notes = twins.first, partial(_notes, twins.first, hashes)
-    crossing, disputed = pairs_of(twins.crossing), pairs_of(twins.disputed)
-    copied = first[disputed[:, 0]] == first[disputed[:, 1]]
+    first, notes = duplicates.first_copies, partial(_describe_pairs, duplicates.first_copies, hashes)
+    crossing, disputed = partner_pairs(duplicates.leaking), partner_pairs(duplicates.conflicting)
+    same_content = first[disputed[:, 0]] == first[disputed[:, 1]]
     if len(crossing):
-        count = int((twins.crossing != NOBODY).sum())
-        says = f"{counted(count, 'image')} have a near-duplicate in another part of your split: the score flatters"
+        count = int((duplicates.leaking != NO_PARTNER).sum())
+        says = f"{format_count(count, 'image')} have a near-duplicate in another part of your split: the score flatters"
         advice = "Take one side out (--fix leaves out that of the training part), or let graft split all of them."
         yield Finding("leak", "error", says, advice, crossing, notes(crossing))
-    if copied.any():
-        says = f"{counted(int(copied.sum()), 'pair')} of the same content under different labels"
+    if same_content.any():
+        says = f"{format_count(int(same_content.sum()), 'pair')} of the same content under different labels"
         advice = "One of the two is wrong, or both labels are true (then it is a task of several labels)."
-        yield Finding("conflict", "error", says, advice, disputed[copied], notes(disputed[copied]))
-    if not copied.all():
-        says = f"{counted(int((~copied).sum()), 'pair')} of near-duplicates under different labels"
+        yield Finding("conflict", "error", says, advice, disputed[same_content], notes(disputed[same_content]))
+    if not same_content.all():
+        says = f"{format_count(int((~same_content).sum()), 'pair')} of near-duplicates under different labels"
         advice = "Look at both: often one label is wrong."
-        yield Finding("near conflict", "warning", says, advice, disputed[~copied], notes(disputed[~copied]))
-    pairs = pairs_of(np.where(twins.copies, first, NOBODY).astype(np.intp))
-    pairs = pairs[~(_among(pairs, disputed) | _among(pairs, crossing))]
+        yield Finding("near conflict", "warning", says, advice, disputed[~same_content], notes(disputed[~same_content]))
+    pairs = partner_pairs(np.where(duplicates.is_copy, first, NO_PARTNER).astype(np.intp))
+    pairs = pairs[~(_contains_pairs(pairs, disputed) | _contains_pairs(pairs, crossing))]
     if len(pairs):
-        says = f"{counted(len(pairs), 'image')} of the same content as another one"
+        says = f"{format_count(len(pairs), 'image')} of the same content as another one"
         yield Finding("copy", "warning", says, "One of each is enough; --fix keeps it.", pairs)
-    if often := repeated(first):
-        says = f"{sum(often.values()):,} images of {counted(len(often), 'content')} found {OFTEN} times or more"
+    if repeats := count_repeats(first):
+        contents = format_count(len(repeats), "content")
+        says = f"{sum(repeats.values()):,} images of {contents} found {PLACEHOLDER_COUNT} times or more"
         advice = "Is it a placeholder for missing images, or an error page? Then delete them: it is learnt as a class."
-        yield Finding("placeholder", "warning", says, advice, column(np.array(list(often))), _times(often))
-    near = pairs_of(twins.nearest)
-    near = near[~(_among(near, disputed) | _among(near, crossing))]
+        yield Finding(
+            "placeholder", "warning", says, advice, single_cases(np.array(list(repeats))), _format_repeats(repeats)
+        )
+    near = partner_pairs(duplicates.nearest)
+    near = near[~(_contains_pairs(near, disputed) | _contains_pairs(near, crossing))]
     if len(near):
-        says = f"{counted(len(near), 'pair')} of near-duplicates"
+        says = f"{format_count(len(near), 'pair')} of near-duplicates"
         advice = "graft fit keeps them on one side of its split. Whole series of them teach no more than a few."
         yield Finding("near-duplicate", "note", says, advice, near, notes(near))
 
 
-def _times(often: Mapping[int, int]) -> list[str]:
+def _format_repeats(often: Mapping[int, int]) -> list[str]:
     return [f"{count:,} times" for count in often.values()]
 
 
-def _among(pairs: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _contains_pairs(pairs: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Which pairs are told of already."""
     known = set(map(tuple, others.tolist()))
     return np.array([tuple(pair) in known for pair in pairs.tolist()], bool)
 
 
-def _notes(first: NDArray[np.int64], hashes: NDArray[np.uint64], pairs: NDArray[np.intp]) -> list[str]:
+def _describe_pairs(first: NDArray[np.int64], hashes: NDArray[np.uint64], pairs: NDArray[np.intp]) -> list[str]:
     """A word on each pair."""
     one, two = pairs.T
-    turned = np.bitwise_count(hashes[one] ^ mirrored(hashes[two])) < np.bitwise_count(hashes[one] ^ hashes[two])
-    return np.where(first[one] == first[two], "same content", np.where(turned, "mirrored", "")).tolist()
+    is_mirrored = np.bitwise_count(hashes[one] ^ mirror_hashes(hashes[two])) < np.bitwise_count(
+        hashes[one] ^ hashes[two]
+    )
+    return np.where(first[one] == first[two], "same content", np.where(is_mirrored, "mirrored", "")).tolist()

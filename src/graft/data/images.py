@@ -15,7 +15,7 @@ from graft_runtime.image import ImageError, decode, read
 Raw = bytes | NDArray[np.uint8]  # an image as stored: the bytes of its file, or its pixels
 
 
-class Content(bytes):
+class ContentDigest(bytes):
     """The digest of an image in place of its bytes: enough where all that is asked of the image is in the cache."""
 
 
@@ -40,22 +40,22 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Files:
+class ImageFiles:
     """Files by their paths, as a column of strings: a million of them are a million short strings."""
 
     names: NDArray[Any]  # of numpy's StringDType
     root: str = ""
 
     @classmethod
-    def of(cls, names: Sequence[str], root: str = "") -> Self:
+    def from_names(cls, names: Sequence[str], root: str = "") -> Self:
         """Paths below a folder."""
         return cls(np.array(names, dtype=np.dtypes.StringDType()), root)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, rows: NDArray[np.integer]) -> Files:
-        return Files(self.names[rows], self.root)
+    def take(self, rows: NDArray[np.integer]) -> ImageFiles:
+        return ImageFiles(self.names[rows], self.root)
 
     def name(self, row: int) -> str:
         return str(self.names[row])
@@ -65,7 +65,7 @@ class Files:
 
 
 @dataclass(frozen=True, eq=False)
-class InMemory:
+class InMemoryImages:
     """Pixels, uint8 [height, width, 3] each; or the bytes of files."""
 
     images: Sequence[Raw]
@@ -74,8 +74,8 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, rows: NDArray[np.integer]) -> InMemory:
-        return InMemory([self.images[row] for row in rows], self.root)
+    def take(self, rows: NDArray[np.integer]) -> InMemoryImages:
+        return InMemoryImages([self.images[row] for row in rows], self.root)
 
     def name(self, row: int) -> str:
         return f"image {row}"
@@ -85,30 +85,30 @@ class InMemory:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixed:
+class MixedImages:
     """Some images in memory, the others files: what a person gives in one list. `rows` [n] number them as given."""
 
-    given: Sequence[Raw | str]
+    items: Sequence[Raw | str]
     rows: NDArray[np.intp]
     root: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, rows: NDArray[np.integer]) -> Mixed:
+    def take(self, rows: NDArray[np.integer]) -> MixedImages:
         return replace(self, rows=self.rows[rows])
 
     def name(self, row: int) -> str:
-        own = self.given[self.rows[row]]
+        own = self.items[self.rows[row]]
         return own if isinstance(own, str) else f"image {self.rows[row]}"
 
     def read(self, row: int) -> Raw:
-        own = self.given[self.rows[row]]
-        return Files.of([own]).read(0) if isinstance(own, str) else own
+        own = self.items[self.rows[row]]
+        return ImageFiles.from_names([own]).read(0) if isinstance(own, str) else own
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
+class ArrayImages:
     """Images of one size that lie in one array, as data sets of small images are published.
 
     `pixels` uint8 [images, channels, height, width], 1 or 3 channels; `rows` [n] says which of them this column has.
@@ -123,7 +123,7 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, rows: NDArray[np.integer]) -> Pixels:
+    def take(self, rows: NDArray[np.integer]) -> ArrayImages:
         return replace(self, rows=self.rows[rows])  # the array itself is shared, not copied
 
     def name(self, row: int) -> str:
@@ -138,7 +138,7 @@ class Pixels:
 
 
 @dataclass(frozen=True, eq=False)
-class Crops:
+class ImageCrops:
     """Boxes cut out of other images: each is an image of its own.
 
     `boxes` int32 [n, 4] are left, top, right and bottom in pixels, of the image as it stands upright; what reaches
@@ -156,8 +156,8 @@ class Crops:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def take(self, rows: NDArray[np.integer]) -> Crops:
-        return Crops(self.images.take(rows), self.boxes[rows])
+    def take(self, rows: NDArray[np.integer]) -> ImageCrops:
+        return ImageCrops(self.images.take(rows), self.boxes[rows])
 
     def name(self, row: int) -> str:
         return f"{self.images.name(row)} [{','.join(map(str, self.boxes[row].tolist()))}]"
@@ -173,7 +173,7 @@ class Crops:
 
 
 @dataclass(frozen=True, eq=False)
-class Recalled:
+class CachedImages:
     """A column of names and digests [n, 16]; `at` [n] says where an image lies in `photos`, -1 where it does not.
 
     `read` gives the digest (see `Content`) of an image that is not at hand.
@@ -181,35 +181,35 @@ class Recalled:
 
     names: NDArray[Any]  # of numpy's StringDType
     digests: NDArray[np.uint8]
-    at: NDArray[np.intp]
-    photos: Images | None = None
+    positions: NDArray[np.intp]
+    source: Images | None = None
     root: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, rows: NDArray[np.integer]) -> Recalled:
-        return replace(self, names=self.names[rows], digests=self.digests[rows], at=self.at[rows])
+    def take(self, rows: NDArray[np.integer]) -> CachedImages:
+        return replace(self, names=self.names[rows], digests=self.digests[rows], at=self.positions[rows])
 
     def name(self, row: int) -> str:
         return str(self.names[row])
 
     def read(self, row: int) -> Raw:
-        if self.photos is None or self.at[row] < 0:
-            return Content(self.digests[row].tobytes())
-        return self.photos.read(int(self.at[row]))
+        if self.source is None or self.positions[row] < 0:
+            return ContentDigest(self.digests[row].tobytes())
+        return self.source.read(int(self.positions[row]))
 
 
 @dataclass(frozen=True, eq=False)
-class Several:
+class ConcatenatedImages:
     """Several columns as one; `which` [n] names the column of each image, `rows` [n] its row there."""
 
     columns: tuple[Images, ...]
-    which: NDArray[np.intp]
+    column_indices: NDArray[np.intp]
     rows: NDArray[np.intp]
 
     @classmethod
-    def of(cls, columns: Sequence[Images]) -> Several:
+    def from_columns(cls, columns: Sequence[Images]) -> ConcatenatedImages:
         """One after the other."""
         lengths = [len(column) for column in columns]
         rows = np.concatenate([np.arange(length) for length in lengths])
@@ -223,11 +223,11 @@ class Several:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, rows: NDArray[np.integer]) -> Several:
-        return replace(self, which=self.which[rows], rows=self.rows[rows])
+    def take(self, rows: NDArray[np.integer]) -> ConcatenatedImages:
+        return replace(self, which=self.column_indices[rows], rows=self.rows[rows])
 
     def name(self, row: int) -> str:
-        return self.columns[self.which[row]].name(int(self.rows[row]))
+        return self.columns[self.column_indices[row]].name(int(self.rows[row]))
 
     def read(self, row: int) -> Raw:
-        return self.columns[self.which[row]].read(int(self.rows[row]))
+        return self.columns[self.column_indices[row]].read(int(self.rows[row]))

@@ -20,7 +20,7 @@ from graft.data.dataset import TEST, TRAIN
 IntArray = NDArray[np.integer]
 
 
-def lasting(
+def split_by_content(
     labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
 ) -> NDArray[np.int8]:
     """TRAIN or TEST for each image, by its own content: it stays there whatever is added to the set later.
@@ -31,18 +31,18 @@ def lasting(
     `stratified`, for which the whole set decides.
     """
     if labels.ndim == 2:
-        return stratified(labels, groups, digests, share, seed)
+        return split_stratified(labels, groups, digests, share, seed)
     members = _in_hash_order(groups, digests, seed)
     # Hashed once more: the smallest hash of many is small, and big groups would all be TEST.
-    lots = _hashes(digests[[rows[0] for rows in members]], seed, b"again") / 2**64
-    deal = _Deal(labels, np.bincount(labels, minlength=int(labels.max()) + 1) // 2)
-    for group in np.argsort(lots, kind="stable").tolist():
-        if lots[group] < share or not deal.tested(members[group]):
-            deal.take(members[group])
-    return deal.part
+    draws = _hash_contents(digests[[rows[0] for rows in members]], seed, b"again") / 2**64
+    assigner = _TestAssigner(labels, np.bincount(labels, minlength=int(labels.max()) + 1) // 2)
+    for group in np.argsort(draws, kind="stable").tolist():
+        if draws[group] < share or not assigner.has_test_images(members[group]):
+            assigner.assign(members[group])
+    return assigner.part
 
 
-def stratified(
+def split_stratified(
     labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
 ) -> NDArray[np.int8]:
     """TRAIN or TEST for each image: `share` of each class is TEST, and at least one image stays TRAIN.
@@ -51,14 +51,14 @@ def stratified(
     training. A class with a single image or group cannot be tested.
     """
     if labels.ndim == 2:
-        return _split_of_several(labels, _in_hash_order(groups, digests, seed), share)
-    deal = _Deal(labels, _room(np.bincount(labels, minlength=int(labels.max()) + 1), share))
+        return _split_multilabel(labels, _in_hash_order(groups, digests, seed), share)
+    assigner = _TestAssigner(labels, _test_capacity(np.bincount(labels, minlength=int(labels.max()) + 1), share))
     for rows in _in_hash_order(groups, digests, seed):
-        deal.take(rows)
-    return deal.part
+        assigner.assign(rows)
+    return assigner.part
 
 
-class _Deal:
+class _TestAssigner:
     """Who is TEST so far. Plain numbers in lists: numpy would take 10 µs for each of a million groups."""
 
     def __init__(self, labels: IntArray, room: IntArray) -> None:
@@ -66,11 +66,11 @@ class _Deal:
         self._labels, self._room = labels.tolist(), room.tolist()
         self._filled = [0] * len(room)
 
-    def tested(self, rows: list[int]) -> bool:
+    def has_test_images(self, rows: list[int]) -> bool:
         """Whether each class of the group has a test image."""
         return all(self._filled[self._labels[row]] for row in rows)
 
-    def take(self, rows: list[int]) -> None:
+    def assign(self, rows: list[int]) -> None:
         """Make the group TEST, unless it would overfill one of its classes."""
         wanted = Counter(self._labels[row] for row in rows) if len(rows) > 1 else {self._labels[rows[0]]: 1}
         if all(self._filled[label] + count <= self._room[label] for label, count in wanted.items()):
@@ -79,26 +79,30 @@ class _Deal:
                 self._filled[label] += count
 
 
-def one_group_out(groups: IntArray) -> NDArray[np.int64]:
+def leave_one_group_out(groups: IntArray) -> NDArray[np.int64]:
     """A fold number for each image, 0 to the number of groups - 1: each fold is one group."""
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
-def folds(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], count: int, seed: int) -> NDArray[np.int8]:
+def assign_folds(
+    labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], count: int, seed: int
+) -> NDArray[np.int8]:
     """A fold number for each image, 0 to count - 1: classes spread evenly, groups kept together.
 
     Big groups are dealt first; each goes to the fold that has the fewest images of its classes so far.
     """
     members = sorted(_in_hash_order(groups, digests, seed), key=len, reverse=True)
     if labels.ndim == 2:
-        tallies = _tallies(labels, members)
-        return _spread(_dealt(tallies, np.tile(tallies.sum(axis=0) / count, (count, 1))), members, len(labels))
-    sizes, said = np.bincount(labels), labels.tolist()
+        tallies = _count_group_labels(labels, members)
+        return _expand_groups(
+            _assign_groups(tallies, np.tile(tallies.sum(axis=0) / count, (count, 1))), members, len(labels)
+        )
+    sizes, label_list = np.bincount(labels), labels.tolist()
     filled, total = [[0] * len(sizes) for _ in range(count)], [0] * count
     fold = np.zeros(len(labels), np.int8)
     for rows in members:
-        wanted = Counter(said[row] for row in rows)
-        best = _emptiest(filled, total, wanted, sizes)
+        wanted = Counter(label_list[row] for row in rows)
+        best = _emptiest_fold(filled, total, wanted, sizes)
         fold[rows] = best
         total[best] += len(rows)
         for label, own in wanted.items():
@@ -106,7 +110,7 @@ def folds(labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], count:
     return fold
 
 
-def _emptiest(filled: list[list[int]], total: list[int], wanted: Mapping[int, int], sizes: IntArray) -> int:
+def _emptiest_fold(filled: list[list[int]], total: list[int], wanted: Mapping[int, int], sizes: IntArray) -> int:
     """The fold with the smallest share of these classes, weighed by how many of each are wanted; then the smallest."""
     if len(wanted) == 1:
         (label,) = wanted
@@ -117,51 +121,53 @@ def _emptiest(filled: list[list[int]], total: list[int], wanted: Mapping[int, in
     return int(np.lexsort((total, shares))[0])
 
 
-def _room(sizes: IntArray, share: float) -> IntArray:
+def _test_capacity(sizes: IntArray, share: float) -> IntArray:
     """How many images of each class may be TEST; a class may be empty."""
-    room = np.maximum(np.rint(sizes * share).astype(int), sizes > 1)
-    return np.minimum(room, np.maximum(sizes - 1, 0))
+    capacity = np.maximum(np.rint(sizes * share).astype(int), sizes > 1)
+    return np.minimum(capacity, np.maximum(sizes - 1, 0))
 
 
-def _split_of_several(labels: IntArray, members: list[list[int]], share: float) -> NDArray[np.int8]:
-    tallies = _tallies(labels, members)
+def _split_multilabel(labels: IntArray, members: list[list[int]], share: float) -> NDArray[np.int8]:
+    tallies = _count_group_labels(labels, members)
     sizes = tallies.sum(axis=0)
-    tested = _room(sizes, share)
-    dealt = _dealt(tallies, np.stack([sizes - tested, tested]).astype(np.float64), keep=True)
-    return np.where(_spread(dealt, members, len(labels)) == 1, TEST, TRAIN).astype(np.int8)
+    tested = _test_capacity(sizes, share)
+    dealt = _assign_groups(tallies, np.stack([sizes - tested, tested]).astype(np.float64), keep_last=True)
+    return np.where(_expand_groups(dealt, members, len(labels)) == 1, TEST, TRAIN).astype(np.int8)
 
 
-def _tallies(labels: IntArray, members: list[list[int]]) -> NDArray[np.int64]:
+def _count_group_labels(labels: IntArray, members: list[list[int]]) -> NDArray[np.int64]:
     """How many images of each class a group has, [groups, classes + 1]; the last column is its size."""
     starts = np.cumsum([0, *(len(rows) for rows in members[:-1])])
     several = np.add.reduceat(labels[np.concatenate(members)], starts, axis=0, dtype=np.int64)
     return np.column_stack([several, [len(rows) for rows in members]])
 
 
-def _dealt(tallies: NDArray[np.int64], desired: NDArray[np.float64], keep: bool = False) -> NDArray[np.int8]:
+def _assign_groups(
+    tallies: NDArray[np.int64], desired: NDArray[np.float64], keep_last: bool = False
+) -> NDArray[np.int8]:
     """The part of each group, so that part p gets about `desired[p]` [classes + 1].
 
     The class with the fewest images left is dealt first, each group to the part that wants it most; size, the last
     column, decides between equals and deals what has no label. With `keep` no class loses its last image to another
     part than the first.
     """
-    part, desired, left = np.full(len(tallies), -1, np.int8), desired.copy(), tallies.sum(axis=0)
-    kept = np.zeros_like(left)  # in the first part
-    while left.any():
-        rarest = int(np.where(left > 0, left, left.max() + 1).argmin())
+    part, desired, remaining = np.full(len(tallies), -1, np.int8), desired.copy(), tallies.sum(axis=0)
+    in_first = np.zeros_like(remaining)  # in the first part
+    while remaining.any():
+        rarest = int(np.where(remaining > 0, remaining, remaining.max() + 1).argmin())
         for group in np.flatnonzero((part < 0) & (tallies[:, rarest] > 0)):
             own = tallies[group]
             best = int(np.lexsort((-desired[:, -1], -desired[:, rarest]))[0])
-            if keep and (kept + left == own)[own > 0].any():
+            if keep_last and (in_first + remaining == own)[own > 0].any():
                 best = 0
             part[group] = best
             desired[best] -= own
-            left -= own
-            kept += own * (best == 0)
+            remaining -= own
+            in_first += own * (best == 0)
     return part
 
 
-def _spread(dealt: NDArray[np.int8], members: list[list[int]], count: int) -> NDArray[np.int8]:
+def _expand_groups(dealt: NDArray[np.int8], members: list[list[int]], count: int) -> NDArray[np.int8]:
     """The part of each image from that of its group."""
     part = np.zeros(count, np.int8)
     part[np.concatenate(members)] = np.repeat(dealt, [len(rows) for rows in members])
@@ -170,7 +176,7 @@ def _spread(dealt: NDArray[np.int8], members: list[list[int]], count: int) -> ND
 
 def _in_hash_order(groups: IntArray, digests: NDArray[np.uint8], seed: int) -> list[list[int]]:
     """Rows of each group and the groups, ordered by the (smallest) hash of seed and content."""
-    hashes = _hashes(digests, seed)
+    hashes = _hash_contents(digests, seed)
     order = np.lexsort((hashes, groups))
     starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
     rows, bounds = order.tolist(), [*starts.tolist(), len(order)]
@@ -178,7 +184,7 @@ def _in_hash_order(groups: IntArray, digests: NDArray[np.uint8], seed: int) -> l
     return [rows[bounds[group] : bounds[group + 1]] for group in turn]
 
 
-def _hashes(digests: NDArray[np.uint8], seed: int, person: bytes = b"") -> NDArray[np.uint64]:
+def _hash_contents(digests: NDArray[np.uint8], seed: int, person: bytes = b"") -> NDArray[np.uint64]:
     """A number for each content, the same whatever else is there, and another one for another seed."""
     raw, key, width = digests.tobytes(), seed.to_bytes(8), digests.shape[1]
     each = (raw[at : at + width] for at in range(0, len(raw), width))

@@ -16,7 +16,7 @@ ASPECT = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
-class Crop:
+class CropBox:
     """A rectangle in pixels of the decoded image, and whether to mirror it."""
 
     left: int
@@ -26,9 +26,9 @@ class Crop:
     flip: bool
 
 
-def crop(
-    seed: int, digest: bytes, view: int, width: int, height: int, *, epoch: int = 0, least: float = SCALE[0]
-) -> Crop:
+def random_crop(
+    seed: int, digest: bytes, view: int, width: int, height: int, *, epoch: int = 0, min_area: float = SCALE[0]
+) -> CropBox:
     """The random resized crop that belongs to (seed, image, view, epoch): the same in every process and order.
 
     Szegedy et al. 2015's crop: area and aspect ratio uniform (the latter on a log scale), then a uniform place. `least`
@@ -37,16 +37,16 @@ def crop(
     >>> crop(0, b"an image", 2, 640, 480) == crop(0, b"an image", 2, 640, 480)
     True
     """
-    random = np.random.default_rng(draw(seed, digest, view, epoch))
-    area = width * height * random.uniform(least, SCALE[1])
+    random = np.random.default_rng(derive_seed(seed, digest, view, epoch))
+    area = width * height * random.uniform(min_area, SCALE[1])
     ratio = math.exp(random.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     wide = min(width, max(1, round(math.sqrt(area * ratio))))
     high = min(height, max(1, round(math.sqrt(area / ratio))))
     left, top = int(random.integers(width - wide + 1)), int(random.integers(height - high + 1))
-    return Crop(left, top, wide, high, bool(random.random() < 0.5))
+    return CropBox(left, top, wide, high, bool(random.random() < 0.5))
 
 
-def draw(seed: int, digest: bytes, view: int, epoch: int = 0, purpose: bytes = b"") -> int:
+def derive_seed(seed: int, digest: bytes, view: int, epoch: int = 0, purpose: bytes = b"") -> int:
     """A number of 128 bits to seed a generator with: a function of its arguments, without a pattern between them."""
     # A salt of zeros is no salt: in epoch 0 this is the number under whose crops features have been stored all along.
     name = hashlib.blake2b(

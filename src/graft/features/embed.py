@@ -17,11 +17,19 @@ from graft.data import dataset as table
 from graft.data import views as seeded
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
-from graft.data.image_stats import SIDE, VERSION, WIDTH, Glimpse, Looks, glimpse, look
+from graft.data.image_stats import (
+    COLUMN_COUNT,
+    SIDE,
+    STATS_VERSION,
+    ImageStats,
+    RawImageStats,
+    build_image_stats,
+    measure_image,
+)
 from graft.errors import DataError
 from graft.features import loading
 from graft.features.store import Key, Store
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.decide import NOT_FINITE, find_finite_rows
 
 STATS_SIDE = SIDE  # pixels of the short side for image stats without a network: as many as are hashed
@@ -61,10 +69,10 @@ class FeatureExtractor(Protocol):
         ...
 
 
-def compute_image_stats(data: Dataset, *, watch: Watch = unwatched, cache: Path | None = None) -> ImageScan:
+def compute_image_stats(data: Dataset, *, watch: ProgressWrapper = no_progress, cache: Path | None = None) -> ImageScan:
     """Compute the image stats of every image, without a network; cached like features, and shared with `embed`."""
     digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
-    with Store((cache or cache_folder()) / "looks" / f"{VERSION}-{STATS_SIDE}", (WIDTH,)) as stats_store:
+    with Store((cache or cache_folder()) / "looks" / f"{STATS_VERSION}-{STATS_SIDE}", (COLUMN_COUNT,)) as stats_store:
         stats_writer = _StatsWriter(stats_store)
         for image in loading.load_each(data, _StatsPreparer(stats_store), watch):
             if image.value is None:
@@ -77,8 +85,8 @@ def compute_image_stats(data: Dataset, *, watch: Watch = unwatched, cache: Path 
     return ImageScan(good, digests[good], faults, _read_image_stats(stats_store, digests[good]))
 
 
-def _read_image_stats(stats_store: Store, digests: NDArray[np.uint8]) -> Looks:
-    return Looks(stats_store.read([(digest.tobytes(), seeded.CENTRE) for digest in digests]))
+def _read_image_stats(stats_store: Store, digests: NDArray[np.uint8]) -> ImageStats:
+    return ImageStats(stats_store.read([(digest.tobytes(), seeded.CENTRE) for digest in digests]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class ImageScan:
     rows: NDArray[np.intp]
     digests: NDArray[np.uint8]
     faults: dict[int, str]
-    image_stats: Looks
+    image_stats: ImageStats
 
     @property
     def hashes(self) -> NDArray[np.uint64]:
@@ -112,7 +120,7 @@ class Embeddings:
     faults: dict[int, str]
     computed_count: int
     seconds: float
-    image_stats: Looks = field(default_factory=lambda: Looks(np.zeros((0, WIDTH), np.float32)))
+    image_stats: ImageStats = field(default_factory=lambda: ImageStats(np.zeros((0, COLUMN_COUNT), np.float32)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -127,7 +135,7 @@ class Embeddings:
 
     def take(self, order: NDArray[np.integer]) -> Embeddings:
         """Return the embeddings of some images, in this order."""
-        image_stats = Looks(self.image_stats.table[order]) if len(self.image_stats) else self.image_stats
+        image_stats = ImageStats(self.image_stats.table[order]) if len(self.image_stats) else self.image_stats
         return replace(self, rows=self.rows[order], digests=self.digests[order], image_stats=image_stats)
 
     def select(self, rows: NDArray[np.integer], views: int = 1) -> Selection:
@@ -158,7 +166,7 @@ def embed(
     *,
     views: int = 1,
     seed: int = 0,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
     cache: Path | None = None,
 ) -> Embeddings:
     """Compute the features of every image and view that the cache lacks; return all of them.
@@ -174,7 +182,7 @@ def embed(
     place, enough = cache or cache_folder(), frozen.preprocess.decode_size
     with (
         Store(place / "features" / frozen.cache_key(), (frozen.width,), kind) as store,
-        Store(place / "looks" / f"{VERSION}-{enough}", (WIDTH,)) as stats_store,
+        Store(place / "looks" / f"{STATS_VERSION}-{enough}", (COLUMN_COUNT,)) as stats_store,
     ):
         writer, stats_writer = _FeatureWriter(frozen, store, len(data) * views), _StatsWriter(stats_store)
         for image in loading.load_each(data, _ViewPreparer(frozen.preprocess, store, stats_store, views, seed), watch):
@@ -194,7 +202,7 @@ def embed(
 
 
 def embed_or_raise(
-    frozen: FeatureExtractor, data: Dataset, *, views: int = 1, seed: int = 0, watch: Watch = unwatched
+    frozen: FeatureExtractor, data: Dataset, *, views: int = 1, seed: int = 0, watch: ProgressWrapper = no_progress
 ) -> Embeddings:
     """Embed images that were readable before; raises DataError where one has changed or vanished since."""
     embeddings = embed(frozen, data, views=views, seed=seed, watch=watch)
@@ -215,7 +223,7 @@ class _PreparedImage:
     """An image that was read: its digest, and its image stats and views where they are not stored yet."""
 
     digest: bytes
-    image_stats: Glimpse | None
+    image_stats: RawImageStats | None
     missing_views: list[tuple[Key, NDArray[np.uint8]]]
 
 
@@ -226,9 +234,9 @@ class _StatsPreparer:
     stats_store: Store
 
     def __call__(self, raw: bytes | NDArray[np.uint8]) -> _PreparedImage:
-        digest = table.digest(raw)
+        digest = table.compute_digest(raw)
         known = (digest, seeded.CENTRE) in self.stats_store
-        return _PreparedImage(digest, None if known else glimpse(raw, table.pixels(raw, STATS_SIDE)), [])
+        return _PreparedImage(digest, None if known else measure_image(raw, table.decode_pixels(raw, STATS_SIDE)), [])
 
 
 @dataclass(frozen=True)
@@ -242,14 +250,14 @@ class _ViewPreparer:
     seed: int
 
     def __call__(self, raw: bytes | NDArray[np.uint8]) -> _PreparedImage:
-        digest = table.digest(raw)
+        digest = table.compute_digest(raw)
         wanted = {view: (digest, view_id(self.seed, view)) for view in range(self.views)}
         missing = {view: key for view, key in wanted.items() if key not in self.store}
         has_stats = (digest, seeded.CENTRE) in self.stats_store
         if has_stats and not missing:
             return _PreparedImage(digest, None, [])
-        pixels = table.pixels(raw, self.preprocess.decode_size)
-        image_stats = None if has_stats else glimpse(raw, pixels)
+        pixels = table.decode_pixels(raw, self.preprocess.decode_size)
+        image_stats = None if has_stats else measure_image(raw, pixels)
         views = [(key, self._make_view(pixels, digest, view)) for view, key in missing.items()]
         return _PreparedImage(digest, image_stats, views)
 
@@ -257,7 +265,7 @@ class _ViewPreparer:
         if view in (seeded.CENTRE, seeded.MIRROR):
             centre = self.preprocess.prepare(pixels)
             return np.ascontiguousarray(centre[:, :, ::-1]) if view == seeded.MIRROR else centre
-        crop = seeded.crop(self.seed, digest, view, pixels.shape[1], pixels.shape[0])
+        crop = seeded.random_crop(self.seed, digest, view, pixels.shape[1], pixels.shape[0])
         box = (crop.left, crop.top, crop.width, crop.height)
         return self.preprocess.prepare_crop(pixels, box, crop.flip)
 
@@ -267,7 +275,7 @@ class _StatsWriter:
 
     def __init__(self, image_stats: Store) -> None:
         self.stats_store = image_stats
-        self.waiting: list[tuple[Key, Glimpse]] = []
+        self.waiting: list[tuple[Key, RawImageStats]] = []
 
     def add(self, image: _PreparedImage) -> None:
         if image.image_stats is not None:
@@ -278,7 +286,7 @@ class _StatsWriter:
     def flush(self) -> None:
         if self.waiting:
             keys, image_stats = zip(*self.waiting, strict=True)
-            self.stats_store.add(keys, look(image_stats))
+            self.stats_store.add(keys, build_image_stats(image_stats))
             self.waiting = []
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from graft.backbones.graph import core_count
 from graft.backbones.preprocess import Preprocess
-from graft.data.dataset import Dataset, pixels
-from graft.progress import Watch
+from graft.data.dataset import Dataset, decode_pixels
+from graft.progress import ProgressWrapper
 from graft_runtime.image import ImageError
 
 PREFETCH = 64  # images prepared before the network asks for them: 64 x 150 kB
@@ -32,7 +32,9 @@ class LoadedImage(Generic[T]):
     fault: str = ""
 
 
-def load_each(data: Dataset, make: Callable[[bytes | NDArray[np.uint8]], T], watch: Watch) -> Iterator[LoadedImage[T]]:
+def load_each(
+    data: Dataset, make: Callable[[bytes | NDArray[np.uint8]], T], watch: ProgressWrapper
+) -> Iterator[LoadedImage[T]]:
     """Yield every image in order; `make` gets its stored bytes (or pixels) and is called in threads.
 
     An image that cannot be read or decoded is yielded with its fault; the iteration goes on.
@@ -51,7 +53,7 @@ def load_each(data: Dataset, make: Callable[[bytes | NDArray[np.uint8]], T], wat
 
 def prepare_image(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a stored image as the network input, uint8 [3, size, size]. Raises ImageError."""
-    return preprocess.prepare(pixels(raw, preprocess.decode_size))
+    return preprocess.prepare(decode_pixels(raw, preprocess.decode_size))
 
 
 def _map_in_threads(work: Callable[[int], LoadedImage[T]], count: int) -> Iterator[LoadedImage[T]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.duplicates import blocks
+from graft.data.duplicates import iterate_blocks
 from graft.errors import DataError
 from graft.heads import linear
 from graft.heads.designs import check_head, check_head_installed
@@ -17,7 +17,7 @@ from graft.heads.head import Head
 from graft.heads.linear import build_standardised_head, expand
 from graft.heads.problem import Problem, Solution, StandardisedFeatures
 from graft.metrics.calibration import calibrated_losses
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 
 PCA_MERGEABLE = ("linear", "mlp")  # heads that begin with a matrix product, into which the axes are multiplied
 MAX_LOGISTIC_COST = 1e8  # 'auto' tries logistic regression too up to so many products per step: about 10 s on two cores
@@ -50,7 +50,7 @@ class ProbeResult:
 
 
 def choose_head(
-    head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0, watch: Watch = unwatched
+    head: str, layers: str, problems: Mapping[str, Problem], pca: int = 0, watch: ProgressWrapper = no_progress
 ) -> ProbeResult:
     """Solve a head on the given layers; with 'auto', choose by the lowest out-of-fold log-loss.
 
@@ -102,7 +102,7 @@ def paired_z_score(first: Solution, second: Solution, problem: Problem) -> float
     return float(own.mean() / error) if error else 0.0
 
 
-def _fit_head(name: str, problem: Problem, watch: Watch) -> Solution:
+def _fit_head(name: str, problem: Problem, watch: ProgressWrapper) -> Solution:
     own = {"ridge": linear.solve_ridge, "logistic": linear.solve_logistic}
     if name in own:
         return own[name](problem, watch)
@@ -147,7 +147,7 @@ def reduce_with_pca(problem: Problem, count: int) -> tuple[Problem, NDArray[np.f
     signs = np.sign(longest[np.abs(longest).argmax(axis=0), np.arange(count)])
     kept = (longest * signs).astype(np.float32)
     rows = np.empty((len(problem), count), np.float32)
-    for at, block in blocks(problem.features):
+    for at, block in iterate_blocks(problem.features):
         rows[at] = block @ kept
     plain = np.zeros(count, np.float32), np.ones(count, np.float32), np.arange(count)
     return replace(problem, features=StandardisedFeatures(rows, *plain)), kept

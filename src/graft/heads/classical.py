@@ -29,7 +29,7 @@ from graft.heads.linear import build_standardised_head, expand, linear_head, red
 from graft.heads.nodes import LEAF_THRESHOLD, dense_layers
 from graft.heads.problem import Problem, Solution
 from graft.metrics.calibration import fit_temperature
-from graft.progress import Watch, steps, unwatched
+from graft.progress import ProgressWrapper, no_progress, track_steps
 
 PATIENCE = 2  # strengths without a gain before the path is given up
 HIDDEN = (256,)
@@ -40,12 +40,14 @@ Estimator = Any  # a fitted scikit-learn estimator
 Logits = NDArray[np.float64]
 
 
-def solve(name: str, problem: Problem, watch: Watch = unwatched) -> Solution:
+def solve(name: str, problem: Problem, watch: ProgressWrapper = no_progress) -> Solution:
     """Solve the head of this name, with the strength of the lowest out-of-fold log-loss."""
     small, axes = (problem, None) if name in ROTATION_SENSITIVE else reduce_problem(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a path's rough start need not converge to be of use
-        with steps(watch, f"{name} head", len(_METHODS[name].strengths) * len(np.unique(small.folds)) + 1) as step:
+        with track_steps(
+            watch, f"{name} head", len(_METHODS[name].strengths) * len(np.unique(small.folds)) + 1
+        ) as step:
             strength, logits, loss = _search_strength(name, small, step)
             fitted = _fit(name, small, np.ones(len(small), bool), strength)
     head = _build_head(name, small, fitted)

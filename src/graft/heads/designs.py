@@ -133,18 +133,22 @@ def _check_seed(seed: int | str) -> None:
 def check_head(head: str, layers: str, multilabel: bool = False) -> None:
     """Raise UsageError for an unknown head or choice of layers, or a head that does not support several labels."""
     if head not in HEAD_NAMES:
-        raise UsageError(f"There is no head {head!r}.{spec.meant(head, HEAD_NAMES)} There are {', '.join(HEAD_NAMES)}.")
+        raise UsageError(
+            f"There is no head {head!r}.{spec.format_suggestions(head, HEAD_NAMES)} There are {', '.join(HEAD_NAMES)}."
+        )
     if multilabel and head in SINGLE_LABEL_HEADS:
         able = ", ".join(name for name in HEAD_NAMES if name not in SINGLE_LABEL_HEADS)
         raise UsageError(f"The head {head!r} takes one label for each image. Several labels are taken by {able}.")
     if layers not in LAYER_CHOICES:
-        raise UsageError(f"Layers are {', '.join(LAYER_CHOICES)}. Got {layers!r}.{spec.meant(layers, LAYER_CHOICES)}")
+        raise UsageError(
+            f"Layers are {', '.join(LAYER_CHOICES)}. Got {layers!r}.{spec.format_suggestions(layers, LAYER_CHOICES)}"
+        )
 
 
 def check_head_installed(head: str) -> None:
     """Raise UsageError for a head that needs scikit-learn where that is not installed."""
     if head in SKLEARN_HEADS:
-        extras.needed("sklearn", f"The head {head!r}")
+        extras.require_package("sklearn", f"The head {head!r}")
 
 
 def check_pca(pca: int) -> None:

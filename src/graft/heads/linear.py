@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from graft.data.duplicates import blocks
+from graft.data.duplicates import iterate_blocks
 from graft.heads.head import Head
 from graft.heads.nodes import tensor_shapes
 from graft.heads.problem import Problem, Solution, StandardisedFeatures
 from graft.metrics.calibration import fit_temperature
-from graft.progress import Watch, steps, unwatched
+from graft.progress import ProgressWrapper, no_progress, track_steps
 
 RIDGE_PENALTIES = np.logspace(-4, 2, 13)  # penalty per image, on standardised features
 ROWS_PER_BLOCK = 2048  # rows whose left-out predictions are computed at a time
@@ -49,12 +49,12 @@ class _Basis:
     projected_targets: NDArray[np.float64]  # Z' Y [r, classes], Y centred
 
 
-def solve_ridge(problem: Problem, watch: Watch = unwatched) -> Solution:
+def solve_ridge(problem: Problem, watch: ProgressWrapper = no_progress) -> Solution:
     """Solve the ridge head, with the penalty of the lowest calibrated leave-one-group-out log-loss."""
     targets = 2.0 * problem.targets.astype(np.float64) - 1
     intercept = targets.mean(axis=0)
     penalties, groups = RIDGE_PENALTIES * len(problem), list(_group_by_size(problem.groups))
-    with steps(watch, "ridge head", 1 + len(groups) + len(RIDGE_PENALTIES)) as step:
+    with track_steps(watch, "ridge head", 1 + len(groups) + len(RIDGE_PENALTIES)) as step:
         basis = _build_basis(problem, targets - intercept)
         step()
         left_out = _predict_left_out(problem, basis, targets - intercept, penalties, groups, step) + intercept
@@ -71,7 +71,7 @@ def solve_ridge(problem: Problem, watch: Watch = unwatched) -> Solution:
 def _build_basis(problem: Problem, centred: NDArray[np.float64]) -> _Basis:
     power, axes = problem.axes
     moment = np.zeros((problem.width, problem.classes))
-    for rows, block in blocks(problem.features):
+    for rows, block in iterate_blocks(problem.features):
         moment += block.T @ centred[rows]
     return _Basis(axes.astype(np.float32), power, axes.T @ moment)
 
@@ -157,10 +157,10 @@ def expand(head: Head, axes: NDArray[np.float32], problem: Problem) -> Head:
 # --- Logistic regression ----------------------------------------------------------------------------------------------
 
 
-def solve_logistic(problem: Problem, watch: Watch = unwatched) -> Solution:
+def solve_logistic(problem: Problem, watch: ProgressWrapper = no_progress) -> Solution:
     """Solve the logistic head, with the penalty of the lowest calibrated out-of-fold log-loss."""
     # Ten thousand small products: several threads of BLAS wait for each other, and take almost three times as long.
-    with threadpool_limits(1, "blas"), steps(watch, "logistic head", STEPS * len(LOGISTIC_PENALTIES)) as step:
+    with threadpool_limits(1, "blas"), track_steps(watch, "logistic head", STEPS * len(LOGISTIC_PENALTIES)) as step:
         return _fit_regularisation_path(problem, _ProgressSteps(step))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
-from graft.data.duplicates import Rows, blocks, moments
+from graft.data.duplicates import FeatureRows, iterate_blocks, mean_and_std
 from graft.heads.head import Head
 from graft.metrics.ranking import mean_average_precision
 
@@ -22,7 +22,7 @@ MAX_FEATURE_BYTES = 1 << 30
 class StandardisedFeatures:
     """Features with mean 0 and the given scale, computed on access, so that no second copy is held."""
 
-    features: Rows
+    features: FeatureRows
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     columns: NDArray[np.intp]
@@ -38,13 +38,13 @@ class StandardisedFeatures:
         return StandardisedFeatures(self.features, self.mean[first:], self.scale[first:], self.columns[first:])
 
 
-def standardise_features(features: Rows, widths: Sequence[int]) -> StandardisedFeatures:
+def standardise_features(features: FeatureRows, widths: Sequence[int]) -> StandardisedFeatures:
     """Standardise the features of several layers; `widths` are those of the layers, the last one last.
 
     The earlier layers together get the same norm as the last, else the wider group would dominate the other
     (Evci et al. 2022, Head2Toe). bench/README.md has the gain in accuracy.
     """
-    mean, spread = moments(features)
+    mean, spread = mean_and_std(features)
     early = sum(widths[:-1])
     weight = np.ones(sum(widths), np.float32)
     weight[:early] = np.sqrt(widths[-1] / max(early, 1))
@@ -81,7 +81,7 @@ class Problem:
     @cached_property
     def targets(self) -> NDArray[np.float32]:
         """The labels as a matrix [n, classes] of 0 and 1."""
-        return table.targets(self.labels, self.classes)
+        return table.label_matrix(self.labels, self.classes)
 
     @property
     def fits_in_memory(self) -> bool:
@@ -92,7 +92,7 @@ class Problem:
     def matrix(self) -> NDArray[np.float32]:
         """All features [n, d] in memory."""
         matrix = np.empty((len(self), self.width), np.float32)
-        for rows, block in blocks(self.features):
+        for rows, block in iterate_blocks(self.features):
             matrix[rows] = block
         return matrix
 
@@ -106,7 +106,7 @@ class Problem:
             power, left = _eigendecompose(self.matrix @ self.matrix.T)
             return power, (self.matrix.T @ left) / np.sqrt(power)
         gram = np.zeros((self.width, self.width), np.float32)
-        for _, block in blocks(self.features):
+        for _, block in iterate_blocks(self.features):
             gram += block.T @ block
         return _eigendecompose(gram)
 

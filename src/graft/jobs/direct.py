@@ -10,7 +10,7 @@ import numpy as np
 from graft.backbones import catalog
 from graft.data.dataset import Dataset
 from graft.errors import DataError
-from graft.extras import needed
+from graft.extras import require_package
 from graft.model import card
 from graft.model.classifier import Classifier, load
 
@@ -25,7 +25,7 @@ def load_published_classifier(
     >>> load_published_classifier().predict("photo.jpg")[0].label  # doctest: +SKIP
     'daisy'
     """
-    needed("torch", "A network's own classifier is read by PyTorch, and that")
+    require_package("torch", "A network's own classifier is read by PyTorch, and that")
     from graft.backbones.weights import resolve_weights_file
     from graft.torch import direct as pretrained
 
@@ -54,7 +54,7 @@ def relabel_dataset(data: Dataset, classifier: Classifier) -> Dataset:
     """
     if not len(data) or data.labels.min() < 0:
         raise DataError("A score needs images, and a label for each.")
-    needed("torch", "Folders are matched with the names of ImageNet's classes by timm, and that")
+    require_package("torch", "Folders are matched with the names of ImageNet's classes by timm, and that")
     from graft.torch.direct import match_class_names
 
     found = match_class_names(data.classes, classifier.classes)

@@ -29,7 +29,7 @@ from graft.errors import DataError, OutputError, UsageError
 from graft.features import embed as training
 from graft.features import loading
 from graft.jobs import outputs, parquet
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 
 COLUMNS = ("name", "digest", "label", "features")  # of a Parquet table
 SUFFIX = ".npz"
@@ -71,7 +71,7 @@ def embed(
     offline: bool = False,
     columns: str = "",
     boxes: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> FeatureTable:
     """Compute the features of a data set with a frozen backbone: of the last layer, or of all layers pooled.
 
@@ -191,7 +191,7 @@ def write_feature_maps(
     offline: bool = False,
     columns: str = "",
     force: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> FeatureMapResult:
     """Write feature maps float32 [n, channels, height, width] to an .npz, one array per stage, by its name.
 
@@ -228,7 +228,7 @@ def _shapes(frozen: Backbone, names: Sequence[str]) -> dict[str, tuple[int, ...]
 
 
 def _stream_maps(
-    frozen: Backbone, data: Dataset, files: Mapping[str, Path], watch: Watch
+    frozen: Backbone, data: Dataset, files: Mapping[str, Path], watch: ProgressWrapper
 ) -> tuple[list[int], dict[int, str]]:
     """Append the maps of all readable images to a file per stage; return the rows of these, and the faults."""
     good, faults = list[int](), dict[int, str]()

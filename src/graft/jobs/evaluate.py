@@ -11,7 +11,7 @@ from graft.metrics.evaluation import Score
 from graft.model import storage
 from graft.model.classifier import Classifier
 from graft.model.comparison import ComparedClassifier, Comparison, compare
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTILABEL
 
 
@@ -22,7 +22,7 @@ def evaluate(
     against: Any = None,
     columns: str = "",
     boxes: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Score:
     """Evaluate a classifier, the one saved in a folder, or a network by name; see Classifier.evaluate.
 

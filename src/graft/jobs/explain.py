@@ -18,7 +18,7 @@ from graft.jobs.predict import list_images
 from graft.model.classifier import Classifier
 from graft.model.explain import Explanation
 from graft.model.explain import explain as explained
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 
 ExplanationDict = dict[str, Any]
 
@@ -30,7 +30,7 @@ def explain(
     *,
     label: str | None = None,
     force: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> list[ExplanationDict]:
     """Draw the saliency map of each image's prediction, or of `label`, into a folder: one PNG per image.
 

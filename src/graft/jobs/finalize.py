@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from graft.backbones.backbone import Backbone
 from graft.backbones.features import choose_layers, normalise_rows
-from graft.data.duplicates import blocks
-from graft.data.split import folds
+from graft.data.duplicates import iterate_blocks
+from graft.data.split import assign_folds
 from graft.errors import DataError
 from graft.metrics import shift
 from graft.metrics.calibration import Calibration, calibrate, fit_thresholds
@@ -25,7 +25,7 @@ from graft.model.label_errors import find_label_errors
 from graft.model.memory import ImageRecords, Memory
 from graft.model.network import ForwardOutput, concatenate_matches, last_layer_features
 from graft.model.unknown import KnownImages
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft.training.choices import Choices
 from graft.training.material import Material, format_labels
 from graft.training.probe import TrainingResult
@@ -40,7 +40,9 @@ def calibrate_classifier(
 ) -> tuple[Classifier, Calibration]:
     """Return the network as a classifier, calibrated on held-out logits, with thresholds for multilabel."""
     material, rows = trained.material, trained.rows
-    fold_ids = folds(trained.labels, material.groups[rows], material.embeddings.digests[rows], FOLDS, choices.seed)
+    fold_ids = assign_folds(
+        trained.labels, material.groups[rows], material.embeddings.digests[rows], FOLDS, choices.seed
+    )
     found = calibrate(trained.logits, trained.labels, fold_ids)
     description = card.build_card(
         trained.network, pretrained, material.data.classes, choices.strategy, found.temperature
@@ -63,7 +65,7 @@ def calibrate_classifier(
     return classifier, found
 
 
-def attach_unknown_detector(classifier: Classifier, trained: TrainingResult, watch: Watch) -> Classifier:
+def attach_unknown_detector(classifier: Classifier, trained: TrainingResult, watch: ProgressWrapper) -> Classifier:
     """Return the classifier with a detector of unknown images: those that are like no class."""
     layer_names, is_frozen = _select_comparison_layers(trained)
     known = fit_unknown_detector(trained, layer_names, is_frozen, watch)
@@ -89,7 +91,7 @@ def _build_image_records(material: Material) -> ImageRecords:
 
 
 def fit_unknown_detector(
-    trained: TrainingResult, layer_names: Sequence[str], is_frozen: bool, watch: Watch
+    trained: TrainingResult, layer_names: Sequence[str], is_frozen: bool, watch: ProgressWrapper
 ) -> KnownImages:
     """Return the features of as many training images as may be stored, and the distances of held-out images to them.
 
@@ -135,7 +137,7 @@ def _select_comparison_layers(trained: TrainingResult) -> tuple[tuple[str, ...],
 
 
 def _iter_features(
-    trained: TrainingResult, layer_names: Sequence[str], rows: NDArray[np.intp], watch: Watch
+    trained: TrainingResult, layer_names: Sequence[str], rows: NDArray[np.intp], watch: ProgressWrapper
 ) -> Iterator[NDArray[np.float32]]:
     """Yield batches of these layers' features: from the cache where the head reads from it, else computed."""
     if trained.feature_columns is None:
@@ -145,11 +147,13 @@ def _iter_features(
         for row, why in faults.items():
             raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")
     else:
-        for _, block in blocks(trained.material.embeddings.select(rows)):
+        for _, block in iterate_blocks(trained.material.embeddings.select(rows)):
             yield network.last_layer_features(trained.network, block[:, trained.feature_columns])
 
 
-def evaluate_on_test(classifier: Classifier, trained: TrainingResult, watch: Watch) -> tuple[Classifier, Score | None]:
+def evaluate_on_test(
+    classifier: Classifier, trained: TrainingResult, watch: ProgressWrapper
+) -> tuple[Classifier, Score | None]:
     """Score the classifier on the test images, used only here, once; it stores its predictions on them."""
     material = trained.material
     if not len(material.test):
@@ -178,7 +182,7 @@ def _predict_from_features(classifier: Classifier, trained: TrainingResult, colu
     embedded, test = trained.material.embeddings, trained.material.test
     network, known, unknown_scores = classifier.network, classifier.memory and classifier.memory.known, []
     logits: list[Any] = []
-    for _, block in blocks(embedded.select(test)):
+    for _, block in iterate_blocks(embedded.select(test)):
         own = block[:, columns]
         logits.append(network.head(own))
         if known:

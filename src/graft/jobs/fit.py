@@ -12,18 +12,18 @@ from typing import Any
 from graft.backbones.backbone import Backbone, load_backbone
 from graft.backbones.features import build_probe_features
 from graft.backbones.weights import RANDOM, resolve_weights_file
-from graft.data.classes import check_shared
+from graft.data.classes import check_classes_repeat
 from graft.data.dataset import TEST, Dataset
 from graft.data.readers.source import read_source
 from graft.errors import UsageError
-from graft.extras import needed
+from graft.extras import require_package
 from graft.features.embed import embed
 from graft.jobs import direct, finalize, outputs, runs
 from graft.jobs.report.report import render_report, source_arguments
 from graft.jobs.runs import EpochCallback, RunTracker, ignore_epoch, open_run
 from graft.model import card, storage
 from graft.model.classifier import Classifier
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft.training import probe
 from graft.training.choices import Choices
 from graft.training.material import Findings, Material, prepare_material
@@ -52,7 +52,7 @@ def fit(
     report: bool = True,
     force: bool = False,
     on_epoch: EpochCallback = ignore_epoch,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Classifier:
     """Train a classifier on labelled images, score it on images kept aside, and save it.
 
@@ -85,7 +85,7 @@ def fit(
     with storage.lock_folder(place, force=force) if place else nullcontext():
         with record_seconds(times, "read images"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
-        check_shared(data)
+        check_classes_repeat(data)
         choices = replace(choices, task=data.task)
         _check_data(choices, data)
         if isinstance(choices.parsed_strategy, Direct):
@@ -122,7 +122,7 @@ def _check_options(choices: Choices, output: str | Path | None, resume: bool, lo
     choices.check()
     choices.check_run(bool(output), resume, log)
     if choices.is_finetuning:
-        needed("torch", f"The strategy {choices.strategy!r} changes a network, and that")
+        require_package("torch", f"The strategy {choices.strategy!r} changes a network, and that")
         from graft.torch.alone import check_gradients
 
         check_gradients()
@@ -139,13 +139,13 @@ def _check_network(choices: Choices, pretrained: Backbone) -> None:
 
 
 def _solve_head(
-    choices: Choices, pretrained: Backbone, material: Material, _tracker: RunTracker, watch: Watch
+    choices: Choices, pretrained: Backbone, material: Material, _tracker: RunTracker, watch: ProgressWrapper
 ) -> TrainingResult:
     return fit_probe(choices, pretrained, material, watch)
 
 
 def _train_network(
-    choices: Choices, pretrained: Backbone, material: Material, tracker: RunTracker, watch: Watch
+    choices: Choices, pretrained: Backbone, material: Material, tracker: RunTracker, watch: ProgressWrapper
 ) -> TrainingResult:
     """Fine-tune the network."""
     from graft.torch.finetune import train
@@ -168,7 +168,7 @@ def _build_backbone(choices: Choices, weights: str | Path | None, offline: bool)
     if choices.has_random_weights:
         if weights and weights != RANDOM:
             raise UsageError("The strategy 'scratch' begins with random weights. Leave --weights out, or choose full.")
-        needed("torch", "A network with random weights is drawn by PyTorch, and that")
+        require_package("torch", "A network with random weights is drawn by PyTorch, and that")
         from graft.torch.restore import build_random_backbone
 
         return build_random_backbone(choices.backbone, choices.seed)
@@ -186,7 +186,12 @@ def select_duplicate_backbone(pretrained: Backbone, offline: bool = False) -> Ba
 
 
 def _embed_and_split(
-    choices: Choices, pretrained: Backbone, data: Dataset, offline: bool, times: dict[str, float], watch: Watch
+    choices: Choices,
+    pretrained: Backbone,
+    data: Dataset,
+    offline: bool,
+    times: dict[str, float],
+    watch: ProgressWrapper,
 ) -> Material:
     """Compute features, find near-duplicates, and split the readable images."""
     with record_seconds(times, "embed images"):
@@ -215,7 +220,7 @@ def _evaluate_pretrained(
     weights: str | Path | None,
     offline: bool,
     times: dict[str, float],
-    watch: Watch,
+    watch: ProgressWrapper,
 ) -> Classifier:
     """Evaluate a network with its published classes: on the test part or, without one, on all images."""
     with record_seconds(times, "load network"):

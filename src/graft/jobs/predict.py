@@ -15,7 +15,7 @@ from graft.data.dataset import from_paths
 from graft.errors import DataError, GraftError, ModelError, OutputError, UsageError
 from graft.jobs import parquet
 from graft.metrics.shift import AnswerCounter
-from graft.progress import Watch, Work, unwatched
+from graft.progress import ProgressTask, ProgressWrapper, no_progress
 from graft_runtime import contract, table
 from graft_runtime.decide import UNKNOWN_RATE
 from graft_runtime.prediction import Prediction
@@ -30,7 +30,7 @@ def predict(
     *,
     coverage: float | None = None,
     unknown: float = UNKNOWN_RATE,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> list[Prediction]:
     """Predict the class of each image with a classifier, a saved or exported one, or a network by name.
 
@@ -50,7 +50,7 @@ def predict_with_warnings(
     *,
     coverage: float | None = None,
     unknown: float = UNKNOWN_RATE,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> tuple[list[Prediction], tuple[str, ...]]:
     """Predict as `predict` does; also return caveats: in what the images are unlike the training images."""
     model = open_model(classifier, watch)
@@ -70,7 +70,7 @@ def write(
     *,
     resume: bool = False,
     force: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> WriteResult:
     """Predict any number of images into a CSV file, or one that ends in .parquet.
 
@@ -84,14 +84,14 @@ def write(
 
     answers = AnswerCounter(model.card)
 
-    def watched(things: Iterator[Prediction], before: int, count: int) -> Iterable[Prediction]:
-        return answers.record(watch(things, Work("images", before=before), count))
+    def track(things: Iterator[Prediction], before: int, count: int) -> Iterable[Prediction]:
+        return answers.record(watch(things, ProgressTask("images", done_before=before), count))
 
     _check_options(model, options.coverage, options.unknown)
     with _translate_errors():
         paths = [str(path) for path in list_images(images)]
         written = table.write_predictions(
-            model, paths, place, options, watched, _table_format(place), resume=resume, force=force
+            model, paths, place, options, track, _table_format(place), resume=resume, force=force
         )
     return replace(written, careful=answers.compute_shift(options.unknown, from_paths(paths)).answer_caveats())
 
@@ -102,7 +102,7 @@ def check(path: Path, *, resume: bool = False, force: bool = False) -> None:
         table.check_destination(path, _table_format(path), resume=resume, force=force)
 
 
-def open_model(model: str | Path | BlockPredictor, watch: Watch = unwatched) -> BlockPredictor:
+def open_model(model: str | Path | BlockPredictor, watch: ProgressWrapper = no_progress) -> BlockPredictor:
     """Return a classifier as it is, load an exported file, or else what `open_classifier` takes. Raises ModelError."""
     if isinstance(model, BlockPredictor):
         return model

@@ -104,7 +104,9 @@ def check(names: str) -> list[str]:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in LOGS:
-            raise UsageError(f"There is no log {name!r}.{spec.meant(name, LOGS)} Choose from: {', '.join(LOGS)}.")
+            raise UsageError(
+                f"There is no log {name!r}.{spec.format_suggestions(name, LOGS)} Choose from: {', '.join(LOGS)}."
+            )
         if not find_spec(name):
             raise UsageError(f"--log {name} needs its package: pip install 'graft-vision[{name}]'")
     return list(dict.fromkeys(chosen))

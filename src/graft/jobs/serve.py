@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graft import atomic
-from graft.data.cache import cache_folder, freed
+from graft.data.cache import cache_folder, free_path
 from graft.errors import ModelError, OutputError, UsageError
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime import card, contract, safe_files
 from graft_runtime.serve import server
 from graft_runtime.serve.model import Model
@@ -29,7 +29,7 @@ def serve(
     corrections: Path | None = None,
     evidence: str | None = None,
     started: Callable[[server.Address], None] = lambda address: None,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> None:
     """Serve a file of `graft export`, a saved classifier or a network by name until SIGINT or SIGTERM.
 
@@ -51,7 +51,7 @@ def serve(
         raise OutputError(str(error)) from error
 
 
-def export_to_cache(model: str | Path, evidence: str | None, watch: Watch) -> Path:
+def export_to_cache(model: str | Path, evidence: str | None, watch: ProgressWrapper) -> Path:
     """Return the file itself or, of a classifier, its export in the cache, made on first use."""
     if Path(model).is_file():
         if evidence:
@@ -70,7 +70,7 @@ def export_to_cache(model: str | Path, evidence: str | None, watch: Watch) -> Pa
     folder = cache_folder() / "served" / hashlib.sha256(identity.encode()).hexdigest()[:24]
     path = folder / f"{Path(model).absolute().name}.onnx"  # clients see the file's name as the model's
     if not _is_sound(path):
-        path = freed(path)
+        path = free_path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Labels, targets
+from graft.data.dataset import Labels, label_matrix
 from graft.errors import UsageError
 from graft.metrics.calibration import fit_temperature
 from graft.metrics.intervals import MIN_DRAWS, Figures, Interval, bootstrap_intervals, nan_mean, none_if_nan
@@ -126,7 +126,7 @@ def _compute_metric(logits: NDArray[np.float64], labels: Labels, metric: str) ->
 
 def _macro_average(logits: NDArray[np.float64], labels: Labels, measure: Callable[..., float]) -> float:
     """Return the one-vs-rest mean over the classes that some images have and some do not."""
-    y_true = targets(labels, logits.shape[1]) > 0
+    y_true = label_matrix(labels, logits.shape[1]) > 0
     margins = logits if labels.ndim == 2 else logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     both = np.flatnonzero(y_true.any(axis=0) & ~y_true.all(axis=0))
     return float(np.mean([measure(y_true[:, at], margins[:, at]) for at in both])) if len(both) else 0.0

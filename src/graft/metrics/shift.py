@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
-from graft.data.dataset import Dataset, pixels
-from graft.data.image_stats import TRAITS, Looks, glimpse, look
+from graft.data.dataset import Dataset, decode_pixels
+from graft.data.image_stats import TRAITS, ImageStats, build_image_stats, measure_image
 from graft.metrics.intervals import wilson_interval
 from graft_runtime.card import Card
 from graft_runtime.formatting import join_with_and
@@ -87,18 +87,18 @@ class Shift:
 
 
 def summarise_training(
-    looks: Looks, rows: NDArray[np.intp], labels: NDArray[np.integer], classes: int
+    looks: ImageStats, rows: NDArray[np.intp], labels: NDArray[np.integer], classes: int
 ) -> dict[str, Any]:
     """What a card keeps of training images, `rows` of the looks: each trait's mean and deviation, shares of classes."""
-    traits = {name: column[rows] for name, column in looks.traits.items()} if len(looks) else {}
-    shares = table.tally(labels, classes) / max(len(labels), 1)
+    traits = {name: column[rows] for name, column in looks.trait_values.items()} if len(looks) else {}
+    shares = table.count_labels(labels, classes) / max(len(labels), 1)
     return {
         "traits": {name: [round(float(of(column)), 4) for of in (np.mean, np.std)] for name, column in traits.items()},
         "shares": [round(float(share), 6) for share in shares],
     }
 
 
-def sample_image_stats(data: Dataset, enough: int) -> Looks:
+def sample_image_stats(data: Dataset, enough: int) -> ImageStats:
     """Compute image stats of at most MOST_COMPARED images, evenly spread, decoded with `enough` pixels a side.
 
     Unreadable images are skipped.
@@ -107,10 +107,10 @@ def sample_image_stats(data: Dataset, enough: int) -> Looks:
     for row in np.unique(np.linspace(0, len(data) - 1, min(MOST_COMPARED, len(data))).astype(int)).tolist():
         try:
             raw = data.read(row)
-            found.append(glimpse(raw, pixels(raw, enough)))
+            found.append(measure_image(raw, decode_pixels(raw, enough)))
         except (ImageError, OSError):
             continue
-    return Looks(look(found) if found else np.zeros((0, 0), np.float32))
+    return ImageStats(build_image_stats(found) if found else np.zeros((0, 0), np.float32))
 
 
 class AnswerCounter:
@@ -161,11 +161,11 @@ def measure_shift(
     return Shift(count, unknown, rate, unlike, looks, spread, before)
 
 
-def _describe_differences(traits: Mapping[str, Sequence[float]], looks: Looks) -> tuple[str, ...]:
+def _describe_differences(traits: Mapping[str, Sequence[float]], looks: ImageStats) -> tuple[str, ...]:
     """Return words for the traits that differ, the largest difference first."""
     if len(looks) < MIN_IMAGES:
         return ()
-    now, differences = looks.traits, list[tuple[float, str]]()
+    now, differences = looks.trait_values, list[tuple[float, str]]()
     for name in (name for name in TRAITS if name in traits):
         mean, deviation = traits[name]
         far = (float(now[name].mean()) - mean) / max(deviation, 1e-6)

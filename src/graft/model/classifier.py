@@ -20,7 +20,7 @@ from graft.model import network, scoring, storage
 from graft.model.memory import Memory
 from graft.model.network import BatchOutput, ForwardOutput, Network
 from graft.model.unknown import NeighbourMatches, reference_layers
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
 from graft_runtime.decide import (
     NOT_FINITE,
@@ -64,7 +64,12 @@ class Classifier:
         return hashlib.sha256(dump(self.card).encode()).hexdigest()
 
     def predict(
-        self, images: Any, *, coverage: float | None = None, unknown: float = UNKNOWN_RATE, watch: Watch = unwatched
+        self,
+        images: Any,
+        *,
+        coverage: float | None = None,
+        unknown: float = UNKNOWN_RATE,
+        watch: ProgressWrapper = no_progress,
     ) -> list[Prediction]:
         """Predict the class of images, in order.
 
@@ -98,7 +103,7 @@ class Classifier:
         self, data: Dataset, start: int, least: float | None, limit: float
     ) -> Iterator[list[Prediction]]:
         rest, at, faults = data.take(np.arange(start, len(data))), 0, dict[int, str]()
-        for batch in network.iterate_batches(self.network, self.reference_layers, rest, unwatched, faults):
+        for batch in network.iterate_batches(self.network, self.reference_layers, rest, no_progress, faults):
             end = int(batch.rows[-1]) + 1
             found = dict(zip(batch.rows.tolist(), self._answer_batch(batch, least, limit), strict=True))
             names = enumerate(map(data.name, range(start + at, start + end)), at)
@@ -122,7 +127,7 @@ class Classifier:
         found = build_answers(probs, card.classes, card.task, card.thresholds, least, strange)
         return zip(found, self._neighbours(near) if near else repeat(()), strict=False)
 
-    def run_forward(self, data: Dataset, *, watch: Watch = unwatched) -> ForwardOutput:
+    def run_forward(self, data: Dataset, *, watch: ProgressWrapper = no_progress) -> ForwardOutput:
         """Compute logits and the nearest training images."""
         known = self.memory.known if self.memory else None
         return network.run_forward(
@@ -130,7 +135,7 @@ class Classifier:
         )
 
     def predict_probs(
-        self, data: Dataset, *, watch: Watch = unwatched
+        self, data: Dataset, *, watch: ProgressWrapper = no_progress
     ) -> tuple[NDArray[np.float64], NDArray[np.intp], dict[int, str]]:
         """Return calibrated probabilities [n, classes] of the readable images, their rows, and the others' faults."""
         output = network.run_forward(self.network, (), None, False, data, watch)
@@ -176,7 +181,7 @@ class Classifier:
         indices = np.flatnonzero(label) if np.ndim(label) else [label]
         return tuple(self.classes[at] for at in indices)
 
-    def evaluate(self, source: Any, *, columns: str = "", watch: Watch = unwatched) -> Score:
+    def evaluate(self, source: Any, *, columns: str = "", watch: ProgressWrapper = no_progress) -> Score:
         """Score the classifier on labelled images: class folders, a table, or whatever else `graft.read_source` reads.
 
         Of a source with a test part, only that part counts. Images of unknown classes are scored apart: see
@@ -228,4 +233,4 @@ def load(folder: str | Path) -> Classifier:
 
 def as_dataset(images: Any) -> Dataset:
     """Return images as `Classifier.predict` takes them as a Dataset. Raises DataError for anything else."""
-    return images if isinstance(images, Dataset) else table.of_any(images)
+    return images if isinstance(images, Dataset) else table.from_images(images)

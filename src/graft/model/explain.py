@@ -16,7 +16,7 @@ from graft.features import loading
 from graft.heads.head import Head
 from graft.model.classifier import Classifier, as_dataset
 from graft.model.network import Network, exact_map_outputs
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTILABEL
 from graft_runtime.formatting import MAX_NAMES, join_names
 from graft_runtime.prediction import Prediction
@@ -141,7 +141,7 @@ def draw_saliency(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> ND
 
 
 def explain(
-    classifier: Classifier, images: Any, label: str | None = None, *, watch: Watch = unwatched
+    classifier: Classifier, images: Any, label: str | None = None, *, watch: ProgressWrapper = no_progress
 ) -> Iterator[Explanation | Prediction]:
     """Yield an Explanation of each image, in order, for its predicted class or for `label`.
 

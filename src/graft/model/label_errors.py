@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, Labels
-from graft.data.duplicates import BLOCK, Rows, sketch
+from graft.data.duplicates import BLOCK, FeatureRows, project_features
 
 MIN_PER_CLASS = 5  # images of a class, below which its mean probability says too little
 NEIGHBOURS = 5
@@ -85,12 +85,12 @@ def _rank_label_errors(
     return LabelErrors(rows, suggested_labels[rows], error_scores)
 
 
-def find_outliers(features: Rows, seed: int = 0) -> NDArray[np.intp]:
+def find_outliers(features: FeatureRows, seed: int = 0) -> NDArray[np.intp]:
     """Return the rows far from their nearest neighbours in feature space (Ramaswamy et al. 2000), the farthest first.
 
     Each is compared with up to MAX_COMPARED others, so the time grows with the images, not with the pairs.
     """
-    rows = sketch(features)
+    rows = project_features(features)
     if len(rows) < MIN_IMAGES:
         return np.zeros(0, np.intp)
     some = rows[np.random.default_rng(seed).permutation(len(rows))[:MAX_COMPARED]]

@@ -21,7 +21,7 @@ from graft.features import loading
 from graft.heads.head import Head
 from graft.heads.nodes import NodeBuilder, add_topk, build_nodes
 from graft.model.unknown import NEIGHBOURS, KnownImages, NeighbourMatches, reference_layers
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
 from graft_runtime.decide import NOT_FINITE, find_finite_rows
@@ -225,7 +225,12 @@ class ForwardOutput:
 
 
 def run_forward(
-    network: Network, layers: Sequence[str], known: KnownImages | None, multilabel: bool, data: Dataset, watch: Watch
+    network: Network,
+    layers: Sequence[str],
+    known: KnownImages | None,
+    multilabel: bool,
+    data: Dataset,
+    watch: ProgressWrapper,
 ) -> ForwardOutput:
     """Compute logits and nearest images; features are not kept, as there may be a million images."""
     faults: dict[int, str] = {}
@@ -247,7 +252,7 @@ def iterate_batches(
     network: Network,
     layers: Sequence[str],
     data: Dataset,
-    watch: Watch,
+    watch: ProgressWrapper,
     faults: dict[int, str],
 ) -> Iterator[BatchOutput]:
     """Yield the outputs batch by batch; the faults of unusable images are written into `faults`.
@@ -291,7 +296,7 @@ class _DigestedImage:
 
 
 def _prepare_image(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> _DigestedImage:
-    return _DigestedImage(table.digest(raw), loading.prepare_image(preprocess, raw))
+    return _DigestedImage(table.compute_digest(raw), loading.prepare_image(preprocess, raw))
 
 
 def _run_batch(network: Network, run: FeatureRunner, waiting: list[loading.LoadedImage[_DigestedImage]]) -> BatchOutput:

@@ -36,7 +36,7 @@ def align_classes(data: Dataset, card: Card) -> Dataset:
     lacking = data.labels < 0 if data.task == MULTICLASS else np.zeros(len(data), bool)
     if lacking.all() or (card.task == MULTICLASS and lacking.any()):
         raise DataError("A score needs images, and a label for each.")
-    known = classes.matched(data.root or "The test part", data.classes, card.classes)
+    known = classes.match_classes(data.root or "The test part", data.classes, card.classes)
     order = np.array([known.index(name) for name in data.classes], np.int32)
     if card.task == MULTILABEL:
         labels = np.zeros((len(data), len(known)), np.uint8)

@@ -36,7 +36,7 @@ from graft.backbones.features import FeatureRunner, Features
 from graft.backbones.graph import Graph
 from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, GraftError, ModelError, OutputError
-from graft.extras import needed
+from graft.extras import require_package
 from graft.heads.head import Head
 from graft.model import history
 from graft.model import memory as remembered
@@ -163,7 +163,7 @@ def _load_network(folder: Path, card: Card) -> Network:
 
 def _load_legacy(folder: Path, card: Card) -> Network:
     """Load a classifier of an earlier version, without a graph, which PyTorch rebuilds."""
-    needed("torch", f"{folder} was saved by an earlier version of graft, and to read it")
+    require_package("torch", f"{folder} was saved by an earlier version of graft, and to read it")
     from graft.torch.restore import load_without_graph
 
     tensors = _read_tensors(folder, card, MAX_WEIGHTS_BYTES)

@@ -50,7 +50,7 @@ def find_adaptable_layers(module: nn.Module, stages: Sequence[str]) -> list[str]
 
     Raises UsageError where there is none, or the library peft is missing.
     """
-    extras.needed("peft", "LoRA")  # importing it takes seconds
+    extras.require_package("peft", "LoRA")  # importing it takes seconds
     names = [name for name, layer in _iterate_parts(module, stages) if _can_adapt(layer)]
     if not names:
         raise UsageError(

@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from graft.data import views
 from graft.data.augmentation import STRENGTHS, Step, Strength, steps
-from graft.data.views import Crop
+from graft.data.views import CropBox
 from graft.errors import UsageError
 from graft.training.recipe import Recipe
 
@@ -72,7 +72,7 @@ class Augment:
     def __str__(self) -> str:
         return self.text
 
-    def draw_box(self, seed: int, epoch: int, digest: bytes, view: int, width: int, height: int) -> Crop | None:
+    def draw_box(self, seed: int, epoch: int, digest: bytes, view: int, width: int, height: int) -> CropBox | None:
         """The part of the decoded image to show, perhaps mirrored; None: the image as it will be evaluated.
 
         In epoch 0 this is the view of that number as it is stored for a frozen half.
@@ -81,7 +81,7 @@ class Augment:
         least = steps.get("crop")
         if least is None:
             return None  # without a crop, `pixels` does the mirroring
-        drawn = views.crop(seed, digest, view, width, height, epoch=epoch, least=least)
+        drawn = views.random_crop(seed, digest, view, width, height, epoch=epoch, min_area=least)
         return drawn if "flip" in steps else replace(drawn, flip=False)
 
     def change_pixels(self, image: Tensor, seed: int, epoch: int, digest: bytes, view: int) -> Tensor:
@@ -94,7 +94,7 @@ class Augment:
             return image
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would seed the generators of all GPUs as well.
-            torch.default_generator.manual_seed(views.draw(seed, digest, view, epoch, b"pixels") >> 65)
+            torch.default_generator.manual_seed(views.derive_seed(seed, digest, view, epoch, b"pixels") >> 65)
             return functools.reduce(lambda changed, change: change(changed), changes, image)
 
 

@@ -42,7 +42,7 @@ def device() -> torch.device:
 
     Raises UsageError where a fork has made it useless.
     """
-    if (name := devices.chosen()) == devices.CPU:
+    if (name := devices.current_device()) == devices.CPU:
         return torch.device(name)
     check_device()
     if name != devices.AUTO:

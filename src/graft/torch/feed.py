@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from graft.backbones.graph import core_count
 from graft.backbones.preprocess import Preprocess
-from graft.data.dataset import Dataset, pixels
+from graft.data.dataset import Dataset, decode_pixels
 from graft.errors import DataError
 from graft.features.embed import Embeddings, view_id
 from graft.torch import engine
@@ -123,7 +123,7 @@ class ImageFeed:
         if row in self._cache:
             return self._cache[row]
         try:
-            image = pixels(self.data.read(row), self.preprocess.decode_size)
+            image = decode_pixels(self.data.read(row), self.preprocess.decode_size)
         except (ImageError, OSError) as error:
             raise DataError(f"{self.data.name(row)} could be read before, and now cannot: {error}.") from error
         if image.nbytes <= self._bytes_left:

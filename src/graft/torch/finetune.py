@@ -20,7 +20,7 @@ from graft.errors import TrainingError
 from graft.metrics import ranking
 from graft.model import history
 from graft.model.history import Epoch
-from graft.progress import Watch, Work
+from graft.progress import ProgressTask, ProgressWrapper
 from graft.torch import adapters, loop, optim, phases
 from graft.torch.chain import find_weight_layers
 from graft.torch.checkpoint import TrainingRun
@@ -176,7 +176,7 @@ def _train_phase(
     recipe, phase_inputs = inputs.recipe, prepared.phase_inputs
     note = _ProgressText()
     before = phase_inputs.updates * state.epoch + state.step
-    work = Work("updates on all images" if recorder.refit_of else "updates", note, before)
+    work = ProgressTask("updates on all images" if recorder.refit_of else "updates", note, before)
     if recipe.patience and progress.waited >= recipe.patience:  # it was over when the run was interrupted
         return
     began = time.monotonic()
@@ -334,7 +334,7 @@ def train(
     material: Material,
     run: TrainingRun | None,
     on_epoch: EpochCallback,
-    watch: Watch,
+    watch: ProgressWrapper,
 ) -> TrainingResult:
     """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
     backbone = backbone_to_module(pretrained)

@@ -22,7 +22,7 @@ from graft.heads.choose import choose_head
 from graft.heads.designs import Conv, Linear
 from graft.metrics.calibration import fit_temperature
 from graft.model.classifier import Classifier, load
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft.torch import adapters, engine
 from graft.torch.augment import Augment
 from graft.torch.chain import find_stages
@@ -66,7 +66,7 @@ class FinetuneInputs:
     valid_labels: Labels
     tensor_names: tuple[str, ...]
     seed: int
-    watch: Watch
+    watch: ProgressWrapper
 
     @property
     def has_refit(self) -> bool:
@@ -280,7 +280,7 @@ def build_finetune_inputs(
     pretrained: Pretrained,
     backbone: BackboneModule,
     material: Material,
-    watch: Watch,
+    watch: ProgressWrapper,
     use_all: bool = False,
 ) -> FinetuneInputs:
     """Build the inputs of a fine-tuning run; with `use_all` no image is held out.
@@ -337,7 +337,7 @@ def build_probe_network(
     material: Material,
     inner: NDArray[np.intp],
     seed: int,
-    watch: Watch,
+    watch: ProgressWrapper,
 ) -> NetworkModule:
     """The network of a probe, its head solved on the inner rows and scaled to the probabilities that these call for."""
     frozen = build_probe_features(pretrained)
@@ -387,4 +387,4 @@ def standardise_head(network: NetworkModule, material: Material, inner: NDArray[
 
 def build_hard_targets(material: Material, rows: NDArray[np.intp]) -> Tensor:
     """Return the targets of the labels, [n, classes]."""
-    return torch.from_numpy(table.targets(material.data.labels[rows], len(material.data.classes)))
+    return torch.from_numpy(table.label_matrix(material.data.labels[rows], len(material.data.classes)))

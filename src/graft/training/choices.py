@@ -81,7 +81,7 @@ class Choices:
         if self.parsed_recipe:
             self._check_recipe(self.parsed_recipe)
             for package in ("torch", *["peft"] * isinstance(self.parsed_strategy, Lora)):
-                extras.needed(package, f"The strategy {self.strategy.partition(':')[0]!r}")
+                extras.require_package(package, f"The strategy {self.strategy.partition(':')[0]!r}")
 
     def _check_early(self, plan: EarlyFeatures) -> None:
         if not self.head and plan.cut != "head":
@@ -184,4 +184,4 @@ class Choices:
         usual: Recipe = self.parsed_strategy.recipe
         if self.task == MULTILABEL:
             usual = dataclasses.replace(usual, mixup=0.0, smoothing=0.0)
-        return spec.change(usual, self.recipe, "The recipe")
+        return spec.replace_options(usual, self.recipe, "The recipe")

@@ -12,15 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data import dataset as table
-from graft.data.classes import few, lookalikes
+from graft.data.classes import find_similar_names, small_classes
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, VALID, Dataset
-from graft.data.duplicates import NOBODY, Twins, find_twins, joined, near_duplicates, pairs_of, repeated
-from graft.data.quality import counted, misnamed
-from graft.data.split import folds, lasting, stratified
+from graft.data.duplicates import (
+    NO_PARTNER,
+    NearDuplicates,
+    count_repeats,
+    find_near_duplicates,
+    group_near_duplicates,
+    join_user_groups,
+    partner_pairs,
+)
+from graft.data.quality import find_misnamed, format_count
+from graft.data.split import assign_folds, split_by_content, split_stratified
 from graft.errors import DataError
 from graft.features.embed import Embeddings
 from graft.heads.problem import Problem, standardise_features
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.formatting import MAX_NAMES, join_names
 
@@ -89,7 +97,7 @@ class Material:
 
     def targets(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the targets of these images, [rows, classes]: 1 for each class that an image shows."""
-        return table.targets(self.data.labels[rows], len(self.data.classes))
+        return table.label_matrix(self.data.labels[rows], len(self.data.classes))
 
     def split_validation(self, share: float = VALID_SHARE) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Split the training part into rows to train on and rows held out for validation.
@@ -99,12 +107,12 @@ class Material:
         image to tune on, and with a handful of images nothing may be left to hold out.
         """
         if len(self.valid):
-            lacking = table.tally(self.data.labels[self.data.part(TRAIN)], len(self.data.classes)) == 0
+            lacking = table.count_labels(self.data.labels[self.data.part(TRAIN)], len(self.data.classes)) == 0
             needed = self.targets(self.valid)[:, lacking].any(axis=1)
             held_out = self.valid[~needed]
         else:
             digests = self.embeddings.digests[self.train]
-            part = stratified(self.data.labels[self.train], self.groups[self.train], digests, share, self.seed)
+            part = split_stratified(self.data.labels[self.train], self.groups[self.train], digests, share, self.seed)
             held_out = self.train[part == TEST]
         return np.setdiff1d(self.train, held_out), held_out
 
@@ -117,7 +125,7 @@ class Material:
         """
         rows = self.train if rows is None else rows
         labels, groups = self.data.labels[rows], self.groups[rows]
-        fold = folds(labels, groups, self.embeddings.digests[rows], FOLDS, self.seed)
+        fold = assign_folds(labels, groups, self.embeddings.digests[rows], FOLDS, self.seed)
         whole = Problem(
             standardise_features(self.embeddings.select(rows, views), widths),
             np.repeat(labels if labels.ndim == 2 else labels.astype(np.int64), views, axis=0),
@@ -129,7 +137,11 @@ class Material:
 
 
 def prepare_material(
-    data: Dataset, embeddings: Embeddings, seed: int, has_given_split: bool | None = None, watch: Watch = unwatched
+    data: Dataset,
+    embeddings: Embeddings,
+    seed: int,
+    has_given_split: bool | None = None,
+    watch: ProgressWrapper = no_progress,
 ) -> Material:
     """Drop unusable images and classes without images, find near-duplicates, and split.
 
@@ -144,8 +156,8 @@ def prepare_material(
     good = data.take(embeddings.rows)
     missing = tuple(name for name, count in zip(data.classes, good.counts(), strict=True) if not count)
     good = _drop_missing_classes(good, missing, faults)
-    near_dups = find_twins(embeddings, embeddings.digests, embeddings.hashes, good.labels, good.split, watch)
-    groups = joined(near_dups.groups, good.groups)
+    near_dups = find_near_duplicates(embeddings, embeddings.digests, embeddings.hashes, good.labels, good.split, watch)
+    groups = join_user_groups(near_dups.groups, good.groups)
     split_data = replace(
         good,
         split=(_assign_split if has_given_split is None else _extend_split)(good, groups, embeddings.digests, seed),
@@ -160,12 +172,14 @@ def prepare_material(
         missing=missing,
         untested=_find_untested_classes(split_data),
         columns=data.columns,
-        alike_names=tuple(lookalikes(data.classes, data.counts())),
+        alike_names=tuple(find_similar_names(data.classes, data.counts())),
         conflicts=tuple(_describe_conflicts(split_data, near_dups)),
-        disputed=int((near_dups.disputed != NOBODY).sum()),
-        few=few(split_data),
+        disputed=int((near_dups.conflicting != NO_PARTNER).sum()),
+        few=small_classes(split_data),
         placeholders=tuple(_describe_placeholders(split_data, near_dups, embeddings)),
-        misnamed=int(misnamed(embeddings.image_stats, split_data.names()).sum()) if len(embeddings.image_stats) else 0,
+        misnamed=int(find_misnamed(embeddings.image_stats, split_data.names()).sum())
+        if len(embeddings.image_stats)
+        else 0,
     )
     if len(np.unique(groups[split_data.part(TRAIN, VALID)])) < 2:
         raise DataError("All training images are near-duplicates of each other. Add images that differ.")
@@ -201,34 +215,34 @@ def _sort_by_content(embeddings: Embeddings, labels: NDArray[np.integer]) -> Emb
 
 
 def _regroup_training(
-    groups: NDArray[np.int64], good: Dataset, train: NDArray[np.intp], embeddings: Embeddings, watch: Watch
+    groups: NDArray[np.int64], good: Dataset, train: NDArray[np.intp], embeddings: Embeddings, watch: ProgressWrapper
 ) -> NDArray[np.int64]:
     """Find the training part's groups again within itself, so that no test image decides on its folds."""
     regrouped = groups + len(groups)
     own = None if good.groups is None else good.groups[train]
-    regrouped[train] = joined(_find_near_duplicates(embeddings.take(train), watch), own)
+    regrouped[train] = join_user_groups(_find_near_duplicates(embeddings.take(train), watch), own)
     return regrouped
 
 
-def _find_near_duplicates(embeddings: Embeddings, watch: Watch) -> NDArray[np.int64]:
-    return near_duplicates(embeddings, embeddings.digests, embeddings.hashes, watch)
+def _find_near_duplicates(embeddings: Embeddings, watch: ProgressWrapper) -> NDArray[np.int64]:
+    return group_near_duplicates(embeddings, embeddings.digests, embeddings.hashes, watch)
 
 
-def _describe_conflicts(data: Dataset, near_dups: Twins) -> Iterator[str]:
+def _describe_conflicts(data: Dataset, near_dups: NearDuplicates) -> Iterator[str]:
     """Describe images of the same content with different labels."""
     labels = format_labels(data)
-    for one, two in pairs_of(near_dups.disputed).tolist():
-        if near_dups.first[one] == near_dups.first[two]:
+    for one, two in partner_pairs(near_dups.conflicting).tolist():
+        if near_dups.first_copies[one] == near_dups.first_copies[two]:
             yield f"{data.name(one)} ({labels[one]}) and {data.name(two)} ({labels[two]}) are the same image"
 
 
-def _describe_placeholders(data: Dataset, near_dups: Twins, embeddings: Embeddings) -> Iterator[str]:
+def _describe_placeholders(data: Dataset, near_dups: NearDuplicates, embeddings: Embeddings) -> Iterator[str]:
     """Describe images that are likely placeholders for missing ones."""
-    blank = embeddings.image_stats.blank if len(embeddings.image_stats) else np.zeros(len(data), bool)
+    blank = embeddings.image_stats.is_blank if len(embeddings.image_stats) else np.zeros(len(data), bool)
     if blank.any():
-        some = f"{counted(int(blank.sum()), 'image')} of a single colour, such as {data.name(int(blank.argmax()))}"
+        some = f"{format_count(int(blank.sum()), 'image')} of a single colour, such as {data.name(int(blank.argmax()))}"
         yield f"{some}: placeholders for missing ones?"
-    for row, count in repeated(near_dups.first).items():
+    for row, count in count_repeats(near_dups.first_copies).items():
         if not blank[row]:
             yield f"{count:,} images are the very same, such as {data.name(row)}: a placeholder for missing ones?"
 
@@ -256,7 +270,7 @@ def _assign_split(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8
     Without a test part the user's validation part becomes the test part.
     """
     if (data.split == UNSPLIT).all():
-        return lasting(data.labels, groups, digests, TEST_SHARE, seed)
+        return split_by_content(data.labels, groups, digests, TEST_SHARE, seed)
     if (data.split == TEST).any():
         return np.where(data.split == UNSPLIT, TRAIN, data.split).astype(np.int8)
     return np.where(data.split == VALID, TEST, TRAIN).astype(np.int8)
@@ -269,16 +283,16 @@ def _extend_split(data: Dataset, groups: NDArray[Any], digests: NDArray[np.uint8
     """
     part, new = data.split.copy(), data.split == UNSPLIT
     if data.task == MULTILABEL and new.any():  # by the new images alone: a multilabel split depends on the whole set
-        part[new] = lasting(data.labels[new], groups[new], digests[new], TEST_SHARE, seed)
+        part[new] = split_by_content(data.labels[new], groups[new], digests[new], TEST_SHARE, seed)
     elif new.any():
-        part[new] = lasting(data.labels, groups, digests, TEST_SHARE, seed)[new]
+        part[new] = split_by_content(data.labels, groups, digests, TEST_SHARE, seed)[new]
     for code in (TEST, VALID, TRAIN):
         part[new & np.isin(groups, groups[data.split == code])] = code
     return part
 
 
 def _check_test_classes(data: Dataset) -> None:
-    trained = table.tally(data.labels[data.part(TRAIN, VALID)], len(data.classes))
+    trained = table.count_labels(data.labels[data.part(TRAIN, VALID)], len(data.classes))
     if unknown := [name for name, count in zip(data.classes, trained, strict=True) if not count]:
         raise DataError(
             f"The training part has no usable image of {join_names(unknown, MAX_NAMES)}, the test part has. "
@@ -287,5 +301,5 @@ def _check_test_classes(data: Dataset) -> None:
 
 
 def _find_untested_classes(data: Dataset) -> tuple[str, ...]:
-    tested = table.tally(data.labels[data.part(TEST)], len(data.classes))
+    tested = table.count_labels(data.labels[data.part(TEST)], len(data.classes))
     return tuple(name for name, count in zip(data.classes, tested, strict=True) if not count)

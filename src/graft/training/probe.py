@@ -16,7 +16,7 @@ from graft.errors import UsageError
 from graft.features.embed import embed_or_raise
 from graft.heads.choose import ProbeResult, choose_head
 from graft.model.network import Network
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft.training.choices import Choices
 from graft.training.material import Material
 from graft.training.strategies import EarlyFeatures, Probe
@@ -49,7 +49,7 @@ class TrainingResult:
         return replace(self, network=replace(self.network, head=head), logits=logits)
 
 
-def fit_probe(choices: Choices, backbone: Backbone, material: Material, watch: Watch) -> TrainingResult:
+def fit_probe(choices: Choices, backbone: Backbone, material: Material, watch: ProgressWrapper) -> TrainingResult:
     """Fit the head with the best out-of-fold predictions on the features of the frozen network.
 
     It reads the backbone's layers, or the early stages that the strategy names.
@@ -94,7 +94,7 @@ def get_probe_features(choices: Choices, backbone: Backbone) -> Features:
     return build_probe_features(backbone)
 
 
-def embed_material(frozen: Features, material: Material, views: int, seed: int, watch: Watch) -> Material:
+def embed_material(frozen: Features, material: Material, views: int, seed: int, watch: ProgressWrapper) -> Material:
     """Embed the material with this network: view 0 of every image, all views of the training images."""
     store = material.embeddings.store
     if store.folder.name != frozen.cache_key():

@@ -75,7 +75,7 @@ class Recipe:
             if getattr(self, name) not in legal:
                 given = getattr(self, name)
                 raise UsageError(
-                    f"{name!r} must be one of {', '.join(legal)}. Got {given!r}.{spec.meant(given, legal)}"
+                    f"{name!r} must be one of {', '.join(legal)}. Got {given!r}.{spec.format_suggestions(given, legal)}"
                 )
         for field in fields(self):
             _check(field.name, getattr(self, field.name))

@@ -224,7 +224,7 @@ def test_a_batch_that_is_none_is_named(ten: Path, raw: bytes, why: str) -> None:
 
 def test_a_greedy_pickle_gets_no_memory(ten: Path) -> None:
     """Python's own fast unpickler takes 32 GB for these few bytes."""
-    assert published._unpickled(ten, GREEDY) == {}
+    assert published._unpickle(ten, GREEDY) == {}
 
 
 def test_a_batch_cut_anywhere_is_damaged(ten: Path) -> None:
@@ -261,7 +261,7 @@ def test_an_archive_of_something_else_is_none(photos: Path, tmp_path: Path) -> N
 
 
 def test_a_file_of_gigabytes_is_not_read(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "LARGEST", 20_000)
+    monkeypatch.setattr(published, "MAX_FILE_BYTES", 20_000)
     for path in (ten, formats.archive(ten, ten.with_name("cifar-10-python.tar.gz"))):
         with pytest.raises(DataError, match="no file of CIFAR has more than 20,000"):
             read_cifar(path)

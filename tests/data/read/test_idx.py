@@ -80,11 +80,11 @@ def test_a_file_is_read_whole_or_not_at_all(tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("idx") / "file"
     raw = formats.idx(values)
     path.write_bytes(raw)
-    assert np.array_equal(published._values(path, values.ndim), values)
+    assert np.array_equal(published._read_array(path, values.ndim), values)
     for wrong in (raw[: max(0, len(raw) - cut)], raw + b"x"):
         path.write_bytes(wrong)
         with pytest.raises(DataError):
-            published._values(path, values.ndim)
+            published._read_array(path, values.ndim)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_classes_that_are_given_are_matched_by_name_or_id(folder: Path) -> None:
 
 
 def test_names_are_those_of_the_pretrained_networks_and_no_two_are_the_same() -> None:
-    names = imagenet._names()
+    names = imagenet._wordnet_names()
     assert len(set(names.values())) == len(names) > 21_800
     ids = [wordnet for wordnet, _ in direct._synonyms(1000)]
     assert tuple(names[each] for each in ids) == direct.list_class_names(1000)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from graft.data.dataset import TEST, TRAIN, UNLABELLED, UNSPLIT, from_paths
-from graft.data.readers.columns import known, texts
+from graft.data.readers.columns import labels_to_texts, parse_labels
 from graft.data.readers.source import read_source
 from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError
@@ -49,7 +49,7 @@ SINGLE = (["0", "1", "2"], [1, 0, 1, 2])
     ],
 )
 def test_one_label_for_each_image_in_every_shape(labels: Any) -> None:
-    found, classes = known(labels)
+    found, classes = parse_labels(labels)
     assert (list(classes), found.tolist(), found.dtype) == (*SINGLE, np.int32)
 
 
@@ -62,13 +62,13 @@ def test_one_label_for_each_image_in_every_shape(labels: Any) -> None:
     ],
 )
 def test_several_labels_in_every_shape(labels: Any) -> None:
-    found, classes = known(labels)
+    found, classes = parse_labels(labels)
     assert (classes, found.tolist(), found.dtype) == (("a", "b"), [[1, 1], [0, 1], [1, 0], [0, 0]], np.uint8)
 
 
 def test_rows_of_0_and_1_with_more_or_fewer_than_one_are_several_labels() -> None:
     for rows in ([[1, 1], [0, 1]], [[1, 0], [0, 0], [0, 1]]):  # a 0 for each class says that it shows none
-        found, classes = known(np.array(rows))
+        found, classes = parse_labels(np.array(rows))
         assert (classes, found.tolist()) == (("0", "1"), rows)
 
 
@@ -90,35 +90,35 @@ def test_rows_of_0_and_1_with_more_or_fewer_than_one_are_several_labels() -> Non
     ],
 )
 def test_a_missing_label_is_no_class_and_changes_no_task(labels: Any, expected: list[int]) -> None:
-    found, classes = known(labels)
+    found, classes = parse_labels(labels)
     assert (found.tolist(), len(classes)) == (expected, 2)
 
 
 def test_numbers_of_a_column_with_a_gap_are_whole_as_they_were() -> None:
     pandas = pytest.importorskip("pandas")
-    assert known(pandas.Series([7, None, 12]))[1] == ("7", "12")
-    assert known(pandas.Series([7, None, 12], dtype="Int64"))[1] == ("7", "12")
-    assert known(pandas.Categorical(["b", None, "a"]))[0].tolist() == [1, UNLABELLED, 0]
-    assert texts([7.0, None, 12.0]) == ["7", "", "12"]
-    assert texts([0.5, None, 1.0]) == ["0.5", "", "1.0"]
+    assert parse_labels(pandas.Series([7, None, 12]))[1] == ("7", "12")
+    assert parse_labels(pandas.Series([7, None, 12], dtype="Int64"))[1] == ("7", "12")
+    assert parse_labels(pandas.Categorical(["b", None, "a"]))[0].tolist() == [1, UNLABELLED, 0]
+    assert labels_to_texts([7.0, None, 12.0]) == ["7", "", "12"]
+    assert labels_to_texts([0.5, None, 1.0]) == ["0.5", "", "1.0"]
 
 
 def test_labels_of_more_libraries_and_types_are_what_their_owner_calls_them() -> None:
     arrow, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
     for labels in (arrow.array(["b", None, "a"]), arrow.chunked_array([["b"], [None, "a"]]), iter(["b", None, "a"])):
-        found, classes = known(labels)
+        found, classes = parse_labels(labels)
         assert (found.tolist(), classes) == ([1, UNLABELLED, 0], ("a", "b"))
-    found, classes = known(pandas.get_dummies(pandas.Series(["dog", "cat", "dog"])))
+    found, classes = parse_labels(pandas.get_dummies(pandas.Series(["dog", "cat", "dog"])))
     assert (found.tolist(), classes) == ([1, 0, 1], ("cat", "dog"))
-    assert known(pandas.DataFrame({"label": ["dog", "cat"]}))[1] == ("cat", "dog")
-    assert known([bytearray(b"dog"), b"cat"])[1] == ("cat", "dog")
-    assert known([True, 1, 0, False])[0].tolist() == [1, 1, 0, 0]  # two classes, not four
+    assert parse_labels(pandas.DataFrame({"label": ["dog", "cat"]}))[1] == ("cat", "dog")
+    assert parse_labels([bytearray(b"dog"), b"cat"])[1] == ("cat", "dog")
+    assert parse_labels([True, 1, 0, False])[0].tolist() == [1, 1, 0, 0]  # two classes, not four
 
 
 def test_numbers_count_in_names_and_minus_one_is_missing_there() -> None:
-    assert texts([1, -1, 0], ["cat", "dog"]) == ["dog", "", "cat"]
-    assert texts([[1, 0], [0]], ["cat", "dog"]) == ["cat\0dog", "cat"]
-    assert known([1, -1, 0])[1] == ("0", "1", "-1")  # without names it is a number as any
+    assert labels_to_texts([1, -1, 0], ["cat", "dog"]) == ["dog", "", "cat"]
+    assert labels_to_texts([[1, 0], [0]], ["cat", "dog"]) == ["cat\0dog", "cat"]
+    assert parse_labels([1, -1, 0])[1] == ("0", "1", "-1")  # without names it is a number as any
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_numbers_count_in_names_and_minus_one_is_missing_there() -> None:
 )
 def test_what_is_no_label_is_refused(labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        known(labels)
+        parse_labels(labels)
 
 
 @pytest.mark.parametrize(

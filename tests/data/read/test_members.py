@@ -135,7 +135,7 @@ def test_ten_gigabytes_that_a_header_promises_are_left_out(tmp_path: Path) -> No
 @pytest.mark.fault(31)
 def test_a_compressed_tar_of_zeros_is_given_up_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(archive_module, "SLACK", 4 << 20)
+    monkeypatch.setattr(archive_module, "FREE_PACKED_BYTES", 4 << 20)
     info = tarfile.TarInfo("cat/1.jpg")
     info.size = 200_000_000
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as archive:
@@ -151,8 +151,8 @@ class _Zeros(io.RawIOBase):
 
 @pytest.mark.fault(31)
 def test_a_list_of_too_many_members_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "DIRECTORY", 100)
-    monkeypatch.setattr(archive, "MOST", 2)
+    monkeypatch.setattr(archive, "MAX_DIRECTORY_BYTES", 100)
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 2)
     assert "lists more members than graft looks through" in complaint(in_zip(tmp_path / "a.zip"))
     assert "has more members than graft looks through" in complaint(in_tar(tmp_path / "a.tar"))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.data.dataset import TEST, TRAIN, VALID, Dataset, digest
+from graft.data.dataset import TEST, TRAIN, VALID, Dataset, compute_digest
 from graft.data.readers.folder import read_folder
 from graft.data.readers.source import read_source
 from graft.errors import DataError, UsageError
@@ -17,7 +17,7 @@ from graft.errors import DataError, UsageError
 
 def rows(data: Dataset) -> list[tuple[bytes, str]]:
     names = [data.classes[label] for label in data.labels.tolist()]
-    return sorted(zip([digest(data.read(row)) for row in range(len(data))], names, strict=True))
+    return sorted(zip([compute_digest(data.read(row)) for row in range(len(data))], names, strict=True))
 
 
 def complaint(source: Any) -> str:

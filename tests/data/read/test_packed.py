@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from graft.data.readers import archive as archive_module
-from graft.data.readers.archive import plain_tar
+from graft.data.readers.archive import unpack_tar
 from graft.errors import DataError
 
 CONTENT = bytes(range(256)) * 40
@@ -70,33 +70,33 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_copy_is_made_anew(archive: Path, damage: str) -> None:
     want = gzip.decompress(archive.read_bytes())
-    copy = plain_tar(archive)
+    copy = unpack_tar(archive)
     assert copy.read_bytes() == want
     DAMAGE[damage](copy)
-    again = plain_tar(archive)
+    again = unpack_tar(archive)
     assert again.read_bytes() == want
-    assert plain_tar(archive) == again  # and then it stays
+    assert unpack_tar(archive) == again  # and then it stays
     assert sorted(path.suffix for path in again.parent.iterdir() if path.is_file()) == [".tar"]
 
 
 def test_a_sound_copy_is_not_made_again(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = plain_tar(archive)
-    monkeypatch.setattr(archive_module, "_unpack_tar", lambda *_: pytest.fail("unpacked again"))
-    assert plain_tar(archive) == copy
+    copy = unpack_tar(archive)
+    monkeypatch.setattr(archive_module, "_write_copy", lambda *_: pytest.fail("unpacked again"))
+    assert unpack_tar(archive) == copy
 
 
 @pytest.mark.fault(31)
 def test_links_in_the_cache_lead_nobody_to_write_elsewhere(archive: Path) -> None:
     mine = archive.parent / "precious.txt"
     mine.write_text("precious")
-    copy = plain_tar(archive)
+    copy = unpack_tar(archive)
     before = {path.name for path in copy.parent.iterdir()}
     name = copy.name.partition("-")[0]
     shutil.rmtree(copy.parent)
     copy.parent.mkdir()
     for each in (copy.name, f"{name}.tar", f".{name}.{os.getpid()}.part", f".{copy.name}.part"):
         (copy.parent / each).symlink_to(mine)
-    again = plain_tar(archive)
+    again = unpack_tar(archive)
     assert again.read_bytes() == gzip.decompress(archive.read_bytes())
     assert not again.is_symlink()
     assert mine.read_text() == "precious"
@@ -104,20 +104,20 @@ def test_links_in_the_cache_lead_nobody_to_write_elsewhere(archive: Path) -> Non
 
 
 def test_a_copy_that_cannot_be_replaced_is_passed_over(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = plain_tar(archive)
+    copy = unpack_tar(archive)
     flip(copy)
 
     def refused(self: Path, target: Path) -> Path:
         raise PermissionError(1, "Operation not permitted", str(target))
 
     monkeypatch.setattr(Path, "replace", refused)
-    again = plain_tar(archive)
+    again = unpack_tar(archive)
     assert again != copy
     assert again.read_bytes() == gzip.decompress(archive.read_bytes())
-    assert plain_tar(archive) == again
+    assert unpack_tar(archive) == again
 
 
 def test_a_pipe_is_no_archive(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "photos.tgz")
     with pytest.raises(DataError, match="cannot be read: it is a pipe, and no file"):
-        plain_tar(tmp_path / "photos.tgz")
+        unpack_tar(tmp_path / "photos.tgz")

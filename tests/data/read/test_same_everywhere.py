@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.data.dataset import SPLITS, Dataset, digest
+from graft.data.dataset import SPLITS, Dataset, compute_digest
 from graft.data.readers.folder import read_folder
 from graft.data.readers.source import read_source
 from graft.errors import DataError
@@ -28,7 +28,7 @@ def rows(data: Dataset) -> list[tuple[bytes, str, str]]:
     """What a data set says, in an order that does not depend on names."""
     names = [data.classes[label] for label in data.labels.tolist()]
     parts = [SPLITS[code] for code in data.split.tolist()]
-    return sorted(zip([digest(data.read(row)) for row in range(len(data))], names, parts, strict=True))
+    return sorted(zip([compute_digest(data.read(row)) for row in range(len(data))], names, parts, strict=True))
 
 
 def files(photos: Path, *, parted: bool) -> list[File]:

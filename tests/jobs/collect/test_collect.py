@@ -25,7 +25,7 @@ from graft.errors import DataError, OutputError
 from graft.jobs.collect import collect as job
 from graft.jobs.collect.collect import CollectResult, collect
 from graft.jobs.collect.limits import FetchLimits
-from graft.progress import Work
+from graft.progress import ProgressTask
 
 
 def listed(path: Path, *rows: tuple[str, str]) -> Path:
@@ -438,10 +438,10 @@ def test_progress_counts_what_was_done_before(
 ) -> None:
     shown: list[tuple[str, int, int, int]] = []
 
-    def watch(things: Iterable[Any], work: str | Work, count: int) -> Iterator[Any]:
-        assert isinstance(work, Work)
+    def watch(things: Iterable[Any], work: str | ProgressTask, count: int) -> Iterator[Any]:
+        assert isinstance(work, ProgressTask)
         seen = list(things)
-        shown.append((work.name, work.before, len(seen), count))
+        shown.append((work.name, work.done_before, len(seen), count))
         return iter(seen)
 
     source = listed(tmp_path / "urls.csv", *rows)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graft.data.duplicates import moments
+from graft.data.duplicates import mean_and_std
 from graft.errors import DataError, UsageError
 from graft.heads import choose, classical, designs, linear, problem
 from graft.heads.problem import Problem, standardise_features
@@ -123,7 +123,7 @@ def test_layers_are_made_comparable_whatever_their_scale_and_width() -> None:
     assert np.allclose(np.delete(spread[:6], 3), np.sqrt(8 / 6), atol=1e-4)
     assert np.allclose(spread[6:], 1, atol=1e-4)
     assert spread[3] == 0
-    assert moments(features)[1][3] == 1
+    assert mean_and_std(features)[1][3] == 1
 
 
 def test_the_names_are_those_of_all_solvers() -> None:

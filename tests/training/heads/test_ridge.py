@@ -113,7 +113,7 @@ def test_blocks_that_fit_in_memory_give_what_the_whole_gives(
             return problem.features.features[rows]
 
     for module in (linear, problem_module):
-        monkeypatch.setattr(module, "blocks", lambda features: duplicates.blocks(features, 7))
+        monkeypatch.setattr(module, "iterate_blocks", lambda features: duplicates.iterate_blocks(features, 7))
     monkeypatch.setattr(linear, "ROWS_PER_BLOCK", 7)
     streamed = linear.solve_ridge(replace(problem, features=replace(problem.features, features=Rows())))
     assert max(sizes) <= 7

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
 from graft.data.readers.columns import Columns
-from graft.data.readers.folder import TABLE, Entry, arranged, is_unicode, level_of, tree
-from graft.data.readers.place import Place
-from graft.data.readers.text_table import cells_of, tabled
+from graft.data.readers.folder import TABLE_NAME, FolderEntry, build_tree, is_unicode, parse_level, read_class_folders
+from graft.data.readers.place import TableFolder
+from graft.data.readers.text_table import build_table_dataset, parse_cells
 from graft.errors import DataError, OutputError
 from graft_runtime import safe_files
 from graft_runtime.image import ImageError
@@ -49,7 +49,7 @@ BLOCK = 1 << 20
 SLACK, PACKED_RATIO = 256 << 20, 20  # images hardly pack; a tar of tiny ones is half blanks, and 20 is far from that
 
 
-def plain_tar(path: Path) -> Path:
+def unpack_tar(path: Path) -> Path:
     """The tar itself, or its unpacked copy in the cache, made at the first call, and anew where it is damaged.
 
     A copy is named by the content of the archive and by its own, so that it says itself whether it is whole.
@@ -60,26 +60,26 @@ def plain_tar(path: Path) -> Path:
     if opener is None:
         return path
     try:
-        name = _sum(path)
+        name = _hash_file(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     folder = cache_folder() / "archives"
-    return next(filter(_is_sound, sorted(folder.glob(f"{name}-*.tar"))), None) or _unpack_tar(
+    return next(filter(_is_intact, sorted(folder.glob(f"{name}-*.tar"))), None) or _write_copy(
         path, opener, folder, name
     )
 
 
-def _unpack_tar(path: Path, opener: Callable[..., BufferedIOBase], folder: Path, name: str) -> Path:
-    fresh, total = folder / f".{secrets.token_hex(16)}.part", hashlib.blake2b(digest_size=16)
+def _write_copy(path: Path, opener: Callable[..., BufferedIOBase], folder: Path, name: str) -> Path:
+    fresh, hasher = folder / f".{secrets.token_hex(16)}.part", hashlib.blake2b(digest_size=16)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Of a random name and not there yet: nobody can have laid a link in its place.
         with path.open("rb") as file, opener(file, "rb") as packed, fresh.open("xb") as plain:
-            for block in _blocks(path, file, packed):
+            for block in _read_blocks(path, file, packed):
                 plain.write(block)
-                total.update(block)
-        copy = folder / f"{name}-{total.hexdigest()}.tar"
-        if copy.is_dir() or not _replaced(fresh, copy):  # what cannot be replaced is passed over
+                hasher.update(block)
+        copy = folder / f"{name}-{hasher.hexdigest()}.tar"
+        if copy.is_dir() or not _replace_file(fresh, copy):  # what cannot be replaced is passed over
             copy = folder / f"{copy.stem}.{secrets.token_hex(8)}.tar"
             fresh.rename(copy)
     except OSError as error:
@@ -93,7 +93,7 @@ def _unpack_tar(path: Path, opener: Callable[..., BufferedIOBase], folder: Path,
     return copy
 
 
-def _replaced(fresh: Path, copy: Path) -> bool:
+def _replace_file(fresh: Path, copy: Path) -> bool:
     try:
         fresh.replace(copy)
     except PermissionError:  # another user's, in a cache that several share
@@ -101,20 +101,20 @@ def _replaced(fresh: Path, copy: Path) -> bool:
     return True
 
 
-def _sum(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with safe_files.open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _is_sound(copy: Path) -> bool:
+def _is_intact(copy: Path) -> bool:
     """Whether a copy is just what was unpacked; no file, or one that cannot be read, is not."""
     try:
-        return _sum(copy) == copy.name.partition("-")[2].partition(".")[0]
+        return _hash_file(copy) == copy.name.partition("-")[2].partition(".")[0]
     except OSError:
         return False
 
 
-def _blocks(path: Path, file: BinaryIO, packed: BufferedIOBase) -> Iterator[bytes]:
+def _read_blocks(path: Path, file: BinaryIO, packed: BufferedIOBase) -> Iterator[bytes]:
     written = 0
     while True:
         try:
@@ -129,23 +129,25 @@ def _blocks(path: Path, file: BinaryIO, packed: BufferedIOBase) -> Iterator[byte
         yield block
 
 
-MEMBER = 256 << 20  # bytes: an image of 64 megapixels is 192 MB as BMP, the most that is decoded
+MAX_MEMBER_BYTES = 256 << 20  # bytes: an image of 64 megapixels is 192 MB as BMP, the most that is decoded
 FLAT, MEMBER_RATIO = (
     1 << 20,
     200,
 )  # above 1 MiB: photos pack to about their own size, drawings as BMP to a tenth or less
-DIRECTORY = 256 << 20  # bytes of a zip file's list of members: about two million images
-MOST = 5_000_000  # members; a tar of more takes minutes to look through
+MAX_DIRECTORY_BYTES = 256 << 20  # bytes of a zip file's list of members: about two million images
+MAX_MEMBERS = 5_000_000  # members; a tar of more takes minutes to look through
 
-SPAN = np.dtype(  # where a member lies: in which archive, its bytes, how they are packed, and their checksum
+SPAN_DTYPE = np.dtype(  # where a member lies: in which archive, its bytes, how they are packed, and their checksum
     [("archive", "i4"), ("begin", "i8"), ("packed", "i8"), ("size", "i8"), ("method", "i1"), ("checksum", "u4")]
 )
 ABSENT, TAR, STORED, DEFLATED = -1, 1, 0, 8  # the last two are zip's own numbers
 _LOCAL = struct.Struct("<4s22xHH")  # the header before a zip member: magic, ..., lengths of its name and extra field
-_SCALE = re.compile(rb"PK\x05\x06.{8}(.{4})|PK\x06\x06.{36}(.{8})", re.DOTALL)  # the size of the list, in two forms
+_DIRECTORY_SIZE = re.compile(
+    rb"PK\x05\x06.{8}(.{4})|PK\x06\x06.{36}(.{8})", re.DOTALL
+)  # the size of the list, in two forms
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file in an archive: where its bytes are; `flaw` says why it is left out, if it is."""
 
     name: str
@@ -154,11 +156,11 @@ class Member(NamedTuple):
     size: int
     method: int
     checksum: int
-    flaw: str
+    problem: str
 
 
 @dataclass(frozen=True, eq=False)
-class Members:
+class ArchiveImages:
     """Files inside archives, read in place: each read opens the archive anew, so threads do not meet."""
 
     names: NDArray[Any]  # of numpy's StringDType
@@ -169,8 +171,8 @@ class Members:
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, rows: NDArray[np.integer]) -> Members:
-        return Members(self.names[rows], self.spans[rows], self.archives, self.root)
+    def take(self, rows: NDArray[np.integer]) -> ArchiveImages:
+        return ArchiveImages(self.names[rows], self.spans[rows], self.archives, self.root)
 
     def name(self, row: int) -> str:
         return str(self.names[row])
@@ -204,46 +206,46 @@ def _unpack_member(file: BinaryIO, begin: int, packed: int, size: int, method: i
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class ArchiveIndex:
     """What an archive holds: `spans` by the names of its files, and what was left out, counted in words."""
 
     path: Path
     file: Path  # what is read from: of a compressed tar, its unpacked copy
     spans: NDArray[Any]  # of SPAN
-    row: dict[str, int]
+    row_by_name: dict[str, int]
     folders: tuple[str, ...]
     ignored: Counter[str]
 
-    def column(self, names: list[str]) -> Members:
+    def select_images(self, names: list[str]) -> ArchiveImages:
         """The images of these names; one that is not there stays, and cannot be read."""
-        spans = np.zeros(len(names), SPAN)
+        spans = np.zeros(len(names), SPAN_DTYPE)
         spans["method"] = ABSENT
-        rows = np.array([self.row.get(name, -1) for name in names], np.intp)
+        rows = np.array([self.row_by_name.get(name, -1) for name in names], np.intp)
         spans[rows >= 0] = self.spans[rows[rows >= 0]]
-        return Members(np.array(names, np.dtypes.StringDType()), spans, (str(self.file),), str(self.path))
+        return ArchiveImages(np.array(names, np.dtypes.StringDType()), spans, (str(self.file),), str(self.path))
 
     def read(self, name: str) -> bytes:
         """A small file in the archive; raises DataError where it is damaged."""
         try:
-            return self.column([name]).read(0)
+            return self.select_images([name]).read(0)
         except (ImageError, OSError) as error:
             raise DataError(f"{name} in {self.path} cannot be read: {error}.") from error
 
 
-def index(path: Path) -> Index:
+def index_archive(path: Path) -> ArchiveIndex:
     """Look through an archive once. Raises DataError for one that is damaged or has too many members."""
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     zipped = path.suffix.lower() == ".zip"
-    file = path if zipped else plain_tar(path)
+    file = path if zipped else unpack_tar(path)
     end = file.stat().st_size
     spans: list[tuple[int, ...]] = []
     row: dict[str, int] = {}
     folders: list[str] = []
     ignored: Counter[str] = Counter()
-    for member in _zip(path) if zipped else _tar(path, file):
+    for member in _zip_members(path) if zipped else _tar_members(path, file):
         name = posixpath.normpath(member.name)
-        if flaw := member.flaw or _astray(member, end) or _too_large(member):
+        if flaw := member.problem or _misplaced_reason(member, end) or _oversize_reason(member):
             ignored[flaw] += 1
         elif member.name.endswith("/"):
             folders += [f"{name}/"] if name != "." else []
@@ -251,10 +253,10 @@ def index(path: Path) -> Index:
             ignored["members stored twice (the last one counts)"] += name in row
             row[name] = len(spans)
             spans.append((0, *member[1:6]))
-    return Index(path, file, np.array(spans, SPAN), row, tuple(folders), +ignored)
+    return ArchiveIndex(path, file, np.array(spans, SPAN_DTYPE), row, tuple(folders), +ignored)
 
 
-def _astray(member: Member, end: int) -> str:
+def _misplaced_reason(member: ArchiveMember, end: int) -> str:
     """Why a member may not be where its name says, or its bytes not where the archive says."""
     if member.name.startswith("/") or re.match(r"[A-Za-z]:", member.name) or ".." in member.name.split("/"):
         return "names that lead out of the archive"
@@ -263,27 +265,29 @@ def _astray(member: Member, end: int) -> str:
     return "" if 0 <= member.begin <= end and 0 <= member.packed <= end else "members outside the archive"
 
 
-def _too_large(member: Member) -> str:
+def _oversize_reason(member: ArchiveMember) -> str:
     """Why a member is not unpacked: seen before a byte of it is."""
-    limit = min(MEMBER, max(FLAT, MEMBER_RATIO * member.packed))
+    limit = min(MAX_MEMBER_BYTES, max(FLAT, MEMBER_RATIO * member.packed))
     return "members that unpack to more than an image can be" if not 0 <= member.size <= limit else ""
 
 
-def _zip(path: Path) -> Iterator[Member]:
+def _zip_members(path: Path) -> Iterator[ArchiveMember]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 17)))
-        sizes = [int.from_bytes(each[1] or each[2], "little") for each in _SCALE.finditer(file.read())]
-        if any(size > DIRECTORY and size != 0xFFFFFFFF for size in sizes):  # that one means: see the other form
+        sizes = [int.from_bytes(each[1] or each[2], "little") for each in _DIRECTORY_SIZE.finditer(file.read())]
+        if any(
+            size > MAX_DIRECTORY_BYTES and size != 0xFFFFFFFF for size in sizes
+        ):  # that one means: see the other form
             raise DataError(f"{path} lists more members than graft looks through. Please unpack it.")
         try:
             with zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
-                    yield _zipped(info)
+                    yield _zip_member(info)
         except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, OSError) as error:
-            raise _damaged(path, error) from error
+            raise _damaged_error(path, error) from error
 
 
-def _zipped(info: zipfile.ZipInfo) -> Member:
+def _zip_member(info: zipfile.ZipInfo) -> ArchiveMember:
     flaw = ""
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         flaw = "links and devices in the archive"
@@ -297,44 +301,44 @@ def _zipped(info: zipfile.ZipInfo) -> Member:
             name = name.encode("cp437").decode()
     method = info.compress_type if not flaw else STORED
     place = (info.header_offset, info.compress_size, info.file_size, method, info.CRC)
-    return Member(name.replace("\\", "/"), *place, flaw)
+    return ArchiveMember(name.replace("\\", "/"), *place, flaw)
 
 
-def _tar(path: Path, plain: Path) -> Iterator[Member]:
+def _tar_members(path: Path, plain: Path) -> Iterator[ArchiveMember]:
     try:
         with plain.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for number in count():
                 if (info := archive.next()) is None:
                     break
-                if number == MOST:
+                if number == MAX_MEMBERS:
                     raise tarfile.ReadError("it has more members than graft looks through")
                 vars(archive)["members"].clear()  # or it keeps them all
-                yield _tarred(info)
+                yield _tar_member(info)
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError("what follows a member is no header")
     except (tarfile.TarError, ValueError, OverflowError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
 
 
-def _tarred(info: tarfile.TarInfo) -> Member:
+def _tar_member(info: tarfile.TarInfo) -> ArchiveMember:
     flaw = "" if info.isdir() or info.isreg() else "links and devices in the archive"
     if info.issparse():
         flaw = "members stored with holes"
     name = info.name + "/" * info.isdir()
-    return Member(name, info.offset_data, info.size, info.size, TAR, 0, flaw)
+    return ArchiveMember(name, info.offset_data, info.size, info.size, TAR, 0, flaw)
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def _damaged_error(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is damaged, or not what its ending says: {error}. Please copy or download it again.")
 
 
-def joined(columns: Iterable[Members], root: str) -> Members:
+def concatenate_archives(columns: Iterable[ArchiveImages], root: str) -> ArchiveImages:
     """Several archives as one column."""
     parts = list(columns)
     spans = np.concatenate([part.spans for part in parts])
     spans["archive"] = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return Members(
+    return ArchiveImages(
         np.concatenate([part.names for part in parts]),
         spans,
         tuple(part.archives[0] for part in parts),
@@ -344,7 +348,7 @@ def joined(columns: Iterable[Members], root: str) -> Members:
 
 SUFFIXES = (".zip", ".tar", *PACKED_SUFFIXES)
 
-Tree = dict[str, dict[str, bool]]
+FolderTree = dict[str, dict[str, bool]]
 
 
 def read_archive(
@@ -356,58 +360,60 @@ def read_archive(
     Members that lead out of the archive, links, devices, and what unpacks to more than an image are left out and
     counted. Raises DataError: a damaged archive, or what `read_folder` and `read_table` raise.
     """
-    return of_index(index(Path(path)), classes, columns, strict=strict)
+    return from_index(index_archive(Path(path)), classes, columns, strict=strict)
 
 
-def of_index(found: Index, classes: tuple[str, ...] | None, columns: str = "", *, strict: bool = False) -> Dataset:
+def from_index(
+    found: ArchiveIndex, classes: tuple[str, ...] | None, columns: str = "", *, strict: bool = False
+) -> Dataset:
     """The same of an archive that was looked through already."""
     ignored = Counter(found.ignored)
-    folders = tree([*found.row, *found.folders])
-    top = _top(folders, classes)
-    if TABLE in folders[top]:
-        name, place = f"{found.path}/{posixpath.join(top, TABLE)}", _place(found, top, folders)
-        cells = cells_of(name, _read(found, top, TABLE), Columns.of(columns), place)
-        data = tabled(cells, place, classes, strict=strict)
+    folders = build_tree([*found.row_by_name, *found.folders])
+    top = _find_top(folders, classes)
+    if TABLE_NAME in folders[top]:
+        name, place = f"{found.path}/{posixpath.join(top, TABLE_NAME)}", _build_folder(found, top, folders)
+        cells = parse_cells(name, _read_member(found, top, TABLE_NAME), Columns.from_text(columns), place)
+        data = build_table_dataset(cells, place, classes, strict=strict)
         data.ignored.update(ignored)
         return data
 
-    def listing(folder: str) -> Iterator[Entry]:
+    def listing(folder: str) -> Iterator[FolderEntry]:
         for name, is_folder in sorted(folders[folder].items()):
             if is_hidden(name):
                 ignored["hidden files"] += 1
             else:
-                yield Entry(name, posixpath.join(folder, name), is_folder)
+                yield FolderEntry(name, posixpath.join(folder, name), is_folder)
 
-    level = level_of(columns)
-    return arranged(str(found.path), listing, found.column, classes, ignored, top, level=level)
+    level = parse_level(columns)
+    return read_class_folders(str(found.path), listing, found.select_images, classes, ignored, top, level=level)
 
 
-def _top(folders: Tree, classes: tuple[str, ...] | None) -> str:
+def _find_top(folders: FolderTree, classes: tuple[str, ...] | None) -> str:
     """Where the class folders or the table stand: at the root, or in a folder that holds all the rest."""
     top = ""
     while True:
         seen = {name: is_folder for name, is_folder in folders[top].items() if not is_hidden(name)}
         inner = [name for name, is_folder in seen.items() if is_folder]
-        if len(inner) != 1 or any(map(is_image, seen)) or TABLE in seen or inner[0] in (classes or ()):
+        if len(inner) != 1 or any(map(is_image, seen)) or TABLE_NAME in seen or inner[0] in (classes or ()):
             return top
         below = posixpath.join(top, inner[0])
-        if TABLE not in folders[below] and not any(folders[below].values()):
+        if TABLE_NAME not in folders[below] and not any(folders[below].values()):
             return top
         top = below
 
 
-def _place(found: Index, top: str, folders: Tree) -> Place:
+def _build_folder(found: ArchiveIndex, top: str, folders: FolderTree) -> TableFolder:
     def inside(name: str) -> str:
         return posixpath.normpath(posixpath.join(top, name)).removeprefix("./")
 
-    return Place(
+    return TableFolder(
         f"{found.path}/{top}".rstrip("/"),
-        lambda name: inside(name) in found.row,
+        lambda name: inside(name) in found.row_by_name,
         lambda path: folders.get("" if inside(path) == "." else inside(path), {}),
-        lambda names: found.column([inside(name) for name in names]),
-        lambda name: _read(found, top, name),
+        lambda names: found.select_images([inside(name) for name in names]),
+        lambda name: _read_member(found, top, name),
     )
 
 
-def _read(found: Index, top: str, name: str) -> bytes:
+def _read_member(found: ArchiveIndex, top: str, name: str) -> bytes:
     return found.read(posixpath.join(top, name))

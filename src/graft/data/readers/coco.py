@@ -15,38 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import UNSPLIT, Dataset
-from graft.data.readers.folder import PARTS
-from graft.data.readers.objects import Objects, as_dataset
-from graft.data.readers.place import Place
+from graft.data.readers.folder import SPLIT_FOLDERS
+from graft.data.readers.objects import AnnotatedObjects, objects_to_dataset
+from graft.data.readers.place import TableFolder
 from graft.errors import DataError
 
 SUFFIX = ".json"
-PLACES = ("annotations/instances_*.json", "instances_*.json", "_annotations.coco.json", "[tv]*/_annotations.coco.json")
-UNFIT = "crowds"
-TEXTS = -(2**62)  # from here on down, the numbers of ids that are texts
+ANNOTATION_PATTERNS = (
+    "annotations/instances_*.json",
+    "instances_*.json",
+    "_annotations.coco.json",
+    "[tv]*/_annotations.coco.json",
+)
+CROWDS_LABEL = "crowds"
+TEXT_ID_BASE = -(2**62)  # from here on down, the numbers of ids that are texts
 
-_BETWEEN = re.compile(r"[\s,:]*")
-_PART = re.compile("(?<![a-z])(training|train|validation|valid|val|testing|test)")
+_SEPARATORS = re.compile(r"[\s,:]*")
+_SPLIT_WORD = re.compile("(?<![a-z])(training|train|validation|valid|val|testing|test)")
 
 
 @dataclass
-class _Columns:
+class _CocoColumns:
     """What one JSON says, in columns: a list of names, and numbers."""
 
     path: Path
     names: list[str] = field(default_factory=list)
     ids: array = field(default_factory=lambda: array("q"))  # of the images
-    images: array = field(default_factory=lambda: array("q"))  # for each object the id of its image,
-    kinds: array = field(default_factory=lambda: array("q"))  # that of its class,
+    image_ids: array = field(default_factory=lambda: array("q"))  # for each object the id of its image,
+    category_ids: array = field(default_factory=lambda: array("q"))  # that of its class,
     boxes: array = field(default_factory=lambda: array("d"))  # and left, top, width, height
     crowds: array = field(default_factory=lambda: array("b"))
     classes: dict[int, str] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)  # of ids that are texts
+    text_ids: dict[str, int] = field(default_factory=dict)  # of ids that are texts
 
-    def number(self, given: Any) -> int:
+    def to_number(self, given: Any) -> int:
         """An id as a number: exports have texts too, and '7' there is 7 here."""
         if isinstance(given, str) and not re.fullmatch(r"-?[0-9]{1,18}", given):
-            return self.numbers.setdefault(given, TEXTS - len(self.numbers))
+            return self.text_ids.setdefault(given, TEXT_ID_BASE - len(self.text_ids))
         if isinstance(given, bool) or not isinstance(given, int | str):
             raise TypeError(f"the id {given!r} is neither a whole number nor a text")
         return int(given)
@@ -54,7 +59,7 @@ class _Columns:
 
 def is_coco(path: Path) -> bool:
     """Whether a path is a JSON, or a folder with annotations as COCO has them."""
-    return (path.suffix.lower() == SUFFIX and not path.is_dir()) or bool(_annotations(path))
+    return (path.suffix.lower() == SUFFIX and not path.is_dir()) or bool(_find_annotations(path))
 
 
 def read_coco(path: str | Path, *, boxes: bool = False) -> Dataset:
@@ -71,70 +76,72 @@ def read_coco(path: str | Path, *, boxes: bool = False) -> Dataset:
     Format: Lin et al. 2014, https://cocodataset.org/#format-data
     """
     path = Path(path)
-    files = _annotations(path) if path.is_dir() else [path]
+    files = _find_annotations(path) if path.is_dir() else [path]
     if not files:
-        raise DataError(f"{path} holds no annotations of COCO: there is no {' and no '.join(PLACES[:2])} in it.")
+        raise DataError(
+            f"{path} holds no annotations of COCO: there is no {' and no '.join(ANNOTATION_PATTERNS[:2])} in it."
+        )
     root = path if path.is_dir() else path.parent.parent if path.parent.name == "annotations" else path.parent
     ignored: Counter[str] = Counter()
-    found = [_objects(root, _columns(file), ignored) for file in files]
-    return as_dataset(_joined(root, found), dict(ignored), boxes=boxes, unfit=UNFIT)
+    found = [_build_objects(root, _read_columns(file), ignored) for file in files]
+    return objects_to_dataset(_concatenate(root, found), dict(ignored), boxes=boxes, unfit=CROWDS_LABEL)
 
 
-def _annotations(folder: Path) -> list[Path]:
-    found = (sorted(folder.glob(pattern)) for pattern in PLACES)
+def _find_annotations(folder: Path) -> list[Path]:
+    found = (sorted(folder.glob(pattern)) for pattern in ANNOTATION_PATTERNS)
     return next((files for files in found if files), [])
 
 
-def _columns(path: Path) -> _Columns:
-    columns = _Columns(path)
-    take = {"images": _image, "annotations": _annotation, "categories": _category}
+def _read_columns(path: Path) -> _CocoColumns:
+    columns = _CocoColumns(path)
+    parsers = {"images": _parse_image, "annotations": _parse_annotation, "categories": _parse_category}
     counts: Counter[str] = Counter()
-    for name, entry in _entries(path, take.keys()):
+    for name, entry in _read_entries(path, parsers.keys()):
         try:
             if not isinstance(entry, dict):
                 raise TypeError("it is no object of names and values")
-            take[name](columns, entry)
+            parsers[name](columns, entry)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise DataError(f"Entry {counts[name]} of '{name}' in {path} is not as COCO has it: {why}.") from error
         counts[name] += 1
-    if lacking := sorted(take.keys() - counts.keys()):
+    if lacking := sorted(parsers.keys() - counts.keys()):
         raise DataError(f"{path} is no annotation of COCO: it has no entries in a list '{lacking[0]}'.")
     return columns
 
 
-def _image(columns: _Columns, entry: dict[str, Any]) -> None:
+def _parse_image(columns: _CocoColumns, entry: dict[str, Any]) -> None:
     if not isinstance(entry["file_name"], str):
         raise TypeError("'file_name' is not a text")
     entry["file_name"].encode()  # a lone surrogate is no name of a file
-    columns.ids.append(columns.number(entry["id"]))
+    columns.ids.append(columns.to_number(entry["id"]))
     columns.names.append(entry["file_name"].replace("\\", "/"))
 
 
-def _annotation(columns: _Columns, entry: dict[str, Any]) -> None:
+def _parse_annotation(columns: _CocoColumns, entry: dict[str, Any]) -> None:
     box = [float(number) for number in entry.get("bbox") or (0, 0, 0, 0)]
     if len(box) != 4:
         raise ValueError(f"'bbox' has {len(box)} numbers, not 4")
-    columns.images.append(columns.number(entry["image_id"]))
-    columns.kinds.append(columns.number(entry["category_id"]))
+    columns.image_ids.append(columns.to_number(entry["image_id"]))
+    columns.category_ids.append(columns.to_number(entry["category_id"]))
     columns.boxes.extend(box)
     columns.crowds.append(bool(entry.get("iscrowd")))
 
 
-def _category(columns: _Columns, entry: dict[str, Any]) -> None:
+def _parse_category(columns: _CocoColumns, entry: dict[str, Any]) -> None:
     if not isinstance(entry["name"], str):
         raise TypeError("'name' is not a text")
-    columns.classes[columns.number(entry["id"])] = entry["name"]
+    columns.classes[columns.to_number(entry["id"])] = entry["name"]
 
 
-def _entries(path: Path, wanted: Any) -> Iterator[tuple[str, Any]]:
+def _read_entries(path: Path, wanted: Any) -> Iterator[tuple[str, Any]]:
     """(name of the list, entry) for each entry of the wanted lists of a JSON object, one after another.
 
     A whole tree in memory would be ten times the text: COCO's own file has 450 MB, nearly all of it polygons.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        yield from _walked(text, path, wanted)
+        yield from _iterate_entries(text, path, wanted)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except DataError:
@@ -144,54 +151,54 @@ def _entries(path: Path, wanted: Any) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path} is not a JSON that can be read: {why}.") from error
 
 
-def _walked(text: str, path: Path, wanted: Any) -> Iterator[tuple[str, Any]]:
+def _iterate_entries(text: str, path: Path, wanted: Any) -> Iterator[tuple[str, Any]]:
     decode = json.JSONDecoder().raw_decode
-    at = _past(text, 0)
+    at = _skip_separators(text, 0)
     if text[at] != "{":
         raise DataError(f"{path} is no annotation of COCO: it should be an object with lists {', '.join(wanted)}.")
-    at = _past(text, at + 1)
+    at = _skip_separators(text, at + 1)
     while text[at] != "}":
         name, at = decode(text, at)
         if not isinstance(name, str):
             raise json.JSONDecodeError("a name should stand here", text, at)
-        at = _past(text, at)
+        at = _skip_separators(text, at)
         if name in wanted and text[at] == "[":
-            at = _past(text, at + 1)
+            at = _skip_separators(text, at + 1)
             while text[at] != "]":
                 entry, at = decode(text, at)
                 yield name, entry
-                at = _past(text, at)
-            at = _past(text, at + 1)
+                at = _skip_separators(text, at)
+            at = _skip_separators(text, at + 1)
         else:
-            at = _past(text, decode(text, at)[1])
+            at = _skip_separators(text, decode(text, at)[1])
 
 
-def _past(text: str, at: int) -> int:
+def _skip_separators(text: str, at: int) -> int:
     """Where the next value begins."""
-    found = _BETWEEN.match(text, at)
+    found = _SEPARATORS.match(text, at)
     return found.end() if found else at
 
 
-def _objects(root: Path, columns: _Columns, ignored: Counter[str]) -> Objects:
+def _build_objects(root: Path, columns: _CocoColumns, ignored: Counter[str]) -> AnnotatedObjects:
     """The images of one JSON that are there, and the objects in them."""
-    places = _places(root, columns)
-    there = np.array([bool(place) for place in places], bool)
-    image, listed = _rows(np.array(columns.ids), np.array(columns.images))
-    keep = listed & there[image]
+    places = _find_files(root, columns)
+    exists = np.array([bool(place) for place in places], bool)
+    image_rows, listed = _find_rows(np.array(columns.ids), np.array(columns.image_ids))
+    keep = listed & exists[image_rows]
     ignored += Counter(
         {
-            "images that are listed but not there": int((~there).sum()),
+            "images that are listed but not there": int((~exists).sum()),
             "annotations of images that are not listed": int((~listed).sum()),
         }
     )
-    kind, names = _kinds(columns)
+    kind, names = _class_indices(columns)
     corners = np.array(columns.boxes).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    return Objects(
+    return AnnotatedObjects(
         root,
         [place for place in places if place],
-        np.full(int(there.sum()), _part(columns.path), np.int8),
-        (np.cumsum(there) - 1)[image[keep]],
+        np.full(int(exists.sum()), _split_of_file(columns.path), np.int8),
+        (np.cumsum(exists) - 1)[image_rows[keep]],
         kind[keep],
         corners[keep],
         np.array(columns.crowds, bool)[keep],
@@ -199,58 +206,58 @@ def _objects(root: Path, columns: _Columns, ignored: Counter[str]) -> Objects:
     )
 
 
-def _kinds(columns: _Columns) -> tuple[NDArray[np.intp], list[str]]:
+def _class_indices(columns: _CocoColumns) -> tuple[NDArray[np.intp], list[str]]:
     """The class of each object as an index into the names of the classes, each name once."""
-    rows, known = _rows(np.array(list(columns.classes)), np.array(columns.kinds))
+    rows, known = _find_rows(np.array(list(columns.classes)), np.array(columns.category_ids))
     if not known.all():
-        number = columns.kinds[int(np.flatnonzero(~known)[0])]
-        number = next((repr(name) for name, own in columns.numbers.items() if own == number), number)
+        number = columns.category_ids[int(np.flatnonzero(~known)[0])]
+        number = next((repr(name) for name, own in columns.text_ids.items() if own == number), number)
         raise DataError(f"{columns.path} has an annotation of category {number}, which 'categories' does not list.")
     names = list(dict.fromkeys(columns.classes.values()))
     index = {name: at for at, name in enumerate(names)}
     return np.array([index[name] for name in columns.classes.values()], np.intp)[rows], names
 
 
-def _rows(ids: NDArray[np.integer], wanted: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def _find_rows(ids: NDArray[np.integer], wanted: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """The row of each wanted id, and whether it has one."""
     order = np.argsort(ids, kind="stable")
     rows = order[np.searchsorted(ids[order], wanted).clip(max=len(ids) - 1)]
     return rows, ids[rows] == wanted
 
 
-def _places(root: Path, columns: _Columns) -> list[str]:
+def _find_files(root: Path, columns: _CocoColumns) -> list[str]:
     """Where each image lies, seen from `root`; empty where it is not there."""
     called = columns.path.stem.removeprefix("instances_")
     beside = columns.path.parent.relative_to(root).as_posix()
     folders = dict.fromkeys([called, f"images/{called}", "images", beside, ".", f"../{called}", "../images"])
     prefixes = ["" if folder == "." else f"{folder}/" for folder in folders]
     ways = ([prefix + name for prefix in prefixes] for name in columns.names)
-    place = Place.of(root)
+    place = TableFolder.from_folder(root)
     return [next(filter(None, map(place.find, tried)), "") for tried in ways]
 
 
-def _part(path: Path) -> int:
+def _split_of_file(path: Path) -> int:
     """The part of the split that a JSON is named after, or the folder that it lies in."""
-    said = _PART.search((path.parent.name if path.name[0] == "_" else path.stem).lower())
-    return PARTS[said[0]] if said else UNSPLIT
+    said = _SPLIT_WORD.search((path.parent.name if path.name[0] == "_" else path.stem).lower())
+    return SPLIT_FOLDERS[said[0]] if said else UNSPLIT
 
 
-def _joined(root: Path, found: list[Objects]) -> Objects:
+def _concatenate(root: Path, found: list[AnnotatedObjects]) -> AnnotatedObjects:
     """Several parts as one, categories matched by name."""
     classes = list(dict.fromkeys(name for part in found for name in part.classes))
     starts = np.cumsum([0, *(len(part.names) for part in found)])
-    return Objects(
+    return AnnotatedObjects(
         root,
         [name for part in found for name in part.names],
         np.concatenate([part.parts for part in found]),
-        np.concatenate([part.owner + start for part, start in zip(found, starts, strict=False)]),
-        np.concatenate([_renumbered(part, classes) for part in found]),
+        np.concatenate([part.image_rows + start for part, start in zip(found, starts, strict=False)]),
+        np.concatenate([_renumber_classes(part, classes) for part in found]),
         np.concatenate([part.boxes for part in found]),
-        np.concatenate([part.unfit for part in found]),
+        np.concatenate([part.excluded for part in found]),
         classes,
     )
 
 
-def _renumbered(part: Objects, classes: list[str]) -> NDArray[np.intp]:
+def _renumber_classes(part: AnnotatedObjects, classes: list[str]) -> NDArray[np.intp]:
     number = {name: index for index, name in enumerate(classes)}
-    return np.array([number[name] for name in part.classes], np.intp)[part.kind]
+    return np.array([number[name] for name in part.classes], np.intp)[part.class_indices]

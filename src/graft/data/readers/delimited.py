@@ -9,12 +9,12 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from graft.data.readers.folder import PARTS
+from graft.data.readers.folder import SPLIT_FOLDERS
 from graft.errors import DataError
 from graft_runtime.formats import IMAGE_SUFFIXES
 from graft_runtime.walk import is_image
 
-MARKS = {BOM_UTF32_LE: "utf-32", BOM_UTF32_BE: "utf-32", BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16"} | {
+BOM_ENCODINGS = {BOM_UTF32_LE: "utf-32", BOM_UTF32_BE: "utf-32", BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16"} | {
     BOM_UTF16_BE: "utf-16"
 }
 WESTERN = "Windows-1252"
@@ -40,23 +40,23 @@ LEGACY = {  # what a table may be in that is not Unicode: as people call it, as 
     "Windows-874": "cp874",
 }
 _LETTERS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüÿŠŽšžŒœŸ"
-_SIGNS = "’–—°€©®«»·\xa0"
+_PUNCTUATION = "’–—°€©®«»·\xa0"
 _PAIRS = ("çã", "çõ", "ää", "öö", "äö", "öä", "éé", "üü")  # coração, Töölö, créée
-_SAMPLE = 16  # letters of a label, to show what an encoding makes of it
+_SAMPLE_LENGTH = 16  # letters of a label, to show what an encoding makes of it
 
 
-def decoded(where: str, raw: bytes, proof: Callable[[str], int] | None = None) -> tuple[str, str]:
+def decode_text(where: str, raw: bytes, count_files: Callable[[str], int] | None = None) -> tuple[str, str]:
     """The text, and the encoding where it is none of Unicode's, as people call it.
 
     `proof` says of a text how many of the files that it lists are there: that decides. Without such a file only text
     that looks like a Western European language is taken for Windows-1252, because the bytes of any other language are
     valid in several encodings. Raises DataError.
     """
-    if kind := _unicode(raw):
+    if kind := _detect_unicode(raw):
         try:
             return raw.decode(kind), ""
         except UnicodeDecodeError as error:
-            if not raw.startswith(tuple(MARKS)):
+            if not raw.startswith(tuple(BOM_ENCODINGS)):
                 raise DataError(f"{where} is no text: it has bytes of 0, as files of other kinds have.") from error
             raise DataError(f"{where} is not text in {kind.upper()}, as it begins: {error.reason}.") from error
     with suppress(UnicodeDecodeError):
@@ -65,27 +65,29 @@ def decoded(where: str, raw: bytes, proof: Callable[[str], int] | None = None) -
     for name, encoding in LEGACY.items():
         with suppress(UnicodeDecodeError):
             readings[name] = raw.decode(encoding)
-    if proof and (proven := _proven(readings, proof)):
+    if count_files and (proven := _pick_by_files(readings, count_files)):
         return readings[proven], proven
     if WESTERN in readings and is_western(readings[WESTERN]):
         return readings[WESTERN], WESTERN
-    some = [f"{_sample(text)!r} in {name}" for name, text in readings.items()]
-    said = f" It says {', '.join(some[:4])}." if some else ""
-    raise DataError(f"{where} is not UTF-8, and nothing tells which encoding it is in.{said} Please save it as UTF-8.")
+    some = [f"{_sample_text(text)!r} in {name}" for name, text in readings.items()]
+    samples = f" It says {', '.join(some[:4])}." if some else ""
+    raise DataError(
+        f"{where} is not UTF-8, and nothing tells which encoding it is in.{samples} Please save it as UTF-8."
+    )
 
 
-def _unicode(raw: bytes) -> str:
+def _detect_unicode(raw: bytes) -> str:
     """The Unicode encoding that a mark says, or bytes of 0, which no other text has; else ''."""
-    if found := next((kind for mark, kind in MARKS.items() if raw.startswith(mark)), ""):
+    if found := next((kind for mark, kind in BOM_ENCODINGS.items() if raw.startswith(mark)), ""):
         return found
     if b"\0" not in raw:
         return ""
     return "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
 
 
-def _proven(readings: dict[str, str], proof: Callable[[str], int]) -> str:
+def _pick_by_files(readings: dict[str, str], count_files: Callable[[str], int]) -> str:
     """The encoding in which most files are there; none where no file is, or where two of them say different things."""
-    counts = {name: proof(text) for name, text in readings.items()}
+    counts = {name: count_files(text) for name, text in readings.items()}
     most = max(counts.values(), default=0)
     best = [name for name, count in counts.items() if count == most and most]
     return best[0] if len({readings[name] for name in best}) == 1 else ""
@@ -97,7 +99,7 @@ def is_western(text: str) -> bool:
     >>> is_western("file,label\\nKäse"), is_western("file,label\\nÃ¨"), is_western("êîò")
     (True, False, False)
     """
-    if any(not letter.isascii() and letter not in _LETTERS + _SIGNS for letter in text):
+    if any(not letter.isascii() and letter not in _LETTERS + _PUNCTUATION for letter in text):
         return False
     words = [word for word in re.findall(r"[^\W\d_]+", text) if not word.isascii()]
     runs = [run for word in words for run in re.findall(r"[^\x00-\x7f]{2,}", word)]
@@ -106,14 +108,14 @@ def is_western(text: str) -> bool:
     return not turned and all(run in _PAIRS for run in runs) and 2 * strange <= sum(map(len, words))
 
 
-def _sample(text: str) -> str:
+def _sample_text(text: str) -> str:
     """Some letters from the first that is not ASCII on."""
     found = re.search(r"[^\x00-\x7f][^\r\n,;\t]*", text)
-    return found[0][:_SAMPLE] if found else ""
+    return found[0][:_SAMPLE_LENGTH] if found else ""
 
 
 SEPARATORS, BAR = ",;\t", "|"
-FILES = (
+FILE_COLUMNS = (
     "file",
     "image",
     "path",
@@ -129,7 +131,7 @@ _PATH_FIRST = re.compile(rf"(.*?(?:{_ENDINGS}))(?:\s+(.*))?", re.IGNORECASE)
 _PATH_LAST = re.compile(rf"(.*?)\s+(\S+(?:{_ENDINGS}))", re.IGNORECASE)
 
 
-def table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
+def parse_table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
     """The header and the rows below it, without empty ones; raises DataError.
 
     Excel's first line 'sep=;' names the separator; else it is the one that the first line has most of, and blanks
@@ -140,36 +142,36 @@ def table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
     separator = "\t" if where.lower().endswith(".tsv") else ""
     while lines and not lines[0].strip(SEPARATORS + " "):
         del lines[0]
-    if lines and (said := re.fullmatch(r'"?sep=(.)"?[,;\t ]*', lines[0], re.IGNORECASE)):
-        separator = said[1]
+    if lines and (directive := re.fullmatch(r'"?sep=(.)"?[,;\t ]*', lines[0], re.IGNORECASE)):
+        separator = directive[1]
         del lines[0]
-    while lines and lines[0].startswith("#") and not any(map(is_image, _split(lines[0], separator))):
+    while lines and lines[0].startswith("#") and not any(map(is_image, _split_line(lines[0], separator))):
         del lines[0]
     if not any(map(str.strip, lines)):
         raise DataError(f"{where} is not a table: it is empty.")
-    separator = separator or _separator(lines[0])
-    rows = _spaced(lines) if separator == " " else _separated(where, "\n".join(lines), separator)
-    header = _named(rows) if any(map(_names_image, rows[0])) else rows.pop(0)
+    separator = separator or _guess_separator(lines[0])
+    rows = _parse_spaced(lines) if separator == " " else _parse_csv(where, "\n".join(lines), separator)
+    header = _guess_header(rows) if any(map(_names_image, rows[0])) else rows.pop(0)
     return header, rows
 
 
-def _separator(head: str) -> str:
+def _guess_separator(head: str) -> str:
     """The separator that a first line has most of; a bar or blanks where it has none of them."""
     found = max(SEPARATORS, key=head.count)
-    if found not in head and any(map(_is_file, head.split(BAR)[: head.count(BAR)])):
+    if found not in head and any(map(_is_file_cell, head.split(BAR)[: head.count(BAR)])):
         return BAR  # which joins labels otherwise
     return " " if found not in head and " " in head.strip() else found
 
 
-def _is_file(cell: str) -> bool:
-    return _names_image(cell.strip()) or cell.strip().lower() in FILES
+def _is_file_cell(cell: str) -> bool:
+    return _names_image(cell.strip()) or cell.strip().lower() in FILE_COLUMNS
 
 
-def _split(line: str, separator: str) -> list[str]:
-    return line.split(separator or _separator(line))
+def _split_line(line: str, separator: str) -> list[str]:
+    return line.split(separator or _guess_separator(line))
 
 
-def _separated(where: str, text: str, separator: str) -> list[list[str]]:
+def _parse_csv(where: str, text: str, separator: str) -> list[list[str]]:
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
     except (csv.Error, ValueError) as error:
@@ -177,10 +179,10 @@ def _separated(where: str, text: str, separator: str) -> list[list[str]]:
     return [row for row in rows if any(row)]
 
 
-def _spaced(lines: Sequence[str]) -> list[list[str]]:
+def _parse_spaced(lines: Sequence[str]) -> list[list[str]]:
     """Lines separated by blanks. Paths and labels may have blanks in them: a path ends where an image's name does."""
     lines = [line.strip() for line in lines if line.strip()]
-    found = [_around(line) for line in lines]
+    found = [_split_at_path(line) for line in lines]
     widths = {len(rest.split()) for (_, rest, _), line in zip(found, lines, strict=True) if rest != line}
     width = widths.pop() if len(widths) == 1 else 1
     if not found[0][0]:  # a header
@@ -192,7 +194,7 @@ def _spaced(lines: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def _around(line: str) -> tuple[str, str, bool]:
+def _split_at_path(line: str) -> tuple[str, str, bool]:
     """(path, the rest of the line, whether the path is the last); without a path, the whole line is the rest."""
     if (found := _PATH_FIRST.fullmatch(line)) and (found[2] is not None or not _PATH_LAST.fullmatch(line)):
         return found[1], found[2] or "", False
@@ -205,21 +207,21 @@ def _names_image(cell: str) -> bool:
     return is_image(cell) and "://" not in cell
 
 
-def _named(rows: Sequence[Sequence[str]]) -> list[str]:
+def _guess_header(rows: Sequence[Sequence[str]]) -> list[str]:
     """Names for the columns of a table without a header; others than file, label and split are called by number."""
     file = next(at for at, cell in enumerate(rows[0]) if _names_image(cell))
     names = {file: "file"}
     for at in range(len(rows[0])):
-        if at != file and all(row[at].lower() in PARTS for row in rows if len(row) > at):
+        if at != file and all(row[at].lower() in SPLIT_FOLDERS for row in rows if len(row) > at):
             names.setdefault(at, "split" if "split" not in names.values() else str(at + 1))
-    rest = [at for at in range(len(rows[0])) if at not in names and not _counts(rows, at)]
+    rest = [at for at in range(len(rows[0])) if at not in names and not _is_row_number(rows, at)]
     rest = rest or [at for at in range(len(rows[0])) if at not in names]
     names |= {at: str(at + 1) for at in range(len(rows[0])) if at not in names and at not in rest}
     names |= {at: "label" if len(rest) == 1 else str(at + 1) for at in rest}
     return [names[at] for at in range(len(rows[0]))]
 
 
-def _counts(rows: Sequence[Sequence[str]], at: int) -> bool:
+def _is_row_number(rows: Sequence[Sequence[str]], at: int) -> bool:
     """Whether a column numbers the rows, from 0 or 1 on."""
     cells = [row[at] for row in rows if len(row) > at]
     return len(cells) > 2 and any(cells == [str(first + row) for row in range(len(cells))] for first in (0, 1))

@@ -15,56 +15,56 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.classes import join_names, matched
+from graft.data.classes import join_names, match_classes
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
-from graft.data.images import Files, Images
+from graft.data.images import ImageFiles, Images
 from graft.data.readers import place
 from graft.errors import DataError
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.formats import advise_by_name
 from graft_runtime.walk import LOCK, Visits, is_folder, is_hidden, is_image
 
 OUTER, INNER = "outer", "inner"  # as in --columns label=inner
-LOOSE = 0.05  # share of the images that lie in a class folder itself, beside folders that may be classes
+MAX_LOOSE_SHARE = 0.05  # share of the images that lie in a class folder itself, beside folders that may be classes
 
 
-class Row(NamedTuple):
+class LabelledFile(NamedTuple):
     """An image: its class, its part of the split, its path below the root, the folders between it and the class's."""
 
     label: str
-    part: int
+    split: int
     path: str
-    inside: tuple[str, ...] = ()
+    subfolders: tuple[str, ...] = ()
 
 
-def level_of(columns: str) -> str:
+def parse_level(columns: str) -> str:
     """'inner' or 'outer' where these options say nothing else than which folders are the classes; else ''."""
     said = columns.replace(" ", "").removeprefix("label=")
     return said if said in (OUTER, INNER) and columns.strip().startswith("label") else ""
 
 
-def settled(
-    where: str, rows: Sequence[Row], parts: Mapping[str, int], classes: tuple[str, ...] | None, level: str
-) -> list[Row]:
+def resolve_levels(
+    where: str, rows: Sequence[LabelledFile], parts: Mapping[str, int], classes: tuple[str, ...] | None, level: str
+) -> list[LabelledFile]:
     """The rows with parts found inside class folders, and with the inner folders as classes where these are meant.
 
     Where every class folder has folders of the same names, `level` or a classifier's `classes` say which of the two
     are the classes. Raises DataError where nothing does.
     """
-    rows = _parted(rows, parts)
+    rows = _apply_inner_split(rows, parts)
     if level == INNER:
-        if lost := next((row for row in rows if not row.inside), None):
+        if lost := next((row for row in rows if not row.subfolders), None):
             raise DataError(f"{lost.path} in {where} lies in no inner folder, which label=inner takes for the class.")
-        return _inner(rows)
-    same = _same(rows)
-    if not same or level == OUTER:
+        return _use_inner_classes(rows)
+    shared_names = _shared_names(rows)
+    if not shared_names or level == OUTER:
         return list(rows)
     outer = sorted({row.label for row in rows})
     if classes and set(outer) <= set(classes):
         return list(rows)
-    if classes and same <= {name.casefold() for name in classes}:
-        return _inner(rows)
-    inner = sorted({row.inside[0] for row in rows if row.inside})
+    if classes and shared_names <= {name.casefold() for name in classes}:
+        return _use_inner_classes(rows)
+    inner = sorted({row.subfolders[0] for row in rows if row.subfolders})
     raise DataError(
         f"{where} has folders of the same names inside each of its folders, so it can be read in two ways: "
         f"{len(outer)} classes {join_names(outer, 5)}, with --columns label={OUTER}; or {len(inner)} classes "
@@ -73,61 +73,61 @@ def settled(
     )
 
 
-def _parted(rows: Sequence[Row], parts: Mapping[str, int]) -> Sequence[Row]:
+def _apply_inner_split(rows: Sequence[LabelledFile], parts: Mapping[str, int]) -> Sequence[LabelledFile]:
     """Rows whose class folders each hold train and test folders, with these as the parts."""
-    first = [parts.get(row.inside[0].lower(), UNSPLIT) if row.inside else UNSPLIT for row in rows]
+    first = [parts.get(row.subfolders[0].lower(), UNSPLIT) if row.subfolders else UNSPLIT for row in rows]
     whole = {row.label for row, part in zip(rows, first, strict=True) if part == TRAIN} == {row.label for row in rows}
-    if UNSPLIT in first or len(set(first)) < 2 or not whole or any(row.part != UNSPLIT for row in rows):
+    if UNSPLIT in first or len(set(first)) < 2 or not whole or any(row.split != UNSPLIT for row in rows):
         return rows
-    return [row._replace(part=part, inside=row.inside[1:]) for row, part in zip(rows, first, strict=True)]
+    return [row._replace(part=part, inside=row.subfolders[1:]) for row, part in zip(rows, first, strict=True)]
 
 
-def _same(rows: Sequence[Row]) -> set[str]:
+def _shared_names(rows: Sequence[LabelledFile]) -> set[str]:
     """The names, without capitals, that folders inside every class folder have; none unless that is a sign."""
     inside: dict[str, set[str]] = {row.label: set() for row in rows}
     for row in rows:
-        inside[row.label].update(row.inside[:1])
+        inside[row.label].update(row.subfolders[:1])
     names = [{name.casefold() for name in each} for each in inside.values()]
-    if len(names) < 2 or sum(not row.inside for row in rows) > LOOSE * len(rows):
+    if len(names) < 2 or sum(not row.subfolders for row in rows) > MAX_LOOSE_SHARE * len(rows):
         return set()
     common, every = set.intersection(*names), set.union(*names)
     return common if len(common) > 1 and 2 * len(common) >= len(every) else set()
 
 
-def _inner(rows: Sequence[Row]) -> list[Row]:
-    return [row._replace(label=row.inside[0], inside=row.inside[1:]) for row in rows]
+def _use_inner_classes(rows: Sequence[LabelledFile]) -> list[LabelledFile]:
+    return [row._replace(label=row.subfolders[0], inside=row.subfolders[1:]) for row in rows]
 
 
-PARTS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
+SPLIT_FOLDERS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {
     "test": TEST,
     "testing": TEST,
 }
 
-TABLE = "labels.csv"  # what makes a folder a table's folder
-OUTSIDE = "images outside class folders"
-OTHER = "other files"
-EMPTY = "folders without images"
+TABLE_NAME = "labels.csv"  # what makes a folder a table's folder
+OUTSIDE_CLASSES = "images outside class folders"
+OTHER_FILES = "other files"
+EMPTY_FOLDERS = "folders without images"
 
 
-class Entry(NamedTuple):
+class FolderEntry(NamedTuple):
     """What is in a folder: its name, its path below the root, and whether it is a folder itself."""
 
     name: str
     path: str
-    folder: bool
+    is_folder: bool
 
 
-Listing = Callable[[str], Iterable[Entry]]  # what is in a folder, by its path below the root, in a fixed order
+ListFolder = Callable[[str], Iterable[FolderEntry]]  # what is in a folder, by its path below the root, in a fixed order
 
 
-def arranged(
+def read_class_folders(
     where: str,
-    listing: Listing,
+    listing: ListFolder,
     column: Callable[[list[str]], Images],
     classes: tuple[str, ...] | None,
     ignored: Counter[str],
     root: str = "",
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
     advice: str = "",
     level: str = "",
 ) -> Dataset:
@@ -139,25 +139,25 @@ def arranged(
     cannot be told apart.
     """
     others: list[str] = []
-    noted = _noted(listing, others)
-    rows = sorted(watch(_images(root, noted, ignored), "files found", 0), key=lambda row: row.path)
-    rows = settled(where, rows, PARTS, classes, level)
-    found = tuple(sorted({row.label for row in rows}, key=natural))
+    noted = _record_other_files(listing, others)
+    rows = sorted(watch(_find_images(root, noted, ignored), "files found", 0), key=lambda row: row.path)
+    rows = resolve_levels(where, rows, SPLIT_FOLDERS, classes, level)
+    found = tuple(sorted({row.label for row in rows}, key=natural_key))
     if classes is None:
         _check_classes(where, found, ignored, advice)
     if not rows:
-        said = place.told(others)
-        advice = advice if ignored[OUTSIDE] else f" {said}" if said else ""
-        raise DataError(f"{where} holds no images in class folders.{_hint(ignored)}{advice}")
-    known = found if classes is None else matched(where, found, classes)
+        message = place.describe_foreign_files(others)
+        advice = advice if ignored[OUTSIDE_CLASSES] else f" {message}" if message else ""
+        raise DataError(f"{where} holds no images in class folders.{_format_ignored(ignored)}{advice}")
+    known = found if classes is None else match_classes(where, found, classes)
     order = {name: index for index, name in enumerate(known)}
     labels = np.array([order[row.label] for row in rows], np.int32)
-    split = decided([row.part for row in rows])
-    said = f"label={level}" if level else ""
-    return Dataset(column([row.path for row in rows]), labels, known, split, dict(ignored), columns=said)
+    split = normalise_split([row.split for row in rows])
+    message = f"label={level}" if level else ""
+    return Dataset(column([row.path for row in rows]), labels, known, split, dict(ignored), columns=message)
 
 
-def decided(parts: list[int]) -> NDArray[np.int8]:
+def normalise_split(parts: list[int]) -> NDArray[np.int8]:
     """The column of the split; training alone is not a decision about the test part."""
     split = np.array(parts, np.int8)
     if (split == TRAIN).all():
@@ -165,101 +165,101 @@ def decided(parts: list[int]) -> NDArray[np.int8]:
     return split
 
 
-def _images(root: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+def _find_images(root: str, listing: ListFolder, ignored: Counter[str]) -> Iterator[LabelledFile]:
     empty = list[str]()
-    tops = list(_folders(root, listing, ignored))
-    if parts := _parts(tops):
-        for top in tops:
+    top_folders = list(_list_folders(root, listing, ignored))
+    if parts := _split_folders(top_folders):
+        for top in top_folders:
             if parts[top.name] == UNSPLIT:
                 ignored["folders beside train and test"] += 1
                 continue
-            inside = list(_folders(top.path, listing, ignored))
-            yield from _of_classes(inside, parts[top.name], listing, ignored, empty)
+            inside = list(_list_folders(top.path, listing, ignored))
+            yield from _walk_classes(inside, parts[top.name], listing, ignored, empty)
     else:
-        yield from _of_classes(tops, UNSPLIT, listing, ignored, empty)
+        yield from _walk_classes(top_folders, UNSPLIT, listing, ignored, empty)
     _count_empty(empty, root, ignored)
 
 
 def _count_empty(empty: list[str], root: str, ignored: Counter[str]) -> None:
     """Names the class folders without an image, for their class is missing in what is learnt."""
     if empty:
-        names = sorted((posixpath.relpath(path, root or ".") for path in empty), key=natural)
-        ignored[f"{EMPTY} ({join_names(names)})"] = len(empty)
+        names = sorted((posixpath.relpath(path, root or ".") for path in empty), key=natural_key)
+        ignored[f"{EMPTY_FOLDERS} ({join_names(names)})"] = len(empty)
 
 
-def _noted(listing: Listing, others: list[str]) -> Listing:
+def _record_other_files(listing: ListFolder, others: list[str]) -> ListFolder:
     """The same listing, which notes the files in it that are no images."""
 
-    def noting(folder: str) -> Iterator[Entry]:
+    def listing_with_record(folder: str) -> Iterator[FolderEntry]:
         for entry in listing(folder):
-            if not entry.folder and not is_image(entry.name):
+            if not entry.is_folder and not is_image(entry.name):
                 others.append(entry.name)
             yield entry
 
-    return noting
+    return listing_with_record
 
 
-def _parts(tops: list[Entry]) -> dict[str, int]:
+def _split_folders(tops: list[FolderEntry]) -> dict[str, int]:
     """The part of the split that each of these folders is; empty where they are no train / val / test folders."""
-    parts = {top.name: PARTS.get(top.name.lower(), UNSPLIT) for top in tops}
+    parts = {top.name: SPLIT_FOLDERS.get(top.name.lower(), UNSPLIT) for top in tops}
     divided = TRAIN in parts.values() and (len({*parts.values()} - {UNSPLIT}) > 1 or len(tops) == 1)
     return parts if divided else {}
 
 
-def whole(name: str, listing: Listing, ignored: Counter[str]) -> Iterator[Row]:
+def find_all_images(name: str, listing: ListFolder, ignored: Counter[str]) -> Iterator[LabelledFile]:
     """Every image of a listing as one class, whatever folders it lies in; train / val / test folders are its parts."""
     entries, empty = list(listing("")), list[str]()
-    parts = _parts([entry for entry in entries if entry.folder])
+    parts = _split_folders([entry for entry in entries if entry.is_folder])
     for entry in entries:
-        if entry.folder and parts.get(entry.name) == UNSPLIT:
+        if entry.is_folder and parts.get(entry.name) == UNSPLIT:
             ignored["folders beside train and test"] += 1
-        elif entry.folder:
-            yield from _of_class(name, entry, parts.get(entry.name, UNSPLIT), listing, ignored, empty)
+        elif entry.is_folder:
+            yield from _walk_class(name, entry, parts.get(entry.name, UNSPLIT), listing, ignored, empty)
         elif not is_image(entry.name):
-            ignored[OTHER] += 1
+            ignored[OTHER_FILES] += 1
         elif parts:
-            ignored[OUTSIDE] += 1
+            ignored[OUTSIDE_CLASSES] += 1
         else:
-            yield Row(name, UNSPLIT, entry.path)
+            yield LabelledFile(name, UNSPLIT, entry.path)
     _count_empty(empty, "", ignored)
 
 
-def _folders(folder: str, listing: Listing, ignored: Counter[str]) -> Iterator[Entry]:
+def _list_folders(folder: str, listing: ListFolder, ignored: Counter[str]) -> Iterator[FolderEntry]:
     """The sub-folders; what lies beside them is counted as outside any class."""
     for entry in listing(folder):
-        if entry.folder:
+        if entry.is_folder:
             yield entry
         else:
-            ignored[OUTSIDE if is_image(entry.name) else OTHER] += 1
+            ignored[OUTSIDE_CLASSES if is_image(entry.name) else OTHER_FILES] += 1
 
 
-def _of_classes(
-    folders: list[Entry], part: int, listing: Listing, ignored: Counter[str], empty: list[str]
-) -> Iterator[Row]:
+def _walk_classes(
+    folders: list[FolderEntry], part: int, listing: ListFolder, ignored: Counter[str], empty: list[str]
+) -> Iterator[LabelledFile]:
     """What the folders that stand side by side hold, each the class that it is called."""
     names = [class_name(folder.name) for folder in folders]
     if twin := next((name for name, count in Counter(names).items() if count > 1), None):
         raise DataError(f"Two folders are both called {twin!r} (accents stored in two ways). Please merge them.")
     for name, folder in zip(names, folders, strict=True):
-        yield from _of_class(name, folder, part, listing, ignored, empty)
+        yield from _walk_class(name, folder, part, listing, ignored, empty)
 
 
-def _of_class(
-    name: str, folder: Entry, part: int, listing: Listing, ignored: Counter[str], empty: list[str]
-) -> Iterator[Row]:
+def _walk_class(
+    name: str, folder: FolderEntry, part: int, listing: ListFolder, ignored: Counter[str], empty: list[str]
+) -> Iterator[LabelledFile]:
     waiting, found = [(folder.path, tuple[str, ...]())], False
     while waiting:
         path, inside = waiting.pop()
         for entry in listing(path):
             if not is_unicode(entry.name):
                 ignored["names that are not Unicode"] += 1
-            elif entry.folder:
+            elif entry.is_folder:
                 waiting.append((entry.path, (*inside, class_name(entry.name))))
             elif is_image(entry.name):
                 found = True
-                yield Row(name, part, entry.path, inside)
+                yield LabelledFile(name, part, entry.path, inside)
             else:
-                ignored[OTHER] += 1
+                ignored[OTHER_FILES] += 1
     if not found:
         empty.append(folder.path)
 
@@ -277,23 +277,23 @@ def class_name(folder: str) -> str:
     return name
 
 
-def natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
+def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
     """Sorts 'class 2' before 'class 10', and 'class' before both.
 
     >>> sorted(["dog10", "dog", "Dog2"], key=natural)
     ['dog', 'Dog2', 'dog10']
     """
     pieces = re.split(r"([0-9]+)", name)
-    return [_number(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)], name
+    return [_number_key(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)], name
 
 
-def _number(digits: str) -> tuple[int, str]:
+def _number_key(digits: str) -> tuple[int, str]:
     """Sorts as the number does, of any length: Python reads 4,300 digits at most."""
     bare = digits.lstrip("0")
     return len(bare), bare
 
 
-def tree(names: Iterable[str]) -> dict[str, dict[str, bool]]:
+def build_tree(names: Iterable[str]) -> dict[str, dict[str, bool]]:
     """The folders of these paths: what each holds, and whether that is a folder. A path ends in '/' for an empty one.
 
     >>> tree(["cat/1.jpg", "dog/"])
@@ -316,19 +316,19 @@ def _check_classes(where: str, found: tuple[str, ...], ignored: Counter[str], ad
     if len(found) == 1:
         raise DataError(
             f"{where} has images of one class only ({found[0]!r}); a classifier needs at least two. "
-            f"Put each class into a folder of its own below {where}.{_hint(ignored)}{advice}"
+            f"Put each class into a folder of its own below {where}.{_format_ignored(ignored)}{advice}"
         )
 
 
-def _hint(ignored: Counter[str]) -> str:
+def _format_ignored(ignored: Counter[str]) -> str:
     parts = [f"{what}: {count}" for what, count in ignored.items()]
-    outside = ignored[OUTSIDE]
+    outside = ignored[OUTSIDE_CLASSES]
     advice = " Sort them into one folder for each class." if outside else ""
     return f" Left out: {', '.join(parts)}.{advice}" if parts else ""
 
 
 def read_folder(
-    root: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched, level: str = ""
+    root: str | Path, classes: tuple[str, ...] | None = None, watch: ProgressWrapper = no_progress, level: str = ""
 ) -> Dataset:
     """The images below `root`, one folder a class, or train/val/test folders with one folder a class in each.
 
@@ -341,12 +341,12 @@ def read_folder(
     Raises DataError: no such folder, no images, fewer than two classes, names that cannot be told apart, or folders
     that can be read in two ways.
     """
-    root = existing(Path(root))
+    root = check_folder(Path(root))
     ignored: Counter[str] = Counter()
-    return arranged(
+    return read_class_folders(
         str(root),
-        Disk(root, ignored),
-        lambda paths: Files.of(paths, str(root)),
+        FolderListing(root, ignored),
+        lambda paths: ImageFiles.from_names(paths, str(root)),
         classes=classes,
         ignored=ignored,
         watch=watch,
@@ -355,9 +355,9 @@ def read_folder(
     )
 
 
-def loose(path: Path) -> list[str]:
+def list_loose_images(path: Path) -> list[str]:
     """The images that lie in a folder itself, sorted, where it has no folders and no table."""
-    if not path.is_dir() or (path / TABLE).exists():
+    if not path.is_dir() or (path / TABLE_NAME).exists():
         return []
     entries = sorted(entry for entry in os.listdir(path) if not is_hidden(entry))
     if any((path / entry).is_dir() for entry in entries):
@@ -365,15 +365,15 @@ def loose(path: Path) -> list[str]:
     return [entry for entry in entries if is_image(entry)]
 
 
-def existing(root: Path) -> Path:
+def check_folder(root: Path) -> Path:
     """The folder; DataError where there is none."""
     if not root.exists():
         raise DataError(f"There is no folder {root}.")
     if not root.is_dir():
-        if said := place.advice([root.suffix.lower()]):
-            raise DataError(f"{root} is no image nor a folder of images: {said}.")
-        if said := advise_by_name(root.name):
-            raise DataError(f"{root}: {said}.")
+        if reason := place.format_advice([root.suffix.lower()]):
+            raise DataError(f"{root} is no image nor a folder of images: {reason}.")
+        if reason := advise_by_name(root.name):
+            raise DataError(f"{root}: {reason}.")
         raise DataError(
             f"{root} is a file. graft reads a folder that holds one folder of images for each class, "
             f"a table (.csv, .tsv, .parquet) or an archive (.zip, .tar, .tar.gz)."
@@ -382,7 +382,7 @@ def existing(root: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Disk:
+class FolderListing:
     """What is in a folder that was not visited before, hidden things left out, in a fixed order.
 
     `apart` is a folder that something else is read from: it is passed over wherever it lies.
@@ -390,10 +390,10 @@ class Disk:
 
     root: Path
     ignored: Counter[str]
-    apart: Path | None = None
+    excluded: Path | None = None
     visits: Visits = field(default_factory=Visits)
 
-    def __call__(self, path: str) -> Iterator[Entry]:
+    def __call__(self, path: str) -> Iterator[FolderEntry]:
         try:
             entries = self.visits.entries(self.root / path)
         except OSError:
@@ -407,5 +407,5 @@ class Disk:
                 continue
             if is_hidden(entry.name):
                 self.ignored["hidden files"] += 1
-            elif not ((inside := is_folder(entry)) and self.apart and os.path.samefile(entry.path, self.apart)):
-                yield Entry(entry.name, os.path.join(path, entry.name), inside)
+            elif not ((inside := is_folder(entry)) and self.excluded and os.path.samefile(entry.path, self.excluded)):
+                yield FolderEntry(entry.name, os.path.join(path, entry.name), inside)

@@ -12,20 +12,22 @@ from pathlib import Path
 
 from graft import extras
 from graft.data.dataset import Dataset
-from graft.data.readers.folder import PARTS, read_folder
+from graft.data.readers.folder import SPLIT_FOLDERS, read_folder
 from graft.errors import DataError
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 
 _ID = re.compile("n[0-9]{8}")
-_INSIDE = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")  # as ILSVRC's archive has it
+_SUBFOLDERS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")  # as ILSVRC's archive has it
 
 
 def is_imagenet(path: Path) -> bool:
     """Whether all class folders at a path, or in its train, val or test folder, are called by WordNet ids."""
-    return _root(path) is not None
+    return _find_root(path) is not None
 
 
-def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None, watch: Watch = unwatched) -> Dataset:
+def read_imagenet(
+    path: str | Path, classes: tuple[str, ...] | None = None, watch: ProgressWrapper = no_progress
+) -> Dataset:
     """Class folders as `read_folder` reads them, with names for WordNet ids, in the order of the ids.
 
     A class is called by the first of its synonyms, and by its id as well where that says two things: ImageNet has
@@ -35,27 +37,27 @@ def read_imagenet(path: str | Path, classes: tuple[str, ...] | None = None, watc
 
     Raises DataError as `read_folder` does.
     """
-    root = _root(Path(path))
+    root = _find_root(Path(path))
     if root is None:
         raise DataError(f"{path} has no folders that are called by WordNet ids, such as n01440764.")
     if classes is None:
         data = read_folder(root, watch=watch)
-        return dataclasses.replace(data, classes=tuple(_names().get(each, each) for each in data.classes))
-    ids = {name: each for each, name in _names().items()}
+        return dataclasses.replace(data, classes=tuple(_wordnet_names().get(each, each) for each in data.classes))
+    ids = {name: each for each, name in _wordnet_names().items()}
     data = read_folder(root, tuple(ids.get(name, name) for name in classes), watch)
-    others = (_names().get(each, each) for each in data.classes[len(classes) :])
+    others = (_wordnet_names().get(each, each) for each in data.classes[len(classes) :])
     return dataclasses.replace(data, classes=(*classes, *others))
 
 
-def _root(path: Path) -> Path | None:
-    for root in (path / inside for inside in _INSIDE):
-        parts = (root / name for name in _folders(root) if name.lower() in PARTS)
-        if any(_all_ids(folder) for folder in (root, *parts)):
+def _find_root(path: Path) -> Path | None:
+    for root in (path / inside for inside in _SUBFOLDERS):
+        parts = (root / name for name in _list_folders(root) if name.lower() in SPLIT_FOLDERS)
+        if any(_has_only_ids(folder) for folder in (root, *parts)):
             return root
     return None
 
 
-def _folders(path: Path) -> list[str]:
+def _list_folders(path: Path) -> list[str]:
     """The folders inside one; none where it is not there or may not be read, of which the reader will tell."""
     try:
         with os.scandir(path) as entries:
@@ -64,19 +66,19 @@ def _folders(path: Path) -> list[str]:
         return []
 
 
-def _all_ids(path: Path) -> bool:
-    names = _folders(path)
+def _has_only_ids(path: Path) -> bool:
+    names = _list_folders(path)
     return bool(names) and all(map(_ID.fullmatch, names))
 
 
 @functools.cache
-def _names() -> Mapping[str, str]:
+def _wordnet_names() -> Mapping[str, str]:
     """What each WordNet id is called, no two the same, whichever others there are.
 
     Of ILSVRC's thousand classes those are told apart by id that share a name among the thousand; of all others those
     that share one with any.
     """
-    extras.needed("timm", "To name WordNet ids")
+    extras.require_package("timm", "To name WordNet ids")
     from timm.data.imagenet_info import ImageNetInfo  # timm imports torch, which takes seconds
 
     few, many = (

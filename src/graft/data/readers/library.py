@@ -14,16 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Dataset, as_rgb, from_paths, of_any
+from graft.data.dataset import Dataset, as_rgb, from_images, from_paths
 from graft.data.images import Raw
-from graft.data.readers.columns import MARKS, Cells, Columns, is_missing, known, labelled, named, plain, texts
-from graft.data.readers.place import Place
-from graft.data.readers.text_table import tabled
+from graft.data.readers.columns import (
+    LABEL_SEPARATORS,
+    Columns,
+    TableCells,
+    build_dataset,
+    is_missing,
+    labels_to_texts,
+    name_labels,
+    parse_labels,
+    to_plain,
+)
+from graft.data.readers.place import TableFolder
+from graft.data.readers.text_table import build_table_dataset
 from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError, read
 from graft_runtime.walk import is_image
 
-HELP = (
+SOURCE_HELP = (
     "It may be a path, a graft.Dataset, a Dataset or DatasetDict of Hugging Face, a DataFrame, a map-style dataset of "
     "images and labels as torch has them, or a pair (images, labels)."
 )
@@ -32,24 +42,24 @@ HELP = (
 def read_object(source: Any, classes: tuple[str, ...] | None = None, columns: str = "") -> Dataset:
     """A Dataset over what another library holds; see `read_source`. Raises DataError or UsageError."""
     if isinstance(source, tuple) and len(source) == 2:
-        return _pair(*source)
+        return _read_pair(*source)
     if isinstance(source, Mapping) and source and all(map(_is_hugging_face, source.values())):
-        return _hugging_face(dict(source), classes, columns)
+        return _read_hugging_face(dict(source), classes, columns)
     if _is_hugging_face(source):
-        return _hugging_face({"": source}, classes, columns)
+        return _read_hugging_face({"": source}, classes, columns)
     if _is_frame(source):
-        return _frame(source, classes, columns)
+        return _read_frame(source, classes, columns)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Mapping | str | bytes):
-        return _map_style(source)
-    raise UsageError(f"A {type(source).__name__} is no source of images. {HELP}")
+        return _read_map_style(source)
+    raise UsageError(f"A {type(source).__name__} is no source of images. {SOURCE_HELP}")
 
 
 # --- images and labels in memory ------------------------------------------------------------------------------------
 
 
-def _pair(inputs: Any, labels: Any) -> Dataset:
-    given, names = known(labels)
-    images = of_any(inputs)
+def _read_pair(inputs: Any, labels: Any) -> Dataset:
+    given, names = parse_labels(labels)
+    images = from_images(inputs)
     if len(given) != len(images):
         raise DataError(f"There are {len(images)} images and {len(given)} labels. Each image needs one.")
     return replace(images, labels=given, classes=names)
@@ -59,7 +69,7 @@ def _pair(inputs: Any, labels: Any) -> Dataset:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class _HuggingFaceImages:
     """Images in one column of Hugging Face datasets, as the bytes that they were stored as."""
 
     tables: Sequence[Any]
@@ -70,7 +80,7 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, rows: NDArray[np.integer]) -> _Rows:
+    def take(self, rows: NDArray[np.integer]) -> _HuggingFaceImages:
         return replace(self, rows=self.rows[rows])
 
     def name(self, row: int) -> str:
@@ -90,40 +100,43 @@ def _is_hugging_face(source: Any) -> bool:
     return hasattr(source, "features") and hasattr(source, "cast_column")
 
 
-def _hugging_face(parts: dict[str, Any], classes: tuple[str, ...] | None, columns: str) -> Dataset:
-    named = Columns.of(columns)
+def _read_hugging_face(parts: dict[str, Any], classes: tuple[str, ...] | None, columns: str) -> Dataset:
+    named = Columns.from_text(columns)
     first = next(iter(parts.values()))
     if not all(hasattr(part, "__len__") for part in parts.values()):
         raise UsageError("A streamed dataset of Hugging Face cannot be read twice. Load it without streaming=True.")
     features = first.features
-    images = named.file or next((name for name, kind in features.items() if type(kind).__name__ == "Image"), "")
-    if type(features.get(images)).__name__ != "Image":
+    image_column = named.file or next((name for name, kind in features.items() if type(kind).__name__ == "Image"), "")
+    if type(features.get(image_column)).__name__ != "Image":
         raise DataError(f"The dataset has no column of type Image. Its columns are {', '.join(map(repr, features))}.")
-    cells = _cells(parts, features, replace(named, file=images, split=named.split or _split_column(parts)))
-    stored = type(features[images])(decode=False)
-    plain = [part.with_format(None).select_columns([images]) for part in parts.values()]
-    tables = [part.cast_column(images, stored) for part in plain]
+    cells = _build_cells(parts, features, replace(named, file=image_column, split=named.split or _split_column(parts)))
+    stored = type(features[image_column])(decode=False)
+    unformatted = [part.with_format(None).select_columns([image_column]) for part in parts.values()]
+    tables = [part.cast_column(image_column, stored) for part in unformatted]
     where = np.concatenate([np.stack([np.full(len(t), n), np.arange(len(t))], 1) for n, t in enumerate(tables)])
-    return labelled(_Rows(tables, images, where).take, cells, np.arange(len(where)), classes)
+    return build_dataset(_HuggingFaceImages(tables, image_column, where).take, cells, np.arange(len(where)), classes)
 
 
 def _split_column(parts: dict[str, Any]) -> str:
     return "" if list(parts) == [""] else "the DatasetDict's keys"
 
 
-def _cells(parts: dict[str, Any], features: Any, named: Columns) -> Cells:
+def _build_cells(parts: dict[str, Any], features: Any, named: Columns) -> TableCells:
     """All columns as texts but that of the images, and the keys of a DatasetDict as the part of the split."""
     inner = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
     classes = {name: list(kind.names) for name, kind in inner.items() if type(kind).__name__ == "ClassLabel"}
     own = [name for name, kind in inner.items() if type(kind).__name__ in ("Value", "ClassLabel")]
     header = [*own, named.file, *([named.split] if named.split and named.split not in own else [])]
-    rest = len(header) - len(own) - 1
-    told = [part.with_format(None) for part in parts.values()]
-    cells = [texts([value for part in told for value in part[name][:]], classes.get(name, ())) for name in own]
+    split_columns = len(header) - len(own) - 1
+    unformatted = [part.with_format(None) for part in parts.values()]
+    cells = [
+        labels_to_texts([value for part in unformatted for value in part[name][:]], classes.get(name, ()))
+        for name in own
+    ]
     keys = [key for key, part in parts.items() for _ in range(len(part))]
-    rows = [list(row) for row in zip(*cells, [""] * len(keys), *[keys] * rest, strict=True)]
+    rows = [list(row) for row in zip(*cells, [""] * len(keys), *[keys] * split_columns, strict=True)]
     lists = [name for name, kind in features.items() if kind is not inner[name]]
-    return Cells("The dataset", header, rows, named, "|", frozenset([*classes, *lists]))
+    return TableCells("The dataset", header, rows, named, "|", frozenset([*classes, *lists]))
 
 
 # --- tables of pandas and polars --------------------------------------------------------------------------------------
@@ -133,7 +146,7 @@ def _is_frame(source: Any) -> bool:
     return hasattr(source, "columns") and hasattr(source, "dtypes") and hasattr(source, "to_dict")
 
 
-def _frame(source: Any, classes: tuple[str, ...] | None, columns: str) -> Dataset:
+def _read_frame(source: Any, classes: tuple[str, ...] | None, columns: str) -> Dataset:
     """The rows of a DataFrame, with columns as a CSV has them: files seen from where we are, or images themselves."""
     header = [str(name) for name in source.columns]
     if twice := next((name for name in header if header.count(name) > 1), None):
@@ -141,48 +154,51 @@ def _frame(source: Any, classes: tuple[str, ...] | None, columns: str) -> Datase
     if not len(source):
         raise DataError("The DataFrame lists no images: it has no row.")
     values = {name: source[own].to_list() for name, own in zip(header, source.columns, strict=True)}
-    at = Cells("The DataFrame", header, [], Columns.of(columns)).places.get("file")
+    at = TableCells("The DataFrame", header, [], Columns.from_text(columns)).column_index.get("file")
     images = values[header[at]] if at is not None else []
-    inside = any(not isinstance(each, str | Path) and not is_missing(each) for each in images)
-    whole = frozenset(name for name, cells in values.items() if any(isinstance(plain(each), list) for each in cells))
-    cells = [[""] * len(source) if inside and place == at else texts(values[name]) for place, name in enumerate(header)]
+    holds_images = any(not isinstance(each, str | Path) and not is_missing(each) for each in images)
+    whole = frozenset(name for name, cells in values.items() if any(isinstance(to_plain(each), list) for each in cells))
+    cells = [
+        [""] * len(source) if holds_images and place == at else labels_to_texts(values[name])
+        for place, name in enumerate(header)
+    ]
     rows = [list(row) for row in zip(*cells, strict=True)]
-    made = Cells("The DataFrame", header, rows, Columns.of(columns), MARKS, whole)
-    if not inside:
-        return tabled(made, Place.of(Path()), classes, strict=False)
-    items = _Items([(each,) for each in images], np.arange(len(rows)), called="row")
-    return labelled(items.take, made, np.arange(len(rows)), classes)
+    made = TableCells("The DataFrame", header, rows, Columns.from_text(columns), LABEL_SEPARATORS, whole)
+    if not holds_images:
+        return build_table_dataset(made, TableFolder.from_folder(Path()), classes, strict=False)
+    items = _MapStyleImages([(each,) for each in images], np.arange(len(rows)), unit="row")
+    return build_dataset(items.take, made, np.arange(len(rows)), classes)
 
 
 # --- datasets as torch has them ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Items:
+class _MapStyleImages:
     """The images of a map-style dataset. One is asked for at a time: few of them are made for threads."""
 
     items: Any
     rows: NDArray[np.intp]
     root: str = ""
-    called: str = "item"
+    unit: str = "item"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, rows: NDArray[np.integer]) -> _Items:
+    def take(self, rows: NDArray[np.integer]) -> _MapStyleImages:
         return replace(self, rows=self.rows[rows])
 
     def name(self, row: int) -> str:
-        return f"{self.called} {self.rows[row]}"
+        return f"{self.unit} {self.rows[row]}"
 
     def read(self, row: int) -> Raw:
         with self.lock:
             image = self.items[int(self.rows[row])][0]
-        return _raw(image)
+        return _to_raw(image)
 
 
-def _raw(image: Any) -> Raw:
+def _to_raw(image: Any) -> Raw:
     """An image as a dataset holds it; one that is none is a fault of this row, and does not end the run."""
     if isinstance(image, Mapping):  # as Hugging Face stores one
         image = image.get("bytes") or image.get("path")
@@ -196,12 +212,12 @@ def _raw(image: Any) -> Raw:
         raise ImageError("not an image", str(error)) from error
 
 
-def _map_style(source: Any) -> Dataset:
+def _read_map_style(source: Any) -> Dataset:
     _check_first(source)
-    labels, names = known(_labels(source, range(len(source))))
-    if files := _files(source):
+    labels, names = parse_labels(_get_labels(source, range(len(source))))
+    if files := _get_files(source):
         return from_paths(files, labels, names)
-    return Dataset(_Items(source, np.arange(len(source))), labels, names, np.zeros(len(source), np.int8))
+    return Dataset(_MapStyleImages(source, np.arange(len(source))), labels, names, np.zeros(len(source), np.int8))
 
 
 def _check_first(source: Any) -> None:
@@ -211,10 +227,10 @@ def _check_first(source: Any) -> None:
     try:
         item = source[0]
     except (KeyError, IndexError, TypeError) as error:
-        raise UsageError(f"A {type(source).__name__} is no source of images. {HELP}") from error
+        raise UsageError(f"A {type(source).__name__} is no source of images. {SOURCE_HELP}") from error
     lists = isinstance(source, list) and isinstance(item, list) and len(item) > 2  # [images, labels]
     if not isinstance(item, tuple | list) or len(item) < 2 or lists:
-        raise UsageError(f"The items of this {type(source).__name__} are no pairs (image, label). {HELP}")
+        raise UsageError(f"The items of this {type(source).__name__} are no pairs (image, label). {SOURCE_HELP}")
     if not isinstance(item[0], str | Path | bytes):
         try:
             as_rgb(item[0])
@@ -222,22 +238,22 @@ def _check_first(source: Any) -> None:
             raise DataError(f"{error} A dataset of torch is given without its transform: graft has its own.") from error
 
 
-def _labels(source: Any, rows: Sequence[int]) -> list[Any]:
+def _get_labels(source: Any, rows: Sequence[int]) -> list[Any]:
     """The labels of these items, by name where the dataset has names for them.
 
     Torch's Subset and ConcatDataset have none of their own, so those that they hold are asked.
     """
     own = getattr(type(source).__getitem__, "__module__", "") == "torch.utils.data.dataset"
     if own and hasattr(source, "dataset") and hasattr(source, "indices"):
-        return _labels(source.dataset, [int(source.indices[row]) for row in rows])
+        return _get_labels(source.dataset, [int(source.indices[row]) for row in rows])
     if own and hasattr(source, "datasets"):
-        every = [label for each in source.datasets for label in _labels(each, range(len(each)))]
+        every = [label for each in source.datasets for label in _get_labels(each, range(len(each)))]
         return [every[row] for row in rows]
-    names = _names(source)
-    return named(_targets(source, rows), names) if names else _targets(source, rows)
+    names = _get_class_names(source)
+    return name_labels(_get_targets(source, rows), names) if names else _get_targets(source, rows)
 
 
-def _names(source: Any) -> list[str]:
+def _get_class_names(source: Any) -> list[str]:
     """The names of a dataset's classes; of a Subset with items of its own, those of what it is a part of."""
     if found := getattr(source, "classes", None):
         return list(map(str, found))
@@ -245,11 +261,11 @@ def _names(source: Any) -> list[str]:
     if isinstance(order, Mapping) and sorted(order.values()) == list(range(len(order))):
         return [str(name) for name in sorted(order, key=order.__getitem__)]
     inner = [getattr(source, "dataset", None)] if hasattr(source, "indices") else getattr(source, "datasets", ())
-    found = [_names(each) for each in inner if each is not None]
+    found = [_get_class_names(each) for each in inner if each is not None]
     return found[0] if found and all(each == found[0] for each in found) else []
 
 
-def _targets(source: Any, rows: Sequence[int]) -> list[Any]:
+def _get_targets(source: Any, rows: Sequence[int]) -> list[Any]:
     """The label of each item: from the dataset's own list where it has one, for that spares decoding every image."""
     own = getattr(source, "targets", None)
     if own is None or len(own) != len(source) or getattr(source, "target_transform", None):
@@ -257,7 +273,7 @@ def _targets(source: Any, rows: Sequence[int]) -> list[Any]:
     return [own[row] for row in rows]
 
 
-def _files(source: Any) -> list[str]:
+def _get_files(source: Any) -> list[str]:
     """The files of torchvision's ImageFolder, whose bytes need not go through its own decoder."""
     home = getattr(type(source).__getitem__, "__module__", "")  # a list's method has none
     plain = home == "torchvision.datasets.folder" and not source.transform

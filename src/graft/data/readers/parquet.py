@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset
-from graft.data.readers.columns import Cells, Columns, labelled
-from graft.data.readers.columns import texts as as_texts
-from graft.data.readers.place import Place
-from graft.data.readers.text_table import tabled
+from graft.data.readers.columns import Columns, TableCells, build_dataset
+from graft.data.readers.columns import labels_to_texts as as_texts
+from graft.data.readers.place import TableFolder
+from graft.data.readers.text_table import build_table_dataset
 from graft.errors import DataError, UsageError
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 
 SUFFIXES = (".parquet",)
-HELD = 4  # row groups in memory; threads that read in order are in one or two
+CACHED_GROUPS = 4  # row groups in memory; threads that read in order are in one or two
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class ParquetImages:
     """Images in a column of a Parquet file. It is read by row groups, and the last few are kept.
 
     So reading in order reads each once; in random order, a whole group for nearly each image.
@@ -36,7 +36,7 @@ class Stored:
     rows: NDArray[np.intp]
     starts: NDArray[np.intp]  # the first row of each row group
     names: NDArray[Any]  # of numpy's StringDType; empty where the file says no name
-    held: OrderedDict[int, Any] = field(default_factory=OrderedDict)
+    cache: OrderedDict[int, Any] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -46,8 +46,10 @@ class Stored:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, rows: NDArray[np.integer]) -> Stored:
-        return Stored(self.path, self.column, self.rows[rows], self.starts, self.names[rows], self.held, self.lock)
+    def take(self, rows: NDArray[np.integer]) -> ParquetImages:
+        return ParquetImages(
+            self.path, self.column, self.rows[rows], self.starts, self.names[rows], self.cache, self.lock
+        )
 
     def name(self, row: int) -> str:
         return str(self.names[row]) or f"row {self.rows[row]}"
@@ -64,16 +66,16 @@ class Stored:
         from pyarrow import parquet
 
         with self.lock:
-            if number not in self.held:
+            if number not in self.cache:
                 try:
                     table = parquet.ParquetFile(self.path).read_row_group(number, columns=[self.column])
                 except Exception as error:  # Arrow's errors have no common parent but Exception
                     raise OSError(f"row group {number} of {self.path} is damaged: {error}") from error
-                self.held[number] = table.column(0).combine_chunks()
-            self.held.move_to_end(number)
-            while len(self.held) > HELD:
-                self.held.popitem(last=False)
-            return self.held[number]
+                self.cache[number] = table.column(0).combine_chunks()
+            self.cache.move_to_end(number)
+            while len(self.cache) > CACHED_GROUPS:
+                self.cache.popitem(last=False)
+            return self.cache[number]
 
 
 def read_parquet(
@@ -82,7 +84,7 @@ def read_parquet(
     columns: str = "",
     *,
     strict: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Dataset:
     """The images of a Parquet file, with columns as `read_table` has them.
 
@@ -92,22 +94,22 @@ def read_parquet(
     Raises DataError as `read_table` does; UsageError where pyarrow is not installed.
     """
     path = Path(path)
-    file, named = _opened(path), Columns.of(columns)
+    file, named = _open_file(path), Columns.from_text(columns)
     names = list(file.schema_arrow.names)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"{path} has two columns {twice!r}. Rename or drop one of them.")
-    at = Cells(str(path), names, [], named).places.get("file")
-    cells = _cells(path, file, named)
+    at = TableCells(str(path), names, [], named).column_index.get("file")
+    cells = _read_cells(path, file, named)
     if at is None or not _holds_bytes(file.schema_arrow.field(at).type):
-        return tabled(cells, Place.of(path.parent, watch), classes, strict=strict)
+        return build_table_dataset(cells, TableFolder.from_folder(path.parent, watch), classes, strict=strict)
     sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     starts = np.cumsum([0, *sizes])[:-1].astype(np.intp)
     rows = np.arange(len(cells.rows), dtype=np.intp)
-    stored = Stored(path, names[at], rows, starts, _names(file, names[at]))
-    return labelled(stored.take, cells, rows, classes)
+    stored = ParquetImages(path, names[at], rows, starts, _read_names(file, names[at]))
+    return build_dataset(stored.take, cells, rows, classes)
 
 
-def _opened(path: Path) -> Any:
+def _open_file(path: Path) -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -128,19 +130,19 @@ def _holds_bytes(kind: Any) -> bool:
     return types.is_struct(kind) or plain or views(kind)
 
 
-def _names(file: Any, images: str) -> NDArray[Any]:
+def _read_names(file: Any, image_column: str) -> NDArray[Any]:
     """What the images are called: the paths that Hugging Face keeps beside the bytes."""
-    kind, names = file.schema_arrow.field(images).type, [""] * file.metadata.num_rows
+    kind, names = file.schema_arrow.field(image_column).type, [""] * file.metadata.num_rows
     if hasattr(kind, "get_field_index") and kind.get_field_index("path") >= 0:
-        found = file.read(columns=[f"{images}.path"]).column(0).to_pylist()
+        found = file.read(columns=[f"{image_column}.path"]).column(0).to_pylist()
         names = [each["path"] or "" for each in found]
     return np.array(names, np.dtypes.StringDType())
 
 
-def _cells(path: Path, file: Any, named: Columns) -> Cells:
+def _read_cells(path: Path, file: Any, named: Columns) -> TableCells:
     """All columns as texts, but those of bytes, which are left empty unless they are the labels."""
     fields = {each.name: each.type for each in file.schema_arrow}
-    label = Cells(str(path), list(fields), [], named).places.get("label")
+    label = TableCells(str(path), list(fields), [], named).column_index.get("label")
     plain = [each for at, each in enumerate(fields) if at == label and not fields[each].num_fields]
     texts = [name for name, kind in fields.items() if name in plain or not _holds_bytes(kind)]
     count = file.metadata.num_rows
@@ -150,15 +152,15 @@ def _cells(path: Path, file: Any, named: Columns) -> Cells:
         table = file.read(columns=texts)
     except Exception as error:  # Arrow's errors have no common parent but Exception
         raise DataError(f"{path} is damaged: {error}.") from error
-    classes, empty = _class_names(file.schema_arrow), [""] * count
+    classes, empty = _read_class_names(file.schema_arrow), [""] * count
     columns = [
         as_texts(table.column(name).to_pylist(), classes.get(name, ())) if name in texts else empty for name in fields
     ]
     whole = frozenset(name for name, kind in fields.items() if name in classes or hasattr(kind, "value_type"))
-    return Cells(str(path), list(fields), [list(row) for row in zip(*columns, strict=True)], named, "|", whole)
+    return TableCells(str(path), list(fields), [list(row) for row in zip(*columns, strict=True)], named, "|", whole)
 
 
-def _class_names(schema: Any) -> dict[str, list[str]]:
+def _read_class_names(schema: Any) -> dict[str, list[str]]:
     """The names of the classes that the numbers in a column mean, where Hugging Face wrote them into the file."""
     try:
         known = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))

@@ -11,22 +11,32 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from graft.data.images import Files, Images
-from graft.progress import Watch, unwatched
+from graft.data.images import ImageFiles, Images
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.formatting import join_with_and
 
 AUDIO = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".mid")
 TEXT = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".md", ".doc", ".docx")
 VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
 PDF = (".pdf",)
-WORDS = ("text", "texts", "sentence", "sentences", "review", "comment", "message", "document", "utterance")  # columns
+TEXT_COLUMNS = (
+    "text",
+    "texts",
+    "sentence",
+    "sentences",
+    "review",
+    "comment",
+    "message",
+    "document",
+    "utterance",
+)  # columns
 
 OTHER_JOB = "not this program's job, which classifies images"
-FRAMES = "extract frames of a video as images first, as with ffmpeg -i clip.mp4 -vf fps=1 frame-%05d.jpg"
-PAGES = "convert the pages of a PDF to images first, as with pdftoppm -jpeg -r 100 file.pdf page"
+VIDEO_ADVICE = "extract frames of a video as images first, as with ffmpeg -i clip.mp4 -vf fps=1 frame-%05d.jpg"
+PDF_ADVICE = "convert the pages of a PDF to images first, as with pdftoppm -jpeg -r 100 file.pdf page"
 
 
-def told(names: Iterable[str]) -> str:
+def describe_foreign_files(names: Iterable[str]) -> str:
     """One sentence about those of these files that are audio, text, video or PDF; empty where none is.
 
     >>> told(["a.wav", "b.WAV"])
@@ -38,43 +48,45 @@ def told(names: Iterable[str]) -> str:
     if not found:
         return ""
     counts = [f"{count:,} {ending} file{'s' * (count != 1)}" for ending, count in found]
-    return f"It holds {join_with_and(counts)}: {advice([ending for ending, _ in found])}."
+    return f"It holds {join_with_and(counts)}: {format_advice([ending for ending, _ in found])}."
 
 
-def advice(endings: Iterable[str]) -> str:
+def format_advice(endings: Iterable[str]) -> str:
     """What these kinds of files are for this program, without a full stop; empty for none of them."""
     known = set(endings)
-    strange = [name for name, kind in (("audio", AUDIO), ("text", TEXT)) if known & set(kind)]
-    clauses = [f"{join_with_and(strange)} {'are' if len(strange) > 1 else 'is'} {OTHER_JOB}"] if strange else []
-    clauses += [clause for clause, kind in ((FRAMES, VIDEO), (PAGES, PDF)) if known & set(kind)]
+    kinds = [name for name, kind in (("audio", AUDIO), ("text", TEXT)) if known & set(kind)]
+    clauses = [f"{join_with_and(kinds)} {'are' if len(kinds) > 1 else 'is'} {OTHER_JOB}"] if kinds else []
+    clauses += [clause for clause, kind in ((VIDEO_ADVICE, VIDEO), (PDF_ADVICE, PDF)) if known & set(kind)]
     return "; ".join(clauses)
 
 
-def column_of_text(header: Iterable[str]) -> str:
+def describe_text_column(header: Iterable[str]) -> str:
     """A sentence about a table that has texts in place of images; empty where no column is called so."""
-    name = next((name for name in header if name.lower() in WORDS), "")
+    name = next((name for name in header if name.lower() in TEXT_COLUMNS), "")
     return f"Its column {name!r} seems to hold text, which is {OTHER_JOB}. " if name else ""
 
 
-def composed(name: str) -> str:
+def normalise_name(name: str) -> str:
     """A name with each accented letter as one."""
     return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)
-class Place:
+class TableFolder:
     """A folder with a table, and what lies beside it."""
 
     name: str  # what to call it
-    has: Callable[[str], bool]  # whether a file is there
-    names: Callable[[str], Iterable[str]]  # what a folder holds
-    column: Callable[[list[str]], Images]
+    has_file: Callable[[str], bool]  # whether a file is there
+    list_names: Callable[[str], Iterable[str]]  # what a folder holds
+    open_images: Callable[[list[str]], Images]
     read: Callable[[str], bytes]  # a file beside the table
-    watch: Watch = unwatched  # over the files that are looked for
-    known: dict[str, dict[str, str]] = field(default_factory=dict)  # of folders: names as stored, by composed ones
+    watch: ProgressWrapper = no_progress  # over the files that are looked for
+    stored_names: dict[str, dict[str, str]] = field(
+        default_factory=dict
+    )  # of folders: names as stored, by composed ones
 
     @classmethod
-    def of(cls, folder: Path, watch: Watch = unwatched) -> Place:
+    def from_folder(cls, folder: Path, watch: ProgressWrapper = no_progress) -> TableFolder:
         """A folder on the disk."""
 
         def names(path: str) -> list[str]:
@@ -86,7 +98,7 @@ class Place:
             str(folder),
             lambda name: os.path.isfile(folder / name),  # of a name that cannot be it says no, as Path does not
             names,
-            lambda names: Files.of(names, str(folder)),
+            lambda names: ImageFiles.from_names(names, str(folder)),
             lambda name: (folder / name).read_bytes(),
             watch,
         )
@@ -97,19 +109,19 @@ class Place:
         The same letters can be stored in two ways (é as one letter, or as e and an accent: macOS does that), and a
         table may have the other one.
         """
-        if self.has(name):
+        if self.has_file(name):
             return name
         if name.isascii():
             return ""
         path = "/" if name.startswith("/") else ""
         for step in filter(None, name.split("/")):
-            own = step if step in (".", "..") else self._stored(path).get(composed(step), "")
+            own = step if step in (".", "..") else self._names_in(path).get(normalise_name(step), "")
             if not own:
                 return ""
             path = posixpath.join(path, own)
-        return path if self.has(path) else ""
+        return path if self.has_file(path) else ""
 
-    def _stored(self, folder: str) -> dict[str, str]:
-        if folder not in self.known:
-            self.known[folder] = {composed(name): name for name in self.names(folder)}
-        return self.known[folder]
+    def _names_in(self, folder: str) -> dict[str, str]:
+        if folder not in self.stored_names:
+            self.stored_names[folder] = {normalise_name(name): name for name in self.list_names(folder)}
+        return self.stored_names[folder]

@@ -22,19 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, TRAIN, Dataset
-from graft.data.images import Pixels
-from graft.data.readers.objects import decided
+from graft.data.images import ArrayImages
+from graft.data.readers.objects import drop_single_split
 from graft.errors import DataError
 
 ARCHIVES = (".tar.gz", ".tgz")
 SHAPE = (3, 32, 32)
-IMAGE = 3 * 32 * 32  # bytes
-CHECK_PIECE = 2**20
-LARGEST = 256 * 2**20  # bytes of one file; the largest that is published has 156 MB
+IMAGE_BYTES = 3 * 32 * 32  # bytes
+CHECK_BYTES = 2**20
+MAX_FILE_BYTES = 256 * 2**20  # bytes of one file; the largest that is published has 156 MB
 
-_TEN = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
-_HUNDRED = ("train", "test")
-_NAMES = ("batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt", "coarse_label_names.txt")
+_CIFAR10_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+_CIFAR100_FILES = ("train", "test")
+_NAME_FILES = ("batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt", "coarse_label_names.txt")
 _FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
 _PUBLISHED = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz", "cifar-100-python.tar.gz", "cifar-100-binary.tar.gz")
 
@@ -49,10 +49,10 @@ class _Batch:
 
 def is_cifar(path: Path) -> bool:
     """Whether an archive, or a folder with what came out of one, lies at a path."""
-    return _first(path) in _FOLDERS if path.is_file() else bool(_places(path))
+    return _first_folder(path) in _FOLDERS if path.is_file() else bool(_find_sources(path))
 
 
-def _first(path: Path) -> str:
+def _first_folder(path: Path) -> str:
     """The folder that the first member of an archive is in; nothing where there is none."""
     try:
         with tarfile.open(path, "r|gz") as members:
@@ -73,26 +73,26 @@ def read_cifar(path: str | Path, *, coarse: bool = False) -> Dataset:
     Format: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html
     """
     path = Path(path)
-    places = _places(path)
+    places = _find_sources(path)
     if len(places) != 1:
         held = f"several versions: {', '.join(map(str, places))}. Please name one" if places else "no files of CIFAR"
         raise DataError(f"{path} holds {held}.")
-    files = dict(_members(places[0]) if places[0].is_file() else _files(places[0]))
-    order = _batches(places[0], files)
-    names = _class_names(places[0], files, coarse)
-    batches = {name: _batch(places[0], name, files.pop(name), coarse) for name in order}
+    files = dict(_read_archive(places[0]) if places[0].is_file() else _read_files(places[0]))
+    order = _find_batches(places[0], files)
+    names = _read_class_names(places[0], files, coarse)
+    batches = {name: _parse_batch(places[0], name, files.pop(name), coarse) for name in order}
     labels = np.concatenate([batch.labels for batch in batches.values()])
     if not 0 <= labels.min() <= labels.max() < len(names):
         raise DataError(f"{places[0]} has labels from {labels.min()} to {labels.max()}, and {len(names)} classes.")
     counts = {name: len(batch.labels) for name, batch in batches.items()}
     pixels = np.concatenate([batch.pixels for batch in batches.values()])
     codes = [TEST if name.startswith("test") else TRAIN for name in counts]
-    split = decided(np.repeat(np.array(codes), list(counts.values())))
-    column = Pixels(pixels, np.arange(len(pixels)), counts, str(path))
+    split = drop_single_split(np.repeat(np.array(codes), list(counts.values())))
+    column = ArrayImages(pixels, np.arange(len(pixels)), counts, str(path))
     return Dataset(column, labels.astype(np.int32), names, split)
 
 
-def _places(path: Path) -> list[Path]:
+def _find_sources(path: Path) -> list[Path]:
     """The folders with batches, or else the archives, at a path."""
     if path.is_file():
         return [path] if path.name.endswith(ARCHIVES) else []
@@ -103,77 +103,87 @@ def _places(path: Path) -> list[Path]:
 def _has_batches(folder: Path) -> bool:
     return any(
         all((folder / name).is_file() for name in names)
-        for names in (_TEN[:1], ("data_batch_1.bin",), ("meta", "train"), ("fine_label_names.txt", "train.bin"))
+        for names in (
+            _CIFAR10_FILES[:1],
+            ("data_batch_1.bin",),
+            ("meta", "train"),
+            ("fine_label_names.txt", "train.bin"),
+        )
     )
 
 
-def _wanted(name: str) -> bool:
-    return name in _NAMES or name.removesuffix(".bin") in (*_TEN, *_HUNDRED)
+def _is_needed(name: str) -> bool:
+    return name in _NAME_FILES or name.removesuffix(".bin") in (*_CIFAR10_FILES, *_CIFAR100_FILES)
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for each in sorted(folder.iterdir()):
-        if _wanted(each.name) and each.is_file():
+        if _is_needed(each.name) and each.is_file():
             _check_size(each, each.stat().st_size)
             yield each.name, each.read_bytes()
 
 
-def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+def _read_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
     """What is wanted of an archive, read one after another; nothing is unpacked onto the disk."""
     try:
         with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as members:
             for member in members:
                 name = Path(member.name).name
-                if _wanted(name) and member.isfile() and (file := members.extractfile(member)):
+                if _is_needed(name) and member.isfile() and (file := members.extractfile(member)):
                     _check_size(archive / name, member.size)
                     yield name, file.read()
-            while unpacked.read(CHECK_PIECE):  # to the end, where the checksum is
+            while unpacked.read(CHECK_BYTES):  # to the end, where the checksum is
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise DataError(f"The archive {archive} is damaged or not complete: {error}. Please fetch it anew.") from error
 
 
 def _check_size(file: Path, size: int) -> None:
-    if size > LARGEST:
-        raise DataError(f"{file} has {size:,} bytes; no file of CIFAR has more than {LARGEST:,}.")
+    if size > MAX_FILE_BYTES:
+        raise DataError(f"{file} has {size:,} bytes; no file of CIFAR has more than {MAX_FILE_BYTES:,}.")
 
 
-def _batches(place: Path, files: dict[str, bytes]) -> list[str]:
-    found = [f"{name}{end}" for name in (*_TEN, *_HUNDRED) for end in ("", ".bin") if f"{name}{end}" in files]
+def _find_batches(place: Path, files: dict[str, bytes]) -> list[str]:
+    found = [
+        f"{name}{end}"
+        for name in (*_CIFAR10_FILES, *_CIFAR100_FILES)
+        for end in ("", ".bin")
+        if f"{name}{end}" in files
+    ]
     if not found:
         raise DataError(f"{place} holds no files of CIFAR such as data_batch_1, train or train.bin.")
     return found
 
 
-def _hundred(files: dict[str, bytes]) -> bool:
+def _is_cifar100(files: dict[str, bytes]) -> bool:
     return "train" in files or "train.bin" in files
 
 
-def _class_names(place: Path, files: dict[str, bytes], coarse: bool) -> tuple[str, ...]:
-    if coarse and not _hundred(files):
+def _read_class_names(place: Path, files: dict[str, bytes], coarse: bool) -> tuple[str, ...]:
+    if coarse and not _is_cifar100(files):
         raise DataError(f"{place} is CIFAR-10, which has no coarse classes; CIFAR-100 has.")
-    kind = ("coarse" if coarse else "fine") + "_label_names" if _hundred(files) else "label_names"
-    text = f"{kind}.txt" if _hundred(files) else "batches.meta.txt"
-    pickled = "meta" if _hundred(files) else "batches.meta"
+    kind = ("coarse" if coarse else "fine") + "_label_names" if _is_cifar100(files) else "label_names"
+    text = f"{kind}.txt" if _is_cifar100(files) else "batches.meta.txt"
+    pickled = "meta" if _is_cifar100(files) else "batches.meta"
     if text in files:
         return tuple(files[text].decode("utf-8", "replace").split())
     if pickled in files:
-        names = _unpickled(place / pickled, files[pickled]).get(kind)
+        names = _unpickle(place / pickled, files[pickled]).get(kind)
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             return tuple(names)
         raise DataError(f"{place / pickled} has no list {kind!r} with names of classes.")
     raise DataError(f"{place} has no file {pickled} or {text}, which say what the classes are called.")
 
 
-def _batch(place: Path, name: str, raw: bytes, coarse: bool) -> _Batch:
+def _parse_batch(place: Path, name: str, raw: bytes, coarse: bool) -> _Batch:
     if name.endswith(".bin"):
-        return _from_binary(place / name, raw, int(name in ("train.bin", "test.bin")), coarse)
-    return _from_pickle(place / name, _unpickled(place / name, raw), coarse)
+        return _parse_binary(place / name, raw, int(name in ("train.bin", "test.bin")), coarse)
+    return _parse_pickle(place / name, _unpickle(place / name, raw), coarse)
 
 
-def _from_binary(file: Path, raw: bytes, fine: int, coarse: bool) -> _Batch:
+def _parse_binary(file: Path, raw: bytes, fine: int, coarse: bool) -> _Batch:
     """Rows of one or two labels, coarse then fine, and the pixels."""
-    width = IMAGE + 1 + fine
+    width = IMAGE_BYTES + 1 + fine
     if not raw or len(raw) % width:
         raise DataError(f"{file} is damaged or not complete: {len(raw):,} bytes are no multiple of {width:,}.")
     rows = np.frombuffer(raw, np.uint8).reshape(-1, width)
@@ -181,18 +191,22 @@ def _from_binary(file: Path, raw: bytes, fine: int, coarse: bool) -> _Batch:
     return _Batch(rows[:, 1 + fine :].reshape(-1, *SHAPE), rows[:, column].astype(np.int64))
 
 
-def _from_pickle(file: Path, found: dict[Any, Any], coarse: bool) -> _Batch:
-    said = found.get("coarse_labels") if coarse else found.get("labels", found.get("fine_labels"))
-    if not isinstance(said, list) or not said or not all(type(label) is int and 0 <= label < 256 for label in said):
+def _parse_pickle(file: Path, found: dict[Any, Any], coarse: bool) -> _Batch:
+    labels = found.get("coarse_labels") if coarse else found.get("labels", found.get("fine_labels"))
+    if (
+        not isinstance(labels, list)
+        or not labels
+        or not all(type(label) is int and 0 <= label < 256 for label in labels)
+    ):
         raise DataError(f"{file} has no list of labels as CIFAR has.")
     data = found.get("data")
-    raw = data.content((len(said), IMAGE)) if isinstance(data, _Array) else None
-    if raw is None or len(raw) != len(said) * IMAGE:
-        raise DataError(f"{file} has {len(said):,} labels and not an array of as many images of 32 x 32 pixels.")
-    return _Batch(np.frombuffer(raw, np.uint8).reshape(-1, *SHAPE), np.array(said, np.int64))
+    raw = data.content((len(labels), IMAGE_BYTES)) if isinstance(data, _PickledArray) else None
+    if raw is None or len(raw) != len(labels) * IMAGE_BYTES:
+        raise DataError(f"{file} has {len(labels):,} labels and not an array of as many images of 32 x 32 pixels.")
+    return _Batch(np.frombuffer(raw, np.uint8).reshape(-1, *SHAPE), np.array(labels, np.int64))
 
 
-class _Array:
+class _PickledArray:
     """Stands where a pickle asks numpy for an array or a dtype: keeps the bytes, and does nothing with them."""
 
     def __init__(self, *arguments: object) -> None:
@@ -209,7 +223,7 @@ class _Array:
         return last.encode("latin-1", "replace") if isinstance(last, str) else last if type(last) is bytes else None
 
 
-class _AsBytes:
+class _PickledBytes:
     """What stands for bytes in a pickle of protocol 2 that Python 3 wrote."""
 
     __slots__ = ()  # so that a pickle can change nothing about it
@@ -219,11 +233,11 @@ class _AsBytes:
 
 
 _STAND_INS: dict[str, Callable[..., Any]] = {
-    "numpy.core.multiarray._reconstruct": _Array,
-    "numpy._core.multiarray._reconstruct": _Array,
-    "numpy.ndarray": _Array,
-    "numpy.dtype": _Array,
-    "_codecs.encode": _AsBytes(),
+    "numpy.core.multiarray._reconstruct": _PickledArray,
+    "numpy._core.multiarray._reconstruct": _PickledArray,
+    "numpy.ndarray": _PickledArray,
+    "numpy.dtype": _PickledArray,
+    "_codecs.encode": _PickledBytes(),
 }
 
 
@@ -240,7 +254,7 @@ class _Unpickler(pickle._Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no file of CIFAR needs; nothing was executed")
 
 
-def _unpickled(file: Path, raw: bytes) -> dict[Any, Any]:
+def _unpickle(file: Path, raw: bytes) -> dict[Any, Any]:
     try:
         found = _Unpickler(io.BytesIO(raw), encoding="latin-1").load()
     except Exception as error:  # hostile bytes raise nearly everything: KeyError, IndexError, struct.error
@@ -250,15 +264,15 @@ def _unpickled(file: Path, raw: bytes) -> dict[Any, Any]:
     return found
 
 
-MOST = 4 * 2**30  # bytes of pixels in one file
-PIECE = 2**24  # what is read at once: a header may promise gigabytes that are not there
+MAX_PIXEL_BYTES = 4 * 2**30  # bytes of pixels in one file
+CHUNK_BYTES = 2**24  # what is read at once: a header may promise gigabytes that are not there
 
 _NAME = re.compile(r"(?P<of>.*?)(?P<part>train|t10k|test)-images[-.]idx3-ubyte(\.gz)?")
 
 
 def is_idx(path: Path) -> bool:
     """Whether a folder, or `raw` inside it, has images in files as MNIST's."""
-    return bool(_images(path))
+    return bool(_find_image_files(path))
 
 
 def read_idx(path: str | Path) -> Dataset:
@@ -272,26 +286,26 @@ def read_idx(path: str | Path) -> Dataset:
     Format: LeCun 1998, http://yann.lecun.com/exdb/mnist/
     """
     path = Path(path)
-    found = _images(path)
+    found = _find_image_files(path)
     if not found:
         raise DataError(f"{path} holds no file such as train-images-idx3-ubyte or t10k-images-idx3-ubyte.gz.")
     if len({of for of, _ in found}) > 1:
         names = ", ".join(file.name for file in found.values())
         raise DataError(f"{path} holds several data sets: {names}. Put each into a folder of its own.")
     parts = {file: (TRAIN if part == "train" else TEST) for (_, part), file in found.items()}
-    images = [_values(file, 3) for file in parts]
-    labels = [_labels(file, len(values)) for file, values in zip(parts, images, strict=True)]
+    images = [_read_array(file, 3) for file in parts]
+    labels = [_read_labels(file, len(values)) for file, values in zip(parts, images, strict=True)]
     if len({values.shape[1:] for values in images}) > 1:
         raise DataError(f"{path} holds images of several sizes: {[values.shape[1:] for values in images]}.")
     pixels = np.concatenate(images)[:, None]
     numbers, known = np.unique(np.concatenate(labels), return_inverse=True)
     counts = {file.name: len(values) for file, values in zip(parts, images, strict=True)}
-    column = Pixels(pixels, np.arange(len(pixels)), counts, str(path))
-    split = decided(np.repeat(np.array(list(parts.values())), list(counts.values())))
+    column = ArrayImages(pixels, np.arange(len(pixels)), counts, str(path))
+    split = drop_single_split(np.repeat(np.array(list(parts.values())), list(counts.values())))
     return Dataset(column, known.astype(np.int32), tuple(map(str, numbers.tolist())), split)
 
 
-def _images(path: Path) -> dict[tuple[str, str], Path]:
+def _find_image_files(path: Path) -> dict[tuple[str, str], Path]:
     """The files of images by data set and part; of a packed and an unpacked one the latter."""
     for folder in (path, path / "raw"):
         named = ((file, _NAME.fullmatch(file.name)) for file in sorted(folder.glob("*-images[-.]idx3-ubyte*"))[::-1])
@@ -300,26 +314,26 @@ def _images(path: Path) -> dict[tuple[str, str], Path]:
     return {}
 
 
-def _labels(images: Path, count: int) -> NDArray[np.uint8]:
+def _read_labels(images: Path, count: int) -> NDArray[np.uint8]:
     """The labels beside a file of images, packed or not."""
     name = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     file = next((images.with_name(each) for each in (name, f"{name}.gz") if images.with_name(each).is_file()), None)
     if file is None:
         raise DataError(f"{images} has no labels beside it: there is no {name} and no {name}.gz.")
-    labels = _values(file, 1)
+    labels = _read_array(file, 1)
     if len(labels) != count:
         raise DataError(f"{file} has {len(labels):,} labels, {images.name} has {count:,} images.")
     return labels
 
 
-def _values(path: Path, dimensions: int) -> NDArray[np.uint8]:
+def _read_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """The bytes of a file as an array: magic number, sizes, values. Raises DataError unless it is exactly whole."""
     raw = bytearray()
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            shape = _shape(path, file.read(4 + 4 * dimensions), dimensions)
+            shape = _parse_shape(path, file.read(4 + 4 * dimensions), dimensions)
             size = math.prod(shape)
-            while piece := file.read(min(PIECE, size + 1 - len(raw))):  # one byte more, to see that it ends there
+            while piece := file.read(min(CHUNK_BYTES, size + 1 - len(raw))):  # one byte more, to see that it ends there
                 raw += piece
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged or not complete: {error}. Please fetch it anew.") from error
@@ -329,14 +343,16 @@ def _values(path: Path, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
-def _shape(path: Path, head: bytes, dimensions: int) -> list[int]:
+def _parse_shape(path: Path, head: bytes, dimensions: int) -> list[int]:
     """The sizes that a file says it has, in the order that they stand in."""
     magic = (0x0800 + dimensions).to_bytes(4)  # bytes without a sign, and how many dimensions
     if head[:4] != magic or len(head) < 4 + 4 * dimensions:
         kind = f"no IDX file of bytes in {dimensions} dimensions"
         raise DataError(f"{path} is {kind}: it begins with {head[:4].hex()!r}, not with {magic.hex()!r}.")
     shape = [int.from_bytes(head[at : at + 4]) for at in range(4, len(head), 4)]
-    if not 0 < math.prod(shape) <= MOST:
+    if not 0 < math.prod(shape) <= MAX_PIXEL_BYTES:
         sizes = " x ".join(map(str, shape))
-        raise DataError(f"{path} says that it holds {sizes} values; at least 1 can be read and at most {MOST:,}.")
+        raise DataError(
+            f"{path} says that it holds {sizes} values; at least 1 can be read and at most {MAX_PIXEL_BYTES:,}."
+        )
     return shape

@@ -14,50 +14,58 @@ from typing import Any
 
 import numpy as np
 
-from graft.data.classes import matched
-from graft.data.dataset import NO_LABEL, SPLITS, UNLABELLED, Dataset, grouped
-from graft.data.images import Crops, Files, Several
+from graft.data.classes import match_classes
+from graft.data.dataset import NO_LABEL, SPLITS, UNLABELLED, Dataset, concatenate_groups
+from graft.data.images import ConcatenatedImages, ImageCrops, ImageFiles
 from graft.data.readers import archive, folder, parquet, place, text_table, webdataset
-from graft.data.readers.archive import index
+from graft.data.readers.archive import index_archive
 from graft.data.readers.coco import is_coco, read_coco
-from graft.data.readers.folder import Disk, class_name, decided, existing, read_folder, whole
+from graft.data.readers.folder import (
+    FolderListing,
+    check_folder,
+    class_name,
+    find_all_images,
+    normalise_split,
+    read_folder,
+)
 from graft.data.readers.imagenet import is_imagenet, read_imagenet
 from graft.data.readers.library import read_object
 from graft.data.readers.published import is_cifar, is_idx, read_cifar, read_idx
 from graft.data.readers.voc import is_voc, read_voc
 from graft.errors import DataError, UsageError
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTICLASS
 
-REST = "not "
+REST_PREFIX = "not "
 
-Side = Path | Dataset  # a folder, every image below it; or what another reader made of another source
+OneVsRestSource = Path | Dataset  # a folder, every image below it; or what another reader made of another source
 
 
-def one_vs_rest(one: Side, rest: Side, name: str, watch: Watch) -> Dataset:
+def one_vs_rest(one: OneVsRestSource, rest: OneVsRestSource, name: str, watch: ProgressWrapper) -> Dataset:
     """The classes `name` and 'not `name`': all images of `one`, then those of `rest`, whatever their own labels are.
 
     A folder that lies inside the other one belongs to its own side alone. What the rest calls `name` is left out and
     counted. Raises DataError: the same folder twice, no images on a side, or only one side divided into parts.
     """
-    folders = [existing(each).absolute() for each in (one, rest) if isinstance(each, Path)]
+    folders = [check_folder(each).absolute() for each in (one, rest) if isinstance(each, Path)]
     if len(folders) == 2 and os.path.samefile(*folders):
         raise DataError(f"{one} cannot be both the class and the rest. Name another folder with --against.")
     root = os.path.commonpath([folder.parent for folder in folders]) if folders else ""
     first = _read_side(one, name, rest, root, watch)
-    second = _without(name, _read_side(rest, REST + name, one, root, watch), rest)
+    second = _drop_class(name, _read_side(rest, REST_PREFIX + name, one, root, watch), rest)
     for side, data in ((one, first), (rest, second)):
         if not len(data):
             raise DataError(
-                f"{_said(side)} holds no images for {data.classes[0]!r}.{_counted(data.ignored)}{_told(side)}"
+                f"{_describe_side(side)} holds no images for {data.classes[0]!r}.{_format_ignored(data.ignored)}"
+                f"{_describe_other_files(side)}"
             )
-    _check_parts(_said(one), first, _said(rest), second)
-    return _joined(first, second)
+    _check_parts(_describe_side(one), first, _describe_side(rest), second)
+    return _concatenate(first, second)
 
 
-def name_of(one: Side, where: str, classes: Sequence[str] = ()) -> str:
+def infer_class_name(one: OneVsRestSource, where: str, classes: Sequence[str] = ()) -> str:
     """What the class is called: as in a classifier of one class against the rest, else like its folder or its label."""
-    if classes and tuple(classes) == (classes[0], REST + classes[0]):
+    if classes and tuple(classes) == (classes[0], REST_PREFIX + classes[0]):
         return classes[0]
     if isinstance(one, Dataset):
         if len(one.classes) == 1:
@@ -68,19 +76,21 @@ def name_of(one: Side, where: str, classes: Sequence[str] = ()) -> str:
     return class_name(one.absolute().name)
 
 
-def _read_side(side: Side, name: str, other: Side, root: str, watch: Watch) -> Dataset:
+def _read_side(side: OneVsRestSource, name: str, other: OneVsRestSource, root: str, watch: ProgressWrapper) -> Dataset:
     """All images of one side under one name; those of a folder with paths below `root`."""
     if isinstance(side, Dataset):
         return replace(side, labels=np.zeros(len(side), np.int32), classes=(name,))
     ignored: Counter[str] = Counter()
-    disk = Disk(side, ignored, other if isinstance(other, Path) else None)
-    rows = sorted(watch(whole(name, disk, ignored), "files found", 0), key=lambda row: row.path)
+    disk = FolderListing(side, ignored, other if isinstance(other, Path) else None)
+    rows = sorted(watch(find_all_images(name, disk, ignored), "files found", 0), key=lambda row: row.path)
     below = os.path.relpath(side.absolute(), root)
-    files = Files.of([os.path.join(below, row.path) for row in rows], root)
-    return Dataset(files, np.zeros(len(rows), np.int32), (name,), decided([row.part for row in rows]), dict(ignored))
+    files = ImageFiles.from_names([os.path.join(below, row.path) for row in rows], root)
+    return Dataset(
+        files, np.zeros(len(rows), np.int32), (name,), normalise_split([row.part for row in rows]), dict(ignored)
+    )
 
 
-def _without(name: str, found: Dataset, rest: Side) -> Dataset:
+def _drop_class(name: str, found: Dataset, rest: OneVsRestSource) -> Dataset:
     """The rest without what it calls by the name of the class: in folders, or with labels, of that name."""
     if isinstance(rest, Path):
         paths = (os.path.relpath(os.path.join(found.root, each), rest.absolute()) for each in found.names())
@@ -105,37 +115,43 @@ def _check_parts(one: str, first: Dataset, rest: str, second: Dataset) -> None:
         raise DataError(f"{divided} is divided into {', '.join(parts[0] or parts[1])}, {other} is not: divide both.")
 
 
-def _joined(first: Dataset, second: Dataset) -> Dataset:
+def _concatenate(first: Dataset, second: Dataset) -> Dataset:
     images = (first.images, second.images)
-    files = [each for each in images if isinstance(each, Files)]
+    files = [each for each in images if isinstance(each, ImageFiles)]
     same = len(files) == 2 and files[0].root == files[1].root
     ignored = Counter(first.ignored) + Counter(second.ignored)
     return Dataset(
-        Files(np.concatenate([each.names for each in files]), files[0].root) if same else Several.of(images),
+        ImageFiles(np.concatenate([each.names for each in files]), files[0].root)
+        if same
+        else ConcatenatedImages.from_columns(images),
         np.repeat(np.arange(2, dtype=np.int32), [len(first), len(second)]),
         (*first.classes, *second.classes),
         np.concatenate([first.split, second.split]),
         dict(ignored),
-        grouped(first, second),
+        concatenate_groups(first, second),
     )
 
 
-def _said(side: Side) -> str:
+def _describe_side(side: OneVsRestSource) -> str:
     return str(side) if isinstance(side, Path) else side.root or "This source"
 
 
-def _told(side: Side) -> str:
+def _describe_other_files(side: OneVsRestSource) -> str:
     """What a folder without images holds instead."""
-    said = place.told(path.name for path in side.rglob("*") if path.is_file()) if isinstance(side, Path) else ""
-    return f" {said}" if said else ""
+    message = (
+        place.describe_foreign_files(path.name for path in side.rglob("*") if path.is_file())
+        if isinstance(side, Path)
+        else ""
+    )
+    return f" {message}" if message else ""
 
 
-def _counted(ignored: dict[str, int]) -> str:
+def _format_ignored(ignored: dict[str, int]) -> str:
     listed = ", ".join(f"{what}: {count}" for what, count in ignored.items())
     return f" Left out: {listed}." if listed else ""
 
 
-TABLE = folder.TABLE
+TABLE = folder.TABLE_NAME
 
 
 def read_source(
@@ -147,7 +163,7 @@ def read_source(
     boxes: bool = False,
     against: Any = None,
     several: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Dataset:
     """Labelled images from a path or from an object of another library.
 
@@ -175,48 +191,48 @@ def read_source(
     'multiclass'
     """
     if against is not None:
-        _check_alone(columns, boxes)
+        _check_no_label_options(columns, boxes)
         one, rest = (_open_side(each, strict, watch) for each in (source, against))
-        name = name_of(one, str(source) if isinstance(source, str | PathLike) else "", classes or ())
-        return _matched(one_vs_rest(one, rest, name, watch), classes)
+        name = infer_class_name(one, str(source) if isinstance(source, str | PathLike) else "", classes or ())
+        return _match_classes(one_vs_rest(one, rest, name, watch), classes)
     if isinstance(source, str | PathLike):
         path = Path(source)
         if "\0" in str(path):
             raise DataError(f"There is no folder or file {str(path)!a}: a name has no null character.")
-        data = _published(path, classes, boxes, watch) or _at(path, classes, columns, strict, watch)
+        data = _read_published(path, classes, boxes, watch) or _read_path(path, classes, columns, strict, watch)
     else:
         data = source if isinstance(source, Dataset) else read_object(source, classes, columns)
     if columns and (data is source or not data.columns):
         raise UsageError(f"--columns names the columns of a table, and {data.root or 'this source'} is none.")
-    if boxes and not isinstance(data.images, Crops):
+    if boxes and not isinstance(data.images, ImageCrops):
         raise UsageError(
             f"{data.root or 'This source'} marks no boxes; only Pascal VOC and COCO do. Leave --boxes out."
         )
-    return data if several else _with_labels(data)
+    return data if several else _drop_unlabelled(data)
 
 
-def _with_labels(data: Dataset) -> Dataset:
+def _drop_unlabelled(data: Dataset) -> Dataset:
     """The images whose label is known, where each has one; all of them where none is known."""
-    lacking = data.labels == UNLABELLED if data.task == MULTICLASS else np.zeros(len(data), bool)
-    if not lacking.any() or lacking.all():
+    unlabelled = data.labels == UNLABELLED if data.task == MULTICLASS else np.zeros(len(data), bool)
+    if not unlabelled.any() or unlabelled.all():
         return data
-    left = data.take(~lacking)
-    ignored = data.ignored | {NO_LABEL: int(lacking.sum())}
-    return dataclasses.replace(left, split=folder.decided(left.split.tolist()), ignored=ignored)
+    left = data.take(~unlabelled)
+    ignored = data.ignored | {NO_LABEL: int(unlabelled.sum())}
+    return dataclasses.replace(left, split=folder.normalise_split(left.split.tolist()), ignored=ignored)
 
 
-def _check_alone(columns: str, boxes: bool) -> None:
+def _check_no_label_options(columns: str, boxes: bool) -> None:
     """Raises UsageError for options about labels, which one class against the rest does not read."""
     if columns or boxes:
         option = "--columns" if columns else "--boxes"
         raise UsageError(f"{option} says where labels are, and with --against the two sources are the labels.")
 
 
-def _open_side(source: Any, strict: bool, watch: Watch) -> Path | Dataset:
+def _open_side(source: Any, strict: bool, watch: ProgressWrapper) -> Path | Dataset:
     """A folder as it is, and what lies in anything else."""
     if isinstance(source, str | PathLike):
         path = Path(source)
-        plain = path.is_dir() and not (path / TABLE).is_file() and not webdataset.shards(path)
+        plain = path.is_dir() and not (path / TABLE).is_file() and not webdataset.find_shards(path)
         if (plain or not path.exists()) and not _is_published(path):
             return path
     return read_source(source, (), strict=strict, watch=watch)
@@ -226,22 +242,24 @@ def _is_published(path: Path) -> bool:
     return any(tells(path) for tells in (is_voc, is_coco, is_cifar, is_idx))
 
 
-def _published(path: Path, classes: tuple[str, ...] | None, boxes: bool, watch: Watch) -> Dataset | None:
+def _read_published(path: Path, classes: tuple[str, ...] | None, boxes: bool, watch: ProgressWrapper) -> Dataset | None:
     """A data set in the form that it is published in."""
     if (path / TABLE).is_file():
         return None
     if is_voc(path):
-        return _matched(read_voc(path, boxes=boxes), classes)
+        return _match_classes(read_voc(path, boxes=boxes), classes)
     if is_coco(path):
-        return _matched(read_coco(path, boxes=boxes), classes)
+        return _match_classes(read_coco(path, boxes=boxes), classes)
     if is_cifar(path):
-        return _matched(read_cifar(path), classes)
+        return _match_classes(read_cifar(path), classes)
     if is_idx(path):
-        return _matched(read_idx(path), classes)
+        return _match_classes(read_idx(path), classes)
     return read_imagenet(path, classes, watch) if is_imagenet(path) else None
 
 
-def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool, watch: Watch) -> Dataset:
+def _read_path(
+    path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool, watch: ProgressWrapper
+) -> Dataset:
     """A table, an archive, shards or class folders."""
     name = path.name.lower()
     if (not path.is_dir() and name.endswith(text_table.SUFFIXES)) or text_table.is_list(path):
@@ -250,21 +268,21 @@ def _at(path: Path, classes: tuple[str, ...] | None, columns: str, strict: bool,
         return parquet.read_parquet(path, classes, columns, strict=strict, watch=watch)
     if (path / TABLE).is_file():
         return text_table.read_table(path / TABLE, classes, columns, strict=strict, watch=watch)
-    if webdataset.shards(path):
+    if webdataset.find_shards(path):
         return webdataset.read_shards(path, classes)
     if not path.is_dir() and name.endswith(archive.SUFFIXES):
-        found = index(path)
+        found = index_archive(path)
         if webdataset.is_shard(found):
-            return webdataset.of_indices(str(path), [found], classes)
-        return archive.of_index(found, classes, columns, strict=strict)
-    return read_folder(path, classes, watch, folder.level_of(columns))
+            return webdataset.from_indices(str(path), [found], classes)
+        return archive.from_index(found, classes, columns, strict=strict)
+    return read_folder(path, classes, watch, folder.parse_level(columns))
 
 
-def _matched(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:
+def _match_classes(data: Dataset, classes: tuple[str, ...] | None) -> Dataset:
     """The same images with labels that count in these classes, by name."""
     if classes is None:
         return data
-    known = matched(data.root, data.classes, classes)
+    known = match_classes(data.root, data.classes, classes)
     order = np.array([known.index(name) for name in data.classes], np.int32)
     if data.labels.ndim == 1:
         return dataclasses.replace(

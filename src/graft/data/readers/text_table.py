@@ -11,18 +11,18 @@ import numpy as np
 
 from graft.data.dataset import UNSPLIT, Dataset
 from graft.data.readers import delimited
-from graft.data.readers.columns import Cells, Columns, labelled
-from graft.data.readers.delimited import decoded
-from graft.data.readers.place import Place, composed
+from graft.data.readers.columns import Columns, TableCells, build_dataset
+from graft.data.readers.delimited import decode_text
+from graft.data.readers.place import TableFolder, normalise_name
 from graft.errors import DataError
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 
 SUFFIXES = (".csv", ".tsv")
-BESIDE = "split.csv"  # file, split: read if the table says nothing of parts
-LISTS = (".txt", ".lst")  # text files that may be lists of images
-HEAD = 1 << 16  # bytes in which a list names an image
-PROOFS = 200  # files that are looked for to tell an encoding
-IMAGES = "images"  # where images may lie that are not beside the table
+SPLIT_TABLE = "split.csv"  # file, split: read if the table says nothing of parts
+LIST_SUFFIXES = (".txt", ".lst")  # text files that may be lists of images
+HEAD_BYTES = 1 << 16  # bytes in which a list names an image
+MAX_PROBED_FILES = 200  # files that are looked for to tell an encoding
+IMAGE_FOLDER = "images"  # where images may lie that are not beside the table
 
 
 def read_table(
@@ -31,7 +31,7 @@ def read_table(
     columns: str = "",
     *,
     strict: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Dataset:
     """The images that a table lists, with the label or labels of each.
 
@@ -49,11 +49,13 @@ def read_table(
     there; UsageError for `columns` that cannot be.
     """
     path = Path(path)
-    place = Place.of(path.parent, watch)
-    return tabled(cells_of(str(path), content(path), Columns.of(columns), place), place, classes, strict=strict)
+    place = TableFolder.from_folder(path.parent, watch)
+    return build_table_dataset(
+        parse_cells(str(path), read_table_bytes(path), Columns.from_text(columns), place), place, classes, strict=strict
+    )
 
 
-def content(path: Path) -> bytes:
+def read_table_bytes(path: Path) -> bytes:
     """What is in a table's file; raises DataError."""
     try:
         return path.read_bytes()
@@ -61,35 +63,41 @@ def content(path: Path) -> bytes:
         raise DataError(f"The table {path} cannot be read: {error.strerror or error}.") from error
 
 
-def tabled(cells: Cells, place: Place, classes: tuple[str, ...] | None, *, strict: bool) -> Dataset:
+def build_table_dataset(
+    cells: TableCells, place: TableFolder, classes: tuple[str, ...] | None, *, strict: bool
+) -> Dataset:
     """The data set of a table whose cells name files."""
     cells = replace(cells, known=classes or ())
-    files = _files(cells)
-    first, unnamed = _once(cells, files), files.count("")
+    files = _file_names(cells)
+    first, unnamed = _first_rows(cells, files), files.count("")
     if not first:
         raise DataError(f"{cells.where} lists no images: not one row names a file.")
-    where = _where(cells, place, [files[row] for row in first], strict=strict)
+    where = _locate_files(cells, place, [files[row] for row in first], strict=strict)
     counts = {"rows listed twice": len(files) - unnamed - len(first), "rows without a file": unnamed}
     ignored = {what: count for what, count in counts.items() if count}
     rows = np.array(first, np.intp)
-    return labelled(lambda _: place.column(where), cells, rows, classes, _parts(cells, place, files), ignored)
+    return build_dataset(
+        lambda _: place.open_images(where), cells, rows, classes, _read_split(cells, place, files), ignored
+    )
 
 
-def cells_of(where: str, raw: bytes, named: Columns | None = None, place: Place | None = None) -> Cells:
+def parse_cells(where: str, raw: bytes, named: Columns | None = None, place: TableFolder | None = None) -> TableCells:
     """The cells of a table; the files that are in `place` tell its encoding where that is none of Unicode's."""
 
-    def there(text: str) -> int:
+    def count_found(text: str) -> int:
         with suppress(DataError):
-            names = [name for name in _files(_cells(where, text, named)) if not name.isascii()]
-            return sum(any(map(place.find, _ways(name))) for name in names[:PROOFS]) if place else 0
+            names = [name for name in _file_names(_split_cells(where, text, named)) if not name.isascii()]
+            return (
+                sum(any(map(place.find, _candidate_paths(name))) for name in names[:MAX_PROBED_FILES]) if place else 0
+            )
         return 0
 
-    text, encoding = decoded(where, raw, there)
-    return replace(_cells(where, text, named), encoding=encoding)
+    text, encoding = decode_text(where, raw, count_found)
+    return replace(_split_cells(where, text, named), encoding=encoding)
 
 
-def _cells(where: str, text: str, named: Columns | None) -> Cells:
-    header, rows = delimited.table(where, text)
+def _split_cells(where: str, text: str, named: Columns | None) -> TableCells:
+    header, rows = delimited.parse_table(where, text)
     if not rows:
         raise DataError(f"{where} lists no images: there is no row below its header.")
     if odd := next((row for row in rows if len(row) != len(header)), None):
@@ -97,64 +105,64 @@ def _cells(where: str, text: str, named: Columns | None) -> Cells:
             f"The row of {odd[0]!r} in {where} has {len(odd)} cells, the header has {len(header)}. "
             f"Put labels that are joined by commas in quotes."
         )
-    return Cells(where, header, rows, named or Columns())
+    return TableCells(where, header, rows, named or Columns())
 
 
-def text_of(where: str, raw: bytes) -> str:
+def decode_table_text(where: str, raw: bytes) -> str:
     """The text in a file; see `encoding.decoded`."""
-    return decoded(where, raw)[0]
+    return decode_text(where, raw)[0]
 
 
 def is_list(path: Path) -> bool:
     """Whether a file is a text with paths of images in its first lines, as many data sets are published."""
-    if not path.name.lower().endswith(LISTS) or not path.is_file():
+    if not path.name.lower().endswith(LIST_SUFFIXES) or not path.is_file():
         return False
     with path.open("rb") as file:
-        return delimited.is_list_text(file.read(HEAD).replace(b"\0", b"").decode("latin-1"))
+        return delimited.is_list_text(file.read(HEAD_BYTES).replace(b"\0", b"").decode("latin-1"))
 
 
-def _files(cells: Cells) -> list[str]:
+def _file_names(cells: TableCells) -> list[str]:
     return [os.path.normpath(name.replace("\\", "/")) if name else "" for name in cells.column("file")]
 
 
-def _once(cells: Cells, files: list[str]) -> list[int]:
+def _first_rows(cells: TableCells, files: list[str]) -> list[int]:
     """The first row of each file."""
-    said, first = cells.labels, dict[str, int]()
+    labels, first = cells.labels, dict[str, int]()
     for row, name in ((row, name) for row, name in enumerate(files) if name):
-        if said[first.setdefault(name, row)] != said[row]:
+        if labels[first.setdefault(name, row)] != labels[row]:
             raise DataError(
-                f"{cells.where} lists {name} twice, as {said[first[name]]} and as {said[row]}. "
+                f"{cells.where} lists {name} twice, as {labels[first[name]]} and as {labels[row]}. "
                 f"An image has one row; several labels are joined by '|'."
             )
     return list(first.values())
 
 
-def _where(cells: Cells, place: Place, files: list[str], *, strict: bool) -> list[str]:
+def _locate_files(cells: TableCells, place: TableFolder, files: list[str], *, strict: bool) -> list[str]:
     """Where each file lies, seen from the table's folder; one that is not there keeps the name that it is listed by."""
     looked = place.watch(files, "files looked for", len(files))
-    ways = [next(filter(None, map(place.find, _ways(name))), "") for name in looked]
-    absent = [name for name, way in zip(files, ways, strict=True) if not way]
+    located = [next(filter(None, map(place.find, _candidate_paths(name))), "") for name in looked]
+    absent = [name for name, way in zip(files, located, strict=True) if not way]
     if absent and (strict or 2 * len(absent) > len(files)):
         raise DataError(
             f"{len(absent)} of {len(files)} files that {cells.where} lists are not there, the first is {absent[0]}. "
-            f"They are looked for in {place.name} and in a folder {IMAGES} there."
+            f"They are looked for in {place.name} and in a folder {IMAGE_FOLDER} there."
         )
-    return [way or name for name, way in zip(files, ways, strict=True)]
+    return [way or name for name, way in zip(files, located, strict=True)]
 
 
-def _ways(name: str) -> tuple[str, str]:
-    return name, f"{IMAGES}/{name}"
+def _candidate_paths(name: str) -> tuple[str, str]:
+    return name, f"{IMAGE_FOLDER}/{name}"
 
 
-def _parts(cells: Cells, place: Place, files: list[str]) -> list[int]:
+def _read_split(cells: TableCells, place: TableFolder, files: list[str]) -> list[int]:
     """The part of the split of each row: by a column, or by a table beside this one."""
-    beside = os.path.join(place.name, BESIDE)
-    if "split" in cells.places or not place.has(BESIDE) or beside == cells.where:
-        return cells.parts()
-    other = cells_of(beside, place.read(BESIDE), place=place)
+    beside = os.path.join(place.name, SPLIT_TABLE)
+    if "split" in cells.column_index or not place.has_file(SPLIT_TABLE) or beside == cells.where:
+        return cells.split_codes()
+    other = parse_cells(beside, place.read(SPLIT_TABLE), place=place)
     other.column("split")
-    known = dict(zip(map(composed, _files(other)), other.parts(), strict=True))
-    files = [composed(name) for name in files]
+    known = dict(zip(map(normalise_name, _file_names(other)), other.split_codes(), strict=True))
+    files = [normalise_name(name) for name in files]
     known[""] = UNSPLIT
     if lost := [name for name in files if name not in known]:
         table = os.path.basename(cells.where)

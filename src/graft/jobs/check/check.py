@@ -18,15 +18,21 @@ from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
 from graft.backbones.features import build_probe_features
 from graft.backbones.weights import resolve_weights_file
-from graft.data.classes import classes
+from graft.data.classes import find_class_problems
 from graft.data.dataset import SPLITS, TEST, UNSPLIT, VALID, Dataset
-from graft.data.duplicates import NOBODY, Twins, find_twins, found, joined
-from graft.data.images import Files
-from graft.data.quality import Finding, by_severity, column, counted, odd, unreadable
-from graft.data.readers.place import Place
+from graft.data.duplicates import (
+    NO_PARTNER,
+    NearDuplicates,
+    find_duplicate_problems,
+    find_near_duplicates,
+    join_user_groups,
+)
+from graft.data.images import ImageFiles
+from graft.data.quality import Finding, find_odd_images, find_unreadable, format_count, single_cases, sort_by_severity
+from graft.data.readers.place import TableFolder
 from graft.data.readers.source import read_source
-from graft.data.readers.text_table import cells_of, tabled
-from graft.data.split import folds
+from graft.data.readers.text_table import build_table_dataset, parse_cells
+from graft.data.split import assign_folds
 from graft.errors import DataError, UsageError
 from graft.features.embed import Embeddings, ImageScan, compute_image_stats, embed
 from graft.heads.choose import choose_head
@@ -35,7 +41,7 @@ from graft.jobs.check import gallery
 from graft.jobs.check.shortcuts import Shortcut, find_shortcuts
 from graft.metrics.calibration import fit_temperature
 from graft.model.label_errors import LabelErrors, find_label_errors, find_outliers
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft.training.material import FOLDS, Findings, Material, check_labelled, format_labels
 from graft_runtime.card import MULTICLASS
 from graft_runtime.decide import compute_probabilities
@@ -55,13 +61,13 @@ class CheckReport:
     data: Dataset
     usable: NDArray[np.intp]
     findings: list[Finding]
-    near_duplicates: Twins | None
+    near_duplicates: NearDuplicates | None
     label_errors: dict[int, str]
     shortcuts: list[Shortcut]
     seconds: float
 
     def __repr__(self) -> str:
-        return f"<Report on {self.data!r}: {counted(len(self.findings), 'finding')}>"
+        return f"<Report on {self.data!r}: {format_count(len(self.findings), 'finding')}>"
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain values for JSON."""
@@ -97,7 +103,7 @@ def check(
     boxes: bool = False,
     quick: bool = False,
     seed: int = 0,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> CheckReport:
     """Check a data set for faults that inflate scores, break training or cost accuracy. The source is not changed.
 
@@ -119,8 +125,10 @@ def check(
     seen = embed(frozen, data, seed=seed, watch=watch) if frozen else compute_image_stats(data, watch=watch)
     features = seen if isinstance(seen, Embeddings) else None
     good = data.take(seen.rows)
-    duplicates = find_twins(features, seen.digests, seen.hashes, good.labels, good.split, watch) if len(good) else None
-    groups = joined(duplicates.groups, good.groups) if duplicates else np.zeros(0, np.int64)
+    duplicates = (
+        find_near_duplicates(features, seen.digests, seen.hashes, good.labels, good.split, watch) if len(good) else None
+    )
+    groups = join_user_groups(duplicates.groups, good.groups) if duplicates else np.zeros(0, np.int64)
     errors = cross_check_labels(good, features, groups, frozen.widths, seed, watch) if frozen and features else None
     doubts = errors.name_suggestions(good) if errors else {}
     found_shortcuts = _find_shortcuts(good, seen, groups, seed)
@@ -130,27 +138,27 @@ def check(
         *_outlier_findings(features),
     ]
     findings = [
-        *unreadable(seen.faults, len(data)),
-        *(each.of(seen.rows) for each in row_findings),
-        *classes(good),
+        *find_unreadable(seen.faults, len(data)),
+        *(each.map_rows(seen.rows) for each in row_findings),
+        *find_class_problems(good),
         *_shortcut_findings(found_shortcuts),
     ]
     named = {int(seen.rows[row]): name for row, name in doubts.items()}
     seconds = time.monotonic() - start
-    return CheckReport(data, seen.rows, by_severity(findings), duplicates, named, found_shortcuts, seconds)
+    return CheckReport(data, seen.rows, sort_by_severity(findings), duplicates, named, found_shortcuts, seconds)
 
 
-def _image_findings(good: Dataset, seen: ScanResult, duplicates: Twins | None) -> Iterator[Finding]:
+def _image_findings(good: Dataset, seen: ScanResult, duplicates: NearDuplicates | None) -> Iterator[Finding]:
     """Yield the findings on duplicates and pixels; their cases are rows of the usable images."""
     if duplicates:
-        yield from found(duplicates, good, seen.image_stats.hashes)
-        yield from odd(seen.image_stats, good.names())
+        yield from find_duplicate_problems(duplicates, good, seen.image_stats.hashes)
+        yield from find_odd_images(seen.image_stats, good.names())
 
 
 def _outlier_findings(embedded: Embeddings | None) -> Iterator[Finding]:
     if embedded and len(far := find_outliers(embedded)):
-        says = f"{counted(len(far), 'image')} unlike all others"
-        yield Finding("outlier", "note", says, "See that they belong to the set at all.", column(far))
+        says = f"{format_count(len(far), 'image')} unlike all others"
+        yield Finding("outlier", "note", says, "See that they belong to the set at all.", single_cases(far))
 
 
 def cross_check_labels(
@@ -159,7 +167,7 @@ def cross_check_labels(
     groups: NDArray[np.int64],
     widths: Sequence[int],
     seed: int,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> LabelErrors | None:
     """Find label errors, in the test part too, by a ridge head fitted without the image and its near-duplicates."""
     unknown = good.task == MULTICLASS and (good.labels < 0).any()
@@ -173,16 +181,18 @@ def cross_check_labels(
 
 def _label_error_findings(good: Dataset, doubts: Mapping[int, str]) -> Iterator[Finding]:
     if doubts:
-        says = f"{counted(len(doubts), 'label')} in doubt: a head that never saw the image gives another one"
+        says = f"{format_count(len(doubts), 'label')} in doubt: a head that never saw the image gives another one"
         advice = "Look from the top, and correct what is wrong; hard images with true labels are worth keeping."
         notes = [f"rather {other}?" for other in doubts.values()]
-        yield Finding("label", "warning", says, advice, column(np.array(list(doubts))), notes)
+        yield Finding("label", "warning", says, advice, single_cases(np.array(list(doubts))), notes)
 
 
 def _find_shortcuts(good: Dataset, seen: ScanResult, groups: NDArray[np.int64], seed: int) -> list[Shortcut]:
     if good.task != MULTICLASS or not len(good):
         return []
-    return list(find_shortcuts(seen.image_stats, good.labels, folds(good.labels, groups, seen.digests, FOLDS, seed)))
+    return list(
+        find_shortcuts(seen.image_stats, good.labels, assign_folds(good.labels, groups, seen.digests, FOLDS, seed))
+    )
 
 
 def _shortcut_findings(found_shortcuts: list[Shortcut]) -> Iterator[Finding]:
@@ -216,15 +226,15 @@ def select_kept_rows(report: CheckReport) -> NDArray[np.intp]:
     is_leak = ~is_test & np.isin(duplicates.groups, duplicates.groups[is_test])
     candidates = np.flatnonzero(~is_leak & ~_conflict_mask(duplicates))
     order = candidates[np.argsort(~is_test[candidates], kind="stable")]  # a copy in the test part is the one that stays
-    _, first = np.unique(duplicates.first[order], return_index=True)
+    _, first = np.unique(duplicates.first_copies[order], return_index=True)
     return np.sort(report.usable[order[first]])
 
 
-def _conflict_mask(duplicates: Twins) -> NDArray[np.bool_]:
+def _conflict_mask(duplicates: NearDuplicates) -> NDArray[np.bool_]:
     """Return a mask of the images of whose content some copy has another label."""
-    rows = np.flatnonzero(duplicates.disputed != NOBODY)
-    same = rows[duplicates.first[rows] == duplicates.first[duplicates.disputed[rows]]]
-    return np.isin(duplicates.first, duplicates.first[same])
+    rows = np.flatnonzero(duplicates.conflicting != NO_PARTNER)
+    same = rows[duplicates.first_copies[rows] == duplicates.first_copies[duplicates.conflicting[rows]]]
+    return np.isin(duplicates.first_copies, duplicates.first_copies[same])
 
 
 def write(report: CheckReport, path: Path, *, force: bool = False) -> int:
@@ -234,7 +244,7 @@ def write(report: CheckReport, path: Path, *, force: bool = False) -> int:
     UsageError for images that are not files, DataError for names that a table cannot hold, and OutputError.
     """
     check_cleaned(path, force=force)
-    if not isinstance(report.data.images, Files):
+    if not isinstance(report.data.images, ImageFiles):
         raise UsageError(f"--fix lists files, and the images of {report.data.root or 'this source'} are none.")
     rows = select_kept_rows(report)
     data = report.data.take(rows)
@@ -269,7 +279,9 @@ def _format_csv(columns: dict[str, list[str]]) -> str:
 
 def _check_round_trip(path: Path, text: str, columns: dict[str, list[str]]) -> None:
     """Raise DataError unless `fit` reads the same from it; a comma in a class name, say, makes two labels of one."""
-    again = tabled(cells_of(str(path), text.encode()), Place.of(path.parent), None, strict=False)
+    again = build_table_dataset(
+        parse_cells(str(path), text.encode()), TableFolder.from_folder(path.parent), None, strict=False
+    )
     written = zip(map(os.path.normpath, columns["file"]), columns["label"], strict=True)
     for mine, read in zip(written, zip(again.names(), format_labels(again, "|", ""), strict=True), strict=True):
         if mine != read:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from graft.data.dataset import SPLITS, Dataset, pixels
+from graft.data.dataset import SPLITS, Dataset, decode_pixels
 from graft.data.quality import Finding
 from graft.jobs import outputs
 from graft.jobs.pages import CSS, make_thumbnail
@@ -68,7 +68,7 @@ class _ThumbnailGallery:
 
     def _render_image(self, row: int) -> str:
         try:
-            small = make_thumbnail(pixels(self.data.read(row), SIDE), SIDE)
+            small = make_thumbnail(decode_pixels(self.data.read(row), SIDE), SIDE)
         except (ImageError, OSError):  # the finding itself says why
             return '<div class="none" role="img" aria-label="cannot be shown">?</div>'
         size = f'width="{small.width}" height="{small.height}"'

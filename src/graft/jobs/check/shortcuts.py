@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.image_stats import Looks
+from graft.data.image_stats import ImageStats
 
 MAX_DEPTH, MIN_LEAF_IMAGES = 6, 5  # of the decision trees
 MIN_IMAGES = 30  # below, chance alone finds too many
@@ -29,7 +29,7 @@ class Shortcut:
         return self.accuracy - self.chance > SUSPICIOUS_SHARE * (1 - self.chance)
 
 
-def find_shortcuts(image_stats: Looks, labels: NDArray[np.integer], folds: NDArray[np.int8]) -> Iterator[Shortcut]:
+def find_shortcuts(image_stats: ImageStats, labels: NDArray[np.integer], folds: NDArray[np.int8]) -> Iterator[Shortcut]:
     """Cross-validate size, border colour and mean colour as predictors of the class, over these folds."""
     if len(labels) < MIN_IMAGES or len(np.unique(labels)) < 2:
         return

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from graft import atomic
-from graft.data.readers.folder import natural
+from graft.data.readers.folder import natural_key
 from graft.errors import OutputError
 from graft.jobs.collect import manifest
 from graft.jobs.collect.crawl import crawl
@@ -37,7 +37,7 @@ from graft.jobs.collect.manifest import (
     OutcomeJournal,
 )
 from graft.jobs.collect.url_list import UrlRow, assign_folders, read_rows
-from graft.progress import Watch, Work, unwatched
+from graft.progress import ProgressTask, ProgressWrapper, no_progress
 from graft_runtime import safe_files
 
 STAGING_FOLDER = ".collect"
@@ -60,7 +60,7 @@ class CollectResult:
             "manifest": str(self.folder / manifest.MANIFEST),
             "images": len(done),
             "bytes": sum(line.bytes for line in done),
-            "classes": {label: classes[label] for label in sorted(classes, key=natural)},
+            "classes": {label: classes[label] for label in sorted(classes, key=natural_key)},
             "duplicates": states[DUPLICATE],
             "conflicts": [f"{line.url}: {line.reason}" for line in self.rows if line.status == CONFLICT],
             REFUSED: self._reasons(REFUSED),
@@ -80,7 +80,7 @@ def collect(
     label: str = "",
     limits: FetchLimits | None = None,
     retry: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> CollectResult:
     """Fetch the images of a list of URLs into class folders with a manifest.csv.
 
@@ -101,7 +101,7 @@ def collect(
             urls = dict.fromkeys(row.url for row in rows if not row.fault)
             again = (FAILED, REFUSED) if retry else (FAILED,)
             wanted = [url for url in urls if url not in known or known[url].status in again]
-            work = Work("images", before=len(urls) - len(wanted))
+            work = ProgressTask("images", done_before=len(urls) - len(wanted))
             for outcome in watch(crawl(wanted[: limits.max_urls], staging, limits), work, len(urls)):
                 journal.add(outcome)
                 known[outcome.url] = outcome

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.data.readers.columns import GUESSED, Cells
-from graft.data.readers.text_table import cells_of, content, text_of
+from graft.data.readers.columns import COLUMN_NAMES, TableCells
+from graft.data.readers.text_table import decode_table_text, parse_cells, read_table_bytes
 from graft.errors import DataError, UsageError
 
 URL_COLUMNS = ("url", "urls", "image_url", "link", "href", "src")
@@ -44,11 +44,11 @@ def read_rows(path: Path, label: str = "") -> list[UrlRow]:
     `label` is for a list without labels. Raises DataError and UsageError.
     """
     label = unicodedata.normalize("NFC", label.strip())
-    raw = content(path)
+    raw = read_table_bytes(path)
     if path.suffix.lower() == ".txt":
-        rows = _from_text(path, text_of(str(path), raw), label)
+        rows = _from_text(path, decode_table_text(str(path), raw), label)
     else:
-        rows = _from_table(cells_of(str(path), raw), label)
+        rows = _from_table(parse_cells(str(path), raw), label)
     if not rows:
         raise DataError(f"{path} lists no URL.")
     return rows
@@ -61,12 +61,12 @@ def _from_text(path: Path, text: str, label: str) -> list[UrlRow]:
     return [UrlRow(line, label) for line in lines if line and not line.startswith("#")]
 
 
-def _from_table(cells: Cells, label: str) -> list[UrlRow]:
-    table_labels, given = _find_column(cells, GUESSED["label"]), [label] * len(cells.rows)
+def _from_table(cells: TableCells, label: str) -> list[UrlRow]:
+    table_labels, given = _find_column(cells, COLUMN_NAMES["label"]), [label] * len(cells.rows)
     if label and table_labels:
         raise UsageError(f"{cells.where} has a column of labels; --label is for lists without them.")
     urls = _find_column(cells, URL_COLUMNS)
-    if lacking := URL_COLUMNS if not urls else GUESSED["label"] if not table_labels and not label else ():
+    if lacking := URL_COLUMNS if not urls else COLUMN_NAMES["label"] if not table_labels and not label else ():
         raise DataError(
             f"{cells.where} has no column called {', '.join(lacking[:-1])} or {lacking[-1]}. "
             f"Its columns are {', '.join(map(repr, cells.header))}."
@@ -77,7 +77,7 @@ def _from_table(cells: Cells, label: str) -> list[UrlRow]:
     return [UrlRow(*row) for row in zip(*columns, strict=True)]
 
 
-def _find_column(cells: Cells, names: Sequence[str]) -> list[str]:
+def _find_column(cells: TableCells, names: Sequence[str]) -> list[str]:
     """Return the first column with one of these names; [] where there is none."""
     header = [name.lower() for name in cells.header]
     at = next((header.index(name) for name in names if name in header), None)

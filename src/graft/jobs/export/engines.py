@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.extras import needed
+from graft.extras import require_package
 from graft.jobs.export.parity import AnswerStream, BuildFile, RunPixels, build_answer_stream
 from graft.model.classifier import Classifier
 from graft_runtime import contract
@@ -49,7 +49,7 @@ def open_openvino(content: bytes) -> tuple[AnswerStream, RunPixels, str]:
 
 def check() -> None:
     """Raise UsageError where PyTorch is not installed."""
-    needed("torch", "A program of torch.export is written by PyTorch, and that")
+    require_package("torch", "A program of torch.export is written by PyTorch, and that")
 
 
 def build_program(classifier: Classifier) -> tuple[tuple[str, ...], BuildFile]:

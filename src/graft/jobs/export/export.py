@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from graft.backbones import graph as graphs
 from graft.backbones import preprocess_graph, wire
-from graft.data.dataset import DIGEST, Dataset, digest, pixels
+from graft.data.dataset import DIGEST, Dataset, compute_digest, decode_pixels
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
 from graft.features import loading
@@ -29,7 +29,7 @@ from graft.jobs.export.shrink import fold_constants
 from graft.jobs.pages import make_thumbnail
 from graft.model.classifier import Classifier
 from graft.model.network import build_classifier_graph
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft_runtime import contract
 from graft_runtime.contract import Export, ModelFileError, TrainingImage
 from graft_runtime.predictor import Predictor
@@ -51,7 +51,7 @@ def export(
     allow_loss: float = DEFAULT_ALLOWED_LOSS,
     evidence: Any = None,
     force: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> dict[str, Any]:
     """Export a classifier, one saved in a folder, or a network by name, as one file; return a report of the check.
 
@@ -143,7 +143,7 @@ def _build_export(
     )
 
 
-def _iter_prepared(classifier: Classifier, data: Dataset, watch: Watch) -> Iterator[NDArray[np.uint8]]:
+def _iter_prepared(classifier: Classifier, data: Dataset, watch: ProgressWrapper) -> Iterator[NDArray[np.uint8]]:
     """Yield the readable images as the network receives them."""
     prepare = partial(loading.prepare_image, classifier.network.preprocess)
     count = 0
@@ -179,7 +179,7 @@ def _heldout_scores(classifier: Classifier) -> tuple[float, ...]:
 
 
 def _compare_file(
-    classifier: Classifier, kind: str, file: bytes, parity_images: ParityImages, watch: Watch
+    classifier: Classifier, kind: str, file: bytes, parity_images: ParityImages, watch: ProgressWrapper
 ) -> parity.Parity:
     try:
         stream, run, runtime = OPENERS[kind](file)
@@ -234,7 +234,7 @@ def _is_export(path: Path) -> bool:
 # --- training images that the file shows as evidence ------------------------------------------------------------------
 
 
-def collect_neighbours(classifier: Classifier, source: Any, watch: Watch) -> tuple[TrainingImage, ...]:
+def collect_neighbours(classifier: Classifier, source: Any, watch: ProgressWrapper) -> tuple[TrainingImage, ...]:
     """Return the training images whose features the classifier stores, with thumbnails of those in the source.
 
     They are found by name, and get a thumbnail only if their content was trained on: a file may have changed since.
@@ -252,7 +252,7 @@ def collect_neighbours(classifier: Classifier, source: Any, watch: Watch) -> tup
     found_names = [name for name in known.names if name in rows]
 
     def render(raw: bytes | NDArray[np.uint8]) -> tuple[bytes, str]:
-        return digest(raw), make_thumbnail(pixels(raw, SIDE), SIDE).base64_text
+        return compute_digest(raw), make_thumbnail(decode_pixels(raw, SIDE), SIDE).base64_text
 
     images = loading.load_each(data.take(np.array([rows[name] for name in found_names], np.intp)), render, watch)
     found = {found_names[each.row]: each.value for each in images if each.value}

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graft.data import dataset as table
-from graft.data.dataset import TEST, Dataset, pixels
-from graft.data.images import InMemory
-from graft.data.readers.folder import loose
+from graft.data.dataset import TEST, Dataset, decode_pixels
+from graft.data.images import InMemoryImages
+from graft.data.readers.folder import list_loose_images
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
 from graft.features import loading
@@ -25,7 +25,7 @@ from graft.jobs.direct import relabel_dataset
 from graft.model import scoring
 from graft.model.classifier import Classifier
 from graft.model.comparison import paired_interval
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import PROBABILITIES, UNKNOWN, Export
 from graft_runtime.decide import DEFAULT_THRESHOLD, NOT_FINITE, UNKNOWN_RATE, build_answers, unknown_threshold
@@ -110,7 +110,7 @@ def compare_export(
     run_one: Callable[[Any], Any],
     size: int,
     parity_images: ParityImages,
-    watch: Watch,
+    watch: ProgressWrapper,
 ) -> Parity:
     """Compare the classifier with an export; `run_one` runs the export on one decoded image, for its speed."""
     output = classifier.run_forward(parity_images.data, watch=watch)
@@ -156,7 +156,7 @@ def build_answer_stream(run: RunPixels, card: Card, export: Export) -> AnswerStr
     border, enough = unknown_threshold(export.strays, UNKNOWN_RATE), card.enough
 
     def stream(images: Iterator[Any]) -> Iterator[Prediction]:
-        for _, same in groupby((pixels(image, enough) for image in images), key=np.shape):
+        for _, same in groupby((decode_pixels(image, enough) for image in images), key=np.shape):
             while batch := list(islice(same, RUN_BATCH)):
                 try:
                     found = run(np.stack(batch))
@@ -218,7 +218,7 @@ def _measure_speed(classifier: Classifier, run_one: Callable[[Any], Any], data: 
 
     ways, spent = (trained, run_one), ([], [])
     rows = range(0, len(data), max(1, len(data) // TIMED_IMAGES))
-    for image in [pixels(data.read(row), preprocess.decode_size) for row in rows][:TIMED_IMAGES]:
+    for image in [decode_pixels(data.read(row), preprocess.decode_size) for row in rows][:TIMED_IMAGES]:
         for turn in range(TIMED_REPEATS + 1):
             for way, times in zip(ways, spent, strict=True):
                 began = time.perf_counter()
@@ -240,7 +240,7 @@ class ParityImages:
     has_labels: bool
 
 
-def collect_parity_images(classifier: Classifier, source: Any, watch: Watch) -> ParityImages:
+def collect_parity_images(classifier: Classifier, source: Any, watch: ProgressWrapper) -> ParityImages:
     """Select the source's images that the classifier was tested on or, without any, was not trained on.
 
     A folder of images without class folders has no labels. Without a source, images are generated. Raises DataError for
@@ -269,10 +269,10 @@ def generate_images() -> Dataset:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG" if number % 2 else "PNG")
         files.append(file.getvalue())
-    return Dataset(InMemory(files), np.full(len(files), -1, np.int32), (), np.zeros(len(files), np.int8))
+    return Dataset(InMemoryImages(files), np.full(len(files), -1, np.int32), (), np.zeros(len(files), np.int8))
 
 
-def _read_images(classifier: Classifier, source: Any, watch: Watch) -> tuple[Dataset, bool]:
+def _read_images(classifier: Classifier, source: Any, watch: ProgressWrapper) -> tuple[Dataset, bool]:
     if isinstance(source, str | Path) and (files := _list_loose_images(Path(source))):
         return table.from_paths(files), False
     if classifier.card.strategy == "direct":
@@ -286,12 +286,12 @@ def _list_loose_images(path: Path) -> list[Path]:
     """List the images directly in a folder, unless it has a table of them; or the one image."""
     if path.is_file() and is_image(path.name):
         return [path]
-    return [path / name for name in loose(path)]
+    return [path / name for name in list_loose_images(path)]
 
 
-def _select_held_out(classifier: Classifier, data: Dataset, watch: Watch) -> tuple[NDArray[np.intp], bool]:
+def _select_held_out(classifier: Classifier, data: Dataset, watch: ProgressWrapper) -> tuple[NDArray[np.intp], bool]:
     """Return (rows to check on, whether they are held out), by the classifier's digests and the source's split."""
-    readable = [each for each in loading.load_each(data, table.digest, watch) if each.value is not None]
+    readable = [each for each in loading.load_each(data, table.compute_digest, watch) if each.value is not None]
     rows = np.array([each.row for each in readable], np.intp)
     memory = classifier.memory
     tested = {digest.tobytes() for digest in memory.tested.digests} if memory and memory.tested else set[bytes]()

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from graft import atomic
 from graft.data.cache import cache_folder
-from graft.data.dataset import pixels
+from graft.data.dataset import decode_pixels
 from graft.errors import ExportError, OutputError
 from graft.jobs import outputs
 from graft.jobs.export import parity
 from graft.jobs.export.parity import ParityImages
 from graft.model import storage
 from graft.model.classifier import Classifier
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft_runtime import contract, safe_files
 from graft_runtime.card import Card
 from graft_runtime.decide import Answer
@@ -69,7 +69,7 @@ def check_output(folder: Path, force: bool) -> None:
         raise OutputError(f"{folder} is there already. Use --force to replace it, or choose another name.")
 
 
-def fetch_runtime(watch: Watch) -> Path:
+def fetch_runtime(watch: ProgressWrapper) -> Path:
     """Return the cache folder of onnxruntime-web's files, which npm fetches where they are missing or damaged.
 
     Raises ExportError.
@@ -122,7 +122,12 @@ def _copy_runtime(dist: Path, folder: Path) -> None:
 
 
 def write(
-    folder: Path, file: bytes, runtime: Path, classifier: Classifier, parity_images: ParityImages, watch: Watch
+    folder: Path,
+    file: bytes,
+    runtime: Path,
+    classifier: Classifier,
+    parity_images: ParityImages,
+    watch: ProgressWrapper,
 ) -> parity.Parity:
     """Write the folder atomically; return the comparison with its files, run in Node on some of the images.
 
@@ -145,7 +150,9 @@ def write(
     return found
 
 
-def _check_in_node(fresh: Path, classifier: Classifier, parity_images: ParityImages, watch: Watch) -> parity.Parity:
+def _check_in_node(
+    fresh: Path, classifier: Classifier, parity_images: ParityImages, watch: ProgressWrapper
+) -> parity.Parity:
     some = replace(
         parity_images,
         data=parity_images.data.take(parity.sample_evenly(np.arange(len(parity_images.data)), MAX_NODE_IMAGES)),
@@ -155,7 +162,7 @@ def _check_in_node(fresh: Path, classifier: Classifier, parity_images: ParityIma
     with _run_node(fresh) as predict_one:
 
         def stream(raws: Iterator[Any]) -> Iterator[Prediction]:
-            return (predict_one(pixels(raw, enough)) for raw in raws)
+            return (predict_one(decode_pixels(raw, enough)) for raw in raws)
 
         found = parity.compare_export(classifier, stream, predict_one, size, some, watch)
     return replace(found, runtime=f"{PACKAGE} {VERSION}")

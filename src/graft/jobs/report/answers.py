@@ -9,13 +9,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.dataset import Dataset, pixels
+from graft.data.dataset import Dataset, decode_pixels
 from graft.features import loading
 from graft.jobs.pages import make_thumbnail
 from graft.model.classifier import Classifier
 from graft.model.explain import draw_saliency, saliency_maps
 from graft.model.memory import EvaluationRecord
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import DEFAULT_THRESHOLD
 from graft_runtime.formatting import join_names
@@ -124,7 +124,11 @@ class ReportImages:
 
 
 def render_images(
-    classifier: Classifier, answers: ReportPredictions, source: Dataset, source_rows: Mapping[int, int], watch: Watch
+    classifier: Classifier,
+    answers: ReportPredictions,
+    source: Dataset,
+    source_rows: Mapping[int, int],
+    watch: ProgressWrapper,
 ) -> ReportImages:
     """Render the selected images; `source_rows` maps the rows of the test images found in `source` to its rows."""
     wanted = [row for row in select_images(answers) if row in source_rows]
@@ -135,7 +139,7 @@ def render_images(
     prepare = classifier.network.preprocess
 
     def render(raw: bytes | NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
-        whole = pixels(raw, prepare.decode_size)
+        whole = decode_pixels(raw, prepare.decode_size)
         return make_thumbnail(whole, SIDE).uri, prepare.prepare(whole)
 
     for image in loading.load_each(source.take(rows), render, watch):

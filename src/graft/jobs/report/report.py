@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from graft.data.dataset import Dataset, digest
+from graft.data.dataset import Dataset, compute_digest
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ModelError
 from graft.features import loading
@@ -25,7 +25,7 @@ from graft.jobs.report import figures
 from graft.jobs.report.answers import MAX_LARGE_MISTAKES, ReportImages, ReportPredictions, render_images
 from graft.model.classifier import Classifier, load
 from graft.model.history import describe_phase
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 
 MAX_MATRIX_CLASSES = 24  # above, the confusion matrix is a list of the most frequent confusions
 MAX_CONFUSED_PAIRS = 20
@@ -40,7 +40,7 @@ def report(
     *,
     columns: str = "",
     force: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Path:
     """Write the report of a saved classifier: its scores, its mistakes, and how well it is calibrated.
 
@@ -71,7 +71,7 @@ def report(
 def render_report(
     classifier: Classifier,
     source: Dataset | None = None,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
     source_args: str = "",
     home: str | Path | None = None,
 ) -> str:
@@ -112,13 +112,13 @@ def render_report(
     )
 
 
-def _locate_test_images(answers: ReportPredictions, source: Dataset, watch: Watch) -> dict[int, int]:
+def _locate_test_images(answers: ReportPredictions, source: Dataset, watch: ProgressWrapper) -> dict[int, int]:
     """Map the rows of the test images to rows of the source, by content."""
     if tuple(source.names()) == answers.exam.names:  # called by `fit` and `update` with the test images themselves
         return {row: row for row in range(len(source))}
     rows = {each.tobytes(): row for row, each in enumerate(answers.exam.digests)}
     found: dict[int, int] = {}
-    for image in loading.load_each(source, digest, watch):
+    for image in loading.load_each(source, compute_digest, watch):
         if image.value in rows:
             found[rows[image.value]] = image.row
     if not found:

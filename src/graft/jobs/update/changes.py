@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.classes import join_names
-from graft.data.dataset import Labels, digest
-from graft.data.images import Files
-from graft.data.readers.place import composed
-from graft.data.readers.text_table import cells_of, content
+from graft.data.dataset import Labels, compute_digest
+from graft.data.images import ImageFiles
+from graft.data.readers.place import normalise_name
+from graft.data.readers.text_table import parse_cells, read_table_bytes
 from graft.errors import DataError, UsageError
 from graft.model.memory import EvaluationRecord, ImageRecords
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft_runtime.image import ImageError
 
 NameMap = dict[str, str | None]  # the new name of each class; None: it is removed
@@ -154,14 +154,14 @@ def remap_predictions(
 
 
 def apply_corrections(
-    images: ImageRecords, classes: Sequence[str], path: Path, watch: Watch
+    images: ImageRecords, classes: Sequence[str], path: Path, watch: ProgressWrapper
 ) -> tuple[NDArray[np.integer], int]:
     """Apply a table with the columns file and label; return (labels, how many changed). Other images keep theirs.
 
     An image is found by its content where the file exists, relative to the table's folder, else by its name. Raises
     DataError for files that are none of the images, and UsageError for labels that are no class.
     """
-    cells, labels = cells_of(str(path), content(path)), images.labels.copy()
+    cells, labels = parse_cells(str(path), read_table_bytes(path)), images.labels.copy()
     find = _Finder(images, path.parent)
     missing, rows_of = list[str](), dict[int, tuple[str, ...]]()
     pairs = list(zip(cells.column("file"), cells.labels, strict=True))
@@ -199,14 +199,14 @@ class _Finder:
         self._names: dict[str, list[int]] = {}
         for row, (own, name) in enumerate(zip(images.digests, images.names, strict=True)):
             self._contents.setdefault(own.tobytes(), []).append(row)
-            self._names.setdefault(composed(os.path.normpath(name)), []).append(row)
+            self._names.setdefault(normalise_name(os.path.normpath(name)), []).append(row)
 
     def __call__(self, file: str) -> list[int]:
         """Return the rows with the file's content; where it cannot be read, those whose name ends its path."""
         plain = os.path.normpath(file.replace("\\", "/"))
         try:
-            return self._contents.get(digest(Files.of([plain], str(self._folder)).read(0)), [])
+            return self._contents.get(compute_digest(ImageFiles.from_names([plain], str(self._folder)).read(0)), [])
         except (OSError, ImageError):
-            parts = composed(plain).split("/")
+            parts = normalise_name(plain).split("/")
             endings = ("/".join(parts[at:]) for at in range(len(parts)))
             return next((self._names[ending] for ending in endings if ending in self._names), [])

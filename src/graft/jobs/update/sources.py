@@ -16,19 +16,19 @@ from graft.backbones.features import Features
 from graft.backbones.graph import TOP, Graph, graph_key
 from graft.backbones.weights import RANDOM, WeightsSource
 from graft.data.cache import cache_folder
-from graft.data.classes import followers
-from graft.data.dataset import Dataset, Labels, digest, grouped
-from graft.data.images import Files, Recalled, Several
-from graft.data.readers.folder import loose
+from graft.data.classes import find_new_classes
+from graft.data.dataset import Dataset, Labels, compute_digest, concatenate_groups
+from graft.data.images import CachedImages, ConcatenatedImages, ImageFiles
+from graft.data.readers.folder import list_loose_images
 from graft.data.readers.source import read_source
 from graft.errors import DataError, UpdateError, WeightsError
-from graft.extras import needed
+from graft.extras import require_package
 from graft.features import loading
 from graft.features.embed import Embeddings, embed
 from graft.heads.designs import HEAD_NAMES
 from graft.model.classifier import Classifier
 from graft.model.memory import ImageRecords
-from graft.progress import Watch
+from graft.progress import ProgressWrapper
 from graft.training.choices import Choices
 from graft.training.strategies import EarlyFeatures, Probe
 from graft_runtime.card import MULTILABEL
@@ -56,16 +56,16 @@ def get_image_records(classifier: Classifier) -> ImageRecords:
 
 
 def rebuild_dataset(
-    records: ImageRecords, labels: Labels, classes: tuple[str, ...], photos: Any, watch: Watch
+    records: ImageRecords, labels: Labels, classes: tuple[str, ...], photos: Any, watch: ProgressWrapper
 ) -> Dataset:
     """Return the recorded images with these labels; those found in `photos` by content can be read."""
     source = None if photos is None else read_source(photos, watch=watch)
     source_rows = np.full(len(records.names), -1, np.intp)
     if source is not None:
-        rows = {each.value: each.row for each in loading.load_each(source, digest, watch) if each.value}
+        rows = {each.value: each.row for each in loading.load_each(source, compute_digest, watch) if each.value}
         source_rows[:] = [rows.get(own.tobytes(), -1) for own in records.digests]
     names = np.array(records.names, dtype=np.dtypes.StringDType())
-    column = Recalled(
+    column = CachedImages(
         names, records.digests, source_rows, source.images if source else None, source.root if source else ""
     )
     groups = records.groups if len(records.groups) else None
@@ -86,7 +86,7 @@ def check_images_available(data: Dataset, count: int, faults: dict[int, str], ph
 
 
 def check_head_features(
-    read: Features, embedded: Embeddings, data: Dataset, count: int, photos: Any, watch: Watch
+    read: Features, embedded: Embeddings, data: Dataset, count: int, photos: Any, watch: ProgressWrapper
 ) -> None:
     """Check the same for the features that the head reads, where near-duplicates were found by others."""
     if read.cache_key() != embedded.store.folder.name:
@@ -96,7 +96,7 @@ def check_head_features(
 # --- added images -----------------------------------------------------------------------------------------------------
 
 
-def append_source(old: Dataset, source: Any, watch: Watch) -> Dataset:
+def append_source(old: Dataset, source: Any, watch: ProgressWrapper) -> Dataset:
     """Append the images of a source to those of a classifier; new classes come after its own.
 
     Raises DataError for a source without images, with classes that differ only in spelling, or with labels of the other
@@ -104,7 +104,7 @@ def append_source(old: Dataset, source: Any, watch: Watch) -> Dataset:
     """
     new = _read_added(source, watch)
     source_name = new.root or "what is added"
-    classes = (*old.classes, *followers(source_name, new.classes, old.classes))
+    classes = (*old.classes, *find_new_classes(source_name, new.classes, old.classes))
     multilabel = old.task == MULTILABEL
     if multilabel and len(classes) > len(old.classes):
         raise DataError(
@@ -117,20 +117,20 @@ def append_source(old: Dataset, source: Any, watch: Watch) -> Dataset:
     added = _map_labels(new, order, len(classes)) if multilabel else order[new.labels]
     labels: Labels = np.concatenate([old.labels, added])  # pyright: ignore[reportAssignmentType]  # both of one kind
     return Dataset(
-        Several.of((old.images, new.images)),
+        ConcatenatedImages.from_columns((old.images, new.images)),
         labels,
         classes,
         np.concatenate([old.split, new.split]),
         {what: old.ignored.get(what, 0) + new.ignored.get(what, 0) for what in (*old.ignored, *new.ignored)},
-        grouped(old, new),
+        concatenate_groups(old, new),
         new.columns or old.columns,
     )
 
 
-def _read_added(source: Any, watch: Watch) -> Dataset:
-    if isinstance(source, str | Path) and (names := loose(Path(source))):
+def _read_added(source: Any, watch: ProgressWrapper) -> Dataset:
+    if isinstance(source, str | Path) and (names := list_loose_images(Path(source))):
         folder = Path(source).absolute()
-        files = Files.of([f"{folder.name}/{name}" for name in names], str(folder.parent))
+        files = ImageFiles.from_names([f"{folder.name}/{name}" for name in names], str(folder.parent))
         one = np.zeros(len(names), np.int32)
         return Dataset(files, one, (unicodedata.normalize("NFC", folder.name),), one.astype(np.int8))
     return read_source(source, (), watch=watch)
@@ -185,7 +185,7 @@ def _restore_graph(classifier: Classifier, source: WeightsSource) -> Graph:
 def _load_original_weights(name: str, source: WeightsSource, seed: int) -> Backbone:
     """Load the weights from the file of then, if it still exists; else from where weights usually come from."""
     if source.where == RANDOM:
-        needed("torch", "Random weights are drawn again by PyTorch, and that")
+        require_package("torch", "Random weights are drawn again by PyTorch, and that")
         from graft.torch.restore import build_random_backbone
 
         return build_random_backbone(name, seed)

@@ -31,7 +31,7 @@ from graft.model import storage
 from graft.model.classifier import Classifier, load
 from graft.model.comparison import WORSE, ClassChange, ComparedClassifier, Comparison, compare, compare_classes
 from graft.model.memory import EvaluationRecord, Memory
-from graft.progress import Watch, unwatched
+from graft.progress import ProgressWrapper, no_progress
 from graft.training.material import Material, format_labels, prepare_material
 from graft.training.probe import fit_probe, get_probe_features
 from graft_runtime.card import MULTILABEL
@@ -52,7 +52,7 @@ def update(
     allow_worse: bool = False,
     report: bool = True,
     force: bool = False,
-    watch: Watch = unwatched,
+    watch: ProgressWrapper = no_progress,
 ) -> Classifier:
     """Add, rename, merge or remove classes of a saved classifier, or correct labels, without its old photos.
 
@@ -128,7 +128,7 @@ class _UpdateInputs:
 
 
 def _refit_head(
-    old: Classifier, changes: Changes, photos: Any, times: dict[str, float], watch: Watch
+    old: Classifier, changes: Changes, photos: Any, times: dict[str, float], watch: ProgressWrapper
 ) -> tuple[Classifier, Material]:
     """Fit the head on the changed data set; return the classifier and its training material."""
     sources.get_image_records(old)
@@ -172,7 +172,7 @@ def _refit_head(
     return replace(classifier, card=card, report=classifier.report | {"update": change_report}), material
 
 
-def _build_inputs(old: Classifier, changes: Changes, photos: Any, watch: Watch) -> _UpdateInputs:
+def _build_inputs(old: Classifier, changes: Changes, photos: Any, watch: ProgressWrapper) -> _UpdateInputs:
     records, names = sources.get_image_records(old), changes.map_names(old.classes)
     labels, count = records.labels, 0
     if changes.correct:
