@@ -133,7 +133,8 @@ def test_an_export_in_the_cache_is_made_again_only_where_it_is_of_no_use(
 def test_a_file_is_served_without_torch() -> None:
     code = (
         "import sys; from graft.jobs import serve; from graft.progress import no_progress; from pathlib import Path;"
-        f"serve.export_to_cache(Path({str(Path(__file__))!r}), None, no_progress); print('HEAVY', 'torch' in sys.modules)"
+        f"serve.export_to_cache(Path({str(Path(__file__))!r}), None, no_progress);"
+        "print('HEAVY', 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "HEAVY False"

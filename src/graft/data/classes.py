@@ -70,19 +70,18 @@ def _fold_name(name: str) -> str:
 
 MIN_IMAGES = 10  # images of a class below which a score of it means little
 IMBALANCE_RATIO = 10  # times as many images in the largest class as in the smallest
-SEVERAL, ALONE = 5, 0.9  # images, and the share of them with a class of their own, that make them no classes
+MIN_CHECKED, SINGLETON_SHARE = 5, 0.9  # images, and the share of them alone in their class: these are no classes
 
 
 def check_classes_repeat(data: Dataset) -> None:
     """Raises DataError where nearly each image has a class of its own, from which nothing can be learned."""
     singletons = int((data.counts() == 1).sum())
-    if data.task == MULTICLASS and len(data) >= SEVERAL and singletons >= ALONE * len(data):
+    if data.task == MULTICLASS and len(data) >= MIN_CHECKED and singletons >= SINGLETON_SHARE * len(data):
         first = data.classes[int((data.counts() == 1).argmax())]
         raise DataError(
             f"{singletons} of the {len(data)} images in {data.root or 'this source'} have a class of their own, such "
-            "as "
-            f"{first!r}: there is nothing to learn. Are these names of files or numbers of rows? A class needs several "
-            f"images, better 20."
+            f"as {first!r}: there is nothing to learn. Are these names of files or numbers of rows? A class needs "
+            "several images, better 20."
         )
 
 

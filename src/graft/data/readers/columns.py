@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft import spec
-from graft.data.classes import ALONE, SEVERAL, match_classes
+from graft.data.classes import MIN_CHECKED, SINGLETON_SHARE, match_classes
 from graft.data.dataset import UNGROUPED, UNLABELLED, UNSPLIT, Dataset, Labels
 from graft.data.images import Images
 from graft.data.readers import place
@@ -413,7 +413,11 @@ def _check_labels(cells: TableCells, found: tuple[str, ...], classes: tuple[str,
         raise DataError(f"{where} gives every image the same label, {found[0]!r}; there is nothing to tell apart.")
     counts = Counter(label for row in said for label in row)
     singletons = sum(all(counts[label] == 1 for label in row) for row in said if row)
-    if "label" in cells.column_index and len(said) >= SEVERAL and singletons >= ALONE * sum(map(bool, said)):
+    if (
+        "label" in cells.column_index
+        and len(said) >= MIN_CHECKED
+        and singletons >= SINGLETON_SHARE * sum(map(bool, said))
+    ):
         name = cells.header[cells.column_index["label"]]
         raise DataError(
             f"{where} gives {singletons} of its {len(said)} rows a label that no other row has, such as {found[0]!r}: "
