@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from os.path import isabs
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graft.backbones.backbone import Backbone
-from graft.backbones.features import choose_layers, normalise_rows
-from graft.data.duplicates import iterate_blocks
+from graft.backbones.features import normalise_rows
 from graft.data.split import assign_folds
-from graft.errors import DataError
 from graft.metrics import shift
 from graft.metrics.calibration import Calibration, calibrate, fit_thresholds
 from graft.metrics.evaluation import Score
-from graft.model import card, memory, network, unknown
+from graft.model import card, memory, unknown
 from graft.model.classifier import Classifier
 from graft.model.label_errors import find_label_errors
 from graft.model.memory import ImageRecords, Memory
@@ -28,15 +27,44 @@ from graft.model.unknown import KnownImages
 from graft.progress import ProgressWrapper
 from graft.training.choices import Choices
 from graft.training.material import Material, format_labels
-from graft.training.probe import TrainingResult
+from graft.training.trained import TrainedNetwork, TrainedProbe
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import UNKNOWN_RATE
 
 FOLDS = 5  # of the calibration
 
 
+def finalize(
+    choices: Choices,
+    backbone: Backbone,
+    trained: TrainedNetwork,
+    times: dict[str, float],
+    watch: ProgressWrapper,
+    troubles: Sequence[str] = (),
+) -> Classifier:
+    """Return the trained network as a classifier: calibrated, able to say unknown, scored, with all that in its report.
+
+    The test images are used here, once. `troubles` are sentences of the run for the report.
+    """
+    with record_seconds(times, "evaluate"):
+        classifier, calibration = calibrate_classifier(choices, backbone, trained)
+        classifier = attach_unknown_detector(classifier, trained, watch)
+        classifier, score = evaluate_on_test(classifier, trained, watch)
+    origin = {"where": backbone.source.where, "origin": backbone.source.origin}
+    facts = {"troubles": list(troubles), "calibration": asdict(calibration), "weights": origin}
+    return attach_report(classifier, trained, score, facts | {"seconds": times} | trained.record)
+
+
+@contextmanager
+def record_seconds(times: dict[str, float], what: str) -> Iterator[None]:
+    """Record the seconds that the block takes."""
+    start = time.monotonic()
+    yield
+    times[what] = round(time.monotonic() - start, 3)
+
+
 def calibrate_classifier(
-    choices: Choices, pretrained: Backbone, trained: TrainingResult
+    choices: Choices, pretrained: Backbone, trained: TrainedNetwork
 ) -> tuple[Classifier, Calibration]:
     """Return the network as a classifier, calibrated on held-out logits, with thresholds for multilabel."""
     material, rows = trained.material, trained.rows
@@ -55,8 +83,8 @@ def calibrate_classifier(
         sets=found.sets,
         head=description.head | trained.head_info,
         choices=asdict(choices),
-        recipe=trained.record.get("recipe", {}) if trained.feature_columns is None else {},
-        cut=trained.record["phases"][-1]["cut"] if trained.feature_columns is None else "head",
+        recipe=trained.recipe,
+        cut=trained.cut,
     )
     classifier = Classifier(trained.network, description)
     if description.task == MULTILABEL:
@@ -65,12 +93,11 @@ def calibrate_classifier(
     return classifier, found
 
 
-def attach_unknown_detector(classifier: Classifier, trained: TrainingResult, watch: ProgressWrapper) -> Classifier:
+def attach_unknown_detector(classifier: Classifier, trained: TrainedNetwork, watch: ProgressWrapper) -> Classifier:
     """Return the classifier with a detector of unknown images: those that are like no class."""
-    layer_names, is_frozen = _select_comparison_layers(trained)
-    known = fit_unknown_detector(trained, layer_names, is_frozen, watch)
+    known = fit_unknown_detector(trained, watch)
     description = {
-        "layers": list(layer_names),
+        "layers": list(trained.comparison_layers),
         "score": "nearest" if len(known.features) else "energy",
         "images": len(known.features),
         "left_out": len(known.strays),
@@ -90,25 +117,23 @@ def _build_image_records(material: Material) -> ImageRecords:
     return ImageRecords(material.embeddings.digests, names, data.labels, data.split, groups, material.has_given_split)
 
 
-def fit_unknown_detector(
-    trained: TrainingResult, layer_names: Sequence[str], is_frozen: bool, watch: ProgressWrapper
-) -> KnownImages:
+def fit_unknown_detector(trained: TrainedNetwork, watch: ProgressWrapper) -> KnownImages:
     """Return the features of as many training images as may be stored, and the distances of held-out images to them.
 
     With too many classes to store one image of each, the score is the energy of the held-out logits instead.
     """
     material, labels = trained.material, trained.material.data.labels[trained.material.train]
-    width = trained.network.features.reference_features(layer_names).width
+    width = trained.network.features.reference_features(trained.comparison_layers).width
     if unknown.max_stored_images(width) < len(material.data.classes):
         heldout_scores = np.sort(unknown.energy_scores(trained.logits, labels.ndim == 2))
         return KnownImages(np.empty((0, width), np.float16), labels[:0], (), heldout_scores)
     stored_rows = material.train[unknown.select_rows(labels, unknown.max_stored_images(width))]
-    heldout_candidates = material.train if is_frozen else trained.rows
+    heldout_candidates = material.train if trained.is_comparison_frozen else trained.rows
     heldout_rows = heldout_candidates[
         unknown.select_rows(material.data.labels[heldout_candidates], unknown.MOST_LEFT_OUT)
     ]
     wanted = np.union1d(stored_rows, heldout_rows)
-    features = normalise_rows(np.concatenate(list(_iter_features(trained, layer_names, wanted, watch))))
+    features = normalise_rows(np.concatenate(list(trained.iterate_comparison_features(wanted, watch))))
     stored = features[np.searchsorted(wanted, stored_rows)].astype(np.float16)
     left_out = features[np.searchsorted(wanted, heldout_rows)]
     heldout_scores = unknown.heldout_scores(
@@ -118,53 +143,18 @@ def fit_unknown_detector(
     return KnownImages(stored, material.data.labels[stored_rows], names, heldout_scores)
 
 
-def _select_comparison_layers(trained: TrainingResult) -> tuple[tuple[str, ...], bool]:
-    """Return the layers by which images are compared, () for the last one, and whether these are frozen.
-
-    Training draws the last layer's features of its classes together, and those of unknown images with them
-    (bench/README.md). So a fine-tuned network is compared by its frozen stages or, where all was trained, by those in
-    the lower half of the chain: by the last of each resolution, as single stages differ much in how well they do.
-    """
-    if trained.feature_columns is not None:
-        return (), True
-    phase = trained.record["phases"][-1]
-    stages = phase["trained"][:-1]  # the last one is the head
-    if not stages:
-        return (), True
-    below = phase["frozen"] or stages[: max(len(stages) // 2, 1)]
-    ends = choose_layers(trained.network.features.graph.stages)
-    return tuple(name for name in ends if name in below) or tuple(below[-1:]), bool(phase["frozen"])
-
-
-def _iter_features(
-    trained: TrainingResult, layer_names: Sequence[str], rows: NDArray[np.intp], watch: ProgressWrapper
-) -> Iterator[NDArray[np.float32]]:
-    """Yield batches of these layers' features: from the cache where the head reads from it, else computed."""
-    if trained.feature_columns is None:
-        data, faults = trained.material.data.take(rows), dict[int, str]()
-        for output in network.iterate_batches(trained.network, layer_names, data, watch, faults):
-            yield output.reference
-        for row, why in faults.items():
-            raise DataError(f"{data.name(row)} could be read before, and now cannot: {why}.")
-    else:
-        for _, block in iterate_blocks(trained.material.embeddings.select(rows)):
-            yield network.last_layer_features(trained.network, block[:, trained.feature_columns])
-
-
 def evaluate_on_test(
-    classifier: Classifier, trained: TrainingResult, watch: ProgressWrapper
+    classifier: Classifier, trained: TrainedNetwork, watch: ProgressWrapper
 ) -> tuple[Classifier, Score | None]:
     """Score the classifier on the test images, used only here, once; it stores its predictions on them."""
     material = trained.material
     if not len(material.test):
         return classifier, None
     data = material.data.take(material.test)
-    outputs = (
-        _predict_from_features(classifier, trained, trained.feature_columns)
-        if trained.feature_columns is not None
-        else None
-    )
-    outputs = outputs or classifier.run_forward(data, watch=watch)
+    if isinstance(trained, TrainedProbe):
+        outputs = _predict_from_features(classifier, trained)
+    else:
+        outputs = classifier.run_forward(data, watch=watch)
     score = classifier.score_output(outputs, data)
     test_record = memory.build_record(
         outputs.digests,
@@ -177,27 +167,24 @@ def evaluate_on_test(
     return replace(classifier, memory=replace(classifier.memory, tested=test_record)), score
 
 
-def _predict_from_features(classifier: Classifier, trained: TrainingResult, columns: NDArray[np.intp]) -> ForwardOutput:
+def _predict_from_features(classifier: Classifier, probe: TrainedProbe) -> ForwardOutput:
     """Return the network's output on the test images, from their cached features."""
-    embedded, test = trained.material.embeddings, trained.material.test
-    network, known, unknown_scores = classifier.network, classifier.memory and classifier.memory.known, []
-    logits: list[Any] = []
-    for _, block in iterate_blocks(embedded.select(test)):
-        own = block[:, columns]
-        logits.append(network.head(own))
+    test, multilabel = probe.material.test, classifier.card.task == MULTILABEL
+    known = classifier.memory and classifier.memory.known
+    logits, unknown_scores = list[Any](), list[Any]()
+    for features in probe.iterate_features(test):
+        logits.append(classifier.network.head(features))
         if known:
-            unknown_scores.append(
-                known.find_neighbours(last_layer_features(network, own), logits[-1], classifier.card.task == MULTILABEL)
-            )
-    return ForwardOutput(
-        np.arange(len(test)), embedded.digests[test], np.concatenate(logits), concatenate_matches(unknown_scores), {}
-    )
+            compared = last_layer_features(classifier.network, features)
+            unknown_scores.append(known.find_neighbours(compared, logits[-1], multilabel))
+    digests = probe.material.embeddings.digests[test]
+    return ForwardOutput(np.arange(len(test)), digests, np.concatenate(logits), concatenate_matches(unknown_scores), {})
 
 
 def attach_report(
-    classifier: Classifier, trained: TrainingResult, score: Score | None, times: dict[str, float], troubles: list[str]
+    classifier: Classifier, trained: TrainedNetwork, score: Score | None, facts: dict[str, Any]
 ) -> Classifier:
-    """Return the classifier with scores, data facts and times on its card and in its report."""
+    """Return the classifier with scores and data facts on its card and in its report, which takes the `facts` too."""
     material = trained.material
     data = {
         "train": len(material.train),
@@ -225,16 +212,14 @@ def attach_report(
         "evaluation": plain or None,
         "data": data | asdict(replace(material.findings, suspects=_list_label_errors(classifier, trained))),
         "embedded": {"computed": material.embeddings.computed_count, "seconds": material.embeddings.seconds},
-        "troubles": troubles,
-        "seconds": times,
-    } | trained.record
+    } | facts
     return replace(classifier, card=replace(classifier.card, metrics=metrics, data=data), report=report)
 
 
-def _list_label_errors(classifier: Classifier, trained: TrainingResult) -> tuple[str, ...]:
+def _list_label_errors(classifier: Classifier, trained: TrainedNetwork) -> tuple[str, ...]:
     """Return sentences on training images whose label is likely wrong; only a linear probe has predicted them all."""
     material = trained.material
-    if trained.feature_columns is None:
+    if not isinstance(trained, TrainedProbe):
         return ()
     data = material.data.take(material.train)
     label_texts = format_labels(data)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from graft.data.readers.source import read_source
 from graft.errors import UsageError
 from graft.extras import require_package
 from graft.features.embed import embed
-from graft.jobs import direct, finalize, outputs, runs
+from graft.jobs import direct, outputs, runs
+from graft.jobs.finalize import finalize, record_seconds
 from graft.jobs.report.report import render_report, source_arguments
 from graft.jobs.runs import EpochCallback, RunTracker, ignore_epoch, open_run
 from graft.model import card, storage
@@ -27,8 +26,9 @@ from graft.progress import ProgressWrapper, no_progress
 from graft.training import probe
 from graft.training.choices import Choices
 from graft.training.material import Findings, Material, prepare_material
-from graft.training.probe import TrainingResult, fit_probe
+from graft.training.probe import fit_probe
 from graft.training.strategies import Direct
+from graft.training.trained import TrainedNetwork
 
 
 def fit(
@@ -100,16 +100,10 @@ def fit(
             with record_seconds(times, "train" if choices.is_finetuning else "solve head"):
                 train = _train_network if choices.is_finetuning else _solve_head
                 trained = train(choices, pretrained, material, tracker, watch)
-            with record_seconds(times, "evaluate"):
-                classifier, calibration = finalize.calibrate_classifier(choices, pretrained, trained)
-                classifier = finalize.attach_unknown_detector(classifier, trained, watch)
-                classifier, score = finalize.evaluate_on_test(classifier, trained, watch)
-                trained.record["calibration"] = asdict(calibration)
-                trained.record["weights"] = describe_weights(pretrained)
-            classifier = finalize.attach_report(classifier, trained, score, times, tracker.troubles)
+            classifier = finalize(choices, pretrained, trained, times, watch, tracker.troubles)
             with record_seconds(times, "report"):
                 html = ""
-                if place and report and score:
+                if place and report and classifier.report["evaluation"]:
                     source_args = source_arguments(source, columns=columns, against=against, boxes=boxes)
                     html = render_report(classifier, material.data.take(material.test), watch, source_args, place)
             classifier = _save_classifier(classifier, place, force, html)
@@ -140,13 +134,13 @@ def _check_network(choices: Choices, pretrained: Backbone) -> None:
 
 def _solve_head(
     choices: Choices, pretrained: Backbone, material: Material, _tracker: RunTracker, watch: ProgressWrapper
-) -> TrainingResult:
+) -> TrainedNetwork:
     return fit_probe(choices, pretrained, material, watch)
 
 
 def _train_network(
     choices: Choices, pretrained: Backbone, material: Material, tracker: RunTracker, watch: ProgressWrapper
-) -> TrainingResult:
+) -> TrainedNetwork:
     """Fine-tune the network."""
     from graft.torch.finetune import train
 
@@ -173,11 +167,6 @@ def _build_backbone(choices: Choices, weights: str | Path | None, offline: bool)
 
         return build_random_backbone(choices.backbone, choices.seed)
     return load_backbone(choices.backbone, resolve_weights_file(weights), offline)
-
-
-def describe_weights(pretrained: Backbone) -> dict[str, str]:
-    """Return where the network's initial weights come from, for the report."""
-    return {"where": pretrained.source.where, "origin": pretrained.source.origin}
 
 
 def select_duplicate_backbone(pretrained: Backbone, offline: bool = False) -> Backbone:
@@ -248,11 +237,3 @@ def _save_classifier(classifier: Classifier, output: Path | None, force: bool, h
     if output:
         classifier.save(output, page=html, force=force)
     return classifier
-
-
-@contextmanager
-def record_seconds(times: dict[str, float], what: str) -> Iterator[None]:
-    """Record the seconds that the block takes."""
-    start = time.monotonic()
-    yield
-    times[what] = round(time.monotonic() - start, 3)

@@ -39,8 +39,9 @@ from graft.torch.phases import (
 from graft.torch.restore import backbone_to_module, module_to_network
 from graft.training.choices import Choices
 from graft.training.material import Material
-from graft.training.probe import TrainingResult, fit_probe, list_layers
+from graft.training.probe import fit_probe, list_layers
 from graft.training.strategies import Lora, Phase
+from graft.training.trained import FinetunedNetwork, TrainedNetwork
 
 EpochCallback = Callable[[Epoch], None]
 
@@ -335,7 +336,7 @@ def train(
     run: TrainingRun | None,
     on_epoch: EpochCallback,
     watch: ProgressWrapper,
-) -> TrainingResult:
+) -> TrainedNetwork:
     """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
     backbone = backbone_to_module(pretrained)
     pristine = {name: value.clone() for name, value in backbone.module.state_dict().items()}
@@ -373,9 +374,19 @@ def train(
     network.to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     del inputs
     gc.collect()
-    head_info = {"solver": "trained"}
-    return TrainingResult(
-        module_to_network(network), material, result.logits, held_out, rows, record, head_info
+    last = record["phases"][-1]
+    return FinetunedNetwork(
+        network=module_to_network(network),
+        material=material,
+        logits=result.logits,
+        labels=held_out,
+        rows=rows,
+        record=record,
+        head_info={"solver": "trained"},
+        cut=last["cut"],
+        frozen_stages=last["frozen"],
+        tuned_stages=last["trained"][:-1],  # the last one is the head
+        recipe=record["recipe"],
     ).centre_logits()
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from graft.backbones.backbone import Backbone
 from graft.backbones.features import Features, build_early_features, build_probe_features
-from graft.data.dataset import Labels
 from graft.errors import UsageError
 from graft.features.embed import embed_or_raise
 from graft.heads.choose import ProbeResult, choose_head
@@ -20,36 +16,10 @@ from graft.progress import ProgressWrapper
 from graft.training.choices import Choices
 from graft.training.material import Material
 from graft.training.strategies import EarlyFeatures, Probe
+from graft.training.trained import TrainedProbe
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """Result of a strategy: the network, its held-out logits [n, classes], and the training record.
-
-    `labels` are those of the held-out images, which are the `rows` of the material. `feature_columns` are the columns
-    of the cached features that the head reads, None where they are not cached. `record` is for the report, `head_info`
-    for the card: plain values.
-    """
-
-    network: Network
-    material: Material
-    logits: NDArray[np.float64]
-    labels: Labels
-    rows: NDArray[np.intp]
-    record: dict[str, Any]
-    head_info: dict[str, Any] = field(default_factory=dict)
-    feature_columns: NDArray[np.intp] | None = None
-
-    def centre_logits(self) -> TrainingResult:
-        """Shift the logits, and those of the head, to sum 0: see `Head.centre_logits`. Multilabel is unchanged."""
-        head = self.network.head.centre_logits() if self.labels.ndim == 1 else None
-        if head is None:
-            return self
-        logits = self.logits - self.logits.mean(axis=1, keepdims=True)
-        return replace(self, network=replace(self.network, head=head), logits=logits)
-
-
-def fit_probe(choices: Choices, backbone: Backbone, material: Material, watch: ProgressWrapper) -> TrainingResult:
+def fit_probe(choices: Choices, backbone: Backbone, material: Material, watch: ProgressWrapper) -> TrainedProbe:
     """Fit the head with the best out-of-fold predictions on the features of the frozen network.
 
     It reads the backbone's layers, or the early stages that the strategy names.
@@ -62,7 +32,7 @@ def fit_probe(choices: Choices, backbone: Backbone, material: Material, watch: P
         head, layers = plan.head, plan.layers
     material = embed_material(frozen, material, plan.views, choices.seed, watch)
     result = choose_head(head, layers, material.build_problems(frozen.widths, plan.views), plan.pca, watch)
-    return TrainingResult(
+    return TrainedProbe(
         network=Network(select_layers(frozen, result), result.solution.head),
         material=material,
         logits=result.solution.logits[:: plan.views],  # view 0 is what a prediction sees

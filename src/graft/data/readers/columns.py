@@ -63,7 +63,7 @@ def encode_labels(row_labels: Sequence[tuple[str, ...]], classes: tuple[str, ...
 
 
 def labels_to_texts(column: Any, names: Sequence[str] = ()) -> list[str]:
-    """A column of a table as texts: several labels joined by NO_MARK, a missing value as an empty text."""
+    """A column of a table as texts: several labels joined by NUL_SEPARATOR, a missing value as an empty text."""
     return [NUL_SEPARATOR.join(row) for row in _row_labels(to_entries(column), names)]
 
 
@@ -237,7 +237,7 @@ class Columns:
 class TableCells:
     """The cells of a table as texts, each row as wide as the header, and what its columns were taken for.
 
-    Several labels in a cell are joined by one of `marks`; in a column that is `whole`, by NO_MARK.
+    Several labels in a cell are joined by one of `separators`; in one of `single_columns`, by NUL_SEPARATOR.
     """
 
     where: str
@@ -247,9 +247,7 @@ class TableCells:
     separators: str = LABEL_SEPARATORS
     single_columns: frozenset[str] = frozenset()
     encoding: str = ""  # where it is none of Unicode's
-    known_classes: tuple[
-        str, ...
-    ] = ()  # classes of a trained classifier: a cell that is one is that, whatever marks it has
+    known_classes: tuple[str, ...] = ()  # of a trained classifier: a cell that is one is that, whatever it contains
 
     def __post_init__(self) -> None:
         for role, name in asdict(self.given_columns).items():
@@ -385,7 +383,7 @@ def build_dataset(
 
     Raises DataError: no label at all, all the same, or none that a trained classifier's `classes` have.
     """
-    cells = replace(cells, known=classes or ())
+    cells = replace(cells, known_classes=classes or ())
     row_labels = cells.labels
     found = tuple(sorted({label for row in row_labels for label in row}, key=natural_key))
     _check_labels(cells, found, classes)

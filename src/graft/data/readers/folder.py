@@ -79,7 +79,7 @@ def _apply_inner_split(rows: Sequence[LabelledFile], parts: Mapping[str, int]) -
     whole = {row.label for row, part in zip(rows, first, strict=True) if part == TRAIN} == {row.label for row in rows}
     if UNSPLIT in first or len(set(first)) < 2 or not whole or any(row.split != UNSPLIT for row in rows):
         return rows
-    return [row._replace(part=part, inside=row.subfolders[1:]) for row, part in zip(rows, first, strict=True)]
+    return [row._replace(split=part, subfolders=row.subfolders[1:]) for row, part in zip(rows, first, strict=True)]
 
 
 def _shared_names(rows: Sequence[LabelledFile]) -> set[str]:
@@ -95,7 +95,7 @@ def _shared_names(rows: Sequence[LabelledFile]) -> set[str]:
 
 
 def _use_inner_classes(rows: Sequence[LabelledFile]) -> list[LabelledFile]:
-    return [row._replace(label=row.subfolders[0], inside=row.subfolders[1:]) for row in rows]
+    return [row._replace(label=row.subfolders[0], subfolders=row.subfolders[1:]) for row in rows]
 
 
 SPLIT_FOLDERS = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID} | {

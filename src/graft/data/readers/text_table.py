@@ -67,7 +67,7 @@ def build_table_dataset(
     cells: TableCells, place: TableFolder, classes: tuple[str, ...] | None, *, strict: bool
 ) -> Dataset:
     """The data set of a table whose cells name files."""
-    cells = replace(cells, known=classes or ())
+    cells = replace(cells, known_classes=classes or ())
     files = _file_names(cells)
     first, unnamed = _first_rows(cells, files), files.count("")
     if not first:

@@ -14,8 +14,9 @@ from graft.backbones.features import build_probe_features
 from graft.data.dataset import TEST, Dataset
 from graft.errors import DataError, UpdateError, UsageError
 from graft.features.embed import Embeddings, embed
-from graft.jobs import finalize, outputs
-from graft.jobs.fit import describe_weights, record_seconds, select_duplicate_backbone
+from graft.jobs import outputs
+from graft.jobs.finalize import finalize, record_seconds
+from graft.jobs.fit import select_duplicate_backbone
 from graft.jobs.report.report import render_report, source_arguments
 from graft.jobs.update import sources
 from graft.jobs.update.changes import (
@@ -150,14 +151,7 @@ def _refit_head(
         _check_left(old, material, start)
     with record_seconds(times, "solve head"):
         trained = fit_probe(pinned_choices, network, material, watch)
-    with record_seconds(times, "evaluate"):
-        classifier, calibration = finalize.calibrate_classifier(chosen, network, trained)
-        classifier = finalize.attach_unknown_detector(classifier, trained, watch)
-        classifier, score = finalize.evaluate_on_test(classifier, trained, watch)
-        trained.record["calibration"] = asdict(calibration)
-        trained.record["weights"] = describe_weights(network)
-        found = _compare_with_before(old, classifier, start)
-    classifier = finalize.attach_report(classifier, trained, score, times, [])
+    classifier = finalize(chosen, network, trained, times, watch)
     change_report = {
         "rename": dict(changes.rename),
         "merge": {new: list(parts) for new, parts in changes.merge.items()},
@@ -165,7 +159,7 @@ def _refit_head(
         "corrected": start.corrected_count if changes.correct else None,
         "added": _count_added(material, start, embedded),
         "known_already": repeated,
-        "effect": found.as_dict(),
+        "effect": _compare_with_before(old, classifier, start).as_dict(),
     }
     root = old.card.data.get("root", "")
     card = replace(classifier.card, data=classifier.card.data | {"root": root})
