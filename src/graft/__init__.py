@@ -81,7 +81,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'graft' has no attribute {name!r}")
     if name == "ImageClassifier":
-        import_module("graft.extras").needed("sklearn", "graft.ImageClassifier")
+        import_module("graft.extras").require_package("sklearn", "graft.ImageClassifier")
     return getattr(import_module(_HOMES[name]), name)
 
 

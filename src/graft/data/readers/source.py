@@ -86,7 +86,7 @@ def _read_side(side: OneVsRestSource, name: str, other: OneVsRestSource, root: s
     below = os.path.relpath(side.absolute(), root)
     files = ImageFiles.from_names([os.path.join(below, row.path) for row in rows], root)
     return Dataset(
-        files, np.zeros(len(rows), np.int32), (name,), normalise_split([row.part for row in rows]), dict(ignored)
+        files, np.zeros(len(rows), np.int32), (name,), normalise_split([row.split for row in rows]), dict(ignored)
     )
 
 
