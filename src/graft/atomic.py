@@ -1,4 +1,4 @@
-"""A file or folder that is there whole or not at all, whatever happens to the program or the disk meanwhile."""
+"""Atomic writes of files and folders: complete or absent, whatever happens to the program or the disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ except ImportError:  # Windows, where what a killed writer left stays
 
 LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what a killed writer leaves behind, with the name it was going to have
 
-_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, and RENAME_EXCHANGE, which is RENAME_SWAP on macOS
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux; the second is RENAME_SWAP on macOS
 
 
 class HashingWriter:
@@ -57,7 +57,7 @@ class HashingWriter:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[HashingWriter]:
-    """A file to write into; it takes its place when all is on the disk and reads back the same. Raises OSError."""
+    """Write a file; it takes its place when all is on the disk and reads back the same. Raises OSError."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with fresh.open("xb") as raw:
@@ -100,7 +100,7 @@ def _try_lock(file: BinaryIO) -> bool:
 
 @contextmanager
 def atomic_folder(place: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes its place; nothing is left of one that was not filled. Raises OSError.
+    """Fill a folder, which then takes its place; nothing is left of one that was not filled. Raises OSError.
 
     What stands there already changes names with the new one in a single step, where the system has such a step:
     whenever a run is killed, there is the old or the new.
@@ -128,7 +128,7 @@ def _swap_in(fresh: Path, place: Path) -> None:
 def _rename_in_two_steps(fresh: Path, place: Path) -> None:
     """The same where no system call exchanges names: killed between the two, the old one lies beside its place.
 
-    Its name ends in .old; the next run into the same place brings it back (`storage.claimed`).
+    Its name ends in .old; the next run into the same place brings it back.
     """
     old = fresh.with_name(f"{fresh.name}.old")
     place.rename(old)
@@ -142,7 +142,7 @@ def _rename_in_two_steps(fresh: Path, place: Path) -> None:
 
 
 def find_leftovers(place: Path) -> list[Path]:
-    """Folders that killed runs left beside a place."""
+    """Return folders that killed runs left beside a place."""
     ours = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}(\.old)?")
     return [path for path in place.parent.iterdir() if ours.fullmatch(path.name) and path.is_dir()]
 
@@ -172,10 +172,10 @@ def _find_exchange_call() -> Callable[[bytes, bytes], int] | None:
     library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     if call := getattr(library, "renameat2", None):
         call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
-        return lambda one, other: call(_HERE, one, _HERE, other, _EXCHANGE)
+        return lambda one, other: call(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE)
     if call := getattr(library, "renamex_np", None):
         call.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint]
-        return lambda one, other: call(one, other, _EXCHANGE)
+        return lambda one, other: call(one, other, _RENAME_EXCHANGE)
     return None
 
 
@@ -189,7 +189,7 @@ def _remove(path: Path) -> None:
 
 
 def describe_error(error: OSError) -> str:
-    """What to tell a person about a write that failed."""
+    """Return the reason of a failed write, as shown to a person."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "the disk is full" if full else error.strerror or str(error)
 

@@ -1,4 +1,4 @@
-"""Where networks run: chosen once for the whole process, and told to be impossible before any work."""
+"""The device that networks run on: chosen once for the whole process, and checked before any work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUTO, CPU, CUDA, MPS = NAMES = "auto", "cpu", "cuda", "mps"
 
 @dataclass
 class _DeviceChoice:
-    """What was chosen."""
+    """The device of this process."""
 
     name: str = AUTO
 
@@ -25,7 +25,7 @@ _CURRENT = _DeviceChoice()
 
 
 def current_device() -> str:
-    """auto: a GPU where PyTorch finds one, else the CPU."""
+    """Return the chosen device; 'auto' is a GPU where PyTorch finds one, else the CPU."""
     return _CURRENT.name
 
 
@@ -38,12 +38,12 @@ def is_gpu_likely() -> bool:
 
 
 def use(name: str, model: str | Path | None = None) -> None:
-    """Run every network of this process there, from now on.
+    """Set the device of every network of this process, from now on.
 
     Raises UsageError for a name that there is not, for a GPU that is not there, and for a GPU where `model` is an
     exported file, which ONNX Runtime runs on the CPU.
 
-    >>> use("cpu"); chosen()
+    >>> use("cpu"); current_device()
     'cpu'
     >>> use("auto")
     """

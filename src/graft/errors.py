@@ -18,13 +18,13 @@ from __future__ import annotations
 
 
 class GraftError(Exception):
-    """A mistake or a fault that its user can do something about."""
+    """Base class of graft's errors: the user can do something about each."""
 
     exit_code = 1
 
 
 class GraftWarning(UserWarning):
-    """What went otherwise than it should, and cost no more than time."""
+    """A warning: something failed that costs time, not correctness."""
 
 
 class UsageError(GraftError, ValueError):
@@ -64,7 +64,7 @@ class OutputError(GraftError, OSError):
 
 
 class TrainingError(GraftError):
-    """A training cannot go on: what it would go on from is damaged, or its numbers are no longer finite."""
+    """Training cannot go on: its checkpoint is damaged, or its numbers are no longer finite."""
 
     exit_code = 7
 

@@ -1,4 +1,4 @@
-"""What graft does without and some jobs need: which package it is, and the command that brings it."""
+"""Optional packages that some jobs need, and the commands that install them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLES = {"torch": "PyTorch", "sklearn": "scikit-learn"}  # of packages that are
 
 
 def require_package(package: str, what: str) -> None:
-    """Raises UsageError where a package is not installed that `what`, the beginning of a sentence, needs.
+    """Raise UsageError if a package is not installed that `what`, the beginning of a sentence, needs.
 
     Nothing is imported to find out: it costs no time, and goes before any work.
     """
@@ -29,7 +29,7 @@ def require_package(package: str, what: str) -> None:
 
 
 def format_missing_message(package: str, what: str = "This") -> str:
-    """What to say of a package of EXTRAS that is not there."""
+    """Return the message about a package of EXTRAS that is not installed."""
     extra = EXTRAS[package]
     message = (
         f"{what} needs {TITLES.get(package, package)}, which is not installed: pip install 'graft-vision[{extra}]'"

@@ -1,4 +1,4 @@
-"""Progress that a person can follow: what is done, how fast, and how long it will take still."""
+"""Progress of long work: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NOTE_INTERVAL = 0.2  # seconds between looks at a note, which may have to ask a 
 
 @dataclass(frozen=True)
 class ProgressTask:
-    """What the things are, for work that says something beside the bar, or of which a part was done before.
+    """A task with a note beside the bar, or of which a part was done before.
 
-    `note` is asked now and then, between two things; `before` of all things were done by a run that was interrupted.
+    `note` is called now and then, between two items; `done_before` items were done by a run that was interrupted.
     """
 
     name: str
@@ -36,13 +36,13 @@ ProgressWrapper = Callable[[Iterable[Any], str | ProgressTask, int], Iterable[An
 
 
 def no_progress(things: Iterable[Any], _what: str | ProgressTask, _count: int) -> Iterable[Any]:
-    """No progress shown."""
+    """Show no progress."""
     return things
 
 
 @contextmanager
 def track_steps(watch: ProgressWrapper, what: str, count: int) -> Iterator[Callable[[], None]]:
-    """Progress of work that is no loop over things: call what is given when one of so many steps is over."""
+    """Show progress of work that is no loop: call the yielded function after each of `count` steps."""
     iterator = iter(watch(range(count), what, count))
     next(iterator, None)  # the first step is under way
     try:
@@ -53,7 +53,7 @@ def track_steps(watch: ProgressWrapper, what: str, count: int) -> Iterator[Calla
 
 
 def show_progress(things: Iterable[Any], what: str | ProgressTask, count: int) -> Iterator[Any]:
-    """A bar on the terminal, or a line now and then where standard error is a file; nothing for short work."""
+    """Show a bar on a terminal, or a line now and then where standard error is a file; nothing for short work."""
     work = what if isinstance(what, ProgressTask) else ProgressTask(what)
     return _show_bar(things, work, count) if sys.stderr.isatty() else _print_lines(things, work, count)
 
@@ -101,6 +101,6 @@ def _print_lines(things: Iterable[Any], work: ProgressTask, count: int) -> Itera
 
 
 def _format_rate(done: int, start: float) -> str:
-    """So many a second, or so many seconds for one."""
+    """Format the rate: items a second, or seconds for each item."""
     rate = done / max(time.monotonic() - start, 1e-9)
     return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"

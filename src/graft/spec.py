@@ -1,4 +1,4 @@
-"""'probe:head=ridge,views=4' <-> a frozen dataclass: one text form for the command line, files and tables."""
+"""Parse and format specs such as 'probe:head=ridge,views=4', the text form of frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = TypeVar("Kind")
 
 
 def parse(text: str, kinds: Mapping[str, type[Any]], what: str = "strategy") -> Any:
-    """The dataclass that the text names, with the options it gives; UsageError names what is legal.
+    """Parse a spec into the dataclass that it names; UsageError names what is legal.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str = "strategy") -> 
 
 
 def format_suggestions(word: str, words: Iterable[str]) -> str:
-    """' Did you mean ...?' with the words that look like this one, or nothing: goes between two sentences.
+    """Return ' Did you mean ...?' with similar words, or nothing: goes between two sentences.
 
-    >>> meant("tial", ["probe", "tail"])
+    >>> format_suggestions("tial", ["probe", "tail"])
     " Did you mean 'tail'?"
     """
     near = difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.6)
@@ -44,19 +44,19 @@ def format_suggestions(word: str, words: Iterable[str]) -> str:
 
 
 def replace_options(value: Kind, options: str, what: str) -> Kind:
-    """The same dataclass with the options that the text gives: 'epochs=5,rate=0.001'."""
+    """Replace the options of a dataclass that the text gives: 'epochs=5,rate=0.001'."""
     return dataclasses.replace(value, **_parse_options(options, type(value), what))  # pyright: ignore[reportArgumentType]
 
 
 def format_spec(value: Any, kinds: Mapping[str, type[Any]]) -> str:
-    """The text that `parse` turns into this value; options at their default are left out."""
+    """Format a value as the text that `parse` reads; options at their default are left out."""
     name = next(name for name, kind in kinds.items() if kind is type(value))
     options = format_changed_options(value)
     return f"{name}:{options}" if options else name
 
 
 def format_changed_options(value: Any) -> str:
-    """The options of a dataclass that differ from their defaults, as text."""
+    """Format the options of a dataclass that differ from their defaults."""
     fields = [(field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value)]
     return ",".join(f"{key}={_format_value(given)}" for key, given, default in fields if given != default)
 
@@ -80,7 +80,7 @@ def _parse_options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
 
 
 def _parse_value(key: str, text: str, hint: Any) -> Any:
-    """The text as the first of the option's types that takes it."""
+    """Convert the text to the first of the option's types that accepts it."""
     either = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     kinds = [kind for kind in either if kind is not types.NoneType]  # None: not given, which no text says
     for kind in kinds:

@@ -207,13 +207,15 @@ def test_each_change_changes_the_image_and_keeps_its_kind(name: str, image: Tens
     assert torch.equal(image, original)
 
 
-@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if operation.make and operation.usual])
+@pytest.mark.parametrize(
+    "name", [name for name, operation in OPERATIONS.items() if operation.make and operation.default]
+)
 def test_the_largest_and_the_smallest_strength_work(name: str, image: Tensor) -> None:
     operation = OPERATIONS[name]
-    for strength in (operation.least, operation.most):
+    for strength in (operation.minimum, operation.maximum):
         for each in many(f"{name}={strength:g}", image[:, :32, :32], 5):
             assert each.shape == (3, 32, 32)
-    smallest = many(f"{name}={operation.least:g}", image, 5)
+    smallest = many(f"{name}={operation.minimum:g}", image, 5)
     if name not in ("rand", "blur"):  # of these two, the smallest strength is not none
         assert all((each.int() - image.int()).abs().max() <= 1 for each in smallest)
 

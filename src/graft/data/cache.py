@@ -1,4 +1,4 @@
-"""Where graft keeps what it can make again."""
+"""The cache folder of graft: what it can compute or unpack again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """GRAFT_CACHE, else `graft` in the user's cache folder."""
+    """Return GRAFT_CACHE, else `graft` in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GRAFT_CACHE") or Path(home) / "graft")
 
 
 def free_path(path: Path) -> Path:
-    """A place of the cache, without what lay there and is of no use; where that cannot be taken away, one beside it."""
+    """Remove what lies at a path of the cache and return the path; if that fails, return another beside it."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

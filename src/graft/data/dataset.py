@@ -1,4 +1,4 @@
-"""The table of images: where their bytes are, what they show, and which part of the split they belong to."""
+"""The Dataset: columns of images, labels, split and groups, and functions that build one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Labels = NDArray[np.int32] | NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Columns of equal length, never a list of objects: a million rows are a million short strings.
+    """A data set as columns of equal length: a million rows are a million short strings, not objects.
 
     `labels` are one class for each image, int32 [n] with UNLABELLED where it is unknown; or, where an image may
     show several classes or none, uint8 [n, classes] with a 1 for each that it shows.
@@ -58,7 +58,7 @@ class Dataset:
 
     @property
     def root(self) -> str:
-        """What a person would call the place that the images come from."""
+        """The place that the images come from, as shown to a person."""
         return self.images.root
 
     @property
@@ -67,57 +67,57 @@ class Dataset:
         return MULTILABEL if self.labels.ndim == 2 else MULTICLASS
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
-        """The same table with only these rows."""
+        """Return the data set with only these rows."""
         wanted = np.arange(len(self))[rows]
         groups = None if self.groups is None else self.groups[wanted]
         columns = {"labels": self.labels[wanted], "split": self.split[wanted], "groups": groups}
         return dataclasses.replace(self, images=self.images.take(wanted), **columns)
 
     def part(self, *codes: int) -> NDArray[np.intp]:
-        """Rows of these parts of the split."""
+        """Return the rows of these parts of the split."""
         return np.flatnonzero(np.isin(self.split, codes))
 
     def name(self, row: int) -> str:
-        """What to call this image in front of a person."""
+        """Return the name of an image, as shown to a person."""
         return self.images.name(row)
 
     def names(self) -> list[str]:
-        """What to call each image."""
+        """Return the names of all images."""
         return [self.images.name(row) for row in range(len(self))]
 
     def read(self, row: int) -> Raw:
-        """The image as stored: the bytes of its file, or its pixels. Raises OSError or ImageError."""
+        """Read an image as stored: the bytes of its file, or its pixels. Raises OSError or ImageError."""
         return self.images.read(row)
 
     def named(self, faults: Mapping[int, str]) -> dict[str, str]:
-        """Faults by the names of the images instead of their rows."""
+        """Return the faults by image name instead of row."""
         return {self.name(row): reason for row, reason in faults.items()}
 
     def counts(self) -> NDArray[np.intp]:
-        """How many images each class has, [classes]."""
+        """Count the images of each class, [classes]."""
         return count_labels(self.labels, len(self.classes))
 
     def targets(self) -> NDArray[np.float32]:
-        """The labels as a matrix [n, classes]: 1 for each class that an image shows."""
+        """Return the labels as a matrix [n, classes]: 1 for each class of an image."""
         return label_matrix(self.labels, len(self.classes))
 
 
 def count_labels(labels: NDArray[np.integer], classes: int) -> NDArray[np.intp]:
-    """How many images each class has, [classes]."""
+    """Count the images of each class, [classes]."""
     if labels.ndim == 2:
         return labels.sum(axis=0, dtype=np.intp)
     return np.bincount(labels[labels >= 0], minlength=classes)
 
 
 def label_matrix(labels: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
-    """Labels of either kind as a matrix [n, classes]; the row of an unlabelled image is 0 throughout."""
+    """Return labels of either kind as a matrix [n, classes]; the row of an unlabelled image is all 0."""
     if labels.ndim == 2:
         return labels.astype(np.float32)
     return (labels[:, None] == np.arange(classes)).astype(np.float32)
 
 
 def concatenate_groups(first: Dataset, second: Dataset) -> NDArray[np.int64] | None:
-    """The groups of two tables, one after the other, those of the second under numbers of their own."""
+    """Concatenate the groups of two data sets; those of the second get new numbers."""
     if first.groups is None and second.groups is None:
         return None
     one, two = (np.full(len(each), UNGROUPED) if each.groups is None else each.groups for each in (first, second))
@@ -126,9 +126,9 @@ def concatenate_groups(first: Dataset, second: Dataset) -> NDArray[np.int64] | N
 
 
 def from_images(images: Any, labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """A table over paths, the bytes of files and images in memory: a single one, or any mixture of them.
+    """Build a Dataset from paths, file bytes and images in memory: a single one, or any mixture of them.
 
-    Raises DataError for what is none of these.
+    Raises DataError for anything else.
     """
     try:
         items = [_to_raw(inputs.as_image(each, row)) for row, each in enumerate(inputs.as_images(images))]
@@ -142,14 +142,14 @@ def from_images(images: Any, labels: ArrayLike | None = None, classes: tuple[str
 
 
 def _to_raw(each: Any) -> Raw | str:
-    """The name of a file, its bytes, or pixels."""
+    """Return the name of a file, its bytes, or pixels."""
     if isinstance(each, PathLike):
         return str(fspath(each))
     return each if isinstance(each, str | bytes) else as_rgb(each)
 
 
 def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """A table over files of your own choosing."""
+    """Build a Dataset from files of your own choosing."""
     try:
         names = ImageFiles.from_names([str(path) for path in paths])
     except UnicodeEncodeError as error:
@@ -158,7 +158,7 @@ def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, cla
 
 
 def from_arrays(images: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """A table over images in memory: uint8 arrays [height, width] or [height, width, 3], or PIL images."""
+    """Build a Dataset from images in memory: uint8 arrays [height, width] or [height, width, 3], or PIL images."""
     return _build_dataset(InMemoryImages([as_rgb(each) for each in images]), labels, classes)
 
 
@@ -168,7 +168,7 @@ def _build_dataset(images: Images, labels: ArrayLike | None, classes: tuple[str,
 
 
 def _convert_labels(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
-    """Numbers that index the classes, UNLABELLED for None and NaN; or a table of 0 and 1. One-hot rows are numbers."""
+    """Return class indices, UNLABELLED for None and NaN, or a matrix of 0 and 1. One-hot rows become indices."""
     given = np.asarray(labels)
     if given.ndim == 2 and given.shape[1] == 1 != len(classes):
         given = given[:, 0]
@@ -185,7 +185,7 @@ def _convert_labels(labels: ArrayLike, classes: tuple[str, ...]) -> Labels:
 
 
 def _convert_indices(given: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int32]:
-    """One number for each image; raises DataError for what indexes no class."""
+    """Return one class index for each image; raises DataError for what indexes no class."""
     try:
         values = given.astype(np.float64)  # None becomes NaN
     except (TypeError, ValueError) as error:
@@ -199,7 +199,7 @@ def _convert_indices(given: NDArray[Any], classes: tuple[str, ...]) -> NDArray[n
 
 
 def as_rgb(pixels: Any) -> NDArray[np.uint8]:
-    """Pixels in memory as uint8 [height, width, 3]; raises DataError for anything that is no image."""
+    """Convert pixels in memory to uint8 [height, width, 3]; raises DataError for anything that is no image."""
     try:
         return image.from_pil(pixels) if isinstance(pixels, Image.Image) else image.from_array(np.asarray(pixels))
     except image.ImageError as error:
@@ -209,7 +209,7 @@ def as_rgb(pixels: Any) -> NDArray[np.uint8]:
 
 
 def compute_digest(raw: Raw) -> bytes:
-    """The name of an image by its content: the same bytes have the same name wherever they lie."""
+    """Return the digest of an image's content: the same bytes have the same digest wherever they lie."""
     if isinstance(raw, ContentDigest):
         return bytes(raw)
     shape = b"" if isinstance(raw, bytes) else str(raw.shape).encode()
@@ -217,7 +217,7 @@ def compute_digest(raw: Raw) -> bytes:
 
 
 def decode_pixels(raw: Raw, min_side: int) -> NDArray[np.uint8]:
-    """Upright RGB pixels; see graft_runtime.image.decode. Raises ImageError."""
+    """Decode an image to upright RGB pixels; see graft_runtime.image.decode. Raises ImageError."""
     if isinstance(raw, ContentDigest):
         raise image.ImageError("not at hand, and not in the cache")
     return image.decode(raw, enough=min_side) if isinstance(raw, bytes) else raw

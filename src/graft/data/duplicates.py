@@ -1,4 +1,4 @@
-"""Images that show the same thing: exact copies, re-encoded copies, frames of one burst."""
+"""Near-duplicates: exact copies, re-encoded copies, frames of one burst."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from graft.data.quality import Finding, format_count, single_cases
 from graft.progress import ProgressWrapper, no_progress
 
 DUPLICATE_COSINE = 0.85  # cosine between standardised features; bench/README.md has the table behind it
-LOOSE, EACH = 0.5, 0.03  # where the hashes agree, a cosine of LOOSE does, and EACH more for a bit that differs
-CERTAIN, HINT = 4, 0.1  # bits that may differ where hashes decide, alone or with features of so little in common
+# Where the hashes agree a smaller cosine does, and more of it is asked for with each bit that differs.
+AGREEING_COSINE, COSINE_PER_BIT = 0.5, 0.03
+# Bits that may differ where hashes decide, alone or with features of so little in common.
+MAX_HASH_BITS, MIN_COSINE = 4, 0.1
 STRICT_COSINE = 0.95  # the cosine asked for where hashes disagree, in a set whose images are alike by nature
-NEIGHBOURS, SAMPLE = 20, 512  # how alike a set's images are by nature: by the 20th nearest of so many of them
+NEIGHBOURS, SAMPLE_SIZE = 20, 512  # how alike a set's images are by nature: by the 20th nearest of so many of them
 TYPICAL_BITS = 22.0  # bits by which the hashes of photos and their 20th nearest differ: further is no evidence
-LOOKALIKE_SHARE = (
-    0.02  # share of images with a partner above ALIKE of another hash from which on they are alike by nature
-)
+# Share of images with a partner above DUPLICATE_COSINE of another hash, from which on they are alike by nature.
+LOOKALIKE_SHARE = 0.02
 BLOCK = 2048
-SKETCH_DIM = 512  # wider features are projected to so many dimensions: a cosine near ALIKE then errs by 0.012
+SKETCH_DIM = (
+    512  # wider features are projected to so many dimensions: a cosine near DUPLICATE_COSINE then errs by 0.012
+)
 
 
 @runtime_checkable
@@ -46,7 +49,7 @@ def group_near_duplicates(
     hashes: NDArray[np.uint64] | None = None,
     watch: ProgressWrapper = no_progress,
 ) -> NDArray[np.int64]:
-    """A group number [n] for each image; images alike in content, or by the rule of `alike`, share one."""
+    """Return a group number [n] for each image; copies and near-duplicates (see `find_similar_pairs`) share one."""
     groups = first_copies(digests)
     for one, two, _ in watch(find_similar_pairs(features, hashes), "near-duplicates", count_pair_blocks(len(features))):
         groups = merge_groups(groups, one, two)
@@ -54,18 +57,18 @@ def group_near_duplicates(
 
 
 def count_pair_blocks(count: int) -> int:
-    """How many times `alike` gives pairs, of so many images."""
+    """Return how many times `find_similar_pairs` yields pairs for so many images."""
     each = -(-count // BLOCK)
     return each * (each + 1) // 2
 
 
 def find_similar_pairs(features: FeatureRows, hashes: NDArray[np.uint64] | None = None) -> Iterator[Pairs]:
-    """All pairs of near-duplicates, some at a time: the cosine between their features is above ALIKE, or less where
+    """Yield all pairs of near-duplicates, block by block: their feature cosine is above DUPLICATE_COSINE, or less where
     their perceptual hashes, of which one may be the mirror image's, are near.
 
     Features are standardised first, so that the cosine compares what makes an image special in this set. Where images
-    are alike by nature, as steel, cells or panels are, more is asked for: see `Nature`. All pairs are compared, block
-    by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 images take 1.3 TFLOP.
+    of a set are similar anyway, as steel, cells or panels are, the threshold is higher: see `BaseSimilarity`. All pairs
+    are compared, block by block, in a random projection (Johnson and Lindenstrauss 1984): 50,000 images take 1.3 TFLOP.
     """
     rows = _normalise_rows(project_features(features))
     limits = (
@@ -76,7 +79,7 @@ def find_similar_pairs(features: FeatureRows, hashes: NDArray[np.uint64] | None 
     for start in range(0, len(rows), BLOCK):
         for other in range(start, len(rows), BLOCK):
             cosines = rows[start : start + BLOCK] @ rows[other : other + BLOCK].T
-            near = cosines > (DUPLICATE_COSINE if limits is None else HINT)
+            near = cosines > (DUPLICATE_COSINE if limits is None else MIN_COSINE)
             one, two = np.nonzero(np.triu(near, 1) if other == start else near)
             cosine, one, two = cosines[one, two], one + start, two + other
             if limits is not None and hashes is not None:
@@ -87,10 +90,10 @@ def find_similar_pairs(features: FeatureRows, hashes: NDArray[np.uint64] | None 
 
 @dataclass(frozen=True)
 class BaseSimilarity:
-    """How alike the images of a set are without being near-duplicates.
+    """How similar the images of a set are without being near-duplicates.
 
     `bits` by which hashes differ, and `cosine` of features, between an image and its 20th nearest, in the median; and
-    whether many have `twins`: a partner above ALIKE whose hash has nothing in common with theirs, which is no
+    whether many have lookalikes: a partner above DUPLICATE_COSINE with an unrelated hash, which is no
     near-duplicate's.
     """
 
@@ -99,21 +102,23 @@ class BaseSimilarity:
     has_lookalikes: bool
 
     def cosine_thresholds(self, differing: NDArray[np.integer]) -> NDArray[np.floating]:
-        """The cosine from which on pairs are near-duplicates, by how many bits their hashes differ."""
+        """Return the cosine from which on pairs are near-duplicates, by the Hamming distance of their hashes."""
         threshold = min(max(DUPLICATE_COSINE, (1 + self.cosine) / 2), STRICT_COSINE)  # half as far as the 20th nearest
-        if self.bits <= 2 * CERTAIN:  # that hashes agree says nothing here
+        if self.bits <= 2 * MAX_HASH_BITS:  # that hashes agree says nothing here
             return np.full(len(differing), STRICT_COSINE if self.has_lookalikes else threshold)
         bits = differing * (TYPICAL_BITS / min(self.bits, TYPICAL_BITS))  # as many as in a set of photos
-        near = np.where(bits <= CERTAIN, HINT, np.minimum(threshold, LOOSE + EACH * bits))
+        near = np.where(
+            bits <= MAX_HASH_BITS, MIN_COSINE, np.minimum(threshold, AGREEING_COSINE + COSINE_PER_BIT * bits)
+        )
         return np.where(differing <= self.bits, near, STRICT_COSINE if self.has_lookalikes else threshold)
 
 
 def measure_base_similarity(rows: NDArray[np.floating], hashes: NDArray[np.uint64]) -> BaseSimilarity:
-    """The nature of a set, by features [n, d] of length 1 and hashes [n]; in a small set by its half."""
+    """Measure the base similarity from features [n, d] of length 1 and hashes [n]; in a small set by its half."""
     nth = min(NEIGHBOURS, len(rows) // 2)
     if nth < 2:
         return BaseSimilarity(TYPICAL_BITS, 0.0, has_lookalikes=False)
-    sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))
+    sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE_SIZE, len(rows))).astype(int))
     cosines = rows[sample] @ rows.T
     bits = hamming_distances(hashes[sample, None], hashes[None]).astype(np.int16)
     diagonal = (np.arange(len(sample)), sample)
@@ -125,28 +130,28 @@ def measure_base_similarity(rows: NDArray[np.floating], hashes: NDArray[np.uint6
 
 
 def find_similar_hashes(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
-    """All pairs whose hashes are nearly the same, for images without features; in place of the cosine, a nearness."""
+    """Yield all pairs of nearly equal hashes, for images without features; the share of equal bits is the cosine."""
     for start in range(0, len(hashes), BLOCK):
         for other in range(start, len(hashes), BLOCK):
             bits = hamming_distances(hashes[start : start + BLOCK, None], hashes[None, other : other + BLOCK])
-            one, two = np.nonzero(np.triu(bits <= CERTAIN, 1) if other == start else bits <= CERTAIN)
+            one, two = np.nonzero(np.triu(bits <= MAX_HASH_BITS, 1) if other == start else bits <= MAX_HASH_BITS)
             yield one + start, two + other, 1 - bits[one, two] / BITS
 
 
 def project_features(features: FeatureRows) -> NDArray[np.floating]:
-    """Standardised features in fewer dimensions, [n, SKETCH], with about the same angles and ratios of distances."""
+    """Project standardised features to [n, SKETCH_DIM]; angles and ratios of distances stay about the same."""
     mean, spread = mean_and_std(features)
     projection = _projection(len(mean))
     return np.concatenate([np.matmul((block - mean) / spread, projection) for _, block in iterate_blocks(features)])
 
 
 def renumber_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same groups, called 0, 1, 2 and so on."""
+    """Renumber groups to 0, 1, 2 and so on."""
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def join_user_groups(groups: NDArray[np.int64], others: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Groups joined with those of the images' owner: who shares one with somebody in either shares one now."""
+    """Join groups with the user's own: images that share a group in either share one in the result."""
     if others is None:
         return groups
     own = np.where(others < 0, others.max(initial=0) + 1 + np.arange(len(others)), others)
@@ -156,14 +161,14 @@ def join_user_groups(groups: NDArray[np.int64], others: NDArray[np.int64] | None
 
 
 def iterate_blocks(features: FeatureRows, size: int = BLOCK) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """(rows, features of these rows), so that a table larger than memory can be walked."""
+    """Yield (rows, features of these rows) block by block, for tables larger than memory."""
     for start in range(0, len(features), size):
         rows = np.arange(start, min(start + size, len(features)))
         yield rows, features[rows]
 
 
 def mean_and_std(features: FeatureRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of each feature, [d] each; 1 where a feature never changes."""
+    """Return mean and standard deviation of each feature, [d] each; 1 for a constant feature."""
     total, squares = np.zeros(1), np.zeros(1)
     for _, block in iterate_blocks(features):
         wide = block.astype(np.float64)
@@ -185,13 +190,13 @@ def _projection(width: int) -> NDArray[np.float32]:
 
 
 def first_copies(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """For each row the first row of the same content."""
+    """Return for each row the first row of the same content."""
     _, first, same = np.unique(digests, axis=0, return_index=True, return_inverse=True)
     return first[same.ravel()].astype(np.int64)
 
 
 def merge_groups(groups: NDArray[np.int64], one: NDArray[np.intp], two: NDArray[np.intp]) -> NDArray[np.int64]:
-    """The groups with those joined that a pair connects; a group is called by one of its rows."""
+    """Merge the groups that a pair connects; a group is named by one of its rows."""
     different = groups[one] != groups[two]
     if not different.any():
         return groups
@@ -202,7 +207,7 @@ def merge_groups(groups: NDArray[np.int64], one: NDArray[np.intp], two: NDArray[
 
 
 def _connected_components(one: NDArray[np.int64], two: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """The number of the connected component of each of so many nodes, by the edges between them."""
+    """Return the connected component of each node, given the edges."""
     from scipy.sparse import coo_array  # here, because it takes half a second to import
     from scipy.sparse.csgraph import connected_components
 
@@ -216,10 +221,10 @@ PLACEHOLDER_COUNT = 3  # times the same content: two may be an accident of colle
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Columns [n]: `groups` as `near_duplicates` has them, `first` row of the same content, and rows or NOBODY.
+    """Columns [n]: `groups` as `group_near_duplicates` has them, the row of the `first_copies`, and rows or NO_PARTNER.
 
-    `nearest` is the most alike of the near-duplicates whose content differs, `disputed` of all that have another
-    label, `crossing` of all in another part of the user's own split.
+    `nearest` is the most similar near-duplicate whose content differs, `conflicting` the one with another
+    label, `leaking` the one in another part of the user's own split.
     """
 
     groups: NDArray[np.int64]
@@ -269,7 +274,7 @@ class _NearestPartners:
         self._cosine = np.full(count, -np.inf)
 
     def update(self, pairs: Pairs, mask: NDArray[np.bool_]) -> None:
-        """Look at those of the pairs that count, in both directions; of equals the first image is the partner."""
+        """Update with the pairs in `mask`, in both directions; of equals the first image is the partner."""
         one, two, cosine = (np.asarray(column)[mask] for column in pairs)
         mine, other, cosine = np.r_[one, two], np.r_[two, one], np.r_[cosine, cosine]
         order = np.lexsort((-other, cosine))  # of several values for one place the last stays
@@ -279,20 +284,20 @@ class _NearestPartners:
 
 
 def partner_pairs(partner: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Rows and partners as pairs [m, 2], each pair once, the lower row first."""
+    """Return rows and partners as pairs [m, 2], each pair once, the lower row first."""
     rows = np.flatnonzero(partner != NO_PARTNER)
     return np.unique(np.sort(np.column_stack([rows, partner[rows]]), axis=1), axis=0)
 
 
 def count_repeats(first: NDArray[np.int64]) -> dict[int, int]:
-    """Contents that stand there OFTEN or more, the most frequent first: (their first row, how often)."""
+    """Return contents that occur PLACEHOLDER_COUNT times or more, most frequent first: {first row: count}."""
     counts = np.bincount(first, minlength=len(first))
     order = np.argsort(-counts, kind="stable")
     return {int(row): int(counts[row]) for row in order[: int((counts >= PLACEHOLDER_COUNT).sum())]}
 
 
 def find_duplicate_problems(duplicates: NearDuplicates, data: Dataset, hashes: NDArray[np.uint64]) -> Iterator[Finding]:
-    """What near-duplicates do to a data set; row i of the columns is image i of `data`."""
+    """Yield findings about near-duplicates; row i of the columns is image i of `data`."""
     first, notes = duplicates.first_copies, partial(_describe_pairs, duplicates.first_copies, hashes)
     crossing, disputed = partner_pairs(duplicates.leaking), partner_pairs(duplicates.conflicting)
     same_content = first[disputed[:, 0]] == first[disputed[:, 1]]
@@ -334,13 +339,13 @@ def _format_repeats(often: Mapping[int, int]) -> list[str]:
 
 
 def _contains_pairs(pairs: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which pairs are told of already."""
+    """Return which pairs are among `others`."""
     known = set(map(tuple, others.tolist()))
     return np.array([tuple(pair) in known for pair in pairs.tolist()], bool)
 
 
 def _describe_pairs(first: NDArray[np.int64], hashes: NDArray[np.uint64], pairs: NDArray[np.intp]) -> list[str]:
-    """A word on each pair."""
+    """Return a note on each pair: same content, mirrored, or nothing."""
     one, two = pairs.T
     is_mirrored = np.bitwise_count(hashes[one] ^ mirror_hashes(hashes[two])) < np.bitwise_count(
         hashes[one] ^ hashes[two]

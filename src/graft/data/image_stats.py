@@ -1,4 +1,4 @@
-"""What an image looks like without any network: its size, format and colours, and its perceptual hash."""
+"""Image statistics without any network: size, format, colours and perceptual hash."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ODD = np.packbits(np.tile(np.arange(1, _FREQUENCIES + 1) % 2, _FREQUENCIES).ast
 
 
 def perceptual_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The hashes [n] of images that were shrunk to uint8 [n, SIDE, SIDE, 3]."""
+    """Compute the hashes [n] of images that were shrunk to uint8 [n, SIDE, SIDE, 3]."""
     red, green, blue = (thumbnails[..., at] * weight for at, weight in enumerate(LUMA))
     waves = _WAVES @ (red + green + blue) @ _WAVES.T
     return np.packbits((waves > 0).reshape(-1, BITS), axis=1).view(np.uint64).ravel()
 
 
 def mirror_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The hashes of the mirror images."""
+    """Return the hashes of the mirrored images."""
     return hashes ^ _ODD
 
 
 def hamming_distances(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """How many bits of two columns of hashes differ, 0 to 64, the second as it is or mirrored: whichever is nearer."""
+    """Return the Hamming distances of hashes, 0 to 64; the second as it is or mirrored, whichever is nearer."""
     return np.minimum(np.bitwise_count(one ^ other), np.bitwise_count(one ^ mirror_hashes(other)))
 
 
@@ -55,7 +55,7 @@ GREY_RANGE = 6  # of 255: largest difference between the colours of a grey pixel
 
 @dataclass(frozen=True)
 class ImageStats:
-    """Columns of numbers [n, WIDTH], a row for each image, as `look` makes them."""
+    """Statistics [n, COLUMN_COUNT], a row for each image, as `build_image_stats` computes them."""
 
     table: NDArray[np.float32]
 
@@ -104,7 +104,7 @@ class ImageStats:
 
     @property
     def trait_values(self) -> dict[str, NDArray[np.float32]]:
-        """What can be told of the pixels in a word, [n] each: brightness, contrast and colour, 0 to 255; fine detail,
+        """Pixel statistics by name, [n] each: brightness, contrast and colour, 0 to 255; fine detail,
         relative to the contrast; the share of white."""
         bright = self.colours @ LUMA
         return dict(zip(TRAITS, (bright, *self.table[:, 16:].T), strict=True))
@@ -112,10 +112,10 @@ class ImageStats:
 
 @dataclass(frozen=True)
 class RawImageStats:
-    """All that is worked out from an image by itself; the rest takes as long for hundreds as for one.
+    """What is measured of one image by itself; the rest is computed for many at once.
 
-    `header` is width, height, index into FORMATS and EXIF orientation; `small` the thumbnail, uint8 [SIDE, SIDE, 3];
-    `detail` how much neighbouring pixels differ, 0 to 255, where the image has FINE x FINE of them.
+    `header` is width, height, index into FORMATS and EXIF orientation; `thumbnail` is uint8
+    [SIDE, SIDE, 3]; `detail` how much neighbouring pixels differ, 0 to 255, where the image has FINE x FINE of them.
     """
 
     header: tuple[int, int, int, int]
@@ -125,7 +125,7 @@ class RawImageStats:
 
 
 def measure_image(raw: Raw, pixels: NDArray[np.uint8]) -> RawImageStats:
-    """A first look at an image as stored, and its upright pixels, which may be scaled down."""
+    """Measure an image as stored, and its upright pixels, which may be scaled down."""
     header = _read_header(raw) if isinstance(raw, bytes) else (raw.shape[1], raw.shape[0], -1, 1)
     image = Image.fromarray(pixels)
     thumbnail = image.resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -138,7 +138,7 @@ def measure_image(raw: Raw, pixels: NDArray[np.uint8]) -> RawImageStats:
 
 
 def build_image_stats(measured: Sequence[RawImageStats]) -> NDArray[np.float32]:
-    """One row of Looks for each image."""
+    """Return one row of ImageStats for each image."""
     small = np.stack([each.thumbnail for each in measured])
     blank = np.array([each.blank for each in measured])
     red, green, blue = np.moveaxis(small, 3, 0)
@@ -163,13 +163,13 @@ def build_image_stats(measured: Sequence[RawImageStats]) -> NDArray[np.float32]:
 
 
 def _hash_blank(blank: NDArray[np.uint8]) -> np.uint64:
-    """The hash of a blank image, which has no frequencies: near that of the very same colour only."""
+    """Return the hash of a blank image, which has no frequencies: near that of the very same colour only."""
     mean = blank.mean(axis=(0, 1)).round().astype(np.uint8)
     return np.frombuffer(blake2b(mean.tobytes(), digest_size=8).digest(), np.uint64)[0]
 
 
 def _read_header(data: bytes) -> tuple[int, int, int, int]:
-    """Upright width and height, format and EXIF orientation of a file that was decoded before."""
+    """Read upright width and height, format and EXIF orientation of a file that was decoded before."""
     with open_header(data) as image:
         orientation = 1
         with suppress(Exception):  # a broken EXIF block says nothing; the decoder ignores it too

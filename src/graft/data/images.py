@@ -1,4 +1,4 @@
-"""Columns of images: where the bytes or pixels of each are. What lies in an archive or a table has a column there."""
+"""Columns of images: files, arrays, crops, cached and concatenated images. Archives and tables have their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Raw = bytes | NDArray[np.uint8]  # an image as stored: the bytes of its file, or
 
 
 class ContentDigest(bytes):
-    """The digest of an image in place of its bytes: enough where all that is asked of the image is in the cache."""
+    """The digest of an image in place of its bytes: enough where its features are in the cache."""
 
 
 @runtime_checkable
@@ -86,7 +86,7 @@ class InMemoryImages:
 
 @dataclass(frozen=True, eq=False)
 class MixedImages:
-    """Some images in memory, the others files: what a person gives in one list. `rows` [n] number them as given."""
+    """Images in memory and files in one list; `rows` [n] index `items`."""
 
     items: Sequence[Raw | str]
     rows: NDArray[np.intp]
@@ -109,7 +109,7 @@ class MixedImages:
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images of one size that lie in one array, as data sets of small images are published.
+    """Images of one size in one array, as data sets of small images are published.
 
     `pixels` uint8 [images, channels, height, width], 1 or 3 channels; `rows` [n] says which of them this column has.
     `files` says, in front of a person, where they came from: names, and how many images each had, in order.
@@ -174,9 +174,9 @@ class ImageCrops:
 
 @dataclass(frozen=True, eq=False)
 class CachedImages:
-    """A column of names and digests [n, 16]; `at` [n] says where an image lies in `photos`, -1 where it does not.
+    """Images known by name and digest [n, 16]; `positions` [n] are their rows in `source`, -1 where they are not there.
 
-    `read` gives the digest (see `Content`) of an image that is not at hand.
+    `read` returns the digest (see `ContentDigest`) of an image that is not at hand.
     """
 
     names: NDArray[Any]  # of numpy's StringDType
@@ -202,7 +202,7 @@ class CachedImages:
 
 @dataclass(frozen=True, eq=False)
 class ConcatenatedImages:
-    """Several columns as one; `which` [n] names the column of each image, `rows` [n] its row there."""
+    """Several columns as one; `column_indices` [n] is the column of each image, `rows` [n] its row there."""
 
     columns: tuple[Images, ...]
     column_indices: NDArray[np.intp]
@@ -210,7 +210,7 @@ class ConcatenatedImages:
 
     @classmethod
     def from_columns(cls, columns: Sequence[Images]) -> ConcatenatedImages:
-        """One after the other."""
+        """Concatenate columns."""
         lengths = [len(column) for column in columns]
         rows = np.concatenate([np.arange(length) for length in lengths])
         return cls(tuple(columns), np.repeat(np.arange(len(columns)), lengths), rows)

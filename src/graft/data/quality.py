@@ -1,4 +1,4 @@
-"""Images that are odd by themselves: blank, tiny, long, huge, grey among coloured ones, turned, misnamed."""
+"""Findings about a data set, and those about single images: blank, tiny, long, huge, grey, rotated, misnamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEVERITIES = ("error", "warning", "note")  # makes scores lie or training fail; 
 
 
 def no_cases() -> NDArray[np.intp]:
-    """The cases of a finding about the set as a whole."""
+    """Return no cases: for a finding about the set as a whole."""
     return np.zeros((0, 1), np.intp)
 
 
@@ -36,11 +36,11 @@ class Finding:
     notes: Sequence[str] = ()
 
     def map_rows(self, rows: NDArray[np.intp]) -> Finding:
-        """The same finding where the images were rows of a part of the data set."""
+        """Map row numbers of a part of the data set to those of the whole."""
         return replace(self, cases=rows[self.cases])
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return all fields, ready for JSON."""
         notes = self.notes or [""] * len(self.cases)
         cases = [
             {"images": [names[row] for row in case], "note": note}
@@ -51,18 +51,18 @@ class Finding:
 
 
 def single_cases(rows: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Cases of one image each, from rows or from a mask."""
+    """Return cases of one image each, from rows or from a mask."""
     where = np.flatnonzero(rows) if rows.dtype == bool else rows
     return where.astype(np.intp)[:, None]
 
 
 def format_count(count: int, what: str, plural: str = "") -> str:
-    """'1 image', '2 images'."""
+    """Format a count with its unit: '1 image', '2 images'."""
     return f"{count:,} {what if count == 1 else plural or what + 's'}"
 
 
 def sort_by_severity(findings: Sequence[Finding]) -> list[Finding]:
-    """The worst first, else in the order in which they were found."""
+    """Sort findings, the worst first, else in the order in which they were found."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -76,7 +76,7 @@ _FORMAT_OF = {ending: FORMATS.index(name) for name, endings in SUFFIXES_OF_FORMA
 
 
 def find_odd_images(stats: ImageStats, names: Sequence[str]) -> Iterator[Finding]:
-    """What the looks of images [n] with these names tell; rows are theirs."""
+    """Yield findings from the statistics of images [n] with these names."""
     if len(stats):
         yield from filter(
             None, (_find_blank(stats), _find_tiny(stats), _find_wrong_endings(stats, names), _find_grey(stats))
@@ -85,7 +85,7 @@ def find_odd_images(stats: ImageStats, names: Sequence[str]) -> Iterator[Finding
 
 
 def find_unreadable(faults: dict[int, str], count: int) -> Iterator[Finding]:
-    """Images that could not be decoded, by their rows among `count`."""
+    """Yield a finding about images that could not be decoded, by their rows among `count`."""
     if faults:
         yield Finding(
             "unreadable",
@@ -98,7 +98,7 @@ def find_unreadable(faults: dict[int, str], count: int) -> Iterator[Finding]:
 
 
 def find_misnamed(looks: ImageStats, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether the content has another format than the name's ending says."""
+    """Return which images have another format than the name's ending says, [n]."""
     named_formats = np.array([_FORMAT_OF.get(PurePath(name).suffix.lower(), -1) for name in names])
     return (named_formats >= 0) & (looks.formats >= 0) & (named_formats != looks.formats)
 

@@ -1,7 +1,7 @@
-"""Which images are for training, which for the score, and which fold each belongs to: decided by content.
+"""Splits and folds of a data set, decided by image content.
 
-An image's place follows from a hash of its bytes, so file names, order and machine do not matter. Near-duplicates
-form a group that stays together, because a twin on the other side of the border makes every score a lie. Labels are
+An image's part follows from a hash of its bytes, so file names, order and machine do not matter. Near-duplicates
+form a group that stays together, because one on the other side would inflate every score. Labels are
 one class for each image [n], or several [n, classes]; the latter are dealt by iterative stratification (Sechidis et
 al. 2011), rarest class first.
 """
@@ -23,12 +23,12 @@ IntArray = NDArray[np.integer]
 def split_by_content(
     labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
 ) -> NDArray[np.int8]:
-    """TRAIN or TEST for each image, by its own content: it stays there whatever is added to the set later.
+    """Return TRAIN or TEST for each image, by its own content: it stays there whatever is added to the set later.
 
     An image is TEST if the hash of its content falls below `share`; a group goes with one of its images. So about
     `share` of each class is TEST. Only where chance leaves a class without a test image it lends its first, and
     where chance takes more than half of a class, the rest stays TRAIN. Several labels an image are dealt by
-    `stratified`, for which the whole set decides.
+    `split_stratified`, which depends on the whole set.
     """
     if labels.ndim == 2:
         return split_stratified(labels, groups, digests, share, seed)
@@ -45,7 +45,7 @@ def split_by_content(
 def split_stratified(
     labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], share: float, seed: int
 ) -> NDArray[np.int8]:
-    """TRAIN or TEST for each image: `share` of each class is TEST, and at least one image stays TRAIN.
+    """Return TRAIN or TEST for each image: `share` of each class is TEST, and at least one image stays TRAIN.
 
     Groups are dealt in the order of their hash; one that would overfill the test part of any of its classes is for
     training. A class with a single image or group cannot be tested.
@@ -59,7 +59,7 @@ def split_stratified(
 
 
 class _TestAssigner:
-    """Who is TEST so far. Plain numbers in lists: numpy would take 10 µs for each of a million groups."""
+    """Assigns groups to the test part. Plain numbers in lists: numpy would take 10 µs for each of a million groups."""
 
     def __init__(self, labels: IntArray, room: IntArray) -> None:
         self.part = np.full(len(labels), TRAIN, np.int8)
@@ -80,14 +80,14 @@ class _TestAssigner:
 
 
 def leave_one_group_out(groups: IntArray) -> NDArray[np.int64]:
-    """A fold number for each image, 0 to the number of groups - 1: each fold is one group."""
+    """Return a fold number for each image, 0 to the number of groups - 1: each fold is one group."""
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def assign_folds(
     labels: IntArray, groups: IntArray, digests: NDArray[np.uint8], count: int, seed: int
 ) -> NDArray[np.int8]:
-    """A fold number for each image, 0 to count - 1: classes spread evenly, groups kept together.
+    """Return a fold number for each image, 0 to count - 1: classes spread evenly, groups kept together.
 
     Big groups are dealt first; each goes to the fold that has the fewest images of its classes so far.
     """
@@ -111,7 +111,7 @@ def assign_folds(
 
 
 def _emptiest_fold(filled: list[list[int]], total: list[int], wanted: Mapping[int, int], sizes: IntArray) -> int:
-    """The fold with the smallest share of these classes, weighed by how many of each are wanted; then the smallest."""
+    """Return the fold with the smallest share of these classes, weighted by the wanted counts; then the smallest."""
     if len(wanted) == 1:
         (label,) = wanted
         return min(range(len(filled)), key=lambda fold: (filled[fold][label], total[fold]))
@@ -122,7 +122,7 @@ def _emptiest_fold(filled: list[list[int]], total: list[int], wanted: Mapping[in
 
 
 def _test_capacity(sizes: IntArray, share: float) -> IntArray:
-    """How many images of each class may be TEST; a class may be empty."""
+    """Return how many images of each class may be TEST; a class may be empty."""
     capacity = np.maximum(np.rint(sizes * share).astype(int), sizes > 1)
     return np.minimum(capacity, np.maximum(sizes - 1, 0))
 
@@ -136,7 +136,7 @@ def _split_multilabel(labels: IntArray, members: list[list[int]], share: float) 
 
 
 def _count_group_labels(labels: IntArray, members: list[list[int]]) -> NDArray[np.int64]:
-    """How many images of each class a group has, [groups, classes + 1]; the last column is its size."""
+    """Count the images of each class in each group, [groups, classes + 1]; the last column is its size."""
     starts = np.cumsum([0, *(len(rows) for rows in members[:-1])])
     several = np.add.reduceat(labels[np.concatenate(members)], starts, axis=0, dtype=np.int64)
     return np.column_stack([several, [len(rows) for rows in members]])
@@ -145,11 +145,11 @@ def _count_group_labels(labels: IntArray, members: list[list[int]]) -> NDArray[n
 def _assign_groups(
     tallies: NDArray[np.int64], desired: NDArray[np.float64], keep_last: bool = False
 ) -> NDArray[np.int8]:
-    """The part of each group, so that part p gets about `desired[p]` [classes + 1].
+    """Assign a part to each group, so that part p gets about `desired[p]` [classes + 1].
 
     The class with the fewest images left is dealt first, each group to the part that wants it most; size, the last
-    column, decides between equals and deals what has no label. With `keep` no class loses its last image to another
-    part than the first.
+    column, decides between equals and deals what has no label. With `keep_last` no class loses its last image to
+    another part than the first.
     """
     part, desired, remaining = np.full(len(tallies), -1, np.int8), desired.copy(), tallies.sum(axis=0)
     in_first = np.zeros_like(remaining)  # in the first part
@@ -168,14 +168,14 @@ def _assign_groups(
 
 
 def _expand_groups(dealt: NDArray[np.int8], members: list[list[int]], count: int) -> NDArray[np.int8]:
-    """The part of each image from that of its group."""
+    """Return the part of each image from that of its group."""
     part = np.zeros(count, np.int8)
     part[np.concatenate(members)] = np.repeat(dealt, [len(rows) for rows in members])
     return part
 
 
 def _in_hash_order(groups: IntArray, digests: NDArray[np.uint8], seed: int) -> list[list[int]]:
-    """Rows of each group and the groups, ordered by the (smallest) hash of seed and content."""
+    """Return the rows of each group, ordered by the (smallest) hash of seed and content."""
     hashes = _hash_contents(digests, seed)
     order = np.lexsort((hashes, groups))
     starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
@@ -185,7 +185,7 @@ def _in_hash_order(groups: IntArray, digests: NDArray[np.uint8], seed: int) -> l
 
 
 def _hash_contents(digests: NDArray[np.uint8], seed: int, person: bytes = b"") -> NDArray[np.uint64]:
-    """A number for each content, the same whatever else is there, and another one for another seed."""
+    """Hash each content with the seed, independently of the other contents."""
     raw, key, width = digests.tobytes(), seed.to_bytes(8), digests.shape[1]
     each = (raw[at : at + width] for at in range(0, len(raw), width))
     made = (blake2b(content, digest_size=8, key=key, person=person).digest() for content in each)

@@ -1,4 +1,4 @@
-"""Seeded views of an image: what view 3 shows depends on seed, image, number and epoch, nothing else."""
+"""Augmentation options, and seeded views of an image: a view depends on seed, image, number and epoch only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graft.data.augmentation import LEAST
+from graft.data.augmentation import MIN_CROP_AREA
 
 CENTRE, MIRROR = 0, 1  # view 0 is the image as it will be judged; view 1 the same, mirrored; from 2 on random crops
-SCALE = (LEAST, 1.0)  # share of the area that a random crop keeps
+SCALE = (MIN_CROP_AREA, 1.0)  # share of the area that a random crop keeps
 ASPECT = (3 / 4, 4 / 3)
 
 
@@ -29,12 +29,12 @@ class CropBox:
 def random_crop(
     seed: int, digest: bytes, view: int, width: int, height: int, *, epoch: int = 0, min_area: float = SCALE[0]
 ) -> CropBox:
-    """The random resized crop that belongs to (seed, image, view, epoch): the same in every process and order.
+    """Return the random resized crop of (seed, image, view, epoch): the same in every process and order.
 
-    Szegedy et al. 2015's crop: area and aspect ratio uniform (the latter on a log scale), then a uniform place. `least`
-    is the smallest share of the area; the views that are stored are those of epoch 0.
+    Szegedy et al. 2015's crop: area and aspect ratio uniform (the latter on a log scale), then a uniform position.
+    `min_area` is the smallest share of the area; the views that are stored are those of epoch 0.
 
-    >>> crop(0, b"an image", 2, 640, 480) == crop(0, b"an image", 2, 640, 480)
+    >>> random_crop(0, b"an image", 2, 640, 480) == random_crop(0, b"an image", 2, 640, 480)
     True
     """
     random = np.random.default_rng(derive_seed(seed, digest, view, epoch))
@@ -47,7 +47,7 @@ def random_crop(
 
 
 def derive_seed(seed: int, digest: bytes, view: int, epoch: int = 0, purpose: bytes = b"") -> int:
-    """A number of 128 bits to seed a generator with: a function of its arguments, without a pattern between them."""
+    """Derive a 128-bit seed for a generator by hashing the arguments."""
     # A salt of zeros is no salt: in epoch 0 this is the number under whose crops features have been stored all along.
     name = hashlib.blake2b(
         digest + view.to_bytes(4) + seed.to_bytes(8), digest_size=16, salt=epoch.to_bytes(8), person=purpose

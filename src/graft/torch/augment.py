@@ -19,7 +19,7 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 
 from graft.data import views
-from graft.data.augmentation import STRENGTHS, Step, Strength, steps
+from graft.data.augmentation import STRENGTHS, Step, Strength, parse_augmentation
 from graft.data.views import CropBox
 from graft.errors import UsageError
 from graft.training.recipe import Recipe
@@ -66,8 +66,8 @@ class Augment:
 
     @classmethod
     def parse(cls, text: str) -> Augment:
-        """A list joined by '+', of which a preset may be a part; UsageError says what is legal."""
-        return cls(text, steps(text))
+        """Parse augmentations joined by '+', presets included; UsageError says what is legal."""
+        return cls(text, parse_augmentation(text))
 
     def __str__(self) -> str:
         return self.text

@@ -92,7 +92,7 @@ class Choices:
             raise UsageError("'pca' of early-features is for a head that is solved: leave --head out.")
 
     def _check_recipe(self, settings: Recipe) -> None:
-        augmentation.steps(settings.augment)
+        augmentation.parse_augmentation(settings.augment)
         stored = [bool(phase.views) for phase in self.parsed_strategy.phases(["a stage"] * 8)]
         if all(stored) and "augment=" in self.recipe:
             raise UsageError(

@@ -87,7 +87,7 @@ def test_threads_in_any_order_read_the_same(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(60), 4)).tolist()
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(data.read, order)) == [many[at] for at in order]
-    assert len(data.images.held) == CACHED_GROUPS  # type: ignore[attr-defined]
+    assert len(data.images.cache) == CACHED_GROUPS  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Images in a zip or tar archive, read where they lie: class folders, or a table of files and labels."""
+"""Images in zip and tar archives, read in place: class folders, or a table of files and labels."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ OPENERS = {
 }
 PACKED_SUFFIXES = tuple(suffix for suffixes in OPENERS for suffix in suffixes)
 BLOCK = 1 << 20
-SLACK, PACKED_RATIO = 256 << 20, 20  # images hardly pack; a tar of tiny ones is half blanks, and 20 is far from that
+# Images hardly pack; a tar of tiny ones is half blanks, and 20 is far from that.
+FREE_PACKED_BYTES, PACKED_RATIO = 256 << 20, 20
 
 
 def unpack_tar(path: Path) -> Path:
-    """The tar itself, or its unpacked copy in the cache, made at the first call, and anew where it is damaged.
+    """Return the tar itself, or its unpacked copy in the cache, made at the first call, and again if it is damaged.
 
     A copy is named by the content of the archive and by its own, so that it says itself whether it is whole.
     Random access into a gzip of 100 MB takes 0.3 s an image, unpacking it 0.5 s once (measured on two cores).
@@ -124,16 +125,14 @@ def _read_blocks(path: Path, file: BinaryIO, packed: BufferedIOBase) -> Iterator
         if not block:
             return
         written += len(block)
-        if written > SLACK + PACKED_RATIO * file.tell():
+        if written > FREE_PACKED_BYTES + PACKED_RATIO * file.tell():
             raise DataError(f"{path} unpacks to far more than images do. Nothing of it was kept. Is it what it says?")
         yield block
 
 
 MAX_MEMBER_BYTES = 256 << 20  # bytes: an image of 64 megapixels is 192 MB as BMP, the most that is decoded
-FLAT, MEMBER_RATIO = (
-    1 << 20,
-    200,
-)  # above 1 MiB: photos pack to about their own size, drawings as BMP to a tenth or less
+# Above 1 MiB: photos pack to about their own size, drawings as BMP to a tenth or less.
+FREE_MEMBER_BYTES, MEMBER_RATIO = 1 << 20, 200
 MAX_DIRECTORY_BYTES = 256 << 20  # bytes of a zip file's list of members: about two million images
 MAX_MEMBERS = 5_000_000  # members; a tar of more takes minutes to look through
 
@@ -148,7 +147,7 @@ _DIRECTORY_SIZE = re.compile(
 
 
 class ArchiveMember(NamedTuple):
-    """A file in an archive: where its bytes are; `flaw` says why it is left out, if it is."""
+    """A file in an archive: where its bytes are; `problem` says why it is left out, if it is."""
 
     name: str
     begin: int
@@ -207,7 +206,7 @@ def _unpack_member(file: BinaryIO, begin: int, packed: int, size: int, method: i
 
 @dataclass(frozen=True, eq=False)
 class ArchiveIndex:
-    """What an archive holds: `spans` by the names of its files, and what was left out, counted in words."""
+    """The contents of an archive: `spans` of its files, their `row_by_name`, and counts of what was `ignored`."""
 
     path: Path
     file: Path  # what is read from: of a compressed tar, its unpacked copy
@@ -217,7 +216,7 @@ class ArchiveIndex:
     ignored: Counter[str]
 
     def select_images(self, names: list[str]) -> ArchiveImages:
-        """The images of these names; one that is not there stays, and cannot be read."""
+        """Return the images of these names; one that is not there stays, and cannot be read."""
         spans = np.zeros(len(names), SPAN_DTYPE)
         spans["method"] = ABSENT
         rows = np.array([self.row_by_name.get(name, -1) for name in names], np.intp)
@@ -225,7 +224,7 @@ class ArchiveIndex:
         return ArchiveImages(np.array(names, np.dtypes.StringDType()), spans, (str(self.file),), str(self.path))
 
     def read(self, name: str) -> bytes:
-        """A small file in the archive; raises DataError where it is damaged."""
+        """Read a small file in the archive; raises DataError if it is damaged."""
         try:
             return self.select_images([name]).read(0)
         except (ImageError, OSError) as error:
@@ -233,7 +232,7 @@ class ArchiveIndex:
 
 
 def index_archive(path: Path) -> ArchiveIndex:
-    """Look through an archive once. Raises DataError for one that is damaged or has too many members."""
+    """Index an archive. Raises DataError for one that is damaged or has too many members."""
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     zipped = path.suffix.lower() == ".zip"
@@ -257,7 +256,7 @@ def index_archive(path: Path) -> ArchiveIndex:
 
 
 def _misplaced_reason(member: ArchiveMember, end: int) -> str:
-    """Why a member may not be where its name says, or its bytes not where the archive says."""
+    """Return why a member's name or position is not acceptable, or ''."""
     if member.name.startswith("/") or re.match(r"[A-Za-z]:", member.name) or ".." in member.name.split("/"):
         return "names that lead out of the archive"
     if not is_unicode(member.name):
@@ -266,8 +265,8 @@ def _misplaced_reason(member: ArchiveMember, end: int) -> str:
 
 
 def _oversize_reason(member: ArchiveMember) -> str:
-    """Why a member is not unpacked: seen before a byte of it is."""
-    limit = min(MAX_MEMBER_BYTES, max(FLAT, MEMBER_RATIO * member.packed))
+    """Return why a member is too large to unpack, or ''; decided before unpacking."""
+    limit = min(MAX_MEMBER_BYTES, max(FREE_MEMBER_BYTES, MEMBER_RATIO * member.packed))
     return "members that unpack to more than an image can be" if not 0 <= member.size <= limit else ""
 
 
@@ -334,7 +333,7 @@ def _damaged_error(path: Path, error: Exception) -> DataError:
 
 
 def concatenate_archives(columns: Iterable[ArchiveImages], root: str) -> ArchiveImages:
-    """Several archives as one column."""
+    """Concatenate the images of several archives."""
     parts = list(columns)
     spans = np.concatenate([part.spans for part in parts])
     spans["archive"] = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
@@ -354,7 +353,7 @@ FolderTree = dict[str, dict[str, bool]]
 def read_archive(
     path: str | Path, classes: tuple[str, ...] | None = None, columns: str = "", *, strict: bool = False
 ) -> Dataset:
-    """The images in a zip or tar archive, laid out as `read_folder` or `read_table` would have them.
+    """Read the images in a zip or tar archive, laid out as `read_folder` or `read_table` would have them.
 
     All may stand in one folder at the top. Nothing is unpacked, except that a compressed tar is, once, into the cache.
     Members that lead out of the archive, links, devices, and what unpacks to more than an image are left out and
@@ -366,7 +365,7 @@ def read_archive(
 def from_index(
     found: ArchiveIndex, classes: tuple[str, ...] | None, columns: str = "", *, strict: bool = False
 ) -> Dataset:
-    """The same of an archive that was looked through already."""
+    """Read an archive that is indexed already; see `read_archive`."""
     ignored = Counter(found.ignored)
     folders = build_tree([*found.row_by_name, *found.folders])
     top = _find_top(folders, classes)
@@ -389,7 +388,7 @@ def from_index(
 
 
 def _find_top(folders: FolderTree, classes: tuple[str, ...] | None) -> str:
-    """Where the class folders or the table stand: at the root, or in a folder that holds all the rest."""
+    """Return where the class folders or the table are: at the root, or in a folder that holds all the rest."""
     top = ""
     while True:
         seen = {name: is_folder for name, is_folder in folders[top].items() if not is_hidden(name)}

@@ -36,7 +36,7 @@ _SPLIT_WORD = re.compile("(?<![a-z])(training|train|validation|valid|val|testing
 
 @dataclass
 class _CocoColumns:
-    """What one JSON says, in columns: a list of names, and numbers."""
+    """The content of one JSON as columns: a list of names, and numbers."""
 
     path: Path
     names: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class _CocoColumns:
     text_ids: dict[str, int] = field(default_factory=dict)  # of ids that are texts
 
     def to_number(self, given: Any) -> int:
-        """An id as a number: exports have texts too, and '7' there is 7 here."""
+        """Return an id as a number: exports have texts too, and '7' there is 7 here."""
         if isinstance(given, str) and not re.fullmatch(r"-?[0-9]{1,18}", given):
             return self.text_ids.setdefault(given, TEXT_ID_BASE - len(self.text_ids))
         if isinstance(given, bool) or not isinstance(given, int | str):
@@ -63,7 +63,7 @@ def is_coco(path: Path) -> bool:
 
 
 def read_coco(path: str | Path, *, boxes: bool = False) -> Dataset:
-    """Images with the categories of the objects in each, several an image; with `boxes` each object by itself.
+    """Read images with the categories of their objects, several an image; with `boxes` each object by itself.
 
     `path` is a JSON, or the folder with annotations/instances_*.json; several of them are the parts that their names
     say (train, val, test). Images lie in the folder that the JSON is named after (train2017), in `images`, or beside
@@ -135,7 +135,7 @@ def _parse_category(columns: _CocoColumns, entry: dict[str, Any]) -> None:
 
 
 def _read_entries(path: Path, wanted: Any) -> Iterator[tuple[str, Any]]:
-    """(name of the list, entry) for each entry of the wanted lists of a JSON object, one after another.
+    """Yield (name of the list, entry) for each entry of the wanted lists of a JSON object, one after another.
 
     A whole tree in memory would be ten times the text: COCO's own file has 450 MB, nearly all of it polygons.
     """
@@ -174,13 +174,13 @@ def _iterate_entries(text: str, path: Path, wanted: Any) -> Iterator[tuple[str, 
 
 
 def _skip_separators(text: str, at: int) -> int:
-    """Where the next value begins."""
+    """Return where the next value begins."""
     found = _SEPARATORS.match(text, at)
     return found.end() if found else at
 
 
 def _build_objects(root: Path, columns: _CocoColumns, ignored: Counter[str]) -> AnnotatedObjects:
-    """The images of one JSON that are there, and the objects in them."""
+    """Build the images of one JSON that exist, and the objects in them."""
     places = _find_files(root, columns)
     exists = np.array([bool(place) for place in places], bool)
     image_rows, listed = _find_rows(np.array(columns.ids), np.array(columns.image_ids))
@@ -207,7 +207,7 @@ def _build_objects(root: Path, columns: _CocoColumns, ignored: Counter[str]) -> 
 
 
 def _class_indices(columns: _CocoColumns) -> tuple[NDArray[np.intp], list[str]]:
-    """The class of each object as an index into the names of the classes, each name once."""
+    """Return the class of each object as an index into the names of the classes, each name once."""
     rows, known = _find_rows(np.array(list(columns.classes)), np.array(columns.category_ids))
     if not known.all():
         number = columns.category_ids[int(np.flatnonzero(~known)[0])]
@@ -219,14 +219,14 @@ def _class_indices(columns: _CocoColumns) -> tuple[NDArray[np.intp], list[str]]:
 
 
 def _find_rows(ids: NDArray[np.integer], wanted: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The row of each wanted id, and whether it has one."""
+    """Return the row of each wanted id, and whether it has one."""
     order = np.argsort(ids, kind="stable")
     rows = order[np.searchsorted(ids[order], wanted).clip(max=len(ids) - 1)]
     return rows, ids[rows] == wanted
 
 
 def _find_files(root: Path, columns: _CocoColumns) -> list[str]:
-    """Where each image lies, seen from `root`; empty where it is not there."""
+    """Return the path of each image relative to `root`; empty where it is not there."""
     called = columns.path.stem.removeprefix("instances_")
     beside = columns.path.parent.relative_to(root).as_posix()
     folders = dict.fromkeys([called, f"images/{called}", "images", beside, ".", f"../{called}", "../images"])
@@ -237,13 +237,13 @@ def _find_files(root: Path, columns: _CocoColumns) -> list[str]:
 
 
 def _split_of_file(path: Path) -> int:
-    """The part of the split that a JSON is named after, or the folder that it lies in."""
+    """Return the part of the split that a JSON is named after, or the folder that it lies in."""
     said = _SPLIT_WORD.search((path.parent.name if path.name[0] == "_" else path.stem).lower())
     return SPLIT_FOLDERS[said[0]] if said else UNSPLIT
 
 
 def _concatenate(root: Path, found: list[AnnotatedObjects]) -> AnnotatedObjects:
-    """Several parts as one, categories matched by name."""
+    """Concatenate several parts; categories are matched by name."""
     classes = list(dict.fromkeys(name for part in found for name in part.classes))
     starts = np.cumsum([0, *(len(part.names) for part in found)])
     return AnnotatedObjects(

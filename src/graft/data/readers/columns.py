@@ -1,4 +1,4 @@
-"""What the columns of a table mean, whatever it was written in: image, labels, part of the split, group."""
+"""Columns of tables: labels in any form, and which columns are image, label, split and group."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PANDAS_MISSING = ("NAType", "NaTType")  # pandas' own words for a missing value
 
 
 def parse_labels(labels: Any, names: Sequence[str] = ()) -> tuple[Labels, tuple[str, ...]]:
-    """What labels say, one entry for each image, and the classes that they mean, sorted as class folders are.
+    """Parse labels, one entry for each image; return them and their classes, sorted as class folders are.
 
     An entry is a name or a number, a row of 0 and 1 with one column for each class, or several labels in a list or set;
     None and NaN are a missing label. Numbers count in `names` where these are given. Raises DataError for any other.
@@ -47,7 +47,7 @@ def parse_labels(labels: Any, names: Sequence[str] = ()) -> tuple[Labels, tuple[
 
 
 def encode_labels(row_labels: Sequence[tuple[str, ...]], classes: tuple[str, ...], *, explicit: bool = False) -> Labels:
-    """One number for each image, UNLABELLED where the label is missing; or a table of 0 and 1.
+    """Return a class index for each image, UNLABELLED where the label is missing; or a matrix of 0 and 1.
 
     A table if any image has several labels. Also if an image without one says something: because 0 was written for
     each class (`explicit`), or because there is but one class, to have or not to have.
@@ -68,7 +68,7 @@ def labels_to_texts(column: Any, names: Sequence[str] = ()) -> list[str]:
 
 
 def name_labels(labels: Any, names: Sequence[str]) -> list[list[str] | None]:
-    """Numbers or rows of 0 and 1 as the names that they mean, None where the label is missing."""
+    """Return numbers or rows of 0 and 1 as the names that they mean, None where the label is missing."""
     given = _validate_entries(labels, names)
     return [None if each is None else list(row) for each, row in zip(given, _row_labels(given, names), strict=True)]
 
@@ -100,7 +100,7 @@ def _is_odd(value: Any) -> bool:
 
 
 def to_entries(labels: Any) -> list[Any]:
-    """What was given for each image, in Python's own values; DataError for what has no length."""
+    """Return the entry of each image, in Python's own values; DataError for what has no length."""
     own = next((name for name in ("tolist", "to_pylist") if hasattr(labels, name)), "")  # of NumPy, of Arrow
     whole = getattr(labels, own)() if own else list(labels) if isinstance(labels, Iterator) else labels
     if isinstance(whole, str | bytes | Mapping) or not hasattr(whole, "__len__") or not hasattr(whole, "__iter__"):
@@ -157,7 +157,7 @@ def _row_labels(given: list[Any], names: Sequence[str]) -> list[tuple[str, ...]]
 
 
 def _name_formatter(values: list[Any], names: Sequence[str]) -> Callable[[Any], str]:
-    """How these values are written as names: those of a column of whole numbers without a point."""
+    """Return a function that formats these values as names: those of a column of whole numbers without a point."""
     whole = all(isinstance(each, int) or (isinstance(each, float) and each.is_integer()) for each in values)
     if whole and names and all(-1 <= each < len(names) for each in values):
         number = [*names, ""]  # -1 is what Hugging Face writes for 'unknown'
@@ -167,7 +167,7 @@ def _name_formatter(values: list[Any], names: Sequence[str]) -> Callable[[Any], 
 
 
 def _flatten(values: Sequence[Any]) -> list[Any]:
-    """What lists inside lists hold."""
+    """Flatten nested lists."""
     return [each for value in values for each in (_flatten(value) if isinstance(value, list) else [value])]
 
 
@@ -379,7 +379,7 @@ def build_dataset(
     parts: list[int] | None = None,
     ignored: dict[str, int] | None = None,
 ) -> Dataset:
-    """The data set that these rows of a table describe; `images` gives the column of their images.
+    """Build the data set of these rows of a table; `images` returns the column of their images.
 
     Raises DataError: no label at all, all the same, or none that a trained classifier's `classes` have.
     """
@@ -425,7 +425,7 @@ def _check_labels(cells: TableCells, found: tuple[str, ...], classes: tuple[str,
 
 
 def _suggest_label_column(cells: TableCells) -> str:
-    """Which columns may be the labels instead: those whose values repeat, the likeliest first."""
+    """Suggest columns that may be the labels instead: those whose values repeat, the likeliest first."""
     taken = {cells.column_index.get(role) for role in ("file", "label", "split")}
     columns = {
         name: [row[at] for row in cells.rows if row[at]] for at, name in enumerate(cells.header) if at not in taken

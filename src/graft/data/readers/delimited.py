@@ -1,4 +1,4 @@
-"""The text of a table as a header and rows: CSV, TSV, and lists of paths and labels without a header."""
+"""Decode and parse delimited text: CSV, TSV, and lists of paths and labels without a header."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ _SAMPLE_LENGTH = 16  # letters of a label, to show what an encoding makes of it
 
 
 def decode_text(where: str, raw: bytes, count_files: Callable[[str], int] | None = None) -> tuple[str, str]:
-    """The text, and the encoding where it is none of Unicode's, as people call it.
+    """Decode a table; return the text, and the encoding's common name where it is none of Unicode's.
 
-    `proof` says of a text how many of the files that it lists are there: that decides. Without such a file only text
+    `count_files` returns how many of the files that a text lists exist: that decides. Without such a file only text
     that looks like a Western European language is taken for Windows-1252, because the bytes of any other language are
     valid in several encodings. Raises DataError.
     """
@@ -132,7 +132,7 @@ _PATH_LAST = re.compile(rf"(.*?)\s+(\S+(?:{_ENDINGS}))", re.IGNORECASE)
 
 
 def parse_table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows below it, without empty ones; raises DataError.
+    """Parse a table; return the header and the rows, without empty ones. Raises DataError.
 
     Excel's first line 'sep=;' names the separator; else it is the one that the first line has most of, and blanks
     where it has none. A first line that names an image is no header: then columns are called file and label.
@@ -156,7 +156,7 @@ def parse_table(where: str, text: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _guess_separator(head: str) -> str:
-    """The separator that a first line has most of; a bar or blanks where it has none of them."""
+    """Return the most frequent separator of a first line; a bar or blanks where it has none of them."""
     found = max(SEPARATORS, key=head.count)
     if found not in head and any(map(_is_file_cell, head.split(BAR)[: head.count(BAR)])):
         return BAR  # which joins labels otherwise
@@ -195,7 +195,7 @@ def _parse_spaced(lines: Sequence[str]) -> list[list[str]]:
 
 
 def _split_at_path(line: str) -> tuple[str, str, bool]:
-    """(path, the rest of the line, whether the path is the last); without a path, the whole line is the rest."""
+    """Return (path, the rest of the line, whether the path is the last); without a path, the whole line is the rest."""
     if (found := _PATH_FIRST.fullmatch(line)) and (found[2] is not None or not _PATH_LAST.fullmatch(line)):
         return found[1], found[2] or "", False
     if found := _PATH_LAST.fullmatch(line):

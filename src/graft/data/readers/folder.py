@@ -1,4 +1,4 @@
-"""Class folders on the disk, alone or below ready-made train / val / test folders."""
+"""Class folders, alone or below train / val / test folders."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def parse_level(columns: str) -> str:
 def resolve_levels(
     where: str, rows: Sequence[LabelledFile], parts: Mapping[str, int], classes: tuple[str, ...] | None, level: str
 ) -> list[LabelledFile]:
-    """The rows with parts found inside class folders, and with the inner folders as classes where these are meant.
+    """Apply splits found inside class folders, and use the inner folders as classes where these are meant.
 
     Where every class folder has folders of the same names, `level` or a classifier's `classes` say which of the two
     are the classes. Raises DataError where nothing does.
@@ -110,7 +110,7 @@ EMPTY_FOLDERS = "folders without images"
 
 
 class FolderEntry(NamedTuple):
-    """What is in a folder: its name, its path below the root, and whether it is a folder itself."""
+    """An entry of a folder: its name, its path below the root, and whether it is a folder itself."""
 
     name: str
     path: str
@@ -131,11 +131,11 @@ def read_class_folders(
     advice: str = "",
     level: str = "",
 ) -> Dataset:
-    """The images in the class folders of a listing, in the order of their paths; `column` finds them by these.
+    """Read the class folders of a listing, in the order of their paths; `column` opens images by path.
 
     `where` is what to call the place in an error, and `advice` ends one about too few classes; `ignored` counts what
     the listing left out, and goes on counting; `level` says which folders are the classes where these lie in others
-    (see `nested`). Raises DataError: no images, fewer than two classes, or names that
+    (see `resolve_levels`). Raises DataError: no images, fewer than two classes, or names that
     cannot be told apart.
     """
     others: list[str] = []
@@ -158,7 +158,7 @@ def read_class_folders(
 
 
 def normalise_split(parts: list[int]) -> NDArray[np.int8]:
-    """The column of the split; training alone is not a decision about the test part."""
+    """Return the split column; if all is TRAIN, UNSPLIT: training alone does not define the test part."""
     split = np.array(parts, np.int8)
     if (split == TRAIN).all():
         split[:] = UNSPLIT
@@ -207,7 +207,7 @@ def _split_folders(tops: list[FolderEntry]) -> dict[str, int]:
 
 
 def find_all_images(name: str, listing: ListFolder, ignored: Counter[str]) -> Iterator[LabelledFile]:
-    """Every image of a listing as one class, whatever folders it lies in; train / val / test folders are its parts."""
+    """Yield every image of a listing as one class, in any folder; train / val / test folders are its parts."""
     entries, empty = list(listing("")), list[str]()
     parts = _split_folders([entry for entry in entries if entry.is_folder])
     for entry in entries:
@@ -278,9 +278,9 @@ def class_name(folder: str) -> str:
 
 
 def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
-    """Sorts 'class 2' before 'class 10', and 'class' before both.
+    """Return a natural sort key: 'class 2' before 'class 10', and 'class' before both.
 
-    >>> sorted(["dog10", "dog", "Dog2"], key=natural)
+    >>> sorted(["dog10", "dog", "Dog2"], key=natural_key)
     ['dog', 'Dog2', 'dog10']
     """
     pieces = re.split(r"([0-9]+)", name)
@@ -294,9 +294,9 @@ def _number_key(digits: str) -> tuple[int, str]:
 
 
 def build_tree(names: Iterable[str]) -> dict[str, dict[str, bool]]:
-    """The folders of these paths: what each holds, and whether that is a folder. A path ends in '/' for an empty one.
+    """Build the folder tree of these paths: what each holds, and whether that is a folder. An empty one ends in '/'.
 
-    >>> tree(["cat/1.jpg", "dog/"])
+    >>> build_tree(["cat/1.jpg", "dog/"])
     {'': {'cat': True, 'dog': True}, 'cat': {'1.jpg': False}, 'dog': {}}
     """
     found: dict[str, dict[str, bool]] = {"": {}}
@@ -330,7 +330,7 @@ def _format_ignored(ignored: Counter[str]) -> str:
 def read_folder(
     root: str | Path, classes: tuple[str, ...] | None = None, watch: ProgressWrapper = no_progress, level: str = ""
 ) -> Dataset:
-    """The images below `root`, one folder a class, or train/val/test folders with one folder a class in each.
+    """Read the images below `root`, one folder a class, or train/val/test folders with one folder a class in each.
 
     Folders inside a class folder belong to that class, or are its parts where each class folder has train and test
     folders. Where they have the same names in every class folder, `level` says which are the classes: 'outer' or
@@ -383,9 +383,9 @@ def check_folder(root: Path) -> Path:
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What is in a folder that was not visited before, hidden things left out, in a fixed order.
+    """Lists folders that were not visited before, without hidden entries, in a fixed order.
 
-    `apart` is a folder that something else is read from: it is passed over wherever it lies.
+    `excluded` is a folder that something else is read from: it is skipped wherever it lies.
     """
 
     root: Path

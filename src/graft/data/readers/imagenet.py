@@ -1,4 +1,4 @@
-"""ImageNet: class folders called by WordNet ids (n01440764), which become names that people know (tench)."""
+"""ImageNet: class folders named by WordNet ids (n01440764), mapped to readable names (tench)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_imagenet(path: Path) -> bool:
 def read_imagenet(
     path: str | Path, classes: tuple[str, ...] | None = None, watch: ProgressWrapper = no_progress
 ) -> Dataset:
-    """Class folders as `read_folder` reads them, with names for WordNet ids, in the order of the ids.
+    """Read class folders as `read_folder` does, with names for WordNet ids, in the order of the ids.
 
     A class is called by the first of its synonyms, and by its id as well where that says two things: ImageNet has
     'crane (n02012849)', a bird, and 'crane (n03126707)', a machine. An id that ImageNet has not stays as it is.
@@ -73,7 +73,7 @@ def _has_only_ids(path: Path) -> bool:
 
 @functools.cache
 def _wordnet_names() -> Mapping[str, str]:
-    """What each WordNet id is called, no two the same, whichever others there are.
+    """Return a unique name for each WordNet id.
 
     Of ILSVRC's thousand classes those are told apart by id that share a name among the thousand; of all others those
     that share one with any.

@@ -1,4 +1,4 @@
-"""Objects of other libraries as a Dataset, known by what they can do: none of these libraries is imported.
+"""Objects of other libraries as a Dataset, recognised by their methods: none of these libraries is imported.
 
 Images are asked for when they are needed, from where the other library keeps them.
 """
@@ -40,7 +40,7 @@ SOURCE_HELP = (
 
 
 def read_object(source: Any, classes: tuple[str, ...] | None = None, columns: str = "") -> Dataset:
-    """A Dataset over what another library holds; see `read_source`. Raises DataError or UsageError."""
+    """Build a Dataset over an object of another library; see `read_source`. Raises DataError or UsageError."""
     if isinstance(source, tuple) and len(source) == 2:
         return _read_pair(*source)
     if isinstance(source, Mapping) and source and all(map(_is_hugging_face, source.values())):

@@ -23,9 +23,9 @@ class AnnotatedObjects:
     """Images, and one row for each object in them: columns, because data sets have millions.
 
     `names` are the images' files below `root`, `parts` int8 [images] their codes of the split. For each of the m
-    objects, `owner` [m] is the row of its image, `kind` [m] the index of its class in `classes`, `boxes` float
-    [m, 4] left, top, right and bottom in pixels (right and bottom are the first ones outside), and `unfit` [m] marks
-    what is no good image of its class.
+    objects, `image_rows` [m] is the row of its image, `class_indices` [m] the index of its class in `classes`, `boxes`
+    float [m, 4] left, top, right and bottom in pixels (right and bottom are the first ones outside), and `excluded` [m]
+    marks what is no good image of its class.
     """
 
     root: Path
@@ -93,7 +93,7 @@ def _used_classes(names: list[str], kind: NDArray[np.intp]) -> tuple[tuple[str, 
 
 
 def drop_single_split(parts: NDArray[np.integer]) -> NDArray[np.int8]:
-    """A split of a single part decides nothing about the test part: then it is none."""
+    """Return the split column; UNSPLIT throughout if there is only one part."""
     split = parts.astype(np.int8)
     return np.full_like(split, UNSPLIT) if len(np.unique(split)) == 1 else split
 

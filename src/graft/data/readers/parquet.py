@@ -86,7 +86,7 @@ def read_parquet(
     strict: bool = False,
     watch: ProgressWrapper = no_progress,
 ) -> Dataset:
-    """The images of a Parquet file, with columns as `read_table` has them.
+    """Read the images of a Parquet file, with columns as `read_table` has them.
 
     The column of images holds bytes, or {bytes, path}, or paths of files beside the table. Several labels are a list,
     or a text joined by '|'. Numbers that the file says are class labels of Hugging Face get their names.
@@ -131,7 +131,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def _read_names(file: Any, image_column: str) -> NDArray[Any]:
-    """What the images are called: the paths that Hugging Face keeps beside the bytes."""
+    """Read the names of the images: the paths that Hugging Face keeps beside the bytes."""
     kind, names = file.schema_arrow.field(image_column).type, [""] * file.metadata.num_rows
     if hasattr(kind, "get_field_index") and kind.get_field_index("path") >= 0:
         found = file.read(columns=[f"{image_column}.path"]).column(0).to_pylist()

@@ -1,4 +1,4 @@
-"""Where a table's files lie, on the disk or in an archive, whichever way their names are spelt."""
+"""Files beside a table, on the disk or in an archive, and advice on files that are no images."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ PDF_ADVICE = "convert the pages of a PDF to images first, as with pdftoppm -jpeg
 
 
 def describe_foreign_files(names: Iterable[str]) -> str:
-    """One sentence about those of these files that are audio, text, video or PDF; empty where none is.
+    """Return a sentence about those of these files that are audio, text, video or PDF; empty where none is.
 
-    >>> told(["a.wav", "b.WAV"])
+    >>> describe_foreign_files(["a.wav", "b.WAV"])
     "It holds 2 .wav files: audio is not this program's job, which classifies images."
     """
     endings = Counter(PurePosixPath(name).suffix.lower() for name in names)
@@ -52,7 +52,7 @@ def describe_foreign_files(names: Iterable[str]) -> str:
 
 
 def format_advice(endings: Iterable[str]) -> str:
-    """What these kinds of files are for this program, without a full stop; empty for none of them."""
+    """Return advice on these kinds of files, without a full stop; empty for none of them."""
     known = set(endings)
     kinds = [name for name, kind in (("audio", AUDIO), ("text", TEXT)) if known & set(kind)]
     clauses = [f"{join_with_and(kinds)} {'are' if len(kinds) > 1 else 'is'} {OTHER_JOB}"] if kinds else []
@@ -67,7 +67,7 @@ def describe_text_column(header: Iterable[str]) -> str:
 
 
 def normalise_name(name: str) -> str:
-    """A name with each accented letter as one."""
+    """Normalise a name to NFC: each accented letter as one."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -104,7 +104,7 @@ class TableFolder:
         )
 
     def find(self, name: str) -> str:
-        """The name that a file is stored by; '' where there is none.
+        """Return the name that a file is stored by; '' where there is none.
 
         The same letters can be stored in two ways (é as one letter, or as e and an accent: macOS does that), and a
         table may have the other one.

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 as they are published: Python's or the binary version, unpacked or as the archive.
+"""CIFAR-10, CIFAR-100 and IDX files (MNIST) as they are published, unpacked or as the archive.
 
-The Python version is pickled, and a pickle can run any program. Here none of it is executed: the few names that the
+CIFAR's Python version is pickled, and a pickle can run any program. Here none of it is executed: the few names that the
 files need are given stand-ins that only keep what they were called with, and any other name is refused.
 """
 
@@ -63,7 +63,7 @@ def _first_folder(path: Path) -> str:
 
 
 def read_cifar(path: str | Path, *, coarse: bool = False) -> Dataset:
-    """CIFAR-10, or CIFAR-100 with its 100 fine classes or its 20 coarse ones.
+    """Read CIFAR-10, or CIFAR-100 with its 100 fine classes or its 20 coarse ones.
 
     `path` is the archive (.tar.gz), the folder that was in it, or the folder that this lies in. The published test
     images are the test part. All images are in memory, 3 kB each.
@@ -276,7 +276,7 @@ def is_idx(path: Path) -> bool:
 
 
 def read_idx(path: str | Path) -> Dataset:
-    """The images of train-images-idx3-ubyte and t10k-images-idx3-ubyte, the latter as test part.
+    """Read the images of train-images-idx3-ubyte and t10k-images-idx3-ubyte, the latter as test part.
 
     Each may be packed (.gz) and lie in `path` or in a folder `raw` there. The classes are called by their numbers; they
     become names by `dataclasses.replace(data, classes=...)`. All images are in memory.

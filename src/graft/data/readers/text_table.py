@@ -33,7 +33,7 @@ def read_table(
     strict: bool = False,
     watch: ProgressWrapper = no_progress,
 ) -> Dataset:
-    """The images that a table lists, with the label or labels of each.
+    """Read the images that a table lists, with the label or labels of each.
 
     A column called file, image, path, filename or image; and label, labels, class, classes, tags or category, with
     several labels joined by '|', by ';' or by ',' (the first of these that any row has), or else one column of 0 and
@@ -56,7 +56,7 @@ def read_table(
 
 
 def read_table_bytes(path: Path) -> bytes:
-    """What is in a table's file; raises DataError."""
+    """Read the bytes of a table's file; raises DataError."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -66,7 +66,7 @@ def read_table_bytes(path: Path) -> bytes:
 def build_table_dataset(
     cells: TableCells, place: TableFolder, classes: tuple[str, ...] | None, *, strict: bool
 ) -> Dataset:
-    """The data set of a table whose cells name files."""
+    """Build the data set of a table whose cells name files."""
     cells = replace(cells, known_classes=classes or ())
     files = _file_names(cells)
     first, unnamed = _first_rows(cells, files), files.count("")
@@ -82,7 +82,7 @@ def build_table_dataset(
 
 
 def parse_cells(where: str, raw: bytes, named: Columns | None = None, place: TableFolder | None = None) -> TableCells:
-    """The cells of a table; the files that are in `place` tell its encoding where that is none of Unicode's."""
+    """Parse the cells of a table; the files in `place` decide its encoding where that is none of Unicode's."""
 
     def count_found(text: str) -> int:
         with suppress(DataError):
@@ -109,7 +109,7 @@ def _split_cells(where: str, text: str, named: Columns | None) -> TableCells:
 
 
 def decode_table_text(where: str, raw: bytes) -> str:
-    """The text in a file; see `encoding.decoded`."""
+    """Decode the text in a file; see `delimited.decode_text`."""
     return decode_text(where, raw)[0]
 
 
@@ -126,7 +126,7 @@ def _file_names(cells: TableCells) -> list[str]:
 
 
 def _first_rows(cells: TableCells, files: list[str]) -> list[int]:
-    """The first row of each file."""
+    """Return the first row of each file."""
     labels, first = cells.labels, dict[str, int]()
     for row, name in ((row, name) for row, name in enumerate(files) if name):
         if labels[first.setdefault(name, row)] != labels[row]:
@@ -138,7 +138,7 @@ def _first_rows(cells: TableCells, files: list[str]) -> list[int]:
 
 
 def _locate_files(cells: TableCells, place: TableFolder, files: list[str], *, strict: bool) -> list[str]:
-    """Where each file lies, seen from the table's folder; one that is not there keeps the name that it is listed by."""
+    """Locate each file relative to the table's folder; one that is not there keeps the name that it is listed by."""
     looked = place.watch(files, "files looked for", len(files))
     located = [next(filter(None, map(place.find, _candidate_paths(name))), "") for name in looked]
     absent = [name for name, way in zip(files, located, strict=True) if not way]

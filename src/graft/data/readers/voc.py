@@ -31,7 +31,7 @@ def is_voc(path: Path) -> bool:
 
 
 def read_voc(path: str | Path, *, boxes: bool = False) -> Dataset:
-    """Images with the classes of the objects in each, several an image; with `boxes` each object by itself.
+    """Read images with the classes of their objects, several an image; with `boxes` each object by itself.
 
     `path` is VOC2012, or the VOCdevkit that it lies in. train, val and test are taken from ImageSets/Main, and an
     image that is in no list there is left out: VOC2012 marks in those only some of the objects. Without Annotations,
@@ -75,7 +75,7 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
 
 
 def _normalise_stem(listed: str) -> str:
-    """How a list names an image: mostly without its ending and folder, but some have these."""
+    """Return the stem by which a list names an image: mostly without its ending and folder, but some have these."""
     name = normalise_name(listed.strip().replace("\\", "/").rpartition("/")[2])
     return Path(name).stem if name.lower().endswith((*SUFFIXES, ".xml")) else name
 

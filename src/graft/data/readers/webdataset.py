@@ -30,7 +30,7 @@ MAX_LABEL_BYTES = 1 << 20  # bytes of such a file
 
 
 def find_shards(path: str | Path) -> list[Path]:
-    """The shards that a folder of nothing but tars holds, or that a pattern names; none where it is neither.
+    """Find the shards in a folder of nothing but tars, or that a pattern names; none where it is neither.
 
     A pattern may have *, ?, [0-9] and braces: 'train-{000000..000007}.tar'.
     """
@@ -75,7 +75,7 @@ def is_shard(found: ArchiveIndex) -> bool:
 
 
 def read_shards(path: str | Path, classes: tuple[str, ...] | None = None) -> Dataset:
-    """The samples of the shards in a folder, or that a pattern names; see `shards`.
+    """Read the samples of the shards in a folder, or that a pattern names; see `find_shards`.
 
     A sample is an image with its label in KEY.cls, in 'label' or 'cls' of KEY.json, or in KEY.txt; a list in the JSON
     is several labels. Words like train or val in a shard's name say its part of the split. Samples without an image
@@ -85,7 +85,7 @@ def read_shards(path: str | Path, classes: tuple[str, ...] | None = None) -> Dat
 
 
 def from_indices(where: str, found: Sequence[ArchiveIndex], classes: tuple[str, ...] | None = None) -> Dataset:
-    """The same of archives that were looked through already."""
+    """Read shards that are indexed already; see `read_shards`."""
     if not found:
         raise DataError(f"There is no shard {where}.")
     ignored: Counter[str] = sum((each.ignored for each in found), Counter())
@@ -105,7 +105,7 @@ def from_indices(where: str, found: Sequence[ArchiveIndex], classes: tuple[str, 
 
 
 def _read_samples(found: ArchiveIndex, ignored: Counter[str]) -> dict[str, Any]:
-    """The label or labels of each sample, by the name of its image: of a kind that is decoded, if it has one."""
+    """Read the label or labels of each sample, by the name of its image: of a kind that is decoded, if it has one."""
     files: dict[str, dict[str, str]] = {}  # of each key: its files by their endings
     for name in found.row_by_name:
         key = _sample_key(name)
@@ -124,7 +124,7 @@ def _read_samples(found: ArchiveIndex, ignored: Counter[str]) -> dict[str, Any]:
 
 
 def _sample_key(name: str) -> str:
-    """What the files of a sample have in common: all before the first dot of the file name."""
+    """Return the key of a sample: all before the first dot of the file name."""
     return posixpath.join(posixpath.dirname(name), posixpath.basename(name).partition(".")[0])
 
 
@@ -145,7 +145,7 @@ def _read_text(found: ArchiveIndex, name: str) -> str:
 
 
 def _parse_label(name: str, text: str) -> Any:
-    """The label or labels in a small file; None where it has none."""
+    """Parse the label or labels in a small file; None where it has none."""
     if not name.lower().endswith(".json"):
         return None if text in ("", *MISSING) else text
     try:
