@@ -189,7 +189,7 @@ class CachedImages:
         return len(self.names)
 
     def take(self, rows: NDArray[np.integer]) -> CachedImages:
-        return replace(self, names=self.names[rows], digests=self.digests[rows], at=self.positions[rows])
+        return replace(self, names=self.names[rows], digests=self.digests[rows], positions=self.positions[rows])
 
     def name(self, row: int) -> str:
         return str(self.names[row])
@@ -224,7 +224,7 @@ class ConcatenatedImages:
         return len(self.rows)
 
     def take(self, rows: NDArray[np.integer]) -> ConcatenatedImages:
-        return replace(self, which=self.column_indices[rows], rows=self.rows[rows])
+        return replace(self, column_indices=self.column_indices[rows], rows=self.rows[rows])
 
     def name(self, row: int) -> str:
         return self.columns[self.column_indices[row]].name(int(self.rows[row]))
