@@ -253,7 +253,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         heard.update({"source": source, "output": output} | options)
         return Fitted()
 
-    for name in ("check_source", "check_output_folder", "check_choices"):  # of photos and files that are not there
+    for name in ("check_source", "check_output_folder", "check_plan"):  # of photos and files that are not there
         monkeypatch.setattr(preflight, name, lambda *_, **__: None)
     monkeypatch.setattr("graft.jobs.fit.fit", job)
     return heard

@@ -16,7 +16,7 @@ from graft import extras
 from graft.cli.options import report_errors
 from graft.errors import UsageError
 from graft.jobs.export import formats
-from graft.training.choices import Choices
+from graft.training.plan import Plan
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TRAIN = "pip install 'graft-vision[train]', or, without what only GPUs need, uv pip install --torch-backend cpu "
@@ -49,7 +49,7 @@ def test_what_is_there_is_not_asked_for() -> None:
 @pytest.mark.usefixtures("without")
 def test_a_strategy_that_trains_needs_torch(strategy: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Choices(strategy).check()
+        Plan(strategy).check()
     assert str(caught.value) == (
         f"The strategy {strategy.rstrip(':')!r} needs PyTorch, which is not installed: {TRAIN}'graft-vision[train]'."
     )
@@ -59,7 +59,7 @@ def test_a_strategy_that_trains_needs_torch(strategy: str) -> None:
 @pytest.mark.usefixtures("without")
 def test_what_only_looks_does_not() -> None:
     for strategy in ("probe", "probe:head=ridge", "early-features"):
-        Choices(strategy).check()
+        Plan(strategy).check()
     assert formats.choose_format(None, Path("a.onnx"), False, without_images=True) == "onnx"
 
 
@@ -67,8 +67,8 @@ def test_what_only_looks_does_not() -> None:
 @pytest.mark.usefixtures("without")
 def test_lora_needs_peft_as_well_and_the_others_do_not() -> None:
     with pytest.raises(UsageError, match="The strategy 'lora' needs peft, which is not installed"):
-        Choices("lora").check()
-    Choices("norm").check()
+        Plan("lora").check()
+    Plan("norm").check()
 
 
 @pytest.mark.parametrize("without", ["torch"], indirect=True)

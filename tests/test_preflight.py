@@ -15,7 +15,7 @@ from graft.jobs import runs
 from graft.jobs.export import engines, export, formats
 from graft.model import storage
 from graft.torch import checkpoint, head
-from graft.training import choices
+from graft.training import plan
 
 # The command line in one process, many times over; torch must not come, and each must end with its exit code.
 ASK = """
@@ -127,7 +127,7 @@ def test_former_names_and_tags_may_be_named() -> None:
 def test_what_is_written_down_twice_is_the_same() -> None:
     assert preflight.CARD == storage.CARD
     assert runs.MLFLOW == checkpoint.MLFLOW
-    assert (choices.DEFAULT_BACKBONE, choices.RANDOM) == (catalog.DEFAULT, weights.RANDOM)
+    assert (plan.DEFAULT_BACKBONE, plan.RANDOM) == (catalog.DEFAULT, weights.RANDOM)
     assert formats.ENDINGS[formats.TORCH] == engines.SUFFIX
     assert tuple(export.OPENERS) == formats.NAMES
     assert tuple(head.ACTIVATIONS) == designs.ACTIVATIONS

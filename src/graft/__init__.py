@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
     from graft.jobs.update.update import update
     from graft.metrics.evaluation import Evaluation
     from graft.model.classifier import Classifier, load
+    from graft.training.plan import Plan
     from graft_runtime.prediction import Prediction
 
 __version__ = "0.1.0.dev0"
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluation",
     "GraftError",
     "ImageClassifier",
+    "Plan",
     "Prediction",
     "check",
     "compare_runs",
@@ -57,6 +59,7 @@ _HOMES = {
     "Evaluation": "graft.metrics.evaluation",
     "GraftError": "graft.errors",
     "ImageClassifier": "graft.estimator",
+    "Plan": "graft.training.plan",
     "Prediction": "graft_runtime.prediction",
     "check": "graft.jobs.check.check",
     "compare_runs": "graft.jobs.evaluate",

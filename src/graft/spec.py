@@ -43,9 +43,10 @@ def format_suggestions(word: str, words: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def replace_options(value: Kind, options: str, what: str) -> Kind:
+def replace_options(value: Kind, options: str, what: str, separator: str = ",") -> Kind:
     """Replace the options of a dataclass that the text gives: 'epochs=5,rate=0.001'."""
-    return dataclasses.replace(value, **_parse_options(options, type(value), what))  # pyright: ignore[reportArgumentType]
+    given = _parse_options(options, type(value), what, separator)
+    return dataclasses.replace(value, **given)  # pyright: ignore[reportArgumentType]
 
 
 def format_spec(value: Any, kinds: Mapping[str, type[Any]]) -> str:
@@ -55,17 +56,17 @@ def format_spec(value: Any, kinds: Mapping[str, type[Any]]) -> str:
     return f"{name}:{options}" if options else name
 
 
-def format_changed_options(value: Any) -> str:
+def format_changed_options(value: Any, separator: str = ",") -> str:
     """Format the options of a dataclass that differ from their defaults."""
     fields = [(field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value)]
-    return ",".join(f"{key}={_format_value(given)}" for key, given, default in fields if given != default)
+    return separator.join(f"{key}={_format_value(given)}" for key, given, default in fields if given != default)
 
 
-def _parse_options(text: str, kind: type[Any], owner: str) -> dict[str, Any]:
+def _parse_options(text: str, kind: type[Any], owner: str, separator: str = ",") -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values = {}
-    for option in filter(None, text.split(",")):
+    for option in filter(None, text.split(separator)):
         key, _, value = option.partition("=")
         key = key.strip()
         if key not in fields:

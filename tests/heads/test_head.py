@@ -168,7 +168,7 @@ def test_activations_and_initialisers_are_those_of_the_module() -> None:
 
 def test_telling_what_a_head_may_be_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from graft.training.choices import Choices; Choices('tail', 'mlp:hidden=8+8').check(); "
+        "import sys; from graft.training.plan import Plan; Plan('tail', 'mlp:hidden=8+8').check(); "
         "from graft.heads import choose; from graft.model import explain, network; "
         "print(*{'torch', 'timm', 'sklearn', 'onnx'} & sys.modules.keys())"
     )

@@ -22,7 +22,7 @@ from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.training import probe
-from graft.training.choices import Choices
+from graft.training.plan import Plan
 
 STRATEGIES = [
     "probe:head=forest,layers=last,views=2",
@@ -142,9 +142,9 @@ def test_more_components_than_a_probe_has_features_are_refused(read: str, weight
     backbone = load_backbone("test_resnet", weights)
     widths = build_probe_features(backbone).widths
     most, which = (sum(widths), "these layers together give") if read == "all" else (widths[-1], "the last layer gives")
-    probe.check_probe(Choices(f"probe:layers={read},pca={most}"), backbone)
+    probe.check_probe(Plan(f"probe:layers={read},pca={most}"), backbone)
     with pytest.raises(UsageError, match=f"'pca' must be at most {most}, as many features as {which}. Got {most + 1}"):
-        probe.check_probe(Choices(f"probe:layers={read},pca={most + 1}"), backbone)
+        probe.check_probe(Plan(f"probe:layers={read},pca={most + 1}"), backbone)
 
 
 def test_more_components_than_training_images_are_refused(photos: Path, weights: Path) -> None:

@@ -24,6 +24,7 @@ from graft.jobs.fit import fit
 from graft.jobs.update.update import update
 from graft.model.classifier import load
 from graft.torch.restore import build_random_module
+from graft.training.plan import Plan
 from graft.training.strategies import STRATEGIES
 
 PROBE = "probe:head=ridge,layers=last"
@@ -134,11 +135,14 @@ def test_a_file_of_that_name_is_reached_by_its_path(
 
 def test_choices_that_are_taken_over_have_it_with_them_until_a_file_is_named(photos: Path, tmp_path: Path) -> None:
     first = fit(photos, tmp_path / "model", strategy=PROBE, weights="random", seed=2, **SMALL)
-    again = fit(photos, like=tmp_path / "model", offline=True)
+    again = fit(photos, plan=Plan.read(tmp_path / "model"), offline=True)
     assert same(first, again)
     assert again.card.choices == first.card.choices
-    assert fit(photos, like=tmp_path / "model", seed=5, offline=True).card.backbone["origin"] == "drawn with seed 5"
-    filed = fit(photos, like=tmp_path / "model", weights=drawn(2, tmp_path), offline=True)
+    assert (
+        fit(photos, plan=Plan.read(tmp_path / "model"), seed=5, offline=True).card.backbone["origin"]
+        == "drawn with seed 5"
+    )
+    filed = fit(photos, plan=Plan.read(tmp_path / "model"), weights=drawn(2, tmp_path), offline=True)
     assert (filed.card.backbone["where"], filed.card.choices["weights"]) == ("file", "")
 
 

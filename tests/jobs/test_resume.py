@@ -22,6 +22,7 @@ from graft.model import history
 from graft.model.classifier import Classifier
 from graft.progress import ProgressTask, no_progress
 from graft.torch import finetune
+from graft.training.plan import Plan
 
 RECIPE = "epochs=2,batch=8,rate=0.0005,mixup=0.2,ema=0.9,blend=none"  # no blend: the epoch wins and is refitted
 OPTIONS = {"backbone": "test_resnet", "recipe": RECIPE, "offline": True}
@@ -158,14 +159,14 @@ def test_what_was_chosen_is_written_and_can_be_repeated(
     }
     assert card["recipe"]["rate"] == 0.0005
     assert card["recipe"]["batch"] == 8
-    again = fit(photos, tmp_path / "two", like=folder / "model.json", weights=weights, offline=True)
+    again = fit(photos, tmp_path / "two", plan=Plan.read(folder / "model.json"), weights=weights, offline=True)
     assert first.card.cut == again.card.cut
     assert same(again, first)
-    other = fit(photos, like=folder, recipe="epochs=1,blend=none", seed=3, weights=weights, offline=True)
+    other = fit(photos, plan=Plan.read(folder), recipe="epochs=1,blend=none", seed=3, weights=weights, offline=True)
     assert other.card.recipe["epochs"] == 1
     assert (other.card.choices["strategy"], other.card.choices["seed"]) == (STRATEGIES[0], 3)
     with pytest.raises(ModelError, match="cannot be used as a card"):
-        fit(photos, like=tmp_path / "nothing.json")
+        fit(photos, plan=Plan.read(tmp_path / "nothing.json"))
 
 
 def test_the_history_stays_with_the_classifier(undisturbed: tuple[Path, Classifier]) -> None:

@@ -28,8 +28,8 @@ from graft.model.classifier import load
 from graft.progress import no_progress
 from graft.torch import phases
 from graft.torch.restore import backbone_to_module, build_random_module, network_to_module
-from graft.training.choices import Choices
 from graft.training.material import prepare_material
+from graft.training.plan import Plan
 
 SHORT = "epochs=2,batch=8,refit=no"
 LABELS = ("disc", "frame", "stripes", "wide")
@@ -164,14 +164,14 @@ def test_choices_of_a_classifier_are_used_where_none_are_given(
 ) -> None:
     first = fit(photos, tmp_path / "one", strategy="early-features:at=layer2", seed=5, **small)
     kept = {name: small[name] for name in ("weights", "offline")}
-    again = fit(photos, like=tmp_path / "one" / "model.json", **kept)
+    again = fit(photos, plan=Plan.read(tmp_path / "one" / "model.json"), **kept)
     assert same(first, again)
     assert again.card.choices == first.card.choices
     assert again.report["evaluation"] == first.report["evaluation"]
-    other = fit(photos, like=tmp_path / "one", seed=6, **kept)
+    other = fit(photos, plan=Plan.read(tmp_path / "one"), seed=6, **kept)
     assert other.card.choices == first.card.choices | {"seed": 6}
     with pytest.raises(UsageError, match="A recipe is for training"):  # what is chosen there and here must go together
-        fit(photos, like=tmp_path / "one", recipe="epochs=2", **kept)
+        fit(photos, plan=Plan.read(tmp_path / "one"), recipe="epochs=2", **kept)
 
 
 # --- what a network does not take -------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def taught(photos: Path, recipe: str, small: dict[str, Any]) -> tuple[Dataset, t
     data, backbone = read_folder(photos), load_backbone("test_resnet", small["weights"])
     material = prepare_material(data, embed(build_probe_features(backbone), data), 0)
     ground = phases.build_finetune_inputs(
-        Choices("full", "", recipe), backbone, backbone_to_module(backbone), material, no_progress
+        Plan("full", "", recipe), backbone, backbone_to_module(backbone), material, no_progress
     )
     return material.data.take(ground.train_rows), ground.targets
 

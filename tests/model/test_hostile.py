@@ -34,13 +34,14 @@ from graft.errors import DataError, ModelError
 from graft.heads.designs import Linear as LinearDesign
 from graft.heads.head import Head, zero_tensors
 from graft.model import storage
-from graft.model.card import build_card, read_choices
+from graft.model.card import build_card
 from graft.model.classifier import Classifier, load
 from graft.model.memory import ImageRecords, Memory, build_record
 from graft.model.network import Network
 from graft.model.unknown import KnownImages
 from graft.torch.head import build_head, head_to_arrays
 from graft.torch.restore import build_random_backbone
+from graft.training.plan import Plan
 from graft_runtime import protobuf
 from graft_runtime.decide import NOT_FINITE
 
@@ -166,7 +167,7 @@ def test_so_is_a_card_that_choices_are_taken_from(model: Path, kind: str) -> Non
     (model / CARD).unlink()
     make(model / CARD)
     with pytest.raises(ModelError, match=message):
-        read_choices(model if kind == "folder" else model / CARD)
+        Plan.read(model if kind == "folder" else model / CARD)
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------------

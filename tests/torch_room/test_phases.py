@@ -26,8 +26,8 @@ from graft.torch import augment, loop, phases, restore
 from graft.torch.cut import FrozenHalf
 from graft.torch.feed import CachedFeed, ImageFeed
 from graft.torch.phases import FinetuneInputs, choose_batch_size, prepare_phase, split_epochs
-from graft.training.choices import Choices
 from graft.training.material import Material, prepare_material
+from graft.training.plan import Plan
 from graft.training.recipe import Recipe
 from graft.training.strategies import Phase
 
@@ -49,9 +49,9 @@ def material(photos: Path) -> Material:
 def ground_of(
     strategy: str, recipe: str, material: Material, backbone: Backbone, head: str = "", everything: bool = False
 ) -> FinetuneInputs:
-    choices = Choices(strategy, head, recipe)
+    plan = Plan(strategy, head, recipe)
     return phases.build_finetune_inputs(
-        choices, backbone, restore.backbone_to_module(backbone), material, no_progress, everything
+        plan, backbone, restore.backbone_to_module(backbone), material, no_progress, everything
     )
 
 

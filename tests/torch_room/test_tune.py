@@ -29,8 +29,8 @@ from graft.torch import loop, phases, restore
 from graft.torch.feed import CachedFeed
 from graft.torch.finetune import FinetuneProgress, describe_phases, train
 from graft.torch.phases import FinetuneInputs
-from graft.training.choices import Choices
 from graft.training.material import Material, prepare_material
+from graft.training.plan import Plan
 
 TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
 PHASED = ("lp-ft", "two-phase", "gradual")  # each phase needs an epoch
@@ -77,15 +77,15 @@ def built(name: str) -> nn.Module:
 SHORT = {"epochs": "4", "batch": "16", "schedule": "constant", "warmup": "0", "refit": "no"}
 
 
-def ground_of(choices: Choices, backbone: Backbone, material: Material) -> FinetuneInputs:
-    assert choices.parsed_recipe
-    return phases.build_finetune_inputs(choices, backbone, restore.backbone_to_module(backbone), material, no_progress)
+def ground_of(plan: Plan, backbone: Backbone, material: Material) -> FinetuneInputs:
+    assert plan.parsed_recipe
+    return phases.build_finetune_inputs(plan, backbone, restore.backbone_to_module(backbone), material, no_progress)
 
 
-def choices_of(strategy: str, recipe: str = "", head: str = "") -> Choices:
+def plan_of(strategy: str, recipe: str = "", head: str = "") -> Plan:
     head = head or ("linear" if strategy.startswith("early") else "")
     own = dict(each.split("=", 1) for each in recipe.split(",") if each)
-    return Choices(strategy, head, ",".join(f"{name}={value}" for name, value in (SHORT | own).items()))
+    return Plan(strategy, head, ",".join(f"{name}={value}" for name, value in (SHORT | own).items()))
 
 
 # --- every strategy, every family -------------------------------------------------------------------------------------
@@ -96,8 +96,8 @@ def check(name: str, size: int, strategy: str, material: Material, recipe: str =
     backbone = backbone_of(name, size)
     before = {key: value.copy() for key, value in backbone.graph.tensors.items()}
     plain = name.startswith(("alexnet", "vgg"))  # without normalisation random weights explode at the usual rate
-    choices = choices_of(strategy, "blend=none" + ",rate=2e-5" * plain + recipe)
-    trained = train(choices, backbone, material, None, told, no_progress)
+    plan = plan_of(strategy, "blend=none" + ",rate=2e-5" * plain + recipe)
+    trained = train(plan, backbone, material, None, told, no_progress)
     after = trained.network.features.graph.tensors
     assert before.keys() == after.keys()  # adapters are merged
     assert all(np.array_equal(value, before[key]) for key, value in backbone.graph.tensors.items())
@@ -153,8 +153,8 @@ def test_a_tail_on_stored_outputs_is_a_tail_on_outputs_computed_anew(
     found = []
     for views in (1, 0):
         backbone = backbone_of(name, 160)
-        choices = choices_of(f"tail:cut=0.6,views={views}", "blend=none,rate=1e-4" + ("" if views else ",augment=none"))
-        trained = train(choices, backbone, material, None, told, no_progress)
+        plan = plan_of(f"tail:cut=0.6,views={views}", "blend=none,rate=1e-4" + ("" if views else ",augment=none"))
+        trained = train(plan, backbone, material, None, told, no_progress)
         found.append(tensors_of(trained.network))
     start_weights = backbone_of(name, 160).graph.tensors
     moved = max(float(np.abs(found[0][key] - value).max()) for key, value in start_weights.items())
@@ -177,7 +177,7 @@ def assert_equal(one: Network, other: Network) -> None:
 
 def test_the_solved_start_is_the_probe(material: Material) -> None:
     backbone = backbone_of("test_resnet", 64)
-    ground = ground_of(choices_of("tail"), backbone, material)
+    ground = ground_of(plan_of("tail"), backbone, material)
     taught = phases.prepare_phase(ground, 0, {})
     assert isinstance(taught.held_out, CachedFeed)
     whole = ground.network.eval()
@@ -199,9 +199,9 @@ def test_with_nothing_gained_the_probe_on_all_images_is_the_result(material: Mat
     from graft.training.probe import fit_probe
 
     backbone = backbone_of("test_resnet", 64)
-    probe = fit_probe(Choices(), backbone, material, no_progress)
+    probe = fit_probe(Plan(), backbone, material, no_progress)
     recipe = "epochs=1,optimizer=sgd,rate=1e-12"
-    trained = train(Choices("tail", "", recipe), backbone_of("test_resnet", 64), material, None, told, no_progress)
+    trained = train(Plan("tail", "", recipe), backbone_of("test_resnet", 64), material, None, told, no_progress)
     shares = trained.record["training"]["blend"]["tried"]
     assert {f"{share / 10:.1f} of the epoch" for share in range(10)} <= shares.keys()
     if trained.record["training"]["blend"]["share"] == 0:
@@ -211,9 +211,9 @@ def test_with_nothing_gained_the_probe_on_all_images_is_the_result(material: Mat
 
 def test_two_phases_freeze_first_and_unfreeze_then(material: Material) -> None:
     heard: list[Epoch] = []
-    choices = choices_of("two-phase:first=0.5,lower=0.1", "rate=0.01")
+    plan = plan_of("two-phase:first=0.5,lower=0.1", "rate=0.01")
     backbone = backbone_of("test_resnet", 64)
-    record = train(choices, backbone, material, None, heard.append, no_progress).record
+    record = train(plan, backbone, material, None, heard.append, no_progress).record
     assert [epoch.phase for epoch in heard] == ["head", "head", *[record["phases"][1]["cut"]] * 2]
     assert [round(epoch.rate, 6) for epoch in heard] == [0.01, 0.01, 0.001, 0.001]
     assert record["phases"][0]["trained_parameters"] < record["phases"][1]["trained_parameters"]
@@ -221,7 +221,7 @@ def test_two_phases_freeze_first_and_unfreeze_then(material: Material) -> None:
 
 
 def test_gradual_unfreezes_from_the_top(material: Material) -> None:
-    ground = ground_of(choices_of("gradual:steps=4"), backbone_of("test_resnet", 64), material)
+    ground = ground_of(plan_of("gradual:steps=4"), backbone_of("test_resnet", 64), material)
     record = describe_phases(ground, FinetuneProgress())
     places = [phase["place"] for phase in record["phases"]]
     assert places == sorted(places, reverse=True)
@@ -233,9 +233,9 @@ def test_gradual_unfreezes_from_the_top(material: Material) -> None:
 
 def test_patience_stops_and_the_best_epoch_is_kept(material: Material) -> None:
     heard: list[Epoch] = []
-    choices = choices_of("full", "epochs=40,patience=2,rate=1e-3,blend=none,metric=accuracy")
+    plan = plan_of("full", "epochs=40,patience=2,rate=1e-3,blend=none,metric=accuracy")
     backbone = backbone_of("test_resnet", 64)
-    trained = train(choices, backbone, material, None, heard.append, no_progress)
+    trained = train(plan, backbone, material, None, heard.append, no_progress)
     assert 3 <= len(heard) < 40
     assert trained.record["phases"][0]["epochs"] == len(heard)
     assert trained.record["forward_equivalents"] == 1 + 3 * len(heard)  # what was done, not what was planned
@@ -248,9 +248,9 @@ def test_patience_stops_and_the_best_epoch_is_kept(material: Material) -> None:
 def test_a_loss_that_explodes_at_once_is_an_error_and_later_keeps_the_best_epoch(
     material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choices = choices_of("full", "optimizer=sgd,rate=1e9,clip=0")
+    plan = plan_of("full", "optimizer=sgd,rate=1e9,clip=0")
     with pytest.raises(TrainingError, match="Lower the rate"):
-        train(choices, backbone_of("test_resnet", 64), material, None, told, no_progress)
+        train(plan, backbone_of("test_resnet", 64), material, None, told, no_progress)
     heard: list[Epoch] = []
 
     def breaks(epoch: Epoch) -> None:
@@ -258,8 +258,8 @@ def test_a_loss_that_explodes_at_once_is_an_error_and_later_keeps_the_best_epoch
         if epoch.number == 2:
             monkeypatch.setattr("graft.torch.loop.MAX_LOSS_FACTOR", 0.0)  # from here on every loss is too much
 
-    choices = choices_of("full", "blend=none")
-    trained = train(choices, backbone_of("test_resnet", 64), material, None, breaks, no_progress)
+    plan = plan_of("full", "blend=none")
+    trained = train(plan, backbone_of("test_resnet", 64), material, None, breaks, no_progress)
     assert len(heard) == 2
     assert "epoch 3, step 1" in trained.record["training"]["trouble"]
     assert "best epoch before that is kept" in trained.record["training"]["trouble"]
@@ -284,26 +284,26 @@ def test_what_cannot_be_is_refused(
     strategy: str, recipe: str, head: str, kind: type[GraftError] | None, says: str, material: Material
 ) -> None:
     backbone = backbone_of("test_resnet", 64)
-    choices = Choices(strategy, head, recipe)
+    plan = Plan(strategy, head, recipe)
     if kind is None:
-        assert ground_of(choices, backbone, material).targets.shape[1] == 3
+        assert ground_of(plan, backbone, material).targets.shape[1] == 3
         return
     with pytest.raises(kind) as caught:
-        phases.split_epochs(ground_of(choices, backbone, material).phases, choices.parsed_recipe.epochs)  # type: ignore[union-attr]
+        phases.split_epochs(ground_of(plan, backbone, material).phases, plan.parsed_recipe.epochs)  # type: ignore[union-attr]
     assert says in str(caught.value)
 
 
 def test_a_conv_head_needs_a_map(material: Material) -> None:
     backbone = backbone_of("test_vit", 160)
     with pytest.raises(UsageError, match="no feature map for a conv head"):
-        ground_of(choices_of("full", head="conv"), backbone, material)
+        ground_of(plan_of("full", head="conv"), backbone, material)
 
 
 def test_a_map_too_small_for_the_conv_head_is_refused_before_an_image_is_embedded() -> None:
     backbone = backbone_of("test_resnet", 64)  # its last map is 2 x 2
     with pytest.raises(UsageError, match=r"needs a map of 3 x 3 or more\. This one is 2 x 2: choose padding=same"):
-        phases.check_start(choices_of("tail:cut=head", head="conv:padding=valid"), backbone)
-    phases.check_start(choices_of("tail:cut=head", head="conv:padding=same"), backbone)
+        phases.check_start(plan_of("tail:cut=head", head="conv:padding=valid"), backbone)
+    phases.check_start(plan_of("tail:cut=head", head="conv:padding=same"), backbone)
 
 
 @pytest.mark.parametrize("head", ["conv:filters=4,hidden=8", "mlp:hidden=8+8,activation=gelu,seed=1+2+3", "linear"])
@@ -312,7 +312,7 @@ def test_a_map_too_small_for_the_conv_head_is_refused_before_an_image_is_embedde
 )
 def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: Material) -> None:
     backbone = backbone_of("test_resnet", 64)
-    trained = train(choices_of(strategy, head=head), backbone, material, None, told, no_progress)
+    trained = train(plan_of(strategy, head=head), backbone, material, None, told, no_progress)
     assert trained.network.head.spec["kind"] == head.partition(":")[0]
     if "early" in strategy:
         assert trained.network.features.layers == ("layer2",)
@@ -324,14 +324,14 @@ def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: 
 
 def test_a_refit_learns_from_all_images_for_the_whole_schedule(material: Material) -> None:
     heard: list[Epoch] = []
-    choices = choices_of("tail:cut=0.6", "refit=yes,blend=none,rate=1e-4")
-    trained = train(choices, backbone_of("test_resnet", 64), material, None, heard.append, no_progress)
+    plan = plan_of("tail:cut=0.6", "refit=yes,blend=none,rate=1e-4")
+    trained = train(plan, backbone_of("test_resnet", 64), material, None, heard.append, no_progress)
     assert trained.record["refit"] == len(material.train)
     assert trained.record["training"]["kept"] == 4 == len(heard)
     assert len(trained.labels) == len(material.split_validation()[1])  # calibrated on images that were held out
     by_hand = backbone_of("test_resnet", 64)
     ground = phases.build_finetune_inputs(
-        choices, by_hand, restore.backbone_to_module(by_hand), material, no_progress, use_all=True
+        plan, by_hand, restore.backbone_to_module(by_hand), material, no_progress, use_all=True
     )
     taught = phases.prepare_phase(ground, 0, {})
     for _ in loop.train(taught.phase_inputs, loop.TrainingState(taught.phase_inputs)):
@@ -348,15 +348,15 @@ def test_a_refit_that_explodes_leaves_what_there_was_before(
     strategy: str, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = "blend=none,rate=1e-4"
-    kept = train(choices_of(strategy, recipe), backbone_of("test_resnet", 64), material, None, told, no_progress)
+    kept = train(plan_of(strategy, recipe), backbone_of("test_resnet", 64), material, None, told, no_progress)
     assert kept.record["training"]["trouble"] == ""
 
     def breaks(epoch: Epoch) -> None:
         if epoch.number == 4:  # the last one of the first training
             monkeypatch.setattr("graft.torch.loop.MAX_LOSS_FACTOR", 0.0)
 
-    choices = Choices(strategy, "", choices_of(strategy, recipe).recipe.replace("refit=no", "refit=yes"))
-    broken = train(choices, backbone_of("test_resnet", 64), material, None, breaks, no_progress)
+    plan = Plan(strategy, "", plan_of(strategy, recipe).recipe.replace("refit=no", "refit=yes"))
+    broken = train(plan, backbone_of("test_resnet", 64), material, None, breaks, no_progress)
     assert "refit" not in broken.record
     assert "once more on all images failed" in broken.record["training"]["trouble"]
     assert broken.record["training"]["kept"] == 4
@@ -373,6 +373,6 @@ def pixels_of(preprocess: Preprocess, material: Material, rows: NDArray[np.intp]
 
 def test_many_images_are_not_trained_on_twice(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "REFIT_BELOW", 10)
-    choices = choices_of("tail:cut=0.6", "refit=auto,rate=1e-4")
-    trained = train(choices, backbone_of("test_resnet", 64), material, None, told, no_progress)
+    plan = plan_of("tail:cut=0.6", "refit=auto,rate=1e-4")
+    trained = train(plan, backbone_of("test_resnet", 64), material, None, told, no_progress)
     assert "refit" not in trained.record

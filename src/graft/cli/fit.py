@@ -84,8 +84,14 @@ def fit(
         preflight.check_source(photos, columns)
         preflight.check_source(against)
         preflight.check_output_folder(output, force=force)
-        given = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
-        preflight.check_choices(output, like, resume, log, weights, **given)
+        plan = preflight.check_plan(
+            *(output, like, resume, log, weights),
+            strategy=strategy,
+            head=head,
+            recipe=recipe,
+            backbone=backbone,
+            seed=seed,
+        )
         select_device(device)
         with show_loading():
             from graft.jobs.fit import fit as job
@@ -94,17 +100,12 @@ def fit(
         classifier = job(
             photos,
             output,
+            plan,
             against=against,
-            strategy=strategy,
-            head=head,
-            recipe=recipe,
-            backbone=backbone,
+            boxes=boxes,
+            columns=columns,
             weights=weights,
             offline=offline,
-            seed=seed,
-            boxes=boxes,
-            like=like,
-            columns=columns,
             strict=strict,
             resume=resume,
             log=log,

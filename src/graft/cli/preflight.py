@@ -9,15 +9,15 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from graft import spec
 from graft.backbones import catalog
 from graft.errors import DataError, ModelError, OutputError, UsageError, WeightsError
 from graft.jobs import outputs, runs
 from graft.jobs.export import formats
-from graft.training.choices import RANDOM, Choices
-from graft_runtime.card import COVERAGES, CardError, parse
+from graft.training.plan import RANDOM, Plan, PlanChanges
+from graft_runtime.card import COVERAGES
 
 CARD = "model.json"  # of a saved classifier
 PATTERN = re.compile(r"[*?\[{]")  # in a source of several files, such as shards-{000..009}.tar
@@ -102,30 +102,18 @@ def check_rates(coverage: float | None, unknown: float) -> None:
         raise UsageError(f"The share of images that may be called unknown lies from 0 to 1. Got {unknown:g}.")
 
 
-def check_choices(
-    output: Path | None, like: Path | None, resume: bool, log: str, weights_file: str | None, **asked: str | int | None
-) -> Choices:
-    """Return the choices of a training. Raises UsageError for invalid ones and invalid combinations."""
+def check_plan(
+    output: Path | None, like: Path | None, resume: bool, log: str, weights: str | None, **changes: Unpack[PlanChanges]
+) -> Plan:
+    """Return the plan of a training. Raises UsageError for an invalid one and invalid combinations, ModelError."""
     runs.check(log)
-    card_choices = _read_choices(like) if like else {}
-    drawn = None if weights_file is None else RANDOM if weights_file == RANDOM else ""
-    found = Choices.from_dict(card_choices, **asked, weights=drawn)
-    check_backbone(found.backbone)
-    check_weights(weights_file)
-    found.check()
-    found.check_run(bool(output), resume, log)
-    return found
-
-
-def _read_choices(like: Path) -> dict[str, Any]:
-    """Read the choices of another classifier, as graft.model.card.read_choices, which costs an import of torch."""
-    path = like / CARD if like.is_dir() else like
-    try:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
-        return parse(path.read_text(encoding="utf-8")).choices
-    except (OSError, UnicodeDecodeError, CardError) as error:
-        raise ModelError(f"{like} cannot be used as a card: {error}.") from error
+    start = Plan.read(like) if like else Plan()
+    plan = start.change(weights=None if weights is None else RANDOM if weights == RANDOM else "", **changes)
+    check_backbone(plan.backbone)
+    check_weights(weights)
+    plan.check()
+    plan.check_run(bool(output), resume, log)
+    return plan
 
 
 def check_export(to: str | None, output: Path, *, int8: bool, without_images: bool, force: bool) -> None:

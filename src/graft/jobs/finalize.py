@@ -25,8 +25,8 @@ from graft.model.memory import ImageRecords, Memory
 from graft.model.network import ForwardOutput, concatenate_matches, last_layer_features
 from graft.model.unknown import KnownImages
 from graft.progress import ProgressWrapper
-from graft.training.choices import Choices
 from graft.training.material import Material, format_labels
+from graft.training.plan import Plan
 from graft.training.trained import TrainedNetwork, TrainedProbe
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import UNKNOWN_RATE
@@ -35,7 +35,7 @@ FOLDS = 5  # of the calibration
 
 
 def finalize(
-    choices: Choices,
+    plan: Plan,
     backbone: Backbone,
     trained: TrainedNetwork,
     times: dict[str, float],
@@ -47,7 +47,7 @@ def finalize(
     The test images are used here, once. `troubles` are sentences of the run for the report.
     """
     with record_seconds(times, "evaluate"):
-        classifier, calibration = calibrate_classifier(choices, backbone, trained)
+        classifier, calibration = calibrate_classifier(plan, backbone, trained)
         classifier = attach_unknown_detector(classifier, trained, watch)
         classifier, score = evaluate_on_test(classifier, trained, watch)
     origin = {"where": backbone.source.where, "origin": backbone.source.origin}
@@ -63,18 +63,12 @@ def record_seconds(times: dict[str, float], what: str) -> Iterator[None]:
     times[what] = round(time.monotonic() - start, 3)
 
 
-def calibrate_classifier(
-    choices: Choices, pretrained: Backbone, trained: TrainedNetwork
-) -> tuple[Classifier, Calibration]:
+def calibrate_classifier(plan: Plan, pretrained: Backbone, trained: TrainedNetwork) -> tuple[Classifier, Calibration]:
     """Return the network as a classifier, calibrated on held-out logits, with thresholds for multilabel."""
     material, rows = trained.material, trained.rows
-    fold_ids = assign_folds(
-        trained.labels, material.groups[rows], material.embeddings.digests[rows], FOLDS, choices.seed
-    )
+    fold_ids = assign_folds(trained.labels, material.groups[rows], material.embeddings.digests[rows], FOLDS, plan.seed)
     found = calibrate(trained.logits, trained.labels, fold_ids)
-    description = card.build_card(
-        trained.network, pretrained, material.data.classes, choices.strategy, found.temperature
-    )
+    description = card.build_card(trained.network, pretrained, material.data.classes, plan.strategy, found.temperature)
     description = replace(
         description,
         task=material.data.task,
@@ -82,7 +76,7 @@ def calibrate_classifier(
         shifts=found.shifts,
         sets=found.sets,
         head=description.head | trained.head_info,
-        choices=asdict(choices),
+        choices=asdict(plan),
         recipe=trained.recipe,
         cut=trained.cut,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from graft.backbones.backbone import Backbone, load_backbone
 from graft.backbones.features import build_probe_features
@@ -24,8 +24,8 @@ from graft.model import card, storage
 from graft.model.classifier import Classifier
 from graft.progress import ProgressWrapper, no_progress
 from graft.training import probe
-from graft.training.choices import Choices
 from graft.training.material import Findings, Material, prepare_material
+from graft.training.plan import Plan, PlanChanges
 from graft.training.probe import fit_probe
 from graft.training.strategies import Direct
 from graft.training.trained import TrainedNetwork
@@ -34,25 +34,21 @@ from graft.training.trained import TrainedNetwork
 def fit(
     source: Any,
     output: str | Path | None = None,
+    plan: Plan | str = "probe",
     *,
     against: Any = None,
-    strategy: str | None = None,
-    head: str | None = None,
-    recipe: str | None = None,
-    backbone: str | None = None,
-    weights: str | Path | None = None,
-    offline: bool = False,
-    seed: int | None = None,
-    boxes: bool = False,
-    like: str | Path | None = None,
     columns: str = "",
     strict: bool = False,
+    boxes: bool = False,
+    weights: str | Path | None = None,
+    offline: bool = False,
     resume: bool = False,
     log: str = "",
     report: bool = True,
     force: bool = False,
     on_epoch: EpochCallback = ignore_epoch,
     watch: ProgressWrapper = no_progress,
+    **changes: Unpack[PlanChanges],
 ) -> Classifier:
     """Train a classifier on labelled images, score it on images kept aside, and save it.
 
@@ -63,11 +59,11 @@ def fit(
     unless the source has a test part. With no `output` nothing is saved. The test images influence nothing but the
     score; near-duplicates are kept on one side of the split.
 
-    `strategy` ('probe' unless given), `head` and `recipe` are texts such as 'tail:cut=0.5', 'mlp:hidden=256' and
-    'epochs=5,rate=0.001'; `like` is the model.json of a classifier whose choices are the defaults. While a strategy
-    trains, checkpoints are saved in `output`.run, and `resume` continues from there. `weights` is a file, or 'random':
-    weights drawn from the seed, to see what pretraining is worth. `log` names 'tensorboard',
-    'mlflow' or both; `on_epoch` is called after each epoch. With `report` the folder has a report.html to look at.
+    `plan` is a `graft.Plan` or its text, such as 'tail:cut=0.5 backbone=resnet18', and the linear probe unless given;
+    `strategy`, `head`, `recipe`, `backbone` and `seed` may be given as keywords, which change it. `weights` is a file,
+    or 'random': weights drawn from the seed, to see what pretraining is worth. While a strategy trains, checkpoints are
+    saved in `output`.run, and `resume` continues from there. `log` names 'tensorboard', 'mlflow' or both; `on_epoch` is
+    called after each epoch. With `report` the folder has a report.html to look at.
 
     Raises GraftError: UsageError, DataError, WeightsError, CutError, TrainingError or OutputError; each message says
     what to do.
@@ -75,32 +71,32 @@ def fit(
     >>> import graft
     >>> graft.fit("photos/", "model/").predict("photo.jpg")[0].label  # doctest: +SKIP
     'tulip'
+    >>> graft.fit("photos/", plan="tail:cut=0.5", backbone="resnet18", seed=1)  # doctest: +SKIP
     """
-    given = {"strategy": strategy, "head": head, "recipe": recipe, "backbone": backbone, "seed": seed}
-    # A file's path is not a choice, as it may change: '' only says that a file was given.
+    # A file's path is no part of a plan, as it may change: '' only says that a file was given.
     start_weights = None if weights is None else RANDOM if weights == RANDOM else ""
-    choices = Choices.from_dict(card.read_choices(Path(like)) if like else {}, **given, weights=start_weights)
-    _check_options(choices, output, resume, log)
+    plan = (Plan.parse(plan) if isinstance(plan, str) else plan).change(weights=start_weights, **changes)
+    _check_options(plan, output, resume, log)
     place, times = None if output is None else outputs.resolve_output(output), dict[str, float]()
     with storage.lock_folder(place, force=force) if place else nullcontext():
         with record_seconds(times, "read images"):
             data = read_source(source, columns=columns, strict=strict, boxes=boxes, against=against, watch=watch)
         check_classes_repeat(data)
-        choices = replace(choices, task=data.task)
-        _check_data(choices, data)
-        if isinstance(choices.parsed_strategy, Direct):
-            return _save_classifier(_evaluate_pretrained(choices, data, weights, offline, times, watch), place, force)
+        plan = replace(plan, task=data.task)
+        _check_data(plan, data)
+        if isinstance(plan.parsed_strategy, Direct):
+            return _save_classifier(_evaluate_pretrained(plan, data, weights, offline, times, watch), place, force)
         with record_seconds(times, "load network"):
-            pretrained = _build_backbone(choices, weights, offline)
-            _check_network(choices, pretrained)
-        material = _embed_and_split(choices, pretrained, data, offline, times, watch)
-        settings = _settings(choices, pretrained, material)
-        run_folder = place if choices.is_finetuning else None
+            pretrained = _build_backbone(plan, weights, offline)
+            _check_network(plan, pretrained)
+        material = _embed_and_split(plan, pretrained, data, offline, times, watch)
+        settings = _settings(plan, pretrained, material)
+        run_folder = place if plan.is_finetuning else None
         with open_run(run_folder, settings, log, on_epoch, resume=resume, force=force) as tracker:
-            with record_seconds(times, "train" if choices.is_finetuning else "solve head"):
-                train = _train_network if choices.is_finetuning else _solve_head
-                trained = train(choices, pretrained, material, tracker, watch)
-            classifier = finalize(choices, pretrained, trained, times, watch, tracker.troubles)
+            with record_seconds(times, "train" if plan.is_finetuning else "solve head"):
+                train = _train_network if plan.is_finetuning else _solve_head
+                trained = train(plan, pretrained, material, tracker, watch)
+            classifier = finalize(plan, pretrained, trained, times, watch, tracker.troubles)
             with record_seconds(times, "report"):
                 html = ""
                 if place and report and classifier.report["evaluation"]:
@@ -111,62 +107,62 @@ def fit(
     return classifier
 
 
-def _check_options(choices: Choices, output: str | Path | None, resume: bool, log: str) -> None:
+def _check_options(plan: Plan, output: str | Path | None, resume: bool, log: str) -> None:
     runs.check(log)
-    choices.check()
-    choices.check_run(bool(output), resume, log)
-    if choices.is_finetuning:
-        require_package("torch", f"The strategy {choices.strategy!r} changes a network, and that")
+    plan.check()
+    plan.check_run(bool(output), resume, log)
+    if plan.is_finetuning:
+        require_package("torch", f"The strategy {plan.strategy!r} changes a network, and that")
         from graft.torch.alone import check_gradients
 
         check_gradients()
 
 
-def _check_network(choices: Choices, pretrained: Backbone) -> None:
+def _check_network(plan: Plan, pretrained: Backbone) -> None:
     """Raise CutError or UsageError for choices that do not fit this network, before minutes of embedding."""
-    if choices.is_finetuning:
+    if plan.is_finetuning:
         from graft.torch import phases
 
-        phases.check_start(choices, pretrained)
+        phases.check_start(plan, pretrained)
     else:
-        probe.check_probe(choices, pretrained)
+        probe.check_probe(plan, pretrained)
 
 
 def _solve_head(
-    choices: Choices, pretrained: Backbone, material: Material, _tracker: RunTracker, watch: ProgressWrapper
+    plan: Plan, pretrained: Backbone, material: Material, _tracker: RunTracker, watch: ProgressWrapper
 ) -> TrainedNetwork:
-    return fit_probe(choices, pretrained, material, watch)
+    return fit_probe(plan, pretrained, material, watch)
 
 
 def _train_network(
-    choices: Choices, pretrained: Backbone, material: Material, tracker: RunTracker, watch: ProgressWrapper
+    plan: Plan, pretrained: Backbone, material: Material, tracker: RunTracker, watch: ProgressWrapper
 ) -> TrainedNetwork:
     """Fine-tune the network."""
     from graft.torch.finetune import train
 
-    return train(choices, pretrained, material, tracker.run, tracker.log_epoch, watch)
+    return train(plan, pretrained, material, tracker.run, tracker.log_epoch, watch)
 
 
-def _check_data(choices: Choices, data: Dataset) -> None:
+def _check_data(plan: Plan, data: Dataset) -> None:
     """Raise UsageError for a head, loss or teacher that does not fit the labels or the number of images."""
-    choices.check_task(data.task)
-    choices.check_image_count(len(data))
-    if choices.parsed_recipe:
+    plan.check_task(data.task)
+    plan.check_image_count(len(data))
+    if plan.parsed_recipe:
         from graft.torch import phases
 
-        phases.check_teachers(choices.parsed_recipe, data)
+        phases.check_teachers(plan.parsed_recipe, data)
 
 
-def _build_backbone(choices: Choices, weights: str | Path | None, offline: bool) -> Backbone:
+def _build_backbone(plan: Plan, weights: str | Path | None, offline: bool) -> Backbone:
     """Return the backbone: pretrained, or with weights drawn from the seed."""
-    if choices.has_random_weights:
+    if plan.has_random_weights:
         if weights and weights != RANDOM:
             raise UsageError("The strategy 'scratch' begins with random weights. Leave --weights out, or choose full.")
         require_package("torch", "A network with random weights is drawn by PyTorch, and that")
         from graft.torch.restore import build_random_backbone
 
-        return build_random_backbone(choices.backbone, choices.seed)
-    return load_backbone(choices.backbone, resolve_weights_file(weights), offline)
+        return build_random_backbone(plan.backbone, plan.seed)
+    return load_backbone(plan.backbone, resolve_weights_file(weights), offline)
 
 
 def select_duplicate_backbone(pretrained: Backbone, offline: bool = False) -> Backbone:
@@ -175,7 +171,7 @@ def select_duplicate_backbone(pretrained: Backbone, offline: bool = False) -> Ba
 
 
 def _embed_and_split(
-    choices: Choices,
+    plan: Plan,
     pretrained: Backbone,
     data: Dataset,
     offline: bool,
@@ -185,26 +181,25 @@ def _embed_and_split(
     """Compute features, find near-duplicates, and split the readable images."""
     with record_seconds(times, "embed images"):
         embedded = embed(
-            build_probe_features(select_duplicate_backbone(pretrained, offline)), data, seed=choices.seed, watch=watch
+            build_probe_features(select_duplicate_backbone(pretrained, offline)), data, seed=plan.seed, watch=watch
         )
     with record_seconds(times, "split"):
-        return prepare_material(data, embedded, choices.seed, watch=watch)
+        return prepare_material(data, embedded, plan.seed, watch=watch)
 
 
-def _settings(choices: Choices, pretrained: Backbone, material: Material) -> dict[str, Any]:
+def _settings(plan: Plan, pretrained: Backbone, material: Material) -> dict[str, Any]:
     """Return all that a resumed run must have in common with the interrupted one."""
     versions = {name: card.collect_versions().get(name, "") for name in ("graft", "torch", "timm")}
     recipe = {
-        f"recipe {name}": value
-        for name, value in (asdict(choices.parsed_recipe) if choices.parsed_recipe else {}).items()
+        f"recipe {name}": value for name, value in (asdict(plan.parsed_recipe) if plan.parsed_recipe else {}).items()
     }
     weights = pretrained.source.sha256 or pretrained.source.origin
-    known = asdict(choices) | recipe | {"images": material.fingerprint(), "weights": weights}
+    known = asdict(plan) | recipe | {"images": material.fingerprint(), "weights": weights}
     return {name: value for name, value in known.items() if name not in ("recipe", "task")} | versions
 
 
 def _evaluate_pretrained(
-    choices: Choices,
+    plan: Plan,
     data: Dataset,
     weights: str | Path | None,
     offline: bool,
@@ -213,14 +208,14 @@ def _evaluate_pretrained(
 ) -> Classifier:
     """Evaluate a network with its published classes: on the test part or, without one, on all images."""
     with record_seconds(times, "load network"):
-        classifier = direct.load_published_classifier(choices.backbone, weights, offline=offline)
+        classifier = direct.load_published_classifier(plan.backbone, weights, offline=offline)
     known = direct.relabel_dataset(data, classifier)
     tested = known.take(known.part(TEST)) if (known.split == TEST).any() else known
     with record_seconds(times, "evaluate"):
         score = classifier.evaluate(tested, watch=watch).as_dict()
-    data_facts = {"train": 0, "test": len(tested), "seed": choices.seed, "root": Path(data.root).name}
+    data_facts = {"train": 0, "test": len(tested), "seed": plan.seed, "root": Path(data.root).name}
     metrics = {name: score[name] for name in ("accuracy", "interval", "macro_f1", "log_loss")}
-    described = replace(classifier.card, metrics=metrics, data=data_facts, choices=asdict(choices))
+    described = replace(classifier.card, metrics=metrics, data=data_facts, choices=asdict(plan))
     report = {
         "classes": classifier.classes,
         "task": described.task,

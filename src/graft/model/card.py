@@ -8,17 +8,13 @@ import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from graft.backbones.backbone import Backbone
-from graft.errors import ModelError
 from graft.model.network import Network
-from graft_runtime import safe_files
-from graft_runtime.card import MULTILABEL, Card, CardError, parse
+from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.terminal import escape_breaks
 
-MAX_CARD_BYTES = 1 << 28
 MAX_NAMED = 20  # classes in the first paragraph of the README
 MARKDOWN_MARKS = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore inside a word is one anyway
 
@@ -48,18 +44,6 @@ def build_card(
         provenance=collect_versions(),
         licences={"weights": source.licence, "code": "Apache-2.0"},
     )
-
-
-def read_choices(path: Path) -> dict[str, Any]:
-    """Read the choices of a classifier from its folder or its model.json. Raises ModelError."""
-    try:
-        return parse(
-            safe_files.read_limited(path / "model.json" if path.is_dir() else path, MAX_CARD_BYTES).decode()
-        ).choices
-    except OSError as error:
-        raise ModelError(f"{path} cannot be used as a card: {error.strerror}.") from error
-    except (UnicodeDecodeError, CardError) as error:
-        raise ModelError(f"{path} cannot be used as a card: {error}.") from error
 
 
 def collect_versions() -> dict[str, Any]:

@@ -37,8 +37,8 @@ from graft.torch.phases import (
     split_epochs,
 )
 from graft.torch.restore import backbone_to_module, module_to_network
-from graft.training.choices import Choices
 from graft.training.material import Material
+from graft.training.plan import Plan
 from graft.training.probe import fit_probe, list_layers
 from graft.training.strategies import Lora, Phase
 from graft.training.trained import FinetunedNetwork, TrainedNetwork
@@ -330,7 +330,7 @@ def _restore_progress(inputs: FinetuneInputs, checkpoint: dict[str, Any]) -> Fin
 
 
 def train(
-    choices: Choices,
+    plan: Plan,
     pretrained: Pretrained,
     material: Material,
     run: TrainingRun | None,
@@ -343,9 +343,9 @@ def train(
 
     def build_inputs(use_all: bool = False) -> FinetuneInputs:
         gc.collect()  # the halves of a cut refer to themselves: gradients and copies of an earlier training
-        _merge(choices, backbone)
+        _merge(plan, backbone)
         backbone.module.load_state_dict(pristine)
-        return phases.build_finetune_inputs(choices, pretrained, backbone, material, watch, use_all)
+        return phases.build_finetune_inputs(plan, pretrained, backbone, material, watch, use_all)
 
     saved = run.load_latest() if run else None
     checkpoint = saved[1] if saved else None
@@ -357,7 +357,7 @@ def train(
         describe_phases(inputs, result.progress) | describe_training(result),
     )
     if result.blend_result.share == 0:  # the solved head won; solved on all images it is better still
-        probe = fit_probe(Choices(backbone=choices.backbone, seed=choices.seed), pretrained, material, watch)
+        probe = fit_probe(Plan(backbone=plan.backbone, seed=plan.seed), pretrained, material, watch)
         return replace(probe, record=record | {"solved_again": len(material.train)} | probe.record)
     if inputs.has_refit and not result.progress.trouble:
         inputs = build_inputs(use_all=True)
@@ -369,30 +369,19 @@ def train(
             optim.restore(inputs.network, result.weights)
             why = "Training once more on all images failed: what was held out to choose by is not learned from."
             record["training"]["trouble"] = f"{why} {error}"
-    _merge(choices, backbone)
+    _merge(plan, backbone)
     network = inputs.network.eval().requires_grad_(False)
     network.to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     del inputs
     gc.collect()
-    last = record["phases"][-1]
-    return FinetunedNetwork(
-        network=module_to_network(network),
-        material=material,
-        logits=result.logits,
-        labels=held_out,
-        rows=rows,
-        record=record,
-        head_info={"solver": "trained"},
-        cut=last["cut"],
-        frozen_stages=last["frozen"],
-        tuned_stages=last["trained"][:-1],  # the last one is the head
-        recipe=record["recipe"],
+    return FinetunedNetwork.from_record(
+        module_to_network(network), material, result.logits, held_out, rows, record
     ).centre_logits()
 
 
-def _merge(choices: Choices, backbone: BackboneModule) -> None:
+def _merge(plan: Plan, backbone: BackboneModule) -> None:
     """Adapters become a part of the weights that they stand beside."""
-    if isinstance(choices.parsed_strategy, Lora):
+    if isinstance(plan.parsed_strategy, Lora):
         adapters.merge_adapters(backbone.module)
 
 

@@ -32,8 +32,8 @@ from graft.torch.head import build_head, head_to_module
 from graft.torch.loop import DepthParameter, PhaseInputs, find_rate
 from graft.torch.network import BackboneModule, FeaturesModule, NetworkModule
 from graft.torch.restore import backbone_to_module
-from graft.training.choices import Choices
 from graft.training.material import Material
+from graft.training.plan import Plan
 from graft.training.probe import embed_material, select_layers
 from graft.training.recipe import Recipe, Task, list_teachers
 from graft.training.strategies import EarlyFeatures, Lora, Phase, Start
@@ -257,16 +257,16 @@ def _check_classes(name: str, teacher: Classifier, classes: Sequence[str]) -> No
 SAMPLE_SIZE = 64  # images whose features a new head is standardised by
 
 
-def check_start(choices: Choices, pretrained: Pretrained) -> None:
+def check_start(plan: Plan, pretrained: Pretrained) -> None:
     """Raises CutError or UsageError for what this network does not take: now, and not after minutes of embedding."""
     backbone = backbone_to_module(pretrained)
-    plan, chain = choices.parsed_strategy, find_stages(backbone)
-    assert choices.parsed_recipe
-    phases = plan.phases([stage.name for stage in chain])
-    split_epochs(phases, choices.parsed_recipe.epochs)
+    strategy, chain = plan.parsed_strategy, find_stages(backbone)
+    assert plan.parsed_recipe
+    phases = strategy.phases([stage.name for stage in chain])
+    split_epochs(phases, plan.parsed_recipe.epochs)
     solved = FeaturesModule(backbone.module, backbone.preprocess, choose_layers(chain))
-    features = solved if choices.start == "solved" else build_head_features(choices, backbone, chain)
-    network = build_untrained_network(choices, features, 2)
+    features = solved if plan.start == "solved" else build_head_features(plan, backbone, chain)
+    network = build_untrained_network(plan, features, 2)
     for phase in phases:
         halves = cut_for_phase(network, backbone, phase)
         if phase.only == "adapters":
@@ -276,7 +276,7 @@ def check_start(choices: Choices, pretrained: Pretrained) -> None:
 
 
 def build_finetune_inputs(
-    choices: Choices,
+    plan: Plan,
     pretrained: Pretrained,
     backbone: BackboneModule,
     material: Material,
@@ -289,26 +289,24 @@ def build_finetune_inputs(
 
     Raises UsageError or DataError for what does not go together.
     """
-    plan, recipe, seed = choices.parsed_strategy, choices.parsed_recipe, choices.seed
+    strategy, recipe, seed = plan.parsed_strategy, plan.parsed_recipe, plan.seed
     assert recipe
     inner, valid = (material.train, material.train[:0]) if use_all else material.split_validation()
     if not len(valid) and not use_all:
         raise DataError("Too few images to hold some out for validation: use --strategy probe, or add images.")
     chain = find_stages(backbone)
-    phases = plan.phases([stage.name for stage in chain])
+    phases = strategy.phases([stage.name for stage in chain])
     engine.move_module_to_device(backbone.module)
-    if choices.start == "solved":
+    if plan.start == "solved":
         network = build_probe_network(pretrained, backbone, material, inner, seed, watch)
     else:
-        network = build_untrained_network(
-            choices, build_head_features(choices, backbone, chain), len(material.data.classes)
-        )
-        if choices.start == "fresh":
+        network = build_untrained_network(plan, build_head_features(plan, backbone, chain), len(material.data.classes))
+        if plan.start == "fresh":
             standardise_head(network, material, inner)
     network = engine.move_module_to_device(network)
-    if isinstance(plan, Lora):
+    if isinstance(strategy, Lora):
         above = [stage.name for stage in chain[cut_for_phase(network, backbone, phases[0]).border_index :]]
-        adapters.add_lora(backbone.module, above, plan.rank, 2.0 * plan.rank, seed)
+        adapters.add_lora(backbone.module, above, strategy.rank, 2.0 * strategy.rank, seed)
     cut_for_phase(network, backbone, phases[-1])  # the widest: it names all that may change
     targets = (
         build_soft_targets(recipe, material.data.take(inner)) if recipe.teacher else build_hard_targets(material, inner)
@@ -318,7 +316,7 @@ def build_finetune_inputs(
         backbone=backbone,
         chain=tuple(chain),
         phases=phases,
-        start=choices.start,
+        start=plan.start,
         recipe=recipe,
         material=material,
         train_rows=inner,
@@ -351,11 +349,11 @@ def build_probe_network(
     return NetworkModule(FeaturesModule(backbone.module, backbone.preprocess, read.layers), head)
 
 
-def build_head_features(choices: Choices, backbone: BackboneModule, chain: Sequence[Stage]) -> FeaturesModule:
+def build_head_features(plan: Plan, backbone: BackboneModule, chain: Sequence[Stage]) -> FeaturesModule:
     """The features that a new head reads: the output of the backbone; for a conv head, or early features, a stage's."""
-    maps = isinstance(choices.parsed_head, Conv)
-    if isinstance(choices.parsed_strategy, EarlyFeatures):
-        names = parse_stages(choices.parsed_strategy.at, [stage.name for stage in chain])
+    maps = isinstance(plan.parsed_head, Conv)
+    if isinstance(plan.parsed_strategy, EarlyFeatures):
+        names = parse_stages(plan.parsed_strategy.at, [stage.name for stage in chain])
         return FeaturesModule(backbone.module, backbone.preprocess, names, top=False, pool=not maps)
     if not maps:
         return FeaturesModule(backbone.module, backbone.preprocess, ())
@@ -369,10 +367,10 @@ def build_head_features(choices: Choices, backbone: BackboneModule, chain: Seque
     return FeaturesModule(backbone.module, backbone.preprocess, mapped[-1:], pool=False)
 
 
-def build_untrained_network(choices: Choices, features: FeaturesModule, classes: int) -> NetworkModule:
+def build_untrained_network(plan: Plan, features: FeaturesModule, classes: int) -> NetworkModule:
     """The network with a new head."""
     shape = features.width if features.pool else features.shape
-    return NetworkModule(features, build_head(choices.parsed_head or Linear(), shape, classes))
+    return NetworkModule(features, build_head(plan.parsed_head or Linear(), shape, classes))
 
 
 @torch.no_grad()

@@ -13,54 +13,54 @@ from graft.features.embed import embed_or_raise
 from graft.heads.choose import ProbeResult, choose_head
 from graft.model.network import Network
 from graft.progress import ProgressWrapper
-from graft.training.choices import Choices
 from graft.training.material import Material
+from graft.training.plan import Plan
 from graft.training.strategies import EarlyFeatures, Probe
 from graft.training.trained import TrainedProbe
 
 
-def fit_probe(choices: Choices, backbone: Backbone, material: Material, watch: ProgressWrapper) -> TrainedProbe:
+def fit_probe(plan: Plan, backbone: Backbone, material: Material, watch: ProgressWrapper) -> TrainedProbe:
     """Fit the head with the best out-of-fold predictions on the features of the frozen network.
 
     It reads the backbone's layers, or the early stages that the strategy names.
     """
-    plan, frozen = choices.parsed_strategy, get_probe_features(choices, backbone)
-    if isinstance(plan, EarlyFeatures):
-        head, layers = plan.solver, "all"
+    strategy, frozen = plan.parsed_strategy, get_probe_features(plan, backbone)
+    if isinstance(strategy, EarlyFeatures):
+        head, layers = strategy.solver, "all"
     else:
-        plan = plan if isinstance(plan, Probe) else Probe()
-        head, layers = plan.head, plan.layers
-    material = embed_material(frozen, material, plan.views, choices.seed, watch)
-    result = choose_head(head, layers, material.build_problems(frozen.widths, plan.views), plan.pca, watch)
+        strategy = strategy if isinstance(strategy, Probe) else Probe()
+        head, layers = strategy.head, strategy.layers
+    material = embed_material(frozen, material, strategy.views, plan.seed, watch)
+    result = choose_head(head, layers, material.build_problems(frozen.widths, strategy.views), strategy.pca, watch)
     return TrainedProbe(
         network=Network(select_layers(frozen, result), result.solution.head),
         material=material,
-        logits=result.solution.logits[:: plan.views],  # view 0 is what a prediction sees
+        logits=result.solution.logits[:: strategy.views],  # view 0 is what a prediction sees
         labels=material.data.labels[material.train],
         rows=material.train,
-        record=build_record(result, frozen, plan.pca),
+        record=build_record(result, frozen, strategy.pca),
         head_info={"solver": result.solution.name, "strength": result.solution.strength},
         feature_columns=result.columns,
     ).centre_logits()
 
 
-def check_probe(choices: Choices, backbone: Backbone) -> None:
+def check_probe(plan: Plan, backbone: Backbone) -> None:
     """Raise UsageError for stages that the network lacks and for more principal components than features.
 
     Called before minutes of embedding.
     """
-    plan, features = choices.parsed_strategy, get_probe_features(choices, backbone)
-    read = plan.layers if isinstance(plan, Probe) else "all"
+    strategy, features = plan.parsed_strategy, get_probe_features(plan, backbone)
+    read = strategy.layers if isinstance(strategy, Probe) else "all"
     width = features.width if read == "all" else features.widths[-1]
-    if choices.pca > width:
+    if plan.pca > width:
         which = "these layers together give" if read == "all" else "the last layer gives"
-        raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {choices.pca}.")
+        raise UsageError(f"'pca' must be at most {width}, as many features as {which}. Got {plan.pca}.")
 
 
-def get_probe_features(choices: Choices, backbone: Backbone) -> Features:
+def get_probe_features(plan: Plan, backbone: Backbone) -> Features:
     """Return the features among which the head chooses: all layers, or the early stages that the strategy names."""
-    if isinstance(choices.parsed_strategy, EarlyFeatures):
-        return build_early_features(choices.parsed_strategy.at, backbone)
+    if isinstance(plan.parsed_strategy, EarlyFeatures):
+        return build_early_features(plan.parsed_strategy.at, backbone)
     return build_probe_features(backbone)
 
 

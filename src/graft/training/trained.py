@@ -98,6 +98,32 @@ class FinetunedNetwork(TrainedNetwork):
     frozen_stages: Sequence[str]
     tuned_stages: Sequence[str]
 
+    @classmethod
+    def from_record(
+        cls,
+        network: Network,
+        material: Material,
+        logits: NDArray[np.float64],
+        labels: Labels,
+        rows: NDArray[np.intp],
+        record: dict[str, Any],
+    ) -> Self:
+        """Build it from what the record says of the last phase."""
+        last = record["phases"][-1]
+        return cls(
+            network=network,
+            material=material,
+            logits=logits,
+            labels=labels,
+            rows=rows,
+            record=record,
+            head_info={"solver": "trained"},
+            cut=last["cut"],
+            recipe=record["recipe"],
+            frozen_stages=last["frozen"],
+            tuned_stages=last["trained"][:-1],  # the last one is the head
+        )
+
     @property
     def comparison_layers(self) -> tuple[str, ...]:
         """The frozen stages or, where all was trained, those in the lower half: the last one of each resolution.

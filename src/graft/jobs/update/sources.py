@@ -29,7 +29,7 @@ from graft.heads.designs import HEAD_NAMES
 from graft.model.classifier import Classifier
 from graft.model.memory import ImageRecords
 from graft.progress import ProgressWrapper
-from graft.training.choices import Choices
+from graft.training.plan import Plan
 from graft.training.strategies import EarlyFeatures, Probe
 from graft_runtime.card import MULTILABEL
 
@@ -45,7 +45,7 @@ def get_image_records(classifier: Classifier) -> ImageRecords:
         raise UpdateError(
             f"The strategy {classifier.card.strategy!r} trained the network on the old classes, so that a new head "
             "alone would not be what a training gives, and its scores would flatter. Only --rename can be done; for "
-            "all else train again with the same choices: graft fit photos/ -o model2/ --from model/"
+            "all else train again with the same plan: graft fit photos/ -o model2/ --from model/"
         )
     if classifier.memory is None or classifier.memory.images is None:
         raise UpdateError(
@@ -143,7 +143,7 @@ def _map_labels(new: Dataset, order: NDArray[np.int32], count: int) -> NDArray[n
     return found
 
 
-# --- network and choices ----------------------------------------------------------------------------------------------
+# --- network and plan ----------------------------------------------------------------------------------------------
 
 
 def restore_backbone(classifier: Classifier) -> Backbone:
@@ -169,7 +169,7 @@ def _restore_graph(classifier: Classifier, source: WeightsSource) -> Graph:
         "others too: near-duplicates are found by all of them."
     )
     try:
-        found = _load_original_weights(name, source, Choices.from_dict(classifier.card.choices).seed)
+        found = _load_original_weights(name, source, Plan.from_dict(classifier.card.choices).seed)
     except WeightsError as error:
         raise UpdateError(f"{message} Their weights ({source.origin}) cannot be had: {error}") from error
     state = found.graph.tensors
@@ -193,14 +193,14 @@ def _load_original_weights(name: str, source: WeightsSource, seed: int) -> Backb
     return load_backbone(name, file if source.where == "file" and file.is_file() else None)
 
 
-def restore_choices(classifier: Classifier) -> tuple[Choices, Choices]:
-    """Return (the original choices, the same with the head and layers that were selected)."""
+def restore_choices(classifier: Classifier) -> tuple[Plan, Plan]:
+    """Return (the original plan, the same with the head and layers that were selected)."""
     card = classifier.card
-    chosen = Choices.from_dict(card.choices)
-    plan, solver = chosen.parsed_strategy, card.head["solver"]
-    if isinstance(plan, EarlyFeatures):
-        text = f"early-features:at={plan.at},solver={solver},views={plan.views},pca={plan.pca}"
+    chosen = Plan.from_dict(card.choices)
+    strategy, solver = chosen.parsed_strategy, card.head["solver"]
+    if isinstance(strategy, EarlyFeatures):
+        text = f"early-features:at={strategy.at},solver={solver},views={strategy.views},pca={strategy.pca}"
     else:
-        views = plan.views if isinstance(plan, Probe) else 1
+        views = strategy.views if isinstance(strategy, Probe) else 1
         text = f"probe:head={solver},layers={'all' if card.layers else 'last'},views={views},pca={chosen.pca}"
-    return chosen, Choices(strategy=text, backbone=chosen.backbone, seed=chosen.seed)
+    return chosen, Plan(strategy=text, backbone=chosen.backbone, seed=chosen.seed)

@@ -1,30 +1,52 @@
-"""Choices of a training run: strategy, head, recipe and backbone, as texts and as parsed values."""
+"""The plan of a training run: strategy, head, recipe and backbone, as texts and as parsed values."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
 
 from graft import extras, spec
 from graft.data import augmentation
-from graft.errors import UsageError
+from graft.errors import ModelError, UsageError
 from graft.heads.designs import HEADS, HeadOptions, check_head, check_head_installed
 from graft.training.recipe import Recipe, check_loss, check_teachers
 from graft.training.strategies import STRATEGIES, Direct, EarlyFeatures, FinetuneStrategy, Lora, Probe, Scratch, Start
-from graft_runtime.card import MULTICLASS, MULTILABEL
+from graft_runtime import card, safe_files
+from graft_runtime.card import MULTICLASS, MULTILABEL, CardError
 
 # As in graft.backbones.catalog, which is not imported here to keep the check of options fast; a test compares them.
 DEFAULT_BACKBONE, RANDOM = "tf_efficientnet_lite0", "random"
+MAX_CARD_BYTES = 1 << 28
+
+
+class PlanChanges(TypedDict, total=False):
+    """Fields of a plan to change; None changes nothing."""
+
+    strategy: str | None
+    head: str | None
+    recipe: str | None
+    backbone: str | None
+    seed: int | None
 
 
 @dataclass(frozen=True)
-class Choices:
+class Plan:
     """Strategy, head, recipe, backbone, seed and weights: with the same images they make the same classifier.
 
-    `weights` is 'random' where the network begins with weights that the seed draws, else ''. `task` is that of the
-    images, known when they are read: of several labels the usual recipe is another one.
+    All are texts, the seed a number; '' is the strategy's own head and recipe. `weights` is 'random' where the network
+    begins with weights that the seed draws, else ''. `task` is that of the images, known when they are read: of several
+    labels the usual recipe is another one. `str(plan)` is one line, which `Plan.parse` reads.
+
+    Raises UsageError for weights that cannot be written down, and for a seed of more than 64 bits.
+
+    >>> plan = Plan("tail:cut=0.5", backbone="resnet18", seed=1)
+    >>> str(plan)
+    'tail:cut=0.5 backbone=resnet18 seed=1'
+    >>> Plan.parse(str(plan)) == plan
+    True
     """
 
     strategy: str = "probe"
@@ -42,15 +64,48 @@ class Choices:
             raise UsageError(f"The seed must be from 0 to 2^64 - 1. Got {self.seed}.")
 
     @classmethod
-    def from_dict(cls, written: dict[str, Any], **overrides: Any) -> Self:
-        """Read stored choices; `overrides` that are not None replace them."""
+    def parse(cls, text: str) -> Self:
+        """Read the line that `str(plan)` is: a strategy, then what differs from the default, as in 'tail seed=1'.
+
+        Raises UsageError for an unknown, repeated or misplaced part.
+        """
+        first, _, others = text.strip().partition(" ")
+        if first.partition("=")[0] in {field.name for field in dataclasses.fields(cls)}:
+            first, others = cls.strategy, text
+        plan = cls(first or cls.strategy)
+        return spec.replace_options(plan, " ".join(others.split()), "A plan", " ")
+
+    def __str__(self) -> str:
+        changed = spec.format_changed_options(replace(self, strategy=type(self).strategy), " ")
+        return f"{self.strategy} {changed}".strip()
+
+    @classmethod
+    def from_dict(cls, written: dict[str, Any]) -> Self:
+        """Read what a classifier's card says; what only other versions know is left out."""
         known = {field.name for field in dataclasses.fields(cls)}
-        kept = {name: value for name, value in written.items() if name in known}
-        if (name := overrides.get("strategy")) and name.partition(":")[0] != kept.get("strategy", "").partition(":")[0]:
-            kept = {
-                name: value for name, value in kept.items() if name not in ("head", "recipe")
-            }  # of another strategy
-        return cls(**kept | {name: value for name, value in overrides.items() if value is not None})
+        return cls(**{name: value for name, value in written.items() if name in known})
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read the plan of a classifier, from its folder or its model.json. Raises ModelError.
+
+        >>> graft.fit("photos/", plan=graft.Plan.read("model/"))  # doctest: +SKIP
+        """
+        path = Path(path)
+        try:
+            raw = safe_files.read_limited(path / "model.json" if path.is_dir() else path, MAX_CARD_BYTES)
+            return cls.from_dict(card.parse(raw.decode()).choices)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be used as a card: {error.strerror or error}.") from error
+        except (UnicodeDecodeError, CardError) as error:
+            raise ModelError(f"{path} cannot be used as a card: {error}.") from error
+
+    def change(self, *, weights: str | None = None, **changes: Unpack[PlanChanges]) -> Self:
+        """Return the plan with these fields; None changes nothing. Another strategy brings its own head and recipe."""
+        given = {name: value for name, value in {**changes, "weights": weights}.items() if value is not None}
+        name = str(given.get("strategy", self.strategy)).partition(":")[0]
+        own = {"head": "", "recipe": ""} if name != self.strategy.partition(":")[0] else {}
+        return replace(self, **(own | given))
 
     @cached_property
     def parsed_strategy(self) -> Any:
@@ -83,12 +138,12 @@ class Choices:
             for package in ("torch", *["peft"] * isinstance(self.parsed_strategy, Lora)):
                 extras.require_package(package, f"The strategy {self.strategy.partition(':')[0]!r}")
 
-    def _check_early(self, plan: EarlyFeatures) -> None:
-        if not self.head and plan.cut != "head":
+    def _check_early(self, strategy: EarlyFeatures) -> None:
+        if not self.head and strategy.cut != "head":
             raise UsageError("'cut' of early-features is for a head that is trained: add --head linear, for instance.")
-        if self.head and plan.solver != "auto":
+        if self.head and strategy.solver != "auto":
             raise UsageError("'solver' of early-features is for a head that is solved: leave --head out.")
-        if self.head and plan.pca:
+        if self.head and strategy.pca:
             raise UsageError("'pca' of early-features is for a head that is solved: leave --head out.")
 
     def _check_recipe(self, settings: Recipe) -> None:
@@ -183,5 +238,5 @@ class Choices:
             return None
         usual: Recipe = self.parsed_strategy.recipe
         if self.task == MULTILABEL:
-            usual = dataclasses.replace(usual, mixup=0.0, smoothing=0.0)
+            usual = replace(usual, mixup=0.0, smoothing=0.0)
         return spec.replace_options(usual, self.recipe, "The recipe")
