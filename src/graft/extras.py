@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from graft.errors import UsageError
 
@@ -15,6 +17,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "datasets": "hf",
+    "pandas": "pandas",
 }
 TITLES = {"torch": "PyTorch", "sklearn": "scikit-learn"}  # of packages that are imported by another name
 
@@ -26,6 +29,12 @@ def needed(package: str, what: str) -> None:
     """
     if find_spec(package) is None:
         raise UsageError(missing(package, what))
+
+
+def import_optional(package: str, what: str) -> Any:
+    """Import a package of EXTRAS. Raises UsageError where it is not installed; `what` begins the sentence."""
+    needed(package, what)
+    return import_module(package)
 
 
 def missing(package: str, what: str = "This") -> str:

@@ -35,6 +35,9 @@ class Finding:
     cases: NDArray[np.intp] = field(default_factory=nothing)
     notes: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        return f"<Finding {self.kind} ({self.severity}): {self.says}>"
+
     def of(self, rows: NDArray[np.intp]) -> Finding:
         """The same finding where the images were rows of a part of the data set."""
         return replace(self, cases=rows[self.cases])
