@@ -73,7 +73,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cells(row: Sequence[str]) -> Iterable[str]:
-    yield f'<th scope="row" style="{LEFT}font-weight:400;overflow-wrap:anywhere;max-width:20em">{row[0]}</th>'
+    yield f'<th scope="row" style="{LEFT}font-weight:400;overflow-wrap:anywhere;min-width:6em;max-width:20em">{row[0]}</th>'
     yield from (f'<td style="{RIGHT}">{cell}</td>' for cell in row[1:])
 
 

@@ -1,4 +1,4 @@
-"""The card of a classifier (model.json) and its README.md."""
+"""The card of a classifier (model.json), its README.md, and what it shows in a notebook."""
 
 from __future__ import annotations
 
@@ -227,23 +227,23 @@ def build_html(card: Card, report: Mapping[str, Any]) -> str:
     )
 
 
-def _score_html(score: Mapping[str, Any] | None) -> str:
+def _score_html(score: Any) -> str:
     """Return the score with its interval. Raises KeyError, TypeError or ValueError for what graft did not write."""
     if not score:
         return display.note("Not evaluated: there were no images to spare for a test.")
     multilabel = score["task"] == MULTILABEL
-    figure = score["mean_average_precision" if multilabel else "accuracy"]
+    figure = _as_share(score["mean_average_precision" if multilabel else "accuracy"])
     words = "mean average precision" if multilabel else "right"
-    text = f"{_format_percent(figure)} {words} on {score['count']:,} held-out images"
+    text = f"{display.format_percent(figure)} {words} on {score['count']:,} held-out images"
     if not score["interval"] or figure is None:
         return display.note(text)
     low, high = map(float, score["interval"])
     span = f" (95 % confidence: {low:.1%} to {high:.1%})"
     drawn = display.draw_interval(figure, low, high)
-    return drawn + display.note(text + span) + "".join(display.note(each) for each in score.get("careful", ()))
+    return drawn + display.note(text + span) + "".join(display.note(str(each)) for each in score.get("careful", ()))
 
 
-def _class_rows(card: Card, score: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def _class_rows(card: Card, score: Any) -> list[tuple[str, str, str, str]]:
     """Return name, training images, test images and F1 of the first classes, as HTML."""
     scored = {each["name"]: each for each in score.get("classes", ())}
     shares, train = card.data.get("shares", ()), card.data.get("train", 0)
@@ -251,6 +251,10 @@ def _class_rows(card: Card, score: Mapping[str, Any]) -> list[tuple[str, str, st
     rows = []
     for at, name in enumerate(card.classes[:MAX_SHOWN_CLASSES]):
         own = scored.get(name)
-        tested = (f"{own['count']:,}", _format_percent(own["f1"])) if own else (display.MISSING,) * 2
+        tested = (f"{own['count']:,}", display.format_percent(_as_share(own["f1"]))) if own else (display.MISSING,) * 2
         rows.append((display.escape_text(name), counts[at] if counts else display.MISSING, *tested))
     return rows
+
+
+def _as_share(value: Any) -> float | None:
+    return None if value is None else float(value)

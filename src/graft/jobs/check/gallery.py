@@ -1,4 +1,4 @@
-"""HTML page of `graft check`: the images of each finding in one self-contained file."""
+"""HTML page of `graft check`: the images of each finding in one self-contained file; a few of them in a notebook."""
 
 from __future__ import annotations
 
