@@ -73,7 +73,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cells(row: Sequence[str]) -> Iterable[str]:
-    yield f'<th scope="row" style="{LEFT}font-weight:400;overflow-wrap:anywhere;min-width:6em;max-width:20em">{row[0]}</th>'
+    wide = "overflow-wrap:anywhere;min-width:6em;max-width:20em"
+    yield f'<th scope="row" style="{LEFT}font-weight:400;{wide}">{row[0]}</th>'
     yield from (f'<td style="{RIGHT}">{cell}</td>' for cell in row[1:])
 
 
@@ -111,23 +112,28 @@ def _guess_mark(chance: float) -> str:
 
 def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """Return a confusion matrix as a table: rows are true classes, columns predicted ones, tinted by their share."""
-    turned = "writing-mode:vertical-rl;transform:rotate(180deg);max-height:9em;overflow:hidden"
-    head = "".join(
-        f'<th scope="col" style="{LEFT}padding:.2em;vertical-align:bottom;font-weight:400">'
-        f'<div style="{turned};margin:auto">{escape_text(name)}</div></th>'
-        for name in names
-    )
+    turned = "writing-mode:vertical-rl;transform:rotate(180deg);max-height:9em;margin:auto"
+    beside = "max-width:11em;margin-left:auto"
+    above = f"{LEFT}padding:.2em;vertical-align:bottom;font-weight:400"
+    head = "".join(f'<th scope="col" style="{above}">{_one_line(name, turned)}</th>' for name in names)
     body = []
     for at, (name, row) in enumerate(zip(names, counts, strict=True)):
         total = sum(row)
         cells = "".join(_confusion_cell(count, total, at == place) for place, count in enumerate(row))
-        own = f'<th scope="row" style="{RIGHT}font-weight:400;overflow-wrap:anywhere">{escape_text(name)}</th>'
+        own = f'<th scope="row" style="{RIGHT}font-weight:400">{_one_line(name, beside)}</th>'
         body.append(f'<tr style="background:transparent">{own}{cells}</tr>')
-    corner = f'<td style="{RIGHT}vertical-align:bottom;{SOFT}">true ↓ predicted →</td>'
+    corner = f'<td style="{RIGHT}vertical-align:bottom;white-space:nowrap;{SOFT}">true ↓ predicted →</td>'
     return (
         '<div style="overflow-x:auto"><table style="border-collapse:collapse;border:0;margin:.4em 0">'
         f"<thead><tr>{corner}{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _one_line(name: str, style: str) -> str:
+    """Return a name that does not wrap: what finds no room is cut off, and shown under the mouse."""
+    text = escape_text(name)
+    cut = "white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
+    return f'<div title="{text}" style="{cut};{style}">{text}</div>'
 
 
 def _confusion_cell(count: int, total: int, right: bool) -> str:
