@@ -20,6 +20,10 @@ Written by `python docs/make_cli.py`; a test compares it with the program. What 
 [Train: graft fit](fit.md), [Strategies](strategies/index.md), [Training](training.md), [Runs](runs.md),
 [Features](features.md), [Images from the web](collect.md), [Check images](check.md), [Backbones](backbones.md),
 [The classifier](classifier.md) and [Change the classes](update.md).
+
+`graft --install-completion` makes the shell you are in (bash, zsh, fish, PowerShell) complete commands, options and
+the names of strategies, heads, networks, devices and export formats; `graft --show-completion` prints what it would
+install. Files are completed by the shell itself.
 """
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from graft.errors import UsageError
 
@@ -15,6 +17,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "datasets": "hf",
+    "pandas": "pandas",
 }
 TITLES = {"torch": "PyTorch", "sklearn": "scikit-learn"}  # of packages that are imported by another name
 
@@ -26,6 +29,12 @@ def require_package(package: str, what: str) -> None:
     """
     if find_spec(package) is None:
         raise UsageError(format_missing_message(package, what))
+
+
+def import_optional(package: str, what: str) -> Any:
+    """Import a package of EXTRAS. Raises UsageError where it is not installed; `what` begins the sentence."""
+    require_package(package, what)
+    return import_module(package)
 
 
 def format_missing_message(package: str, what: str = "This") -> str:

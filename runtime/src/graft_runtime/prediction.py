@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graft_runtime.decide import Answer
-from graft_runtime.formatting import format_answer
+from graft_runtime.formatting import MAX_NAMES, format_answer, join_names
+
+MAX_BARS = 5  # of the likeliest classes in a notebook
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Neighbour:
     image: str
     labels: tuple[str, ...]
     similarity: float
-    thumbnail: str | None = None
+    thumbnail: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,48 @@ class Prediction:
 
     def __repr__(self) -> str:
         return f"<Prediction {format_answer(self.as_dict()).strip()}  {self.image}>"
+
+    def _repr_html_(self) -> str:
+        from graft_runtime import display  # here, as only a notebook needs it
+
+        small = display.read_thumbnail(self.image)
+        shown = display.figure(small, self.image) if small else ""
+        return display.block(self._title(), display.note(self.image), display.side_by_side(shown, self._details()))
+
+    def _title(self) -> str:
+        """Return the answer in words."""
+        if self.answer is None:
+            return f"Not judged: {self.fault}"
+        if self.unknown:
+            return "Unknown: like none of the training images"
+        return f"{join_names(self.labels, MAX_NAMES) or 'None of the labels'} ({self.probability:.1%})"
+
+    def _details(self) -> str:
+        """Return the bars of the likeliest classes, the prediction set, and why an image is unknown, as HTML."""
+        from graft_runtime import display
+
+        best = dict(sorted(self.probabilities.items(), key=lambda item: -item[1])[:MAX_BARS])
+        parts = [display.bars(best, [f"{value:.1%}" for value in best.values()])] if best else []
+        if self.unknown:
+            parts.insert(0, display.note("Were it one of the known classes:"))
+            parts.append(self._nearest_table())
+        if self.among is not None:
+            parts.append(display.note(f"Prediction set: {join_names(self.among, MAX_NAMES) or 'empty'}"))
+        return f"<div>{''.join(parts)}</div>"
+
+    def _nearest_table(self) -> str:
+        """Return the nearest training images as an HTML table."""
+        from graft_runtime import display
+
+        rows = [
+            (
+                display.embedded_image(each.thumbnail) + display.escape_text(each.image),
+                display.escape_text(join_names(each.labels)),
+                f"{each.similarity:.2f}",
+            )
+            for each in self.nearest
+        ]
+        return display.table(("nearest training images", "label", "similarity"), rows) if rows else ""
 
     @property
     def label(self) -> str:

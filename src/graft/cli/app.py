@@ -32,7 +32,6 @@ from graft_runtime.terminal import say
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain text: rich takes longer to load than everything else
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

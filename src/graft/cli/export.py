@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graft.cli.completion import complete_format
 from graft.cli.options import AsJson, Force, Model, Quiet, choose_progress, print_result, report_errors, show_loading
 from graft.cli.scores import format_percent
 from graft_runtime.terminal import say
@@ -34,6 +35,7 @@ def export(
             "--format",
             help="onnx; openvino: the same, checked there; torch: a program; web: a folder with a page that answers in "
             "the browser. [default: by the file's ending]",
+            autocompletion=complete_format,
         ),
     ] = None,
     check: Annotated[

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from graft.cli import scores
+from graft.cli.completion import complete_backbone, complete_head, complete_strategy
 from graft.cli.format import PAGE, list_cautions, next_command, print_findings
 from graft.cli.options import (
     DEFAULT,
@@ -49,15 +50,26 @@ def fit(
     against: Against = None,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", "-s", help=f"How to transfer: {STRATEGY_NAMES}; options as in tail:cut=0.5."),
+        typer.Option(
+            "--strategy",
+            "-s",
+            help=f"How to transfer: {STRATEGY_NAMES}; options as in tail:cut=0.5.",
+            autocompletion=complete_strategy,
+        ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="Head to train: linear, mlp or conv; options as in mlp:hidden=256+128.")
+        str | None,
+        typer.Option(
+            help="Head to train: linear, mlp or conv; options as in mlp:hidden=256+128.", autocompletion=complete_head
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="How to train: epochs=10,rate=0.001,augment=strong,...")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help=f"Pretrained network. [default: {DEFAULT}]")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help=f"Pretrained network. [default: {DEFAULT}]", autocompletion=complete_backbone),
+    ] = None,
     weights: StartWeights = None,
     offline: Offline = False,
     seed: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graft.cli.completion import complete_backbone
 from graft.cli.options import DEFAULT, AsJson, Offline, print_result, report_errors, show_loading
 from graft.extras import format_missing_message
 from graft_runtime.terminal import say
@@ -59,7 +60,9 @@ def print_networks(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def stages(
-    backbone: Annotated[str, typer.Argument(help="Network; `graft backbones` lists them.")] = DEFAULT,
+    backbone: Annotated[
+        str, typer.Argument(help="Network; `graft backbones` lists them.", autocompletion=complete_backbone)
+    ] = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """List the stages of a network, for --strategy tail:cut=NAME."""

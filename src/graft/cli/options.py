@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from graft import device as devices
 from graft import extras
 from graft.cli import format
+from graft.cli.completion import complete_backbone, complete_device
 from graft.errors import GraftError, UsageError
 from graft.progress import no_progress, show_progress
 from graft_runtime import strict_json
@@ -25,7 +26,9 @@ from graft_runtime.terminal import escape_breaks, say
 START_TIME = time.monotonic()  # of the program: `graft fit` reports the start-up time
 DEFAULT = "tf_efficientnet_lite0"  # graft.backbones.catalog.DEFAULT, which costs an import of torch; a test compares
 
-Backbone = Annotated[str, typer.Option(help="Pretrained network; `graft backbones` lists them.")]
+Backbone = Annotated[
+    str, typer.Option(help="Pretrained network; `graft backbones` lists them.", autocompletion=complete_backbone)
+]
 Weights = Annotated[
     str | None, typer.Option(metavar="FILE", help="File with this network's weights, instead of the usual ones.")
 ]
@@ -48,7 +51,11 @@ Against = Annotated[
     typer.Option(help="One class against the rest: PHOTOS is a folder of the class, this holds anything else."),
 ]
 Device = Annotated[
-    str, typer.Option(help="Where networks run: auto, cpu, cuda or mps; auto takes a GPU where there is one.")
+    str,
+    typer.Option(
+        help="Where networks run: auto, cpu, cuda or mps; auto takes a GPU where there is one.",
+        autocompletion=complete_device,
+    ),
 ]
 Columns = Annotated[str, typer.Option(help="Columns of a table: file=path,label=species,split=fold,group=patient.")]
 Boxes = Annotated[bool, typer.Option("--boxes", help="Each object that VOC or COCO marks is an image.")]

@@ -14,16 +14,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from graft import extras
 from graft.data.images import ContentDigest, ImageFiles, Images, InMemoryImages, MixedImages, Raw
 from graft.errors import DataError
 from graft_runtime import image, inputs
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.formatting import MAX_NAMES_IN_REPR, join_names
+from graft_runtime.thumbnail import Thumbnail, make_thumbnail
 
 SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not decided yet'
 UNSPLIT, TRAIN, VALID, TEST = range(4)
 UNLABELLED = UNGROUPED = -1
 DIGEST = 16  # bytes
+MAX_SHOWN_CLASSES, MAX_SHOWN_IMAGES = 12, 6  # of a Dataset that shows itself in a notebook
 NO_LABEL = "images without a label"  # what they are counted as where they are left out
 
 Labels = NDArray[np.int32] | NDArray[np.uint8]
@@ -55,6 +58,60 @@ class Dataset:
         where = f" in {self.root}" if self.root else ""
         names = join_names(self.classes, MAX_NAMES_IN_REPR)
         return f"<Dataset of {len(self):,} images{where}: {len(self.classes):,} classes ({names})>"
+
+    def _repr_html_(self) -> str:
+        from graft_runtime import display  # here, as only a notebook needs it
+
+        counts = self.counts()[: len(self.classes)]
+        order = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CLASSES].tolist()
+        bars = {self.classes[at]: float(counts[at]) for at in order}
+        more = len(self.classes) - len(order)
+        return display.block(
+            f"{len(self):,} images, {len(self.classes):,} classes",
+            display.note(self.root),
+            display.bars(bars, [f"{count:,.0f}" for count in bars.values()], max(bars.values(), default=1.0)),
+            display.note(f"and {more:,} smaller classes" if more else ""),
+            display.side_by_side(*map(self._figure, self._examples(order))),
+        )
+
+    def _examples(self, classes: Sequence[int]) -> list[int]:
+        """Return rows of a few images, of one class each where there are labels."""
+        shown = [self.labels == at if self.labels.ndim == 1 else self.labels[:, at] > 0 for at in classes]
+        rows = [int(mask.argmax()) for mask in shown if mask.any()]
+        return list(dict.fromkeys(rows or range(len(self))))[:MAX_SHOWN_IMAGES]
+
+    def _figure(self, row: int) -> str:
+        from graft_runtime import display
+
+        label = self.take(np.array([row])).label_names()[0] or ""
+        text = label if isinstance(label, str) else join_names(label)
+        return display.figure(self.thumbnail(row, display.SIDE), self.name(row), display.escape_text(text))
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas.DataFrame with a row for each image: `file`, `label` and, where it is decided, `split`.
+
+        A label is a class name, None where it is unknown, or for multilabel a list of names. Where the images are
+        files, `graft.fit` takes the table again. Raises UsageError where pandas is not installed.
+        """
+        pandas = extras.import_optional("pandas", "Dataset.to_dataframe")
+        names = self.names()
+        if isinstance(self.images, ImageFiles):
+            names = [str(Path(self.root) / name) for name in names]
+        columns: dict[str, Any] = {"file": names, "label": pandas.Series(self.label_names(), dtype=object)}
+        if (self.split != UNSPLIT).any():
+            columns["split"] = [SPLITS[part] for part in self.split]
+        return pandas.DataFrame(columns)
+
+    def label_names(self) -> list[Any]:
+        """Return the class name of each image, None where it is unknown; for multilabel a list of names."""
+        return label_names(self.labels, self.classes)
+
+    def thumbnail(self, row: int, side: int) -> Thumbnail | None:
+        """Return the thumbnail of an image, at most `side` pixels; None where it cannot be read."""
+        try:
+            return make_thumbnail(decode_pixels(self.read(row), side), side)
+        except (image.ImageError, OSError):
+            return None
 
     @property
     def root(self) -> str:
@@ -100,6 +157,13 @@ class Dataset:
     def targets(self) -> NDArray[np.float32]:
         """Return the labels as a matrix [n, classes]: 1 for each class of an image."""
         return label_matrix(self.labels, len(self.classes))
+
+
+def label_names(labels: Labels, classes: Sequence[str]) -> list[Any]:
+    """Return the class name of each label, None for UNLABELLED; for multilabel a list of names."""
+    if labels.ndim == 2:
+        return [[classes[at] for at in np.flatnonzero(row).tolist()] for row in labels]
+    return [classes[label] if 0 <= label < len(classes) else None for label in labels.tolist()]
 
 
 def count_labels(labels: NDArray[np.integer], classes: int) -> NDArray[np.intp]:

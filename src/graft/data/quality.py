@@ -35,6 +35,9 @@ class Finding:
     cases: NDArray[np.intp] = field(default_factory=no_cases)
     notes: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        return f"<Finding {self.kind} ({self.severity}): {self.says}>"
+
     def map_rows(self, rows: NDArray[np.intp]) -> Finding:
         """Map row numbers of a part of the data set to those of the whole."""
         return replace(self, cases=rows[self.cases])

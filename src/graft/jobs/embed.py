@@ -17,13 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from graft import atomic
+from graft import atomic, extras
 from graft.backbones import catalog
 from graft.backbones.backbone import Backbone, load_backbone
 from graft.backbones.features import build_probe_features, parse_stages
 from graft.backbones.graph import BATCH, MAP
 from graft.backbones.weights import resolve_weights_file
-from graft.data.dataset import Dataset, Labels
+from graft.data.dataset import Dataset, Labels, label_names
 from graft.data.readers.source import read_source
 from graft.errors import DataError, OutputError, UsageError
 from graft.features import embed as training
@@ -56,6 +56,16 @@ class FeatureTable:
     def __repr__(self) -> str:
         rows, width = self.features.shape
         return f"<Table of {rows:,} x {width:,} features: {len(self.classes):,} classes, {len(self.faults):,} faults>"
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas.DataFrame with a row for each image: `file`, `label`, and `feature_0` and so on.
+
+        Raises UsageError where pandas is not installed.
+        """
+        pandas = extras.import_optional("pandas", "FeatureTable.to_dataframe")
+        labels = pandas.Series(label_names(self.labels, self.classes), dtype=object)
+        features = pandas.DataFrame(self.features).add_prefix("feature_")
+        return pandas.concat([pandas.DataFrame({"file": self.names, "label": labels}), features], axis=1)
 
     def summary(self) -> dict[str, Any]:
         """Return shape, count and faults, without the features, for JSON."""
@@ -130,7 +140,7 @@ def write(table: FeatureTable, path: Path) -> None:
 def _write_parquet(table: FeatureTable, file: BinaryIO) -> None:
     """Write COLUMNS: name, digest in hexadecimal, label (multilabel: a list; unknown: null), a list of float32."""
     arrow = parquet.import_pyarrow()
-    label_cells, width = label_names(table), table.features.shape[1]
+    label_cells, width = label_names(table.labels, table.classes), table.features.shape[1]
     multilabel = table.labels.ndim == 2
     kinds = [arrow.string(), arrow.string(), arrow.list_(arrow.string()) if multilabel else arrow.string()]
     schema = arrow.schema(list(zip(COLUMNS, [*kinds, arrow.list_(arrow.float32(), width)], strict=True)))
@@ -144,13 +154,6 @@ def _write_parquet(table: FeatureTable, file: BinaryIO) -> None:
             cells = [arrow.array(cell, kind) for cell, kind in zip(texts, kinds, strict=True)]
             cells.append(arrow.FixedSizeListArray.from_arrays(features, width))
             writer.write_table(arrow.Table.from_arrays(cells, schema=schema))
-
-
-def label_names(table: FeatureTable) -> list[Any]:
-    """Return the class name of each image, None where it is unknown; for multilabel a list of names."""
-    if table.labels.ndim == 2:
-        return [[name for name, shown in zip(table.classes, row, strict=True) if shown] for row in table.labels]
-    return [table.classes[label] if label >= 0 else None for label in table.labels.tolist()]
 
 
 def _is_parquet_of_ours(path: Path) -> bool:
@@ -172,6 +175,10 @@ class FeatureMapResult:
     shapes: dict[str, tuple[int, ...]]
     images: int
     faults: dict[str, str]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in self.shapes.items())
+        return f"<Feature maps of {self.images:,} images: {shapes}, {len(self.faults):,} faults>"
 
 
 def check_maps(path: Path, *, force: bool) -> None:

@@ -1,15 +1,8 @@
-"""Style sheet and thumbnails of graft's HTML pages."""
+"""Style sheet of graft's HTML pages."""
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 CSS: Final = """
 :root { --paper: #fbfbf9; --card: #fff; --ink: #1d211f; --soft: #5d6662; --line: #dfe3e0; --leaf: #2e7d4f;
@@ -54,29 +47,3 @@ td:last-child { width: 55%; padding-right: 0; }
 .bar { background: var(--leaf); height: .7rem; border-radius: .2rem; min-width: 2px; }
 .good { color: var(--leaf); font-size: 1.1rem; }
 """
-
-
-QUALITY = 75  # of a thumbnail's JPEG
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """JPEG in base64, and its size in pixels."""
-
-    base64_text: str
-    width: int
-    height: int
-
-    @property
-    def uri(self) -> str:
-        """The image as a data URI."""
-        return f"data:image/jpeg;base64,{self.base64_text}"
-
-
-def make_thumbnail(image: NDArray[np.uint8], side: int) -> Thumbnail:
-    """Scale an image [height, width, 3] to at most `side` pixels along its longer side."""
-    small = Image.fromarray(image)
-    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=QUALITY)
-    return Thumbnail(base64.b64encode(file.getvalue()).decode(), small.width, small.height)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft import extras
 from graft.metrics import ranking
 from graft.metrics.calibration import BINS, ReliabilityBin, Trust, bin_indices, build_caveats, reliability_bins
 from graft.metrics.intervals import (
@@ -27,6 +28,9 @@ from graft_runtime.decide import DEFAULT_THRESHOLD
 
 TOP_K = 5  # of the top-k accuracy
 MAX_CONFUSION_CLASSES = 100  # classes beyond which the confusion matrix is given by its cells off the diagonal only
+MAX_SHOWN_CLASSES = 20  # classes up to which a notebook shows the confusion matrix, else the most frequent confusions
+MAX_SHOWN_CONFUSIONS = 8
+MAX_SHOWN_WORST = 5
 MIN_PROBABILITY = 1e-15  # probabilities are clipped to it in the log-loss
 
 
@@ -87,6 +91,40 @@ class Evaluation:
         return (
             f"<Evaluation: {self.accuracy:.1%} right on {self.count:,} images ({span}), {len(self.classes):,} classes>"
         )
+
+    def _repr_html_(self) -> str:
+        from graft_runtime import display  # here, as only a notebook needs it
+
+        low, high = self.interval
+        return display.block(
+            f"{self.accuracy:.1%} right on {self.count:,} images",
+            display.draw_interval(self.accuracy, low, high),
+            display.note(f"95 % confidence: {low:.1%} to {high:.1%}"),
+            *map(display.note, self.caveats()),
+            self._confusion_html(),
+            worst_table(self.worst_classes(MAX_SHOWN_WORST)),
+            display.note(count_faults(self.faults)),
+        )
+
+    def _confusion_html(self) -> str:
+        """Return the confusion matrix, or with many classes the most frequent confusions, as HTML."""
+        from graft_runtime import display
+
+        names = [each.name for each in self.classes]
+        if self.confusion and len(names) <= MAX_SHOWN_CLASSES:
+            return display.confusion_matrix(names, self.confusion)
+        rows = [
+            (display.escape_text(names[true]), display.escape_text(names[predicted]), f"{count:,}")
+            for true, predicted, count in self.confused[:MAX_SHOWN_CONFUSIONS]
+        ]
+        return display.table(("class", "taken for", "images"), rows) if rows else ""
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas.DataFrame with a row for each class and the columns of ClassScore.
+
+        Raises UsageError where pandas is not installed.
+        """
+        return build_class_frame(self.classes)
 
     def scored_classes(self) -> list[ClassScore]:
         """Return the classes that have test images."""
@@ -288,6 +326,30 @@ class MultilabelEvaluation:
             f"{len(self.classes):,} labels>"
         )
 
+    def _repr_html_(self) -> str:
+        from graft_runtime import display  # here, as only a notebook needs it
+
+        figure, interval = self.mean_average_precision, ""
+        if figure is not None and self.interval:
+            low, high = self.interval
+            interval = display.draw_interval(figure, low, high)
+            interval += display.note(f"95 % confidence: {low:.1%} to {high:.1%}")
+        return display.block(
+            f"{display.format_percent(figure)} mean average precision on {self.count:,} images",
+            interval,
+            display.note(f"Exactly the right labels: {self.subset_accuracy:.1%} of the images"),
+            *map(display.note, self.caveats()),
+            worst_table(self.worst_classes(MAX_SHOWN_WORST)),
+            display.note(count_faults(self.faults)),
+        )
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas.DataFrame with a row for each label and the columns of LabelScore.
+
+        Raises UsageError where pandas is not installed.
+        """
+        return build_class_frame(self.classes)
+
     def scored_classes(self) -> list[LabelScore]:
         """Return the labels that have test images."""
         return [each for each in self.classes if each.count]
@@ -384,3 +446,33 @@ def _score_labels(
     return tuple(
         LabelScore(*row) for row in zip(names, *shares, true.tolist(), map(float, thresholds), *order, strict=True)
     )
+
+
+# --- Tables of classes ------------------------------------------------------------------------------------------------
+
+
+def worst_table(classes: Sequence[ClassScore | LabelScore]) -> str:
+    """Return an HTML table of classes, the worst first."""
+    from graft_runtime import display
+
+    rows = [
+        (
+            display.escape_text(each.name),
+            *map(display.format_percent, (each.f1, each.precision, each.recall)),
+            f"{each.count:,}",
+        )
+        for each in classes
+    ]
+    return display.table(("worst first", "F1", "precision", "recall", "test images"), rows)
+
+
+def count_faults(faults: Mapping[str, str]) -> str:
+    """Return a sentence on the images that could not be evaluated; empty without any."""
+    count = len(faults)
+    return f"{count:,} image{'s' * (count > 1)} could not be evaluated." if count else ""
+
+
+def build_class_frame(classes: Sequence[ClassScore | LabelScore]) -> Any:
+    """Return a pandas.DataFrame with a row for each class. Raises UsageError where pandas is not installed."""
+    pandas = extras.import_optional("pandas", "Evaluation.to_dataframe")
+    return pandas.DataFrame([asdict(each) for each in classes])

@@ -1,10 +1,11 @@
-"""The card of a classifier (model.json) and its README.md."""
+"""The card of a classifier (model.json), its README.md, and what it shows in a notebook."""
 
 from __future__ import annotations
 
 import html
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,10 +13,17 @@ from typing import Any
 
 from graft.backbones.backbone import Backbone
 from graft.model.network import Network
+from graft_runtime import display
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.terminal import escape_breaks
 
 MAX_NAMED = 20  # classes in the first paragraph of the README
+MAX_SHOWN_CLASSES = 12  # in a notebook
+NEXT_LINES = (  # what to do with a classifier next
+    'classifier.predict("photo.jpg")',
+    'classifier.save("model/")',
+    'graft.export(classifier, "model.onnx")',
+)
 MARKDOWN_MARKS = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore inside a word is one anyway
 
 
@@ -180,3 +188,58 @@ def _escape(text: str) -> str:
 def _escape_cell(text: str) -> str:
     """Escape a text inside a table."""
     return _escape(text).replace("|", "\\|")
+
+
+# --- in a notebook ----------------------------------------------------------------------------------------------------
+
+
+def build_html(card: Card, report: Mapping[str, Any]) -> str:
+    """Build the HTML by which a classifier shows itself in a notebook."""
+    train = f", trained on {_format_count(card, 'train')} images" if "train" in card.data else ""
+    try:
+        score = _score_html(report.get("evaluation"))
+        rows = _class_rows(card, report.get("evaluation") or {})
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # report.json is checked by nobody
+        score, rows = display.note("Its report.json is not what graft wrote."), _class_rows(card, {})
+    more = len(card.classes) - len(rows)
+    return display.block(
+        f"Classifier of {len(card.classes):,} classes",
+        display.note(f"{card.backbone.get('name', 'network not stated')}, strategy {card.strategy}{train}"),
+        score,
+        display.table(("label" if card.task == MULTILABEL else "class", "training images", "test images", "F1"), rows),
+        display.note(f"and {more:,} more" if more else ""),
+        display.code(*NEXT_LINES),
+    )
+
+
+def _score_html(score: Any) -> str:
+    """Return the score with its interval. Raises KeyError, TypeError or ValueError for what graft did not write."""
+    if not score:
+        return display.note("Not evaluated: there were no images to spare for a test.")
+    multilabel = score["task"] == MULTILABEL
+    figure = _as_share(score["mean_average_precision" if multilabel else "accuracy"])
+    words = "mean average precision" if multilabel else "right"
+    text = f"{display.format_percent(figure)} {words} on {score['count']:,} held-out images"
+    if not score["interval"] or figure is None:
+        return display.note(text)
+    low, high = map(float, score["interval"])
+    span = f" (95 % confidence: {low:.1%} to {high:.1%})"
+    drawn = display.draw_interval(figure, low, high)
+    return drawn + display.note(text + span) + "".join(display.note(str(each)) for each in score.get("careful", ()))
+
+
+def _class_rows(card: Card, score: Any) -> list[tuple[str, str, str, str]]:
+    """Return name, training images, test images and F1 of the first classes, as HTML."""
+    scored = {each["name"]: each for each in score.get("classes", ())}
+    shares, train = card.data.get("shares", ()), card.data.get("train", 0)
+    counts = [f"{round(share * train):,}" for share in shares] if len(shares) == len(card.classes) else []
+    rows = []
+    for at, name in enumerate(card.classes[:MAX_SHOWN_CLASSES]):
+        own = scored.get(name)
+        tested = (f"{own['count']:,}", display.format_percent(_as_share(own["f1"]))) if own else (display.MISSING,) * 2
+        rows.append((display.escape_text(name), counts[at] if counts else display.MISSING, *tested))
+    return rows
+
+
+def _as_share(value: Any) -> float | None:
+    return None if value is None else float(value)

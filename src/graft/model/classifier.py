@@ -17,6 +17,7 @@ from graft.data.dataset import NO_LABEL, TEST, Dataset
 from graft.errors import DataError, UsageError
 from graft.metrics.evaluation import Score
 from graft.model import network, scoring, storage
+from graft.model.card import build_html
 from graft.model.memory import Memory
 from graft.model.network import BatchOutput, ForwardOutput, Network
 from graft.model.unknown import NeighbourMatches, reference_layers
@@ -47,6 +48,9 @@ class Classifier:
         card = self.card
         named = f"{len(card.classes):,} classes ({join_names(card.classes, MAX_NAMES_IN_REPR)})"
         return f"<Classifier of {named}: {card.backbone.get('name')}, {card.strategy}>"
+
+    def _repr_html_(self) -> str:
+        return build_html(self.card, self.report)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -45,6 +45,10 @@ class Comparison:
     trained_on: tuple[int, int]
     other: int = 0
 
+    def __repr__(self) -> str:
+        scores = f"{self.metric.replace('_', ' ')} {self.first:.1%} against {self.second:.1%}"
+        return f"<Comparison: {self.verdict}, {scores} on {self.shared:,} shared images>"
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as a dictionary for JSON."""
         return asdict(self)

@@ -20,6 +20,7 @@ from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTILABEL
 from graft_runtime.formatting import MAX_NAMES, join_names
 from graft_runtime.prediction import Prediction
+from graft_runtime.thumbnail import make_thumbnail
 
 GRID = 14  # cells along a side; a network's last map has 7 or 14
 OCCLUSION_GRID = 7  # cells along a side that are covered one by one; divides GRID
@@ -125,6 +126,19 @@ class Explanation:
 
     def __repr__(self) -> str:
         return f"<Explanation of {self.label} for {self.prediction.image}>"
+
+    def _repr_html_(self) -> str:
+        from graft_runtime import display  # here, as only a notebook needs it
+
+        small = (make_thumbnail(each, display.SIDE) for each in (self.image, self.draw()))
+        captions = ("as the network received it", "in colour where it supports the label")
+        return display.block(
+            f"What speaks for {self.label}",
+            display.note(self.prediction.image),
+            display.side_by_side(
+                *(display.figure(each, caption, caption) for each, caption in zip(small, captions, strict=True))
+            ),
+        )
 
     def draw(self) -> NDArray[np.uint8]:
         """Draw the image in colour where it supports the label, dark and grey elsewhere: [size, size, 3]."""

@@ -92,7 +92,7 @@ class Material:
     def fingerprint(self) -> str:
         """Return a hash of the images and their labels, independent of file names."""
         names = [digest.tobytes().hex() for digest in self.embeddings.digests]
-        rows = sorted(zip(names, _label_names(self.data), strict=True))
+        rows = sorted(zip(names, self.data.label_names(), strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def targets(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -197,15 +197,7 @@ def check_labelled(data: Dataset) -> None:
 
 def format_labels(data: Dataset, mark: str = ", ", none: str = "no label") -> list[str]:
     """Return the label of each image as text; several are joined by `mark`."""
-    return [each if isinstance(each, str) else mark.join(each) or none for each in _label_names(data)]
-
-
-def _label_names(data: Dataset) -> list[Any]:
-    """Return the class name of each image, or its list of class names."""
-    names = np.array(data.classes, dtype=str)
-    if data.task == MULTILABEL:
-        return [names[row > 0].tolist() for row in data.labels]
-    return names[data.labels].tolist()
+    return [each if isinstance(each, str) else mark.join(each or ()) or none for each in data.label_names()]
 
 
 def _sort_by_content(embeddings: Embeddings, labels: NDArray[np.integer]) -> Embeddings:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft import extras
 from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
 from graft.backbones.features import build_probe_features
@@ -69,6 +70,23 @@ class CheckReport:
     def __repr__(self) -> str:
         return f"<Report on {self.data!r}: {format_count(len(self.findings), 'finding')}>"
 
+    def _repr_html_(self) -> str:
+        return gallery.render_preview(self.data, self.findings)
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas.DataFrame with a row for each image of a finding, the most severe finding first.
+
+        Columns are `finding` (its kind), `severity`, `case` (images of one case belong together), `file` (None for a
+        finding about the whole set) and `detail`. Raises UsageError where pandas is not installed.
+        """
+        pandas = extras.import_optional("pandas", "CheckReport.to_dataframe")
+        rows = [
+            (finding.kind, finding.severity, case, name, detail)
+            for finding in self.findings
+            for case, name, detail in _finding_rows(finding, self.data)
+        ]
+        return pandas.DataFrame(rows, columns=["finding", "severity", "case", "file", "detail"])
+
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain values for JSON."""
         names, good = self.data.names(), self.data.take(self.usable)
@@ -90,6 +108,15 @@ class CheckReport:
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Write an HTML file that shows the images of each finding. Raises OutputError rather than overwrite."""
         gallery.write(gallery.render_page(self.data, self.findings, self.as_dict()), Path(path), force=force)
+
+
+def _finding_rows(finding: Finding, data: Dataset) -> Iterator[tuple[int, str | None, str]]:
+    """Yield (number of the case, name of the image, detail) of a finding."""
+    if not len(finding.cases):
+        yield 0, None, finding.says
+    for case, rows in enumerate(finding.cases.tolist()):
+        for row in rows:
+            yield case, data.name(row), finding.notes[case] if finding.notes else ""
 
 
 def check(

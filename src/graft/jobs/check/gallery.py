@@ -1,4 +1,4 @@
-"""HTML page of `graft check`: the images of each finding in one self-contained file."""
+"""HTML page of `graft check`: the images of each finding in one self-contained file; a few of them in a notebook."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from graft.data.dataset import SPLITS, Dataset, decode_pixels
-from graft.data.quality import Finding
+from graft.data.dataset import SPLITS, Dataset
+from graft.data.quality import Finding, format_count
 from graft.jobs import outputs
-from graft.jobs.pages import CSS, make_thumbnail
+from graft.jobs.pages import CSS
 from graft.training.material import format_labels
-from graft_runtime.image import ImageError
+from graft_runtime import display
 
 SIGNATURE = "<!doctype html>\n<!-- graft check -->"
 MAX_CASES = 24  # cases of one finding: a page stays below some 10 MB
 SIDE = 168  # pixels of a thumbnail's longer side; screens of double density show it at half the size
+MAX_SHOWN_FINDINGS, MAX_SHOWN_CASES = 8, 3  # in a notebook; the page has more
 MAX_BARS = 40  # classes whose counts are drawn
 
 _HEAD = f"""{SIGNATURE}
@@ -67,9 +68,8 @@ class _ThumbnailGallery:
         return f"<figure>{self.image(row)}<figcaption>{about}<span>{name}</span></figcaption></figure>"
 
     def _render_image(self, row: int) -> str:
-        try:
-            small = make_thumbnail(decode_pixels(self.data.read(row), SIDE), SIDE)
-        except (ImageError, OSError):  # the finding itself says why
+        small = self.data.thumbnail(row, SIDE)
+        if small is None:  # the finding itself says why
             return '<div class="none" role="img" aria-label="cannot be shown">?</div>'
         size = f'width="{small.width}" height="{small.height}"'
         alt = escape(f"{self.labels[row]}: {self.data.name(row)}", quote=True)
@@ -121,3 +121,31 @@ def _classes(counts: Mapping[str, int]) -> str:
     rest = f"<p>and {len(counts) - MAX_BARS:,} smaller ones.</p>" if len(counts) > MAX_BARS else ""
     table = f"<table>{''.join(rows)}</table>{rest}"
     return f'<section aria-labelledby="classes"><h2 id="classes">Classes</h2>{table}</section>'
+
+
+# --- in a notebook ----------------------------------------------------------------------------------------------------
+
+
+def render_preview(data: Dataset, findings: Sequence[Finding]) -> str:
+    """Return the first findings with a few images of each, as HTML for a notebook."""
+    title = f"{format_count(len(findings), 'finding')} in {len(data):,} images"
+    more = len(findings) - MAX_SHOWN_FINDINGS
+    return display.block(
+        title if findings else f"Nothing found in {len(data):,} images",
+        display.note(data.root),
+        *(_preview_finding(data, finding) for finding in findings[:MAX_SHOWN_FINDINGS]),
+        display.note(f"and {format_count(more, 'finding')} more: write('check.html') shows them" if more > 0 else ""),
+    )
+
+
+def _preview_finding(data: Dataset, finding: Finding) -> str:
+    cases = finding.cases[:MAX_SHOWN_CASES].tolist()
+    figures = []
+    for at, rows in enumerate(cases):
+        detail = finding.notes[at] if finding.notes else ""
+        for row in rows:
+            name = data.name(row)
+            caption = f"{display.escape_text(name)}<br>{display.escape_text(detail)}"
+            figures.append(display.figure(data.thumbnail(row, display.SIDE), name, caption))
+    says = f"<b>{finding.severity}</b> {display.escape_text(finding.says)}"
+    return f'<div style="margin-top:.6em">{says}</div>{display.note(finding.advice)}{display.side_by_side(*figures)}'

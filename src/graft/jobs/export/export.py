@@ -26,13 +26,13 @@ from graft.jobs.export import engines, parity, shrink, web
 from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, choose_format
 from graft.jobs.export.parity import MADE, BuildFile, ParityImages, collect_parity_images
 from graft.jobs.export.shrink import fold_constants
-from graft.jobs.pages import make_thumbnail
 from graft.model.classifier import Classifier
 from graft.model.network import build_classifier_graph
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime import contract
 from graft_runtime.contract import Export, ModelFileError, TrainingImage
 from graft_runtime.predictor import Predictor
+from graft_runtime.thumbnail import make_thumbnail
 
 FORMAT_TITLES = {ONNX: "ONNX", OPENVINO: "ONNX", TORCH: "a program of torch.export", WEB: "ONNX"}
 DEFAULT_ALLOWED_LOSS = 0.01  # share of correct predictions that int8 may lose

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, decode_pixels
 from graft.features import loading
-from graft.jobs.pages import make_thumbnail
 from graft.model.classifier import Classifier
 from graft.model.explain import draw_saliency, saliency_maps
 from graft.model.memory import EvaluationRecord
@@ -19,6 +18,7 @@ from graft.progress import ProgressWrapper
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import DEFAULT_THRESHOLD
 from graft_runtime.formatting import join_names
+from graft_runtime.thumbnail import make_thumbnail
 
 NO_LABEL = "(none)"  # what an image without a label shows
 SIDE, LARGE = 112, 196  # pixels along the longer side of a thumbnail, and of a mistake that is shown large

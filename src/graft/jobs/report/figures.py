@@ -10,6 +10,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from graft_runtime import display
+
 WIDE, HIGH = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 40  # margins for ticks and labels
 HISTOGRAM_BINS = 24
@@ -19,17 +21,7 @@ Point = tuple[float, float]
 
 def interval(value: float, low: float, high: float, chance: float | None) -> Markup:
     """Draw a score between 0 and 1 with its interval; `chance` is the score of always predicting the largest class."""
-    guess = "" if chance is None else _guess_mark(chance)
-    return Markup(
-        '<svg class="interval" viewBox="0 0 1000 44" preserveAspectRatio="none" aria-hidden="true">'
-        '<rect class="track" x="0" y="16" width="1000" height="12" rx="6"/>'
-        f'<rect class="range" x="{1000 * low:.1f}" y="16" width="{1000 * (high - low):.1f}" height="12"/>'
-        f'{guess}<rect class="value" x="{1000 * value - 2:.1f}" y="8" width="4" height="28"/></svg>'
-    )
-
-
-def _guess_mark(place: float) -> str:
-    return f'<rect class="guess" x="{1000 * place - 1.5:.1f}" y="12" width="3" height="20"/>'
+    return Markup(display.draw_interval(value, low, high, chance))
 
 
 def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Markup:
