@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +39,7 @@ from graft.model.history import Epoch
 from graft.progress import no_progress
 from graft.torch import build
 from graft.torch.build import build_network
+from graft.training.plan import Plan
 from graft.training.strategies import STRATEGIES
 from graft_runtime import decide
 from graft_runtime.cli import main as runtime
@@ -205,9 +207,9 @@ def test_options_have_the_defaults_of_python(command: str, job: Any) -> None:
     options = {each.name: each.default for each in group.commands[command].params}  # pyright: ignore
     python = {name: each.default for name, each in inspect.signature(job).parameters.items()}
     shared = options.keys() & python.keys() - {"output"}
-    assert shared >= {"backbone", "weights", "offline"}
+    assert shared >= {"weights", "offline"}
     assert {name: options[name] for name in shared} == {name: python[name] for name in shared}
-    assert python.keys() - options.keys() <= {"source", "on_epoch", "watch"}, (
+    assert python.keys() - options.keys() <= {"source", "on_epoch", "watch", "plan", "changes"}, (
         "an option of Python is not on the command line"
     )
 
@@ -249,12 +251,17 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the job was called with."""
     heard: dict[str, Any] = {}
 
-    def job(source: Path, output: Path, **options: Any) -> Fitted:
-        heard.update({"source": source, "output": output} | options)
+    def job(source: Path, output: Path, plan: Plan, **options: Any) -> Fitted:
+        heard.update({"source": source, "output": output} | asdict(plan) | options)
         return Fitted()
 
-    for name in ("check_source", "check_output_folder", "check_plan"):  # of photos and files that are not there
+    def check_plan(output: Path, like: Path | None, resume: bool, log: str, weights: str, **changes: Any) -> Plan:
+        heard["like"] = like
+        return Plan().change(**changes)
+
+    for name in ("check_source", "check_output_folder"):  # of photos and files that are not there
         monkeypatch.setattr(preflight, name, lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "check_plan", check_plan)
     monkeypatch.setattr("graft.jobs.fit.fit", job)
     return heard
 
@@ -266,7 +273,9 @@ def test_every_option_reaches_the_job(words: list[str], options: dict[str, Any],
     defaults = {name: each.default for name, each in inspect.signature(fit).parameters.items()}
     assert given.pop("watch") is no_progress
     assert given.pop("on_epoch") is not defaults.pop("on_epoch")
-    defaults.pop("watch")
+    for name in ("watch", "plan", "changes"):
+        defaults.pop(name)
+    defaults |= {"like": None} | asdict(Plan()) | {"weights": None}
     assert given == defaults | {"source": Path("photos"), "output": Path("model")} | options
 
 

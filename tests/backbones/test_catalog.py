@@ -126,7 +126,7 @@ HEADER = ",".join(field.name for field in fields(catalog.CatalogRow))
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A table of the test's own, in place of the real one."""
-    monkeypatch.setattr(catalog, "TABLE_NAME", tmp_path / "catalog.csv")
+    monkeypatch.setattr(catalog, "TABLE", tmp_path / "catalog.csv")
     catalog._table.cache_clear()
     catalog._all_names.cache_clear()
     yield tmp_path / "catalog.csv"
