@@ -53,9 +53,8 @@ def prose(page: Path) -> str:
 
 def page(name: str) -> object:
     """A page as a parameter: those on which much is trained or exported are slow."""
-    trains = name.startswith(("strategies/", "recipes/")) and name != "strategies/index"
-    much = ("classifier", "client", "data", "export", "fit", "heads", "labels", "predict", "runs", "training")
-    slow = trains or name in much
+    much = ("README", "backbones", "classifier", "client", "data", "export", "fit", "heads", "labels", "predict")
+    slow = name.startswith(("strategies/", "recipes/")) or name in (*much, "runs", "training")
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 

@@ -215,6 +215,7 @@ def tail(tmp_path: Path) -> ImageClassifier:
     return ImageClassifier(strategy="tail:cut=0.8,views=1", backbone="test_resnet", weights=path, offline=True)
 
 
+@pytest.mark.slow
 def test_a_head_and_a_recipe_are_those_of_fit(tail: ImageClassifier, X: list[str], y: list[str]) -> None:
     estimator = clone(tail).set_params(head="mlp:hidden=8", recipe="epochs=1,rate=0.01,refit=no")
     X, y = X[::2], y[::2]

@@ -57,6 +57,7 @@ def fits(path: str, method: str, status: int, kind: str, content: bytes) -> None
         jsonschema.Draft202012Validator(schema).validate(json.loads(content))
 
 
+@pytest.mark.slow
 def test_every_answer_that_the_document_names_is_given_as_it_says(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

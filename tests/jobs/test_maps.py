@@ -44,6 +44,7 @@ def hooked(backbone: BackboneModule, raw: bytes, name: str) -> torch.Tensor:
     return heard[0][0]
 
 
+@pytest.mark.slow
 def test_the_maps_are_what_a_hook_hears(photos: Path, tmp_path: Path, small: dict[str, Any]) -> None:
     graph = load_backbone("test_resnet", small["weights"])
     backbone, names = (

@@ -73,6 +73,7 @@ def test_it_is_what_a_file_with_the_same_weights_gives(
     assert random.report["weights"] == {"where": "random", "origin": "drawn with seed 3"}
 
 
+@pytest.mark.slow
 def test_the_default_network_looks_for_near_duplicates_and_is_not_what_the_head_reads(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ def test_choices_that_are_taken_over_have_it_with_them_until_a_file_is_named(pho
     assert (filed.card.backbone["where"], filed.card.choices["weights"]) == ("file", "")
 
 
+@pytest.mark.slow
 def test_a_run_with_other_weights_is_another_run(photos: Path, tmp_path: Path) -> None:
     class Stopped(Exception):
         pass

@@ -76,7 +76,7 @@ def undisturbed(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize(
     "strategy",
     [
-        pytest.param(STRATEGIES[0], marks=pytest.mark.fault(40)),
+        pytest.param(STRATEGIES[0], marks=[pytest.mark.fault(40), pytest.mark.slow]),
         *(pytest.param(each, marks=pytest.mark.slow) for each in STRATEGIES[1:]),
     ],
 )
@@ -143,6 +143,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     )
 
 
+@pytest.mark.slow
 def test_what_was_chosen_is_written_and_can_be_repeated(
     photos: Path, weights: Path, tmp_path: Path, undisturbed: tuple[Path, Classifier]
 ) -> None:

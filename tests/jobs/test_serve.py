@@ -77,6 +77,7 @@ def test_the_examples_of_the_documentation_run(
         assert f'"label":"{label}"' in told
 
 
+@pytest.mark.slow
 def test_a_classifier_is_exported_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
     first = export_to_cache(model, None, no_progress)

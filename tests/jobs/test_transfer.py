@@ -302,6 +302,7 @@ def test_a_teacher_must_be_there_and_know_the_classes(
 # --- from scratch, adapters, heads ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_from_scratch(photos: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"strategy": "scratch", "backbone": "cnn", "recipe": "epochs=3,batch=8"}
     made = fit(photos, tmp_path / "model", **options)

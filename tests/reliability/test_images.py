@@ -43,6 +43,7 @@ def test_a_damaged_image_that_decodes_never_gets_the_features_of_the_sound_one(p
     assert set(fault) <= {"disc/01.jpg"}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(5)
 def test_a_file_that_goes_while_training_is_told_and_put_back_the_run_goes_on(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

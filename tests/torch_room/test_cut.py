@@ -27,6 +27,15 @@ from graft.torch import chain as chains
 from graft.torch.head import HeadModule
 from graft.torch.network import BackboneModule, FeaturesModule, NetworkModule
 
+LARGE = (
+    "vgg16",
+    "densenet121",
+    "swin_tiny_patch4_window7_224",
+    "inception_v3",
+    "resnet50",
+    "convnext_tiny",
+    "googlenet",
+)
 BORDERS = [  # network, images' side, borders
     ("alexnet", 96, ["features.3", "features.10", "classifier.4"]),
     ("vgg16", 64, ["features.10"]),
@@ -78,7 +87,7 @@ def pointers(module: nn.Module) -> set[int]:
 
 @pytest.mark.parametrize(
     ("name", "size", "borders"),
-    [pytest.param(*each, id=each[0], marks=[pytest.mark.slow] * (each[0] == "vgg16")) for each in BORDERS],
+    [pytest.param(*each, id=each[0], marks=[pytest.mark.slow] * (each[0] in LARGE)) for each in BORDERS],
 )
 def test_the_halves_in_a_row_are_the_network(name: str, size: int, borders: list[Any]) -> None:
     backbone = backbone_of(name, size)
@@ -166,8 +175,8 @@ def tail(backbone: BackboneModule, border: str) -> list[Stage]:
         ("test_resnet", "layer3"),
         ("test_vit", "blocks.3"),
         ("test_convnext", "stages.2"),
-        ("mobilenet_v2", "blocks.5.0"),
-        ("googlenet", "inception5a"),
+        pytest.param("mobilenet_v2", "blocks.5.0", marks=pytest.mark.slow),
+        pytest.param("googlenet", "inception5a", marks=pytest.mark.slow),
         ("test_resnet", "head"),
     ],
 )
@@ -324,7 +333,10 @@ def reading(backbone: BackboneModule, layers: tuple[str, ...], top: bool = True,
     return NetworkModule(features, HeadModule({"kind": "linear", "width": features.width, "classes": 3})).eval()
 
 
-@pytest.mark.parametrize(("name", "size", "layers", "borders"), READING, ids=[name for name, *_ in READING])
+@pytest.mark.parametrize(
+    ("name", "size", "layers", "borders"),
+    [pytest.param(*each, id=each[0], marks=[pytest.mark.slow] * (each[0] in LARGE)) for each in READING],
+)
 def test_a_head_on_several_layers_is_cut_inside_too(
     name: str, size: int, layers: tuple[str, ...], borders: list[str]
 ) -> None:

@@ -64,6 +64,7 @@ def test_the_published_classifier_on_the_features_is_the_whole_network(tmp_path:
     assert gap(name, stored(tmp_path, name, tensors(name))) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_default_network_knows_the_classes_of_imagenet() -> None:
     assert gap(catalog.DEFAULT) < 1e-4
     network, classes, backbone = load_published(offline=True)

@@ -38,6 +38,7 @@ def eager(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in images])
 
 
+@pytest.mark.slow
 def test_the_default_says_the_same_in_onnx_runtime_and_in_pytorch() -> None:
     backbone = backbone_to_module(load_backbone(offline=True))
     network = FeaturesModule(backbone.module, backbone.preprocess, ("blocks.2.1", "blocks.6"))

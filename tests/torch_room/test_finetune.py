@@ -34,7 +34,7 @@ from graft.training.plan import Plan
 
 TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
 PHASED = ("lp-ft", "two-phase", "gradual")  # each phase needs an epoch
-OFTEN = ("tail", "lora", "norm")  # what these find to train differs from network to network
+OFTEN = ("tail", "gradual", "full", "lora")  # one of each kind: a cut, several phases, all, adapters
 SMALL = [("test_resnet", 32), ("test_vit", 160), ("test_convnext", 32)]
 LARGE = [
     *CLASSIC,
@@ -119,7 +119,7 @@ def check(name: str, size: int, strategy: str, material: Material, recipe: str =
 @pytest.mark.parametrize(
     ("name", "size", "strategy"),
     [
-        pytest.param(*network, strategy, marks=[pytest.mark.slow] * (network != SMALL[0] and strategy not in OFTEN))
+        pytest.param(*network, strategy, marks=[pytest.mark.slow] * (network != SMALL[0] or strategy not in OFTEN))
         for network in SMALL
         for strategy in TRAINED
     ],
@@ -144,7 +144,8 @@ def test_every_strategy_on_every_family(
 # --- the laws ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_a_tail_on_stored_outputs_is_a_tail_on_outputs_computed_anew(
     name: str, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,7 @@ def pixels(material: Material, row: int) -> Any:
     return decoded(material.data.read(row), 10_000)
 
 
+@pytest.mark.slow
 def test_with_nothing_gained_the_probe_on_all_images_is_the_result(material: Material) -> None:
     """A rate so small that no epoch can beat the start: the classifier is that of the strategy probe."""
     from graft.training.probe import fit_probe
@@ -306,9 +308,15 @@ def test_a_map_too_small_for_the_conv_head_is_refused_before_an_image_is_embedde
     phases.check_start(plan_of("tail:cut=head", head="conv:padding=same"), backbone)
 
 
-@pytest.mark.parametrize("head", ["conv:filters=4,hidden=8", "mlp:hidden=8+8,activation=gelu,seed=1+2+3", "linear"])
 @pytest.mark.parametrize(
-    "strategy", ["tail:cut=0.6", "two-phase", "early-features:at=layer2", "early-features:at=layer2,cut=layer1"]
+    ("strategy", "head"),
+    [
+        pytest.param(strategy, head, marks=[pytest.mark.slow] * ((number + other) % 3 != 0))  # each head, each strategy
+        for number, strategy in enumerate(
+            ("tail:cut=0.6", "two-phase", "early-features:at=layer2", "early-features:at=layer2,cut=layer1")
+        )
+        for other, head in enumerate(("linear", "conv:filters=4,hidden=8", "mlp:hidden=8+8,activation=gelu,seed=1+2+3"))
+    ],
 )
 def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: Material) -> None:
     backbone = backbone_of("test_resnet", 64)
@@ -343,7 +351,8 @@ def test_a_refit_learns_from_all_images_for_the_whole_schedule(material: Materia
 
 
 @pytest.mark.fault(37)
-@pytest.mark.parametrize("strategy", ["tail:cut=0.6", pytest.param("lora:cut=0.6", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["tail:cut=0.6", "lora:cut=0.6"])
 def test_a_refit_that_explodes_leaves_what_there_was_before(
     strategy: str, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,6 +243,7 @@ def test_a_changed_answer_on_the_border_is_a_tie_and_any_other_is_not() -> None:
 # --- int8 -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_loses_no_more_than_is_allowed(
     classifier: Classifier, exported: Path, photos: Path, tmp_path: Path
 ) -> None:
