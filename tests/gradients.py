@@ -1,4 +1,4 @@
-"""Heat maps by gradients, as PyTorch gives them: what the ones without a gradient are compared with."""
+"""Saliency maps by gradients, as PyTorch gives them: what the ones without a gradient are compared with."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _way(features: FeaturesModule, part: Tensor, slope: Tensor, outputs: Sequenc
                 nothing = places
     if nothing is not None:
         return nothing
-    raise UsageError("This network keeps no map of the image, so there is nothing to draw a heat map from.")
+    raise UsageError("This network keeps no map of the image, so there is nothing to draw a saliency map from.")
 
 
 def on_grid(places: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-// A heat map as a layer over its image: dark where little speaks for the class, yellow where most does.
+// A saliency map as a layer over its image: dark where little speaks for the class, yellow where most does.
 
 const SIDE = 160; // pixels of the longer side; the browser smooths the rest
 
