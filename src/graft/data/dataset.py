@@ -213,7 +213,15 @@ def _to_raw(each: Any) -> Raw | str:
 
 
 def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """Build a Dataset from files of your own choosing."""
+    """Build a Dataset from image files of your own choosing.
+
+    `labels` are class indices [n] into `classes`, None or NaN where unknown, or a matrix of 0 and 1 [n, classes].
+    Raises DataError for labels that fit neither, and for a file name that is not Unicode.
+
+    >>> data = from_paths(["a.jpg", "b.jpg"], [0, 1], ("cat", "dog"))
+    >>> data.counts().tolist()
+    [1, 1]
+    """
     try:
         names = ImageFiles.from_names([str(path) for path in paths])
     except UnicodeEncodeError as error:
@@ -222,7 +230,13 @@ def from_paths(paths: Sequence[str | Path], labels: ArrayLike | None = None, cla
 
 
 def from_arrays(images: Sequence[Any], labels: ArrayLike | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """Build a Dataset from images in memory: uint8 arrays [height, width] or [height, width, 3], or PIL images."""
+    """Build a Dataset from images in memory: uint8 arrays [height, width] or [height, width, 3], or PIL images.
+
+    `labels` and `classes` are as in `from_paths`. Raises DataError for labels that do not fit, and for other arrays.
+
+    >>> len(from_arrays([np.zeros((8, 8, 3), np.uint8)], [0], ("black",)))
+    1
+    """
     return _build_dataset(InMemoryImages([as_rgb(each) for each in images]), labels, classes)
 
 

@@ -165,7 +165,7 @@ def read_source(
     several: bool = False,
     watch: ProgressWrapper = no_progress,
 ) -> Dataset:
-    """Labelled images from a path or from an object of another library.
+    """Read labelled images from a path, or from an object of another library.
 
     A path is a folder with one folder for each class, a table of files and labels (CSV, TSV, Parquet) or a folder that
     holds a labels.csv, a zip or tar archive of either, a folder of WebDataset shards or a pattern of their names; or
