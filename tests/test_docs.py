@@ -1,5 +1,7 @@
 """The documentation tells the truth: its examples run, its links lead somewhere, its help is the program's."""
 
+import doctest
+import importlib
 import importlib.util
 import re
 import shlex
@@ -56,6 +58,20 @@ def page(name: str) -> object:
     much = ("README", "backbones", "classifier", "client", "data", "export", "fit", "heads", "labels", "predict")
     slow = name.startswith(("strategies/", "recipes/")) or name in (*much, "runs", "training")
     return pytest.param(name, marks=[pytest.mark.slow] * slow)
+
+
+MODULES = [
+    ".".join(file.relative_to(root).with_suffix("").parts)
+    for root in (HOUSE / "src", HOUSE / "runtime/src")
+    for file in sorted(root.rglob("*.py"))
+    if ">>> " in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_docstrings_run(name: str) -> None:
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
 
 
 @pytest.mark.parametrize("name", [page(name) for name in sorted(PAGES.keys() - WITHOUT_EXAMPLES)])

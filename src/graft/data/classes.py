@@ -17,7 +17,7 @@ from graft_runtime.card import MULTICLASS
 def find_similar_names(classes: Sequence[str], counts: NDArray[np.integer]) -> list[str]:
     """One sentence for each set of names that look alike; nothing is merged.
 
-    >>> lookalikes(("Cat", "cat", "dog"), np.array([12, 240, 9]))
+    >>> find_similar_names(("Cat", "cat", "dog"), np.array([12, 240, 9]))
     ["'Cat' (12 images) and 'cat' (240): the same class?"]
     """
     alike: dict[str, list[str]] = {}
