@@ -64,11 +64,11 @@ def test_a_check_has_a_row_for_each_image_of_a_finding(photos: Path, tmp_path: P
     found = graft.check(tmp_path, quick=True)
     frame = found.to_dataframe()
     conflict = frame[frame.finding == "conflict"]
-    assert sorted(conflict.file) == ["disc/00.png", "frame/copy.png"]
+    assert sorted(conflict.file) == [str(tmp_path / "disc/00.png"), str(tmp_path / "frame/copy.png")]
     assert set(conflict.case) == {0}
     assert set(conflict.severity) == {"error"}
     assert frame[frame.finding == "unreadable"][["file", "detail"]].to_numpy().tolist() == [
-        ["disc/bad.png", "empty file"]
+        [str(tmp_path / "disc/bad.png"), "empty file"]
     ]
     few = frame[frame.finding == "few images"]
     assert few.file.isna().all()
@@ -98,3 +98,21 @@ def test_without_pandas_one_line_says_what_to_install(monkeypatch: pytest.Monkey
             f"{type(each).__name__}.to_dataframe needs pandas, which is not installed: "
             "pip install 'graft-vision[pandas]'."
         )
+
+
+def test_images_of_one_group_stay_together_when_the_table_is_read_again(photos: Path) -> None:
+    frame = graft.read_source(photos).to_dataframe()
+    frame["patient"] = [f"p{row // 5}" if row < 30 else None for row in range(len(frame))]
+    data = graft.read_source(frame)
+    again = graft.read_source(data.to_dataframe())
+    assert data.groups is not None
+    assert again.groups is not None
+    assert len(set(data.groups[:30].tolist())) == 6
+    assert again.groups.tolist() == data.groups.tolist()
+
+
+def test_tables_of_one_source_have_the_same_files(photos: Path) -> None:
+    files = set(graft.read_source(photos).to_dataframe().file)
+    assert set(graft.embed(photos, offline=True).to_dataframe().file) == files
+    found = graft.check(photos, quick=True).to_dataframe()
+    assert set(found.file.dropna()) <= files

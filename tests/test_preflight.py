@@ -50,7 +50,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("fit photos -o m --backbone resnet500", 2, "Did you mean 'resnet50"),
     ("fit photos -o m --weights nowhere.pth", 4, "There is no weights file nowhere.pth"),
     ("fit photos -o m --log tensorbord -s tail", 2, "Did you mean 'tensorboard'"),
-    ("fit photos -o m --from nowhere.json", 5, "nowhere.json cannot be used as a card"),
+    ("fit photos -o m --from nowhere.json", 5, "nowhere.json is no saved classifier"),
     ("fit photos -o m --resume", 2, "--resume is for strategies that train"),
     ("fit photos -o t.csv/m", 6, "t.csv is no folder"),
     ("fit photos -o t.csv", 6, "is a file"),

@@ -83,7 +83,7 @@ def answer(**changes: object) -> Answer:
 def test_a_prediction_shows_its_image_label_and_likeliest_classes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (40, 20)).save(path)
-    shown = Prediction(str(path), answer(among=("class 0", "class 1")))._repr_html_()
+    shown = Prediction("a.png", answer(among=("class 0", "class 1")), path=str(path))._repr_html_()
     assert "class 0 (50.0%)" in shown
     assert "data:image/jpeg;base64," in shown
     assert "class 4" in shown
@@ -91,7 +91,7 @@ def test_a_prediction_shows_its_image_label_and_likeliest_classes(tmp_path: Path
     assert "25.0%" in shown
     assert "Prediction set: class 0, class 1" in shown
     path.unlink()
-    assert "<img" not in Prediction(str(path), answer())._repr_html_()
+    assert "<img" not in Prediction("a.png", answer(), path=str(path))._repr_html_()
 
 
 def test_an_unknown_image_is_said_to_be_unknown_with_its_neighbours() -> None:
@@ -109,3 +109,15 @@ def test_a_fault_is_said_and_has_no_bars() -> None:
     assert "Not judged: not an image" in shown
     assert "<script" not in shown
     assert "background:#" not in shown
+
+
+def test_an_image_in_memory_shows_no_file_that_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename("image 0")
+    assert "<img" not in Prediction("image 0", answer())._repr_html_()
+
+
+def test_a_name_cannot_write_to_the_terminal() -> None:
+    assert "\x1b" not in repr(Prediction("\x1b[2J.png", answer(label="\x1b[31m")))
+    assert repr(Prediction("\x1b[2J.png", None, "no")).endswith("\\u001b[2J.png>")

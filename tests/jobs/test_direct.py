@@ -14,6 +14,7 @@ from graft.data.readers.folder import read_folder
 from graft.errors import DataError
 from graft.heads.designs import Linear
 from graft.jobs.direct import load_published_classifier, relabel_dataset
+from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.model.network import Network
 from graft.torch.direct import list_class_names
@@ -83,3 +84,11 @@ def test_daisies_are_recognised(shared: Path, monkeypatch: pytest.MonkeyPatch, n
     score = judge.evaluate(relabel_dataset(daisies, judge))
     print(name, score.count, score.accuracy)
     assert score.accuracy > least
+
+
+def test_its_classes_can_be_renamed(classifier: Classifier, tmp_path: Path) -> None:
+    names = classifier.classes
+    scored = classifier.evaluate(relabel_dataset(from_arrays([IMAGE], [0], (names[0],)), classifier)).as_dict()
+    fitted = replace(classifier, report=classifier.report | {"evaluation": scored})  # as fit --strategy direct
+    update(fitted, tmp_path / "new", rename={names[0]: "a new name"})
+    assert load(tmp_path / "new").classes == ("a new name", *names[1:])

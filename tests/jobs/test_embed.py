@@ -134,7 +134,7 @@ def test_parquet_has_lists_of_several_labels_nulls_of_unknown_ones_and_any_row_g
     several = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [1, 0], [1, 0], [1, 0]], np.uint8)
     one = np.array([0, 1, -1, 0, 0, 0, 0], np.int32)
     for labels, said in ((several, [["a"], ["a", "b"], []]), (one, ["a", "b", None])):
-        made = job.FeatureTable(features, list("1234567"), labels, ("a", "b"), {}, 0, digests)
+        made = job.FeatureTable(features, list("1234567"), labels, ("a", "b"), {}, 0, digests, list("1234567"))
         job.write(made, tmp_path / "f.parquet")
         found = parquet.read_table(tmp_path / "f.parquet")
         assert found["label"].to_pylist()[:3] == said

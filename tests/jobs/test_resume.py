@@ -166,7 +166,7 @@ def test_what_was_chosen_is_written_and_can_be_repeated(
     other = fit(photos, plan=Plan.read(folder), recipe="epochs=1,blend=none", seed=3, weights=weights, offline=True)
     assert other.card.recipe["epochs"] == 1
     assert (other.card.choices["strategy"], other.card.choices["seed"]) == (STRATEGIES[0], 3)
-    with pytest.raises(ModelError, match="cannot be used as a card"):
+    with pytest.raises(ModelError, match="is no saved classifier"):
         fit(photos, plan=Plan.read(tmp_path / "nothing.json"))
 
 

@@ -105,3 +105,13 @@ def test_a_file_that_somebody_changed_is_an_error_that_names_it(tmp_path: Path, 
 )
 def test_the_line_for_people(epoch: Epoch, line: str) -> None:
     assert history.format_epoch(epoch) == line
+
+
+def test_a_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    history.write(path, [FIRST, SECOND])
+    path.write_text(path.read_text().replace(",images,", ",pictures,"))
+    assert history.read(path) == [FIRST, SECOND]
+    plain = dataclasses.asdict(FIRST)
+    plain["pictures"] = plain.pop("images")
+    assert history.epoch_from_dict(plain) == FIRST

@@ -325,6 +325,13 @@ def test_another_run_is_not_resumed_and_each_difference_is_named(place: Path) ->
         assert run.load_latest()
 
 
+def test_a_run_that_an_earlier_version_began_is_gone_on_with(place: Path) -> None:
+    with TrainingRun.begin(place, SETTINGS | {"pictures": "157c"}) as run:
+        run.save(1, {})
+    with TrainingRun.begin(place, SETTINGS | {"images": "157c"}, resume=True) as run:
+        assert run.load_latest()
+
+
 def test_where_there_is_nothing_to_resume_nothing_is_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing to resume: .*model\.run .*Start without --resume"):
         TrainingRun.begin(tmp_path / "typo" / "model.run", SETTINGS, resume=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from graft import extras, spec
@@ -14,7 +16,7 @@ from graft.backbones import catalog
 from graft.errors import UsageError
 from graft.heads import choose, classical, designs
 from graft.heads.designs import Conv, Linear, Mlp
-from graft.training.plan import Plan, PlanChanges
+from graft.training.plan import Plan, PlanChanges, as_plan
 from graft.training.recipe import CHOICES, Recipe
 from graft.training.strategies import STRATEGIES, Tail
 
@@ -63,7 +65,9 @@ def test_a_plan_without_a_strategy_is_a_probe() -> None:
         ("tail seed=three", "'seed' must be a whole number. Got 'three'."),
         ("tail seed=1 seed=2", "A plan is given 'seed' twice."),
         ("tail full", "A plan has no option 'full'."),
-        ("tail weights=mine.pth", "The weights that can be written down are 'random' or ''."),
+        ("tail strategy=full", "A plan is given two strategies"),
+        ("tail task=both", "'task' of a plan is"),
+        ("tail weights=mine.pth", "'weights' of a plan are 'random', or '' for pretrained ones"),
     ],
 )
 def test_a_wrong_line_says_what_is_wrong(text: str, told: str) -> None:
@@ -84,11 +88,34 @@ def test_head_and_recipe_belong_to_their_strategy() -> None:
     GIVEN.change(strategy="probe").check()
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_a_seed_has_64_bits(seed: int) -> None:
-    with pytest.raises(UsageError, match=rf"The seed must be from 0 to 2\^64 - 1\. Got {seed}\."):
-        Plan(seed=seed)
+@pytest.mark.parametrize("seed", [-1, 2**64, True, 1.0, "1", None])
+def test_a_seed_is_a_whole_number_of_64_bits(seed: Any) -> None:
+    with pytest.raises(UsageError, match=rf"The seed must be a whole number from 0 to 2\^64 - 1\. Got {seed!r}\."):
+        unchecked(seed=seed)
     assert Plan(seed=2**64 - 1).seed == 2**64 - 1
+    assert type(unchecked(seed=np.int64(3)).seed) is int
+
+
+def unchecked(**fields: Any) -> Plan:
+    """A plan as a user makes it, whose types nobody checks before."""
+    return inspect.unwrap(Plan.__init__)(plan := Plan.__new__(Plan), **fields) or plan
+
+
+def test_spaces_beside_marks_are_none_of_the_text() -> None:
+    plan = Plan("probe: head=ridge, layers=all", recipe="epochs=5 , rate=0.01")
+    assert (plan.strategy, plan.recipe) == ("probe:head=ridge,layers=all", "epochs=5,rate=0.01")
+    assert Plan.parse(str(plan)) == plan
+
+
+def test_what_no_plan_has_is_told_with_what_it_has() -> None:
+    with pytest.raises(UsageError, match=r"no option 'sead'\. Did you mean 'seed' .* A plan has strategy, head"):
+        Plan().change(**{"sead": 1})  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("wrong", [None, {"strategy": "tail"}, "model/", "card.json"])
+def test_what_is_no_plan_is_refused(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="is a path, not a plan" if isinstance(wrong, str) else "or its text"):
+        as_plan(wrong)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft_runtime import strict_json
+from graft_runtime.terminal import escape_breaks
 
 SCHEMA = 2
 MULTICLASS, MULTILABEL = TASKS = ("multiclass", "multilabel")  # one label for each image; any number of labels
@@ -71,7 +72,7 @@ class Card:
     schema: int = SCHEMA
 
     def __repr__(self) -> str:
-        return f"<Card of {len(self.classes):,} classes: {self.backbone.get('name')}, {self.strategy}>"
+        return escape_breaks(f"<Card of {len(self.classes):,} classes: {self.backbone.get('name')}, {self.strategy}>")
 
     @property
     def enough(self) -> int:

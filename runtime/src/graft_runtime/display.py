@@ -106,10 +106,6 @@ def draw_interval(value: float, low: float, high: float, chance: float | None = 
     )
 
 
-def _guess_mark(chance: float) -> str:
-    return f'<rect class="guess" x="{1000 * chance - 1.5:.1f}" y="12" width="3" height="20"/>'
-
-
 def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """Return a confusion matrix as a table: rows are true classes, columns predicted ones, tinted by their share."""
     turned = "writing-mode:vertical-rl;transform:rotate(180deg);max-height:9em;margin:auto"

@@ -7,6 +7,7 @@ from typing import Any
 
 from graft_runtime.decide import Answer
 from graft_runtime.formatting import MAX_NAMES, format_answer, join_names
+from graft_runtime.terminal import escape_breaks
 
 MAX_BARS = 5  # of the likeliest classes in a notebook
 
@@ -26,20 +27,21 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image, or the fault that prevented one."""
+    """The answer for one image, or the fault that prevented one. `path` is its file, '' for an image that is none."""
 
     image: str
     answer: Answer | None
     fault: str = ""
     nearest: tuple[Neighbour, ...] = ()
+    path: str = field(default="", repr=False, compare=False)
 
     def __repr__(self) -> str:
-        return f"<Prediction {format_answer(self.as_dict()).strip()}  {self.image}>"
+        return escape_breaks(f"<Prediction {format_answer(self.as_dict()).strip()}  {self.image}>")
 
     def _repr_html_(self) -> str:
         from graft_runtime import display  # here, as only a notebook needs it
 
-        small = display.read_thumbnail(self.image)
+        small = display.read_thumbnail(self.path) if self.path else None
         shown = display.figure(small, self.image) if small else ""
         return display.block(self._title(), display.note(self.image), display.side_by_side(shown, self._details()))
 

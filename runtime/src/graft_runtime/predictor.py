@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from graft_runtime.decide import (
 from graft_runtime.formatting import MAX_NAMES_IN_REPR, join_names
 from graft_runtime.image import ImageError, decode, from_array, from_pil, read
 from graft_runtime.prediction import Neighbour, Prediction
+from graft_runtime.terminal import escape_breaks
 
 BATCH_SIZE = 8  # images of one size that go through the network together
 MAX_BATCH_PIXELS = 4_000_000  # their pixels, at most: the resize holds them as float32
@@ -81,7 +83,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         named = f"{len(self.classes):,} classes ({join_names(self.classes, MAX_NAMES_IN_REPR)})"
-        return f"<Predictor of {named}: {self.card.backbone.get('name')}, {self.export.precision}>"
+        return escape_breaks(f"<Predictor of {named}: {self.card.backbone.get('name')}, {self.export.precision}>")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,13 +123,18 @@ class Predictor:
         self, images: Iterable[tuple[int, Any]], coverage: float | None, unknown: float
     ) -> Iterator[list[Prediction]]:
         for group in _group_by_size(self._decode_images(images)):
-            good = [(name, pixels) for name, pixels, _ in group if pixels is not None]
+            good = [(each.name, each.pixels) for each in group if each.pixels is not None]
             predictions = iter(())
             if good:
                 found = self.run(np.stack([pixels for _, pixels in good]), self.output_names)
                 outputs = dict(zip(self.output_names, found, strict=True))
                 predictions = self.build_predictions([name for name, _ in good], outputs, coverage, unknown)
-            yield [Prediction(name, None, fault) if fault else next(predictions) for name, _, fault in group]
+            yield [
+                Prediction(each.name, None, each.fault, path=each.path)
+                if each.fault
+                else replace(next(predictions), path=each.path)
+                for each in group
+            ]
 
     def run(self, images: Pixels, outputs: tuple[str, ...] = (PROBABILITIES, UNKNOWN)) -> list[NDArray[Any]]:
         """Run the network on images [n, height, width, 3]; docs/client.md lists the outputs."""
@@ -160,8 +167,8 @@ class Predictor:
         found = ((self.evidence[row], cosine) for row, cosine in zip(which, cosines, strict=True))
         return tuple(Neighbour(it.image, it.labels, cosine, _data_uri(it.thumbnail)) for it, cosine in found)
 
-    def _decode_images(self, images: Iterable[tuple[int, Any]]) -> Iterator[tuple[str, Pixels | None, str]]:
-        """Yield (name, pixels or None, fault) in order, decoded a few ahead of the network."""
+    def _decode_images(self, images: Iterable[tuple[int, Any]]) -> Iterator[_DecodedImage]:
+        """Yield images in order, decoded a few ahead of the network."""
         enough = self.card.enough
         with ThreadPoolExecutor(self.threads) as pool:
             waiting = (pool.submit(_decode_image, row, image, enough) for row, image in images)
@@ -205,40 +212,49 @@ def load(file: str | os.PathLike[str] | bytes, *, threads: int | None = None) ->
         raise ModelFileError(f"{name} is no classifier that can be used: {error}.") from error
 
 
-def _decode_image(row: int, image: Any, enough: int) -> tuple[str, Pixels | None, str]:
-    name = str(image) if isinstance(image, str | os.PathLike) else f"image {row}"
+@dataclass(frozen=True)
+class _DecodedImage:
+    """An image: its name, pixels or fault, and the file that it is, if it is one."""
+
+    name: str
+    pixels: Pixels | None
+    fault: str = ""
+    path: str = ""
+
+
+def _decode_image(row: int, image: Any, enough: int) -> _DecodedImage:
+    path = str(image) if isinstance(image, str | os.PathLike) else ""
+    name = path or f"image {row}"
     image = inputs.as_image(image, row)
     try:
         if isinstance(image, str | os.PathLike):
             image = read(image)
         if isinstance(image, bytes):
-            return name, decode(image, enough=enough), ""
-        return name, from_pil(image) if isinstance(image, Image.Image) else from_array(np.asarray(image)), ""
+            return _DecodedImage(name, decode(image, enough=enough), path=path)
+        return _DecodedImage(name, from_pil(image) if isinstance(image, Image.Image) else from_array(np.asarray(image)))
     except ImageError as error:
-        return name, None, str(error)
+        return _DecodedImage(name, None, str(error), path)
     except OSError as error:
-        return name, None, f"cannot be read: {error.strerror or error}"
+        return _DecodedImage(name, None, f"cannot be read: {error.strerror or error}", path)
 
 
 def _data_uri(thumbnail: str | None) -> str | None:
     return None if thumbnail is None else f"data:image/jpeg;base64,{thumbnail}"
 
 
-def _group_by_size(
-    decoded: Iterable[tuple[str, Pixels | None, str]],
-) -> Iterator[list[tuple[str, Pixels | None, str]]]:
+def _group_by_size(decoded: Iterable[_DecodedImage]) -> Iterator[list[_DecodedImage]]:
     """Group consecutive images of one size into batches; images with a fault join any batch.
 
     A group does not depend on the images before its first one.
     """
-    group: list[tuple[str, Pixels | None, str]] = []
+    group: list[_DecodedImage] = []
     shape: tuple[int, ...] | None = None
     for each in decoded:
-        own = shape if each[1] is None else each[1].shape
+        own = shape if each.pixels is None else each.pixels.shape
         full = own is not None and (len(group) + 1) * own[0] * own[1] > MAX_BATCH_PIXELS
         if group and (len(group) == BATCH_SIZE or full or (shape is not None and own != shape)):
             yield group
-            group, own = [], None if each[1] is None else own
+            group, own = [], None if each.pixels is None else own
         group.append(each)
         shape = own
     if group:

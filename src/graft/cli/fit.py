@@ -77,7 +77,7 @@ def fit(
     ] = None,
     boxes: Boxes = False,
     like: Annotated[
-        Path | None, typer.Option("--from", help="model.json of a classifier: choose as was chosen for it.")
+        Path | None, typer.Option("--from", help="Take the plan of a saved classifier: its folder or model.json.")
     ] = None,
     columns: Columns = "",
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a file that a table lists is not there.")] = False,

@@ -20,6 +20,7 @@ from graft.errors import DataError
 from graft_runtime import image, inputs
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.formatting import MAX_NAMES_IN_REPR, join_names
+from graft_runtime.terminal import escape_breaks
 from graft_runtime.thumbnail import Thumbnail, make_thumbnail
 
 SPLITS = ("", "train", "valid", "test")  # the codes in Dataset.split; 0 is 'not decided yet'
@@ -57,7 +58,7 @@ class Dataset:
     def __repr__(self) -> str:
         where = f" in {self.root}" if self.root else ""
         names = join_names(self.classes, MAX_NAMES_IN_REPR)
-        return f"<Dataset of {len(self):,} images{where}: {len(self.classes):,} classes ({names})>"
+        return escape_breaks(f"<Dataset of {len(self):,} images{where}: {len(self.classes):,} classes ({names})>")
 
     def _repr_html_(self) -> str:
         from graft_runtime import display  # here, as only a notebook needs it
@@ -88,19 +89,28 @@ class Dataset:
         return display.figure(self.thumbnail(row, display.SIDE), self.name(row), display.escape_text(text))
 
     def to_dataframe(self) -> Any:
-        """Return a pandas.DataFrame with a row for each image: `file`, `label` and, where it is decided, `split`.
+        """Return a pandas.DataFrame with a row for each image: `file`, `label`, and any `split` and `group`.
 
-        A label is a class name, None where it is unknown, or for multilabel a list of names. Where the images are
-        files, `graft.fit` takes the table again. Raises UsageError where pandas is not installed.
+        A label is a class name, None where it is unknown, or for multilabel a list of names. Where each image is a file
+        and no class name has one of "|;,", `graft.fit` takes the table again. Raises UsageError where pandas is not
+        installed.
         """
         pandas = extras.import_optional("pandas", "Dataset.to_dataframe")
-        names = self.names()
-        if isinstance(self.images, ImageFiles):
-            names = [str(Path(self.root) / name) for name in names]
-        columns: dict[str, Any] = {"file": names, "label": pandas.Series(self.label_names(), dtype=object)}
+        columns: dict[str, Any] = {"file": self.paths(), "label": pandas.Series(self.label_names(), dtype=object)}
         if (self.split != UNSPLIT).any():
             columns["split"] = [SPLITS[part] for part in self.split]
+        if self.groups is not None:
+            numbers = [None if group == UNGROUPED else int(group) for group in self.groups]
+            columns["group"] = pandas.Series(numbers, dtype="Int64")
         return pandas.DataFrame(columns)
+
+    def path(self, row: int) -> str:
+        """Return where an image lies on the disk; '' for one in memory, in an archive, or that is a part of a file."""
+        return str(Path(self.root) / self.name(row)) if isinstance(self.images, ImageFiles) else ""
+
+    def paths(self) -> list[str]:
+        """Return where each image lies on the disk or, where that is not a file of its own, its name."""
+        return [self.path(row) or self.name(row) for row in range(len(self))]
 
     def label_names(self) -> list[Any]:
         """Return the class name of each image, None where it is unknown; for multilabel a list of names."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from graft.data.image_stats import ImageStats
 from graft_runtime.formats import FORMATS, SUFFIXES_OF_FORMAT
+from graft_runtime.terminal import escape_breaks
 
 SEVERITIES = ("error", "warning", "note")  # makes scores lie or training fail; costs accuracy; good to know
 
@@ -36,7 +37,7 @@ class Finding:
     notes: Sequence[str] = ()
 
     def __repr__(self) -> str:
-        return f"<Finding {self.kind} ({self.severity}): {self.says}>"
+        return escape_breaks(f"<Finding {self.kind} ({self.severity}): {self.says}>")
 
     def map_rows(self, rows: NDArray[np.intp]) -> Finding:
         """Map row numbers of a part of the data set to those of the whole."""

@@ -42,7 +42,7 @@ class FeatureTable:
     """Features [n, d] of the images `names`, with labels [n] into `classes`, or multilabel as a 0/1 matrix.
 
     `digests` [n, 16] are hashes of the images' contents; `faults` maps the names of images left out to the reason;
-    `computed` counts the images that were not in the cache.
+    `computed` counts the images that were not in the cache; `paths` are the files where each image is one, else names.
     """
 
     features: NDArray[np.float32]
@@ -52,6 +52,7 @@ class FeatureTable:
     faults: dict[str, str]
     computed: int
     digests: NDArray[np.uint8]
+    paths: list[str]
 
     def __repr__(self) -> str:
         rows, width = self.features.shape
@@ -65,7 +66,7 @@ class FeatureTable:
         pandas = extras.import_optional("pandas", "FeatureTable.to_dataframe")
         labels = pandas.Series(label_names(self.labels, self.classes), dtype=object)
         features = pandas.DataFrame(self.features).add_prefix("feature_")
-        return pandas.concat([pandas.DataFrame({"file": self.names, "label": labels}), features], axis=1)
+        return pandas.concat([pandas.DataFrame({"file": self.paths, "label": labels}), features], axis=1)
 
     def summary(self) -> dict[str, Any]:
         """Return shape, count and faults, without the features, for JSON."""
@@ -104,6 +105,7 @@ def embed(
         faults=data.named(embedded.faults),
         computed=embedded.computed_count,
         digests=embedded.digests,
+        paths=data.take(embedded.rows).paths(),
     )
 
 

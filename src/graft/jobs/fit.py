@@ -25,7 +25,7 @@ from graft.model.classifier import Classifier
 from graft.progress import ProgressWrapper, no_progress
 from graft.training import probe
 from graft.training.material import Findings, Material, prepare_material
-from graft.training.plan import Plan, PlanChanges
+from graft.training.plan import Plan, PlanChanges, as_plan
 from graft.training.probe import fit_probe
 from graft.training.strategies import Direct
 from graft.training.trained import TrainedNetwork
@@ -75,7 +75,7 @@ def fit(
     """
     # A file's path is no part of a plan, as it may change: '' only says that a file was given.
     start_weights = None if weights is None else RANDOM if weights == RANDOM else ""
-    plan = (Plan.parse(plan) if isinstance(plan, str) else plan).change(weights=start_weights, **changes)
+    plan = as_plan(plan).change(weights=start_weights, **changes)
     _check_options(plan, output, resume, log)
     place, times = None if output is None else outputs.resolve_output(output), dict[str, float]()
     with storage.lock_folder(place, force=force) if place else nullcontext():

@@ -33,6 +33,7 @@ from graft_runtime.decide import (
 )
 from graft_runtime.formatting import MAX_NAMES_IN_REPR, join_names
 from graft_runtime.prediction import Neighbour, Prediction
+from graft_runtime.terminal import escape_breaks
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Classifier:
     def __repr__(self) -> str:
         card = self.card
         named = f"{len(card.classes):,} classes ({join_names(card.classes, MAX_NAMES_IN_REPR)})"
-        return f"<Classifier of {named}: {card.backbone.get('name')}, {card.strategy}>"
+        return escape_breaks(f"<Classifier of {named}: {card.backbone.get('name')}, {card.strategy}>")
 
     def _repr_html_(self) -> str:
         return build_html(self.card, self.report)
@@ -110,14 +111,15 @@ class Classifier:
         for batch in network.iterate_batches(self.network, self.reference_layers, rest, no_progress, faults):
             end = int(batch.rows[-1]) + 1
             found = dict(zip(batch.rows.tolist(), self._answer_batch(batch, least, limit), strict=True))
-            names = enumerate(map(data.name, range(start + at, start + end)), at)
             yield [
-                _build_prediction(name, *found[row]) if row in found else Prediction(name, None, faults.pop(row))
-                for row, name in names
+                _build_prediction(data, start + row, *found[row])
+                if row in found
+                else _build_fault(data, start + row, faults.pop(row))
+                for row in range(at, end)
             ]
             at = end
         if at < len(rest):
-            yield [Prediction(data.name(start + row), None, faults[row]) for row in range(at, len(rest))]
+            yield [_build_fault(data, start + row, faults[row]) for row in range(at, len(rest))]
 
     def _answer_batch(
         self, batch: BatchOutput, least: float | None, limit: float
@@ -220,8 +222,13 @@ class Classifier:
         return storage.save(self.network, self.card, self.report, Path(folder), self.memory, page, force=force)
 
 
-def _build_prediction(name: str, answer: Answer | None, nearest: tuple[Neighbour, ...]) -> Prediction:
-    return Prediction(name, answer, nearest=nearest) if answer else Prediction(name, None, NOT_FINITE)
+def _build_fault(data: Dataset, row: int, fault: str) -> Prediction:
+    return Prediction(data.name(row), None, fault, path=data.path(row))
+
+
+def _build_prediction(data: Dataset, row: int, answer: Answer | None, nearest: tuple[Neighbour, ...]) -> Prediction:
+    fault, nearest = ("", nearest) if answer else (NOT_FINITE, ())
+    return Prediction(data.name(row), answer, fault, nearest, path=data.path(row))
 
 
 def load(folder: str | Path) -> Classifier:

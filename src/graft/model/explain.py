@@ -20,6 +20,7 @@ from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTILABEL
 from graft_runtime.formatting import MAX_NAMES, join_names
 from graft_runtime.prediction import Prediction
+from graft_runtime.terminal import escape_breaks
 from graft_runtime.thumbnail import make_thumbnail
 
 GRID = 14  # cells along a side; a network's last map has 7 or 14
@@ -125,7 +126,7 @@ class Explanation:
     saliency: NDArray[np.float32]
 
     def __repr__(self) -> str:
-        return f"<Explanation of {self.label} for {self.prediction.image}>"
+        return escape_breaks(f"<Explanation of {self.label} for {self.prediction.image}>")
 
     def _repr_html_(self) -> str:
         from graft_runtime import display  # here, as only a notebook needs it

@@ -15,6 +15,7 @@ from graft.errors import TrainingError
 
 FILE = "history.csv"
 COLUMNS = ("phase", "epoch", "of", "step", "rate", "loss", "seconds", "images", "best")
+RENAMED = {"pictures": "images"}  # as earlier versions wrote it
 VALID_PREFIX = "valid "  # of metrics in the file: the training loss is called loss as well
 PERCENT_METRICS = ("accuracy", "balanced-accuracy", "macro-f1", "micro-f1")  # shown as percentages
 SCOPE_TEXTS = {"all": "", "adapters": ", adapters only", "norms": ", norms and biases only"}
@@ -39,6 +40,11 @@ class Epoch:
     images: int
     metrics: dict[str, float] = field(default_factory=dict)
     best: bool = False
+
+
+def epoch_from_dict(plain: Mapping[str, Any]) -> Epoch:
+    """Return the epoch that `vars` or `asdict` wrote, in this version or an earlier one."""
+    return Epoch(**{RENAMED.get(name, name): value for name, value in plain.items()})
 
 
 def append(path: Path, epoch: Epoch) -> None:
@@ -69,7 +75,9 @@ def read(path: Path) -> list[Epoch]:
     """Read the epochs from a file of `write`, without loss. Raises TrainingError for any other file."""
     try:
         table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
-        missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
+        names = [RENAMED.get(name, name) for name in table.fieldnames or ()]
+        table.fieldnames = names
+        missing = [name for name in COLUMNS if name not in names]
         if missing:
             raise ValueError(f"it has no column {missing[0]!r}")
         return [_parse_epoch(row) for row in table]
@@ -96,7 +104,7 @@ def _parse_epoch(row: Mapping[str, str]) -> Epoch:
         rate=float(row["rate"]),
         loss=float(row["loss"]),
         seconds=float(row["seconds"]),
-        images=int(row["images"] if "images" in row else row["pictures"]),  # as earlier versions wrote it
+        images=int(row["images"]),
         metrics={
             name.removeprefix(VALID_PREFIX): float(row[name])
             for name in row

@@ -41,7 +41,6 @@ from graft.heads.head import Head
 from graft.model import history
 from graft.model import memory as remembered
 from graft.model.card import build_readme
-from graft.model.history import Epoch
 from graft.model.memory import Memory
 from graft.model.network import Network
 from graft.model.unknown import reference_layers
@@ -91,7 +90,7 @@ def save(
     if page:
         texts[HTML_REPORT] = page
     if epochs := report.get("training", {}).get("history"):
-        texts[HISTORY] = history.format_csv([Epoch(**epoch) for epoch in epochs])
+        texts[HISTORY] = history.format_csv([history.epoch_from_dict(epoch) for epoch in epochs])
     contents = raw | {name: text.encode() for name, text in texts.items()}
     try:
         with atomic.atomic_folder(folder) as fresh:

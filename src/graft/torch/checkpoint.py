@@ -233,8 +233,8 @@ def _unwritable_error(folder: Path, error: OSError) -> OutputError:
 def _check_same_settings(path: Path, given: dict[str, Any]) -> None:
     """Refuse to go on with a run that was begun otherwise."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        stored.items()
+        read = json.loads(path.read_text(encoding="utf-8"))
+        stored: dict[str, Any] = {history.RENAMED.get(str(name), str(name)): value for name, value in read.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} cannot be read ({error}). Start again with --force.") from error
     lines = [

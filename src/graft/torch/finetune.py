@@ -316,7 +316,7 @@ def _progress_to_dict(progress: FinetuneProgress) -> dict[str, Any]:
 
 
 def _progress_from_dict(plain: dict[str, Any]) -> FinetuneProgress:
-    return FinetuneProgress(**{**plain, "epochs": [Epoch(**epoch) for epoch in plain["epochs"]]})
+    return FinetuneProgress(**{**plain, "epochs": [history.epoch_from_dict(epoch) for epoch in plain["epochs"]]})
 
 
 def _result_from_dict(plain: dict[str, Any]) -> FinetuneResult:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,8 @@ from graft_runtime.card import MULTICLASS, MULTILABEL, CardError
 # As in graft.backbones.catalog, which is not imported here to keep the check of options fast; a test compares them.
 DEFAULT_BACKBONE, RANDOM = "tf_efficientnet_lite0", "random"
 MAX_CARD_BYTES = 1 << 28
+TEXTS = ("strategy", "head", "recipe", "backbone", "weights", "task")
+NAME_A_MODEL = "Name the folder that `graft fit --output` wrote, or its model.json."
 
 
 class PlanChanges(TypedDict, total=False):
@@ -58,10 +62,18 @@ class Plan:
     task: str = MULTICLASS
 
     def __post_init__(self) -> None:
+        for name in TEXTS:
+            if not isinstance(text := getattr(self, name), str):
+                raise UsageError(f"{name!r} of a plan is a text. Got {text!r}.")
+            object.__setattr__(self, name, re.sub(r"(?<=[:,=]) +| +(?=[:,=])", "", text.strip()))
         if self.weights not in ("", RANDOM):
-            raise UsageError(f"The weights that can be written down are {RANDOM!r} or ''. Got {self.weights!r}.")
-        if not 0 <= self.seed < 2**64:
-            raise UsageError(f"The seed must be from 0 to 2^64 - 1. Got {self.seed}.")
+            raise UsageError(
+                f"'weights' of a plan are {RANDOM!r}, or '' for pretrained ones; a file is given to fit itself. "
+                f"Got {self.weights!r}."
+            )
+        if self.task not in (MULTICLASS, MULTILABEL):
+            raise UsageError(f"'task' of a plan is {MULTICLASS!r} or {MULTILABEL!r}. Got {self.task!r}.")
+        object.__setattr__(self, "seed", _check_seed(self.seed))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -69,11 +81,12 @@ class Plan:
 
         Raises UsageError for an unknown, repeated or misplaced part.
         """
-        first, _, others = text.strip().partition(" ")
+        first, *others = text.split() or [cls.strategy]
         if first.partition("=")[0] in {field.name for field in dataclasses.fields(cls)}:
-            first, others = cls.strategy, text
-        plan = cls(first or cls.strategy)
-        return spec.replace_options(plan, " ".join(others.split()), "A plan", " ")
+            first, others = cls.strategy, [first, *others]
+        elif any(each.startswith("strategy=") for each in others):
+            raise UsageError(f"A plan is given two strategies, {first!r} and another one. Leave one of them out.")
+        return spec.replace_options(cls(first), " ".join(others), "A plan", " ")
 
     def __str__(self) -> str:
         changed = spec.format_changed_options(replace(self, strategy=type(self).strategy), " ")
@@ -96,12 +109,19 @@ class Plan:
             raw = safe_files.read_limited(path / "model.json" if path.is_dir() else path, MAX_CARD_BYTES)
             return cls.from_dict(card.parse(raw.decode()).choices)
         except OSError as error:
-            raise ModelError(f"{path} cannot be used as a card: {error.strerror or error}.") from error
-        except (UnicodeDecodeError, CardError) as error:
-            raise ModelError(f"{path} cannot be used as a card: {error}.") from error
+            raise ModelError(f"{path} is no saved classifier: {error.strerror or error}. {NAME_A_MODEL}") from error
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path} is no model.json. {NAME_A_MODEL}") from error
+        except (CardError, UsageError) as error:
+            raise ModelError(f"{path} says of no plan that can be used: {error}") from error
 
     def change(self, *, weights: str | None = None, **changes: Unpack[PlanChanges]) -> Self:
         """Return the plan with these fields; None changes nothing. Another strategy brings its own head and recipe."""
+        if odd := sorted(changes.keys() - PlanChanges.__annotations__.keys()):
+            hint = spec.format_suggestions(odd[0], PlanChanges.__annotations__)
+            raise UsageError(
+                f"There is no option {odd[0]!r}.{hint} A plan has {', '.join(PlanChanges.__annotations__)}."
+            )
         given = {name: value for name, value in {**changes, "weights": weights}.items() if value is not None}
         name = str(given.get("strategy", self.strategy)).partition(":")[0]
         own = {"head": "", "recipe": ""} if name != self.strategy.partition(":")[0] else {}
@@ -240,3 +260,25 @@ class Plan:
         if self.task == MULTILABEL:
             usual = replace(usual, mixup=0.0, smoothing=0.0)
         return spec.replace_options(usual, self.recipe, "The recipe")
+
+
+def _check_seed(seed: Any) -> int:
+    """Return the seed as an int. Raises UsageError for anything but a whole number of 64 bits."""
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise UsageError(f"The seed must be a whole number from 0 to 2^64 - 1. Got {seed!r}.")
+    return number
+
+
+def as_plan(plan: Any) -> Plan:
+    """Return a plan as it is, and parse a text. Raises UsageError for anything else, and for a saved classifier."""
+    if isinstance(plan, str) and (Path(plan).exists() or plan.endswith((".json", "/"))):
+        raise UsageError(
+            f"{plan!r} is a path, not a plan. The plan of a saved classifier is graft.Plan.read({plan!r})."
+        )
+    if not isinstance(plan, Plan | str):
+        raise UsageError(f"A plan is a graft.Plan or its text, such as 'tail:cut=0.5 seed=1'. Got {plan!r}.")
+    return Plan.parse(plan) if isinstance(plan, str) else plan

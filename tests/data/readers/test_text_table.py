@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNGROUPED, UNSPLIT, VALID, Dataset
+from graft.data.readers.delimited import FILE_COLUMNS
 from graft.data.readers.source import read_source
 from graft.data.readers.text_table import read_table
 from graft.errors import DataError, UsageError
@@ -547,3 +548,12 @@ def test_a_dataframe_may_hold_images_and_lists_of_labels() -> None:
         read_source(pandas.DataFrame([[1, 2]], columns=["x", "x"]))
     with pytest.raises(DataError, match="The DataFrame has no column called file"):
         read_source(pandas.DataFrame({"x": [1]}))
+
+
+@pytest.mark.parametrize("name", FILE_COLUMNS)
+def test_a_column_of_any_of_these_names_holds_the_files(name: str, photos: Path, tmp_path: Path) -> None:
+    assert FILE_COLUMNS.count(name) == 1
+    rows = [f"{path},{label}" for label in ("disc", "frame") for path in sorted((photos / label).iterdir())[:4]]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join([f"{name},label", *rows, ""]))
+    assert read_source(table).counts().tolist() == [4, 4]

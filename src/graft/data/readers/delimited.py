@@ -120,7 +120,7 @@ FILE_COLUMNS = (
     "image",
     "path",
     "filename",
-    "image",
+    "picture",
     "file_name",
     "filepath",
     "image_path",

@@ -111,12 +111,12 @@ class CheckReport:
 
 
 def _finding_rows(finding: Finding, data: Dataset) -> Iterator[tuple[int, str | None, str]]:
-    """Yield (number of the case, name of the image, detail) of a finding."""
+    """Yield (number of the case, file or name of the image, detail) of a finding."""
     if not len(finding.cases):
         yield 0, None, finding.says
     for case, rows in enumerate(finding.cases.tolist()):
         for row in rows:
-            yield case, data.name(row), finding.notes[case] if finding.notes else ""
+            yield case, data.path(row) or data.name(row), finding.notes[case] if finding.notes else ""
 
 
 def check(

@@ -84,7 +84,7 @@ def update(
             after = rename_classes(old, changes.map_names(old.classes))
             html = (
                 render_report(after, None, watch, source_args, place)
-                if place and report and after.report.get("evaluation")
+                if place and report and after.memory and after.memory.tested and after.report.get("evaluation")
                 else ""
             )
         else:
