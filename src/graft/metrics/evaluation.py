@@ -463,7 +463,7 @@ def worst_table(classes: Sequence[ClassScore | LabelScore]) -> str:
         )
         for each in classes
     ]
-    return display.table(("worst first", "F1", "precision", "recall", "test images"), rows)
+    return display.table(("class, worst first", "F1", "precision", "recall", "test images"), rows)
 
 
 def count_faults(faults: Mapping[str, str]) -> str:

@@ -195,7 +195,7 @@ def _escape_cell(text: str) -> str:
 
 def build_html(card: Card, report: Mapping[str, Any]) -> str:
     """Build the HTML by which a classifier shows itself in a notebook."""
-    train = f", trained on {_format_count(card, 'train')} images" if "train" in card.data else ""
+    train = f", trained on {_format_count(card, 'train')} images" if card.data.get("train") else ""
     try:
         score = _score_html(report.get("evaluation"))
         rows = _class_rows(card, report.get("evaluation") or {})

@@ -193,7 +193,7 @@ def _load_original_weights(name: str, source: WeightsSource, seed: int) -> Backb
     return load_backbone(name, file if source.where == "file" and file.is_file() else None)
 
 
-def restore_choices(classifier: Classifier) -> tuple[Plan, Plan]:
+def restore_plans(classifier: Classifier) -> tuple[Plan, Plan]:
     """Return (the original plan, the same with the head and layers that were selected)."""
     card = classifier.card
     chosen = Plan.from_dict(card.choices)

@@ -133,25 +133,25 @@ def _refit_head(
 ) -> tuple[Classifier, Material]:
     """Fit the head on the changed data set; return the classifier and its training material."""
     sources.get_image_records(old)
-    chosen, pinned_choices = sources.restore_choices(old)
+    plan, pinned_plan = sources.restore_plans(old)
     with record_seconds(times, "read images"):
         start = _build_inputs(old, changes, photos, watch)
     network = sources.restore_backbone(old)
     with record_seconds(times, "embed images"):
         features = build_probe_features(select_duplicate_backbone(network))
-        embedded = embed(features, start.data, seed=chosen.seed, watch=watch)
+        embedded = embed(features, start.data, seed=plan.seed, watch=watch)
         sources.check_images_available(start.data, start.old_count, embedded.faults, photos)
-        head_features = get_probe_features(pinned_choices, network)
+        head_features = get_probe_features(pinned_plan, network)
         sources.check_head_features(head_features, embedded, start.data, start.old_count, photos, watch)
         embedded, repeated = _drop_repeats(start, embedded)
         _check_added(changes, start, embedded, repeated)
     with record_seconds(times, "split"):
         records = sources.get_image_records(old)
-        material = prepare_material(start.data, embedded, chosen.seed, records.given, watch)
+        material = prepare_material(start.data, embedded, plan.seed, records.given, watch)
         _check_left(old, material, start)
     with record_seconds(times, "solve head"):
-        trained = fit_probe(pinned_choices, network, material, watch)
-    classifier = finalize(chosen, network, trained, times, watch)
+        trained = fit_probe(pinned_plan, network, material, watch)
+    classifier = finalize(plan, network, trained, times, watch)
     change_report = {
         "rename": dict(changes.rename),
         "merge": {new: list(parts) for new, parts in changes.merge.items()},
