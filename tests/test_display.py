@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -135,10 +134,8 @@ def test_an_evaluation_shows_its_interval_confusions_and_worst_classes(classifie
     for each, row in zip(found.classes, found.confusion, strict=True):
         assert f"{each.name} {' '.join(str(count) if count else '·' for count in row)}" in page.text
     worst = found.worst_classes(1)[0]
-    assert re.search(
     row = f"class, worst first F1 precision recall test images {worst.name} {worst.f1:.1%}"
     assert row in page.text
-    )
     assert "1 image could not be evaluated." in page.text
 
 
