@@ -61,7 +61,7 @@ def page(name: str) -> object:
 
 
 MODULES = [
-    ".".join(file.relative_to(root).with_suffix("").parts)
+    ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
     for root in (HOUSE / "src", HOUSE / "runtime/src")
     for file in sorted(root.rglob("*.py"))
     if ">>> " in file.read_text(encoding="utf-8")
