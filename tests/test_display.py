@@ -46,9 +46,9 @@ def read(thing: Any) -> Page:
     page = Page(text)
     text.encode()
     assert len(text) < MOST
-    assert not {"script", "style", "link", "a", "iframe"} & {tag for tag, _ in page.found}
+    assert not {"script", "style", "link", "a", "iframe"} & {tag for tag, _ in page.tags}
     assert all((each["src"] or "").startswith("data:image/jpeg;base64,") for each in page.all("img"))
-    assert not [name for _, each in page.found for name in each if name.startswith("on")]
+    assert not [name for _, each in page.tags for name in each if name.startswith("on")]
     return page
 
 

@@ -9,12 +9,12 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from markup import Page
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from typer.testing import CliRunner, Result
@@ -28,41 +28,9 @@ from graft.jobs.report.report import fit_command, render_report, report, source_
 from graft.model import storage
 from graft.model.classifier import Classifier, load
 
-VOID = {"meta", "img", "input", "br", "hr", "link"}
-
 
 def graft(*words: object) -> Result:
     return CliRunner().invoke(app.app, [str(word) for word in words])
-
-
-class Page(HTMLParser):
-    """What is in a page: tags with their attributes, the text of each table row, and whether all is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.rows and {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data.strip()
 
 
 def facts(text: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_every_tag_is_closed_and_no_name_becomes_markup(text: str) -> None:
 def test_nothing_is_fetched_from_elsewhere(text: str) -> None:
     page = Page(text)
     assert all((each["src"] or "").startswith("data:image/jpeg;base64,") for each in page.all("img"))
-    assert {name for name, _ in page.found} & {"script", "link", "iframe", "object"} == set()
+    assert {name for name, _ in page.tags} & {"script", "link", "iframe", "object"} == set()
     assert not re.search(r"url\(|@import|https?:", text)
     assert any("default-src 'none'" in (each.get("content") or "") for each in page.all("meta"))
 
