@@ -1,5 +1,6 @@
 """What every test stands on: types checked at run time, a cache of its own, one thread, and a few images."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ from PIL import Image, ImageDraw
 SHARED = Path(__file__).parents[2] / "shared"
 CLASSES = {"disc": (200, 60, 50), "frame": (60, 170, 80), "stripes": (70, 90, 200)}
 PER_CLASS = 12
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported, a gigabyte with PyTorch, out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -192,6 +192,7 @@ def argument_count(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 # --- who may know whom ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_there_is_something_to_read() -> None:
     assert {name.partition(".")[0] for name in modules()} == set(PACKAGES)
 

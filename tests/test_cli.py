@@ -368,6 +368,7 @@ def test_ctrl_c_keeps_what_was_computed_and_a_second_run_meanwhile_is_refused(
     assert report["embedded"]["computed"] == 36 - kept
 
 
+@pytest.mark.slow
 @pytest.mark.fault(40)
 @pytest.mark.parametrize(
     "moment",
@@ -402,6 +403,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_tail_says_what_was_tuned_kept_and_spent(photos: Path, weights: Path, tmp_path: Path) -> None:
     file = weights / "test_resnet.safetensors"
     recipe = "epochs=2,batch=8,refit=yes,blend=none"
@@ -472,6 +474,7 @@ def test_stages_are_listed_and_their_names_make_cuts() -> None:
     assert graft("stages", "resnt").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_network_by_name_predicts_its_own_classes(
     photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,6 +487,7 @@ def test_a_network_by_name_predicts_its_own_classes(
     assert [each["probability"] for each in said] == [each.probability for each in want]
 
 
+@pytest.mark.slow
 def test_fit_with_the_network_as_it_is_prints_its_score(
     photos: Path, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

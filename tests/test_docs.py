@@ -131,6 +131,7 @@ def make_cli() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_page_of_the_command_line_is_up_to_date(make_cli: ModuleType) -> None:
     written = make_cli.PAGE.read_text(encoding="utf-8")
     assert written == make_cli.page(), "it is not: run `.venv/bin/python docs/make_cli.py`"

@@ -82,6 +82,7 @@ def test_it_fits_predicts_and_scores(fitted: ImageClassifier, X: list[str], y: l
     assert fitted.classifier_.report["data"]["train"] == 36, "all images given are trained on"
 
 
+@pytest.mark.slow
 def test_fitting_again_gives_the_same_and_changes_no_parameter(X: list[str], y: list[str]) -> None:
     estimator = ImageClassifier(strategy=QUICK, random_state=3)
     before = estimator.get_params()
@@ -163,11 +164,13 @@ def test_wrong_parameters_are_told_at_fit_and_not_before(X: list[str], y: list[s
         estimator.fit(X, y)
 
 
+@pytest.mark.slow
 def test_the_seed_may_be_scikit_learns(X: list[str], y: list[str]) -> None:
     for seed in (None, np.random.RandomState(0)):
         assert ImageClassifier(strategy=QUICK, random_state=seed).fit(X, y).score(X, y) >= 0.95
 
 
+@pytest.mark.slow
 def test_images_in_memory_do_as_well(X: list[str], y: list[str]) -> None:
     small = np.stack([np.asarray(Image.open(path).resize((64, 64))) for path in X])
     estimator = make_pipeline(ImageClassifier(strategy=QUICK)).fit(small, y)
@@ -250,6 +253,7 @@ def test_a_recipe_is_searched_and_cross_validated(tail: ImageClassifier, X: list
     assert folds.mean() == pytest.approx(min(scores), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_classifier_as_that_of_fit(fitted: ImageClassifier, photos: Path, X: list[str]) -> None:
     """With all images in a train folder and three beside them, as `fit` wants a test part."""
     from graft.data import dataset as table

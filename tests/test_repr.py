@@ -26,6 +26,7 @@ def classifier(photos: Path) -> Classifier:
     return graft.fit(photos, strategy="probe:head=ridge,layers=last", backbone="test_resnet", weights="random")
 
 
+@pytest.mark.slow
 def test_every_public_object_says_what_it_is_on_a_line(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
     image = photos / "disc" / "00.png"
     graft.export(classifier, tmp_path / "m.onnx")

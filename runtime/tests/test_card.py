@@ -33,6 +33,7 @@ def complaint(text: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @given(
     classes=st.lists(st.text(), unique=True).map(tuple),
     layers=st.lists(st.text()).map(tuple),

@@ -69,6 +69,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
             read_description(data[:end])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(33)
 def test_any_bit_that_turned_is_found_in_the_description_as_in_the_graph() -> None:
     data = exported.file()

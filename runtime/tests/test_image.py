@@ -375,6 +375,7 @@ def test_a_bomb_is_refused_at_once() -> None:
     assert time.monotonic() - start < 10  # nearly all of it is for making the files
 
 
+@pytest.mark.slow
 @pytest.mark.fault(17)
 def test_a_bomb_is_refused_in_little_memory() -> None:
     """A child that may have 100 MB more than it has: the pixels would take 169 MB, and their refusal takes none."""

@@ -99,6 +99,7 @@ def test_what_was_answered_is_kept_and_the_rest_follows(stopped: Path, whole: by
     assert not any(part.exists() for part in parts(stopped))
 
 
+@pytest.mark.slow
 def test_wherever_the_files_end_it_goes_on_to_the_same_bytes(stopped: Path, whole: bytes) -> None:
     rows, log = (part.read_bytes() for part in parts(stopped))
     rng = random.Random(0)
@@ -295,6 +296,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault(40)
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_from_outside_and_resumed_is_never_stopped(folder: Path, how: signal.Signals, code: int) -> None:
@@ -364,6 +366,7 @@ def test_progress_on_standard_error_and_parquet_is_for_graft(
         cli.main([*words, "--resume"])
 
 
+@pytest.mark.slow
 def test_names_that_are_no_unicode_are_printed_and_whoever_has_seen_enough_may_go(folder: Path) -> None:
     place = folder / "odd"
     place.mkdir()

@@ -118,6 +118,7 @@ def test_a_packed_body_is_the_body(server: Running, way: str) -> None:
         assert answer.json()["predictions"][0]["label"] == "red"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(43)
 def test_what_unpacks_to_more_than_a_request_may_have_is_stopped(file: Path) -> None:
     bomb = gzip.compress(bytes(300 * MB), 1)

@@ -52,6 +52,7 @@ def test_the_share_of_unknown_is_the_clients(server: Running) -> None:
     assert [each["unknown"] for each in found] == [True, False]
 
 
+@pytest.mark.slow
 def test_images_of_many_requests_keep_their_answers(server: Running) -> None:
     colours = [(number % 7 * 20, number % 5 * 30, number % 3 * 40 + 5) for number in range(60)]
     files = [image(colour, (20 + number % 3, 30)) for number, colour in enumerate(colours)]
@@ -122,6 +123,7 @@ def test_the_photo_of_an_iphone_is_answered(server: Running, file: Path, shared:
     assert got == pytest.approx(want, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(17)
 def test_a_bomb_is_refused_and_a_large_photo_is_not(server: Running) -> None:
     bomb, photo = io.BytesIO(), io.BytesIO()
@@ -181,6 +183,7 @@ def test_a_length_that_is_none_is_no_http(server: Running, length: str) -> None:
     assert server.lives()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(43)
 def test_chunks_without_end_are_too_much_and_the_connection_is_closed(file: Path) -> None:
     head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -360,6 +363,7 @@ def test_the_document_has_every_route_and_no_other(server: Running) -> None:
     assert served == documented
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_what_was_asked(file: Path) -> None:
     with running(file) as server:
         server.post(files=[("a", ("1", RED)), ("a", ("2", b"no image")), ("a", ("3", image((240, 240, 240))))])

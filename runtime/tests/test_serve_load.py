@@ -40,6 +40,7 @@ HALF = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\
 # --- too slow, too many -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault(43)
 def test_slow_headers_and_bodies_end(file: Path) -> None:
     with running(file, Bounds(headers=0.5, body=0.5)) as server, contextlib.ExitStack() as stack:
@@ -69,6 +70,7 @@ def test_slow_headers_and_bodies_end(file: Path) -> None:
     assert Bounds().body <= 60
 
 
+@pytest.mark.slow
 def test_who_never_reads_the_answers_takes_no_place_and_is_ended(file: Path) -> None:
     with running(file, Bounds(requests=1, answer=2)) as server, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -110,6 +112,7 @@ def holding(server: Running, count: int, sent: bytes = b"") -> Iterator[list[soc
         yield held
 
 
+@pytest.mark.slow
 def test_connections_that_only_wait_give_way_to_whoever_asks(file: Path) -> None:
     with running(file, Bounds(connections=3)) as server:
         with holding(server, 3) as silent:
@@ -122,6 +125,7 @@ def test_connections_that_only_wait_give_way_to_whoever_asks(file: Path) -> None
             assert b"408" in said(slow[0])
 
 
+@pytest.mark.slow
 def test_who_does_not_read_gives_way_as_well(file: Path) -> None:
     with running(file, Bounds(connections=1, answer=60)) as server, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -136,6 +140,7 @@ def test_who_does_not_read_gives_way_as_well(file: Path) -> None:
         until(lambda: ended(deaf))
 
 
+@pytest.mark.slow
 def test_connections_that_are_at_work_are_not_closed_for_others(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(file, Bounds(connections=3)) as server, ThreadPoolExecutor(3) as pool:
         slowed(server, monkeypatch, 1.0)
@@ -159,6 +164,7 @@ def test_bodies_that_arrive_slowly_take_the_places_of_nobody(file: Path) -> None
         assert found == [200] * 16
 
 
+@pytest.mark.slow
 def test_strangers_who_are_silent_keep_out_nobody_with_a_token(file: Path) -> None:
     shown = {"authorization": f"Bearer {TOKEN}"}
     with running(file, Bounds(connections=40), token=TOKEN) as server:
@@ -169,6 +175,7 @@ def test_strangers_who_are_silent_keep_out_nobody_with_a_token(file: Path) -> No
                     assert server.post(content=RED, headers=shown).status_code == 200
 
 
+@pytest.mark.slow
 def test_bytes_that_lie_about_make_room_for_those_that_arrive(file: Path) -> None:
     much = HALF.replace(b"1000", b"10000") + bytes(4000)
     with running(file, Bounds(held=len(RED) + 9000)) as server, holding(server, 2, much) as slow:
@@ -236,6 +243,7 @@ def slowed(server: Running, monkeypatch: pytest.MonkeyPatch, seconds: float) -> 
     return runs
 
 
+@pytest.mark.slow
 def test_overload_is_shed_and_whoever_is_let_in_is_answered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(file, Bounds(requests=12, waiting=12)) as server:
         runs = slowed(server, monkeypatch, 0.1)
@@ -252,6 +260,7 @@ def test_overload_is_shed_and_whoever_is_let_in_is_answered(file: Path, monkeypa
         assert server.lives()
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(file, Bounds(answer=1.0)) as server, monkeypatch.context() as patched:
         assert server.lives()  # the decoder is there
@@ -264,6 +273,7 @@ def test_an_answer_that_takes_too_long_is_given_up(file: Path, monkeypatch: pyte
         assert server.lives()
 
 
+@pytest.mark.slow
 def test_few_images_lie_decoded_before_the_network(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(file, Bounds(decoded=2)) as server, ThreadPoolExecutor(4) as pool:
 
@@ -285,6 +295,7 @@ def test_bytes_of_all_requests_together_are_bounded(file: Path) -> None:
         assert server.post(content=RED).status_code == 200  # what was held has been given back
 
 
+@pytest.mark.slow
 def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(file) as server, ThreadPoolExecutor(1) as pool:
 
@@ -307,6 +318,7 @@ def test_a_client_that_is_gone_is_not_waited_for(file: Path, monkeypatch: pytest
         assert runs == [1, 1]  # of the two that waited for an answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "path"),
     [
@@ -352,6 +364,7 @@ def decoders() -> list[int]:
     return [each.pid for each in children if each.is_running() and "graft_runtime.serve.decoder" in each.cmdline()]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(39)
 def test_decoders_that_are_killed_cost_no_image(file: Path) -> None:
     before = set(decoders())
@@ -391,6 +404,7 @@ def test_no_file_left_to_start_a_decoder_with_is_told_as_busy(file: Path, monkey
         assert server.lives()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(39)
 def test_a_decoder_that_takes_too_long_is_ended(file: Path) -> None:
     with running(file, Bounds(decode=0.0)) as server:
@@ -399,6 +413,7 @@ def test_a_decoder_that_takes_too_long_is_ended(file: Path) -> None:
         assert answer.json()["predictions"][0]["fault"] == "too costly to decode: it takes too long"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is kept by Linux")
 def test_a_decoder_has_a_limit_of_memory(file: Path, server: Running) -> None:
     large = image((90, 10, 10), (4400, 4400))
@@ -422,6 +437,7 @@ def test_a_decoder_has_a_limit_of_memory(file: Path, server: Running) -> None:
 # --- a new model ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault(44)
 def test_a_new_file_takes_over_without_a_lost_request(tmp_path: Path) -> None:
     path, other = tmp_path / "model.onnx", tmp_path / "new"
@@ -446,6 +462,7 @@ def test_a_new_file_takes_over_without_a_lost_request(tmp_path: Path) -> None:
         assert server.get("/v1/model").json()["classes"][0] == "rot"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
 def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
     path, other = tmp_path / "model.onnx", tmp_path / "new"

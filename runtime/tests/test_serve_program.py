@@ -37,6 +37,7 @@ def program(*words: str, under: Sequence[str] = ()) -> Iterator[tuple[subprocess
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_the_program_answers_what_is_under_way_and_ends_well(file: Path, end: signal.Signals) -> None:
     with program(str(file), "--port", "0") as (process, line):
@@ -58,6 +59,7 @@ def test_the_program_answers_what_is_under_way_and_ends_well(file: Path, end: si
         assert json.loads(process.stderr.read().splitlines()[-1])["status"] == 200
 
 
+@pytest.mark.slow
 def test_a_server_says_where_it_keeps_corrections(file: Path, tmp_path: Path) -> None:
     kept = tmp_path / "corrected"
     with program(str(file), "--port", "0", "--corrections", str(kept)) as (process, _):
@@ -65,6 +67,7 @@ def test_a_server_says_where_it_keeps_corrections(file: Path, tmp_path: Path) ->
         assert process.stdout.readline() == f"Corrected images are kept in {kept}/CLASS/.\n"
 
 
+@pytest.mark.slow
 def test_a_server_for_others_makes_a_token(file: Path) -> None:
     with program(str(file), "--port", "0", "--host", "0.0.0.0") as (_, line):
         address = urlsplit(line.split()[-1])
@@ -122,6 +125,7 @@ main(["serve", {str(file)!r}, "--port", "0"])
     assert told == "graft-runtime: The server cannot start; the last line of its log says why."
 
 
+@pytest.mark.slow
 @pytest.mark.fault(44)
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit of open files")
 def test_a_server_with_few_files_to_open_goes_on_answering(file: Path) -> None:
@@ -137,6 +141,7 @@ def test_a_server_with_few_files_to_open_goes_on_answering(file: Path) -> None:
         assert process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_number_of_a_thousand_digits_is_not_read(file: Path) -> None:
     with program(str(file), "--port", "0") as (_, line):
         answer = httpx.post(f"{line.split()[-1]}v1/predict", content=b"1" * 1000, headers={"content-type": JSON})

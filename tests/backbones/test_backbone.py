@@ -197,6 +197,7 @@ def test_a_name_with_a_tag_is_the_same_network(default: Backbone) -> None:
     assert tagged.preprocess == default.preprocess == Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_onnx_is_needed_once_the_graph_is_kept(tmp_path: Path) -> None:
     code = f"""if True:
         import sys

@@ -233,6 +233,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_bomb(kind: str, write: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ SEEDS, SHARES = st.integers(0, 2**64 - 1), st.floats(0, 1)
 SINGLES = table([row % 3 for row in range(60)], list(range(60)))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(data=tables(), share=SHARES, seed=SEEDS)
 def test_each_image_is_in_one_part_and_each_group_is_whole(data: Table, share: float, seed: int) -> None:
@@ -113,6 +114,7 @@ def test_every_image_is_tested_under_some_seed() -> None:
     np.testing.assert_allclose(np.mean(tested, axis=0), 0.3, atol=0.2)  # four standard deviations
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(data=tables(), share=SHARES, seed=SEEDS, dice=st.randoms(use_true_random=False))
 def test_order_and_names_of_groups_do_not_matter(data: Table, share: float, seed: int, dice: Any) -> None:
@@ -253,6 +255,7 @@ def test_with_several_labels_groups_are_whole_and_no_class_loses_its_last_image(
     assert (data.labels[part == TRAIN].any(axis=0) == data.labels.any(axis=0)).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(data=tagged_tables(), seed=SEEDS, dice=st.randoms(use_true_random=False))
 def test_with_several_labels_order_and_names_of_groups_do_not_matter(data: Table, seed: int, dice: Any) -> None:

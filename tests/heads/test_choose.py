@@ -91,6 +91,7 @@ def test_copies_of_an_image_are_no_evidence_of_their_own() -> None:
     assert choose.paired_z_score(*doubled, copied) == pytest.approx(alone, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [name for name in designs.HEAD_NAMES if name != "auto"])
 def test_a_named_head_on_named_layers_is_that_and_nothing_else(head: str) -> None:
     chosen = choose.choose_head(head, "last", problems(0, apart=9))

@@ -21,6 +21,7 @@ def graft(*words: object) -> Result:
     return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_the_score_is_what_the_answers_say(model: Path, photos: Path) -> None:
     classifier, data = load(model), read_folder(photos)
     chances, _, _ = classifier.predict_probs(data)
@@ -53,6 +54,7 @@ def test_a_class_that_is_not_there_is_not_judged(model: Path, photos: Path, tmp_
     assert evaluate(model, tmp_path / "two").count == 12  # one class suffices to be judged by
 
 
+@pytest.mark.slow
 @pytest.mark.fault(25)
 def test_classes_that_it_does_not_know_are_listed_and_scored_apart(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "more")
@@ -91,6 +93,7 @@ def test_wholly_other_classes_and_other_spellings_are_refused(model: Path, photo
     assert "'Disc' (there: 'disc')" in done.stderr
 
 
+@pytest.mark.slow
 def test_images_that_were_trained_on_are_found_wherever_they_lie(model: Path, photos: Path, tmp_path: Path) -> None:
     classifier = load(model)
     assert classifier.memory
@@ -108,6 +111,7 @@ def test_images_that_were_trained_on_are_found_wherever_they_lie(model: Path, ph
     assert "of these images were trained on: the score flatters" in graft("evaluate", model, photos, "-q").stdout
 
 
+@pytest.mark.slow
 def test_bad_images_are_named_and_not_counted(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "p")
     (tmp_path / "p" / "disc" / "bad.jpg").write_bytes(b"")

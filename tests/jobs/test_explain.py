@@ -23,6 +23,7 @@ def graft(*words: object) -> Result:
     return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_drawing_for_each_image_and_the_answers_that_predict_gives(model: Path, photos: Path, tmp_path: Path) -> None:
     found = explain(model, [photos / "disc"], tmp_path / "why")
     said = load(model).predict(sorted(str(path) for path in (photos / "disc").iterdir()))

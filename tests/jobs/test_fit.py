@@ -176,6 +176,7 @@ def test_a_dataset_and_its_folder_give_the_same_classifier(photos: Path, tmp_pat
     assert sha(tmp_path / "folder") == sha(tmp_path / "table")
 
 
+@pytest.mark.slow
 def test_test_images_influence_nothing_but_the_score(photos: Path, tmp_path: Path) -> None:
     """Training images that are borderline near-duplicates, and three test parts that move that border."""
     root = parted(photos, tmp_path / "photos")
@@ -207,6 +208,7 @@ def test_test_images_influence_nothing_but_the_score(photos: Path, tmp_path: Pat
     assert scores[2] < scores[0]
 
 
+@pytest.mark.slow
 def test_views_train_on_more_than_the_images_themselves(photos: Path, tmp_path: Path) -> None:
     plain = fit(photos, tmp_path / "plain", strategy=QUICK)
     seen = fit(photos, tmp_path / "views", strategy=f"{QUICK},views=3")
@@ -237,6 +239,7 @@ def test_a_validation_part_is_scored_on_or_else_trained_on(photos: Path, tmp_pat
     assert (data["train"], data["test"]) == (33, 3)
 
 
+@pytest.mark.slow
 def test_images_in_memory_train_the_same_classifier_as_their_files(photos: Path, tmp_path: Path) -> None:
     """But for the split, which follows the bytes: so here it is given."""
     from graft.data import dataset as table

@@ -46,6 +46,7 @@ def logits(classifier: Classifier, photos: Path) -> tuple[np.ndarray, tuple[str,
     return found[:, np.argsort(classifier.classes)], tuple(sorted(classifier.classes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_saved_loaded_and_exported_it_answers_the_same(
     strategy: str, photos: Path, weights: Path, tmp_path: Path
@@ -77,6 +78,7 @@ def test_a_forest_on_components_answers_the_same_in_every_format(
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_several_labels(photos: Path, weights: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     files = sorted((tmp_path / "photos").glob("*/*"))
@@ -94,6 +96,7 @@ def test_several_labels(photos: Path, weights: Path, tmp_path: Path) -> None:
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [pytest.param("probe:head=forest,layers=last", marks=pytest.mark.slow), STRATEGIES[1], STRATEGIES[3]],

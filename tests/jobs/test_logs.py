@@ -181,6 +181,7 @@ def test_a_full_disk_ends_the_curves_and_not_the_training(place: Path, monkeypat
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_mlflow_shows_what_the_training_said(place: Path) -> None:
     (log,) = runs.open_logs("mlflow", place, SETTINGS)

@@ -46,6 +46,7 @@ def test_it_is_the_classifier_of_the_same_images_in_two_class_folders(
         np.testing.assert_array_equal(found.network.head.tensors[name], tensor)
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_with_folders_of_any_name(photos: Path, model: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "disc", tmp_path / "new")
     shutil.copytree(photos / "frame", tmp_path / "set/not disc")

@@ -259,6 +259,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param("a.csv", marks=pytest.mark.fault(40)), pytest.param("a.parquet", marks=pytest.mark.slow)]
 )
@@ -291,6 +292,7 @@ def test_what_belongs_to_a_file_needs_one(model: Path, photos: Path) -> None:
         assert "name one with --output" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_exported_file_answers_in_place_of_the_folder(model: Path, photos: Path, tmp_path: Path) -> None:
     export(model, tmp_path / "a.onnx")
     want = [each.as_dict() for each in graft_runtime.load(tmp_path / "a.onnx").predict(sorted(photos.glob("disc/*")))]

@@ -23,6 +23,7 @@ def graft(*words: object) -> Result:
     return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_boxes_of_voc_are_trained_on_and_scored(photos: Path, tmp_path: Path) -> None:
     voc, model = formats.voc(tmp_path / "VOC2012", photos), tmp_path / "model"
     done = graft("fit", tmp_path, "-o", model, "--boxes", "--strategy", QUICK, "--offline", "-q")
@@ -58,6 +59,7 @@ def test_whole_images_of_coco_have_several_labels(photos: Path, tmp_path: Path) 
     assert evaluate(tmp_path / "model", tmp_path / "coco").as_dict()["count"] == 12
 
 
+@pytest.mark.slow
 def test_an_archive_of_cifar_is_trained_on_and_scored(photos: Path, tmp_path: Path) -> None:
     folder = formats.cifar10(tmp_path / "cifar-10-batches-py", photos)
     path = formats.archive(folder, tmp_path / "cifar-10-python.tar.gz")

@@ -40,6 +40,7 @@ def drawn(seed: int, folder: Path) -> Path:
     return folder / "drawn.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -101,6 +102,7 @@ def test_the_default_network_looks_for_near_duplicates_and_is_not_what_the_head_
     np.testing.assert_allclose(kept, exam.chances, atol=1e-4)  # from the store = from the network itself
 
 
+@pytest.mark.slow
 def test_scratch_begins_there_anyway(photos: Path) -> None:
     options: dict[str, Any] = SMALL | {"backbone": "cnn", "strategy": "scratch", "recipe": "epochs=1,refit=no"}
     assert same(fit(photos, weights="random", **options), fit(photos, **options))
@@ -134,6 +136,7 @@ def test_a_file_of_that_name_is_reached_by_its_path(
     assert fit(photos, strategy=PROBE, weights="random", **SMALL).card.backbone["where"] == "random"
 
 
+@pytest.mark.slow
 def test_choices_that_are_taken_over_have_it_with_them_until_a_file_is_named(photos: Path, tmp_path: Path) -> None:
     first = fit(photos, tmp_path / "model", strategy=PROBE, weights="random", seed=2, **SMALL)
     again = fit(photos, plan=Plan.read(tmp_path / "model"), offline=True)
@@ -177,6 +180,7 @@ def merged(photos: Path, root: Path, names: dict[str, str]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_an_update_keeps_the_network_and_is_what_a_fit_gives(photos: Path, tmp_path: Path) -> None:
     names = {"disc": "disc", "frame": "frame", "stripes": "stripes"}
     options: dict[str, Any] = SMALL | {"strategy": PROBE, "weights": "random", "seed": 6}
@@ -192,6 +196,7 @@ def test_an_update_keeps_the_network_and_is_what_a_fit_gives(photos: Path, tmp_p
     assert new.report["evaluation"] == whole.report["evaluation"]
 
 
+@pytest.mark.slow
 def test_an_update_without_the_features_of_this_network_says_so(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

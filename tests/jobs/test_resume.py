@@ -109,6 +109,7 @@ def curves(report: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_mixed_up_with_another(photos: Path, weights: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
     with pytest.raises(UsageError, match="nothing to resume"):

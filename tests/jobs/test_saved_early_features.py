@@ -61,6 +61,7 @@ def answers(classifier: Classifier, photos: Path) -> tuple[np.ndarray, np.ndarra
     return seen.logits, seen.near.scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "case"), [pytest.param(*pair, marks=[pytest.mark.slow] * (pair in LATER)) for pair in PAIRS]
 )
@@ -203,6 +204,7 @@ def test_an_update_takes_the_other_stages_from_where_they_came_from(
         update(tmp_path / "model", **MERGE)
 
 
+@pytest.mark.slow
 def test_an_update_draws_random_weights_again(photos: Path, tmp_path: Path) -> None:
     classifier = made("test_resnet", "solved", photos, tmp_path / "model", seed=4)
     wanted, found = update(classifier, **MERGE), update(tmp_path / "model", **MERGE)

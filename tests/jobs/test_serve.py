@@ -37,6 +37,7 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert it.wait(40) == 0
 
 
+@pytest.mark.slow
 def test_the_server_answers_as_the_classifier(url: str, model: Path, photos: Path) -> None:
     paths = sorted(photos.glob("*/*"))[::5]
     want = load(model).predict(paths)

@@ -39,6 +39,7 @@ def expected(photos: Path) -> graft.Classifier:
     return fitted(photos)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "shard", "images"])
 def test_the_same_images_give_the_same_classifier(
     photos: Path, tmp_path: Path, expected: graft.Classifier, kind: str

@@ -71,6 +71,7 @@ def test_above_is_the_share_of_the_work_that_a_cut_there_trains(name: str) -> No
         assert share(network, halves) == pytest.approx(stage["above"] + stem, abs=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "test_resnet"])
 def test_a_cut_by_index_share_or_name_freezes_what_the_list_says(name: str) -> None:
     backbone = restore.build_random_module(name)

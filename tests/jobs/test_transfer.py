@@ -59,6 +59,7 @@ def table(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- several labels ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["probe", "tail:cut=0.6,views=2"])
 def test_several_labels_from_a_table_to_the_same_answers(
     strategy: str, table: Path, tmp_path: Path, small: dict[str, Any]
@@ -110,6 +111,7 @@ def test_what_is_for_one_label_is_refused_before_any_image_is_embedded(
 # --- direct -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_direct_scores_folders_named_as_the_classes_of_imagenet(
     photos: Path, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +219,7 @@ def teacher(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+@pytest.mark.slow
 def test_a_teachers_probabilities_are_the_targets(
     photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
 ) -> None:

@@ -127,6 +127,7 @@ def test_no_number_in_the_json_is_nan_whatever_the_test_part_lacks() -> None:
     assert evaluate_multiclass(np.array([[0.9, 0.1]]), np.array([0]), ("yes", "no")).top_k is None
 
 
+@pytest.mark.slow
 def test_with_many_classes_the_confusions_are_told_by_their_cells() -> None:
     random = np.random.default_rng(0)
     labels, chances = random.integers(0, 120, 3000), random.dirichlet(np.ones(120), 3000)
@@ -148,6 +149,7 @@ def test_the_interval_of_a_mean_is_scipys() -> None:
     assert found == pytest.approx(tuple(want.confidence_interval), abs=0.004)
 
 
+@pytest.mark.slow
 def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
     random, held = np.random.default_rng(0), dict.fromkeys(("macro_f1", "log_loss", "mcc", "macro_auc"), 0)
     names = tuple("abc")

@@ -146,6 +146,7 @@ def classifier(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Classifi
     return graft.load(folder)
 
 
+@pytest.mark.slow
 def test_a_saved_classifier_says_so_first_of_a_score(classifier: Classifier, sets: Path) -> None:
     grey, colour = classifier.evaluate(sets / "grey"), classifier.evaluate(sets / "colour")
     assert grey.caveats()[0].startswith("these images are unlike the training images: ")
@@ -154,6 +155,7 @@ def test_a_saved_classifier_says_so_first_of_a_score(classifier: Classifier, set
     assert (colour.trust.shift.unlike, colour.trust.shift.looks) == (False, ())
 
 
+@pytest.mark.slow
 def test_and_before_the_answers_in_memory_and_in_a_file(classifier: Classifier, sets: Path, tmp_path: Path) -> None:
     _, care = predict.predict_with_warnings(classifier, [sets / "grey"])
     written = predict.write(classifier, [sets / "grey"], tmp_path / "answers.csv")

@@ -117,6 +117,7 @@ def test_faults_leave_the_order_and_the_others_alone(classifier: Classifier, pat
     json.dumps([each.as_dict() for each in found], allow_nan=False)
 
 
+@pytest.mark.slow
 def test_whatever_holds_images_is_gone_through_as_the_runtime_does(
     classifier: Classifier, client: Predictor, paths: list[Path], tmp_path: Path
 ) -> None:
@@ -206,6 +207,7 @@ def test_an_opened_image_that_is_cut_off_is_refused(classifier: Classifier, path
         classifier.predict(image)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_gives_the_same_logits_to_the_bit(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
@@ -287,6 +289,7 @@ def test_saved_and_loaded_keeps_task_and_thresholds(several: Classifier, paths: 
     assert "any number of 3 labels" in (tmp_path / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_score_of_several_labels_is_what_the_answers_say(several: Classifier, tagged: Path) -> None:
     data = read_table(tagged)
     score, said = several.evaluate(tagged), several.predict(data.names())
@@ -298,6 +301,7 @@ def test_the_score_of_several_labels_is_what_the_answers_say(several: Classifier
     assert score.mean_average_precision > 0.95
 
 
+@pytest.mark.slow
 def test_labels_are_matched_by_name_and_those_not_asked_for_are_not_there(
     several: Classifier, photos: Path, tagged: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_who_answers_more_of_the_same_images_right_is_better() -> None:
     assert (other.verdict, other.difference, other.p) == ("worse", -found.difference, found.p)
 
 
+@pytest.mark.slow
 def test_equals_cannot_be_told_apart_and_seldom_are() -> None:
     one = side("one", ROW >= 40)
     same = compare(one, side("two", ROW >= 40))

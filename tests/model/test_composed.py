@@ -68,6 +68,7 @@ def test_every_head_and_task_answers_as_before(head: str, reads: str, task: str)
     check(classifier, [PROBABILITIES, UNKNOWN, LOGITS, MAP, *[HEAT] * (head == "linear"), *NEAR])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "drawn"),
     [

@@ -65,6 +65,7 @@ def test_whatever_the_size_of_the_map_the_places_add_up_to_the_logit(side: int) 
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(("name", "head", "reads"), [("test_resnet", "forest", "last"), ("test_resnet", "conv", "map")])
 def test_other_heads_are_explained_by_covering_as_forests_always_were(

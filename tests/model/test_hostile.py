@@ -509,7 +509,7 @@ def forgotten(model: Path, **held: Any) -> None:
 
 
 def packed(text: bytes) -> np.ndarray:
-    return np.frombuffer(zlib.compress(text), np.uint8)
+    return np.frombuffer(zlib.compress(text, 1), np.uint8)  # the bomb is 300 MB
 
 
 MEMORIES: dict[str, tuple[dict[str, Any], str]] = {

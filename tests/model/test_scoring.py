@@ -90,6 +90,7 @@ def test_the_rejection_in_the_score_is_that_of_the_answers(classifier: Classifie
     assert score.trust.unknown.rejected == pytest.approx(np.mean([each.unknown for each in said]))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_knows_the_same(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
     loaded, images = load(classifier.save(tmp_path / "model")), [*noise(2), *[np.zeros((9, 9, 3), np.uint8)]]
     assert loaded.predict(images, coverage=0.8) == classifier.predict(images, coverage=0.8)
@@ -107,6 +108,7 @@ def test_test_images_leave_no_trace_in_what_is_known(classifier: Classifier) -> 
     assert len(memory.known.strays) == len(memory.known.names)
 
 
+@pytest.mark.slow
 def test_a_tuned_network_compares_images_where_it_was_left_frozen(photos: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "test_resnet.safetensors"

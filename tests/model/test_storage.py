@@ -378,6 +378,7 @@ class Faulty:
         return call
 
 
+@pytest.mark.slow
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
 def test_whichever_step_fails_there_is_the_old_classifier_or_the_new_and_no_litter(
@@ -482,6 +483,7 @@ def test_a_disk_that_is_full_while_saving_keeps_the_old_classifier(
     assert hidden(model.parent) == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault(34)
 def test_a_disk_that_is_full_while_caching_is_told_with_the_folder(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

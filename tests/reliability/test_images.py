@@ -125,6 +125,7 @@ def test_images_of_one_pixel_and_of_one_row_are_trained_on_and_answered(photos: 
     assert [each.probability for each in said] == pytest.approx([each.probability for each in want], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_classes_of_numbers_have_one_order_from_the_folder_to_the_export(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

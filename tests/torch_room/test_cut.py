@@ -85,6 +85,7 @@ def pointers(module: nn.Module) -> set[int]:
 # --- the halves are the whole -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "borders"),
     [pytest.param(*each, id=each[0], marks=[pytest.mark.slow] * (each[0] in LARGE)) for each in BORDERS],

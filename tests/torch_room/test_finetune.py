@@ -44,10 +44,8 @@ LARGE = [
     ("convnext_atto", 64),
     ("deit_tiny_patch16_224", 64),
     ("swin_tiny_patch4_window7_224", 112),
-    ("cnn", 32),
-    ("mlp", 32),
-    ("rnn", 32),
 ]
+FROM_SCRATCH = [("cnn", 32), ("mlp", 32), ("rnn", 32)]
 FIXED = {"deit_tiny_patch16_224": {"img_size": 64}, "swin_tiny_patch4_window7_224": {"img_size": 112}}
 
 
@@ -116,6 +114,7 @@ def check(name: str, size: int, strategy: str, material: Material, recipe: str =
     assert np.isfinite(trained.network(images)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "strategy"),
     [
@@ -128,16 +127,25 @@ def test_every_strategy_on_small_networks(name: str, size: int, strategy: str, m
     check(name, size, strategy, material, "" if strategy in PHASED else ",epochs=2")
 
 
+SELDOM = [strategy for strategy in TRAINED if strategy not in OFTEN]
+WAYS = [
+    *(
+        (*network, strategy)
+        for place, network in enumerate(LARGE)
+        for strategy in (*OFTEN, SELDOM[place % len(SELDOM)])
+    ),
+    *((*network, strategy) for network in FROM_SCRATCH for strategy in ("scratch", "full")),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", TRAINED)
-@pytest.mark.parametrize(("name", "size"), LARGE)
-def test_every_strategy_on_every_family(
+@pytest.mark.parametrize(("name", "size", "strategy"), WAYS)
+def test_every_kind_of_strategy_on_every_family(
     name: str, size: int, strategy: str, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One of each kind on each family, the others in turn; the journey has every strategy on each kind of network."""
     if name in FIXED:
         monkeypatch.setattr("graft.torch.weights.build_network", lambda _entry: built(name))
-    if (name, strategy) == ("mlp", "lora") or (name in ("cnn", "mlp", "rnn") and strategy not in ("scratch", "full")):
-        pytest.skip("the small reference networks are for training from scratch")
     check(name, size, strategy, material, "" if strategy in PHASED else ",epochs=2")
 
 
@@ -211,6 +219,7 @@ def test_with_nothing_gained_the_probe_on_all_images_is_the_result(material: Mat
         assert len(trained.labels) == len(material.train)
 
 
+@pytest.mark.slow
 def test_two_phases_freeze_first_and_unfreeze_then(material: Material) -> None:
     heard: list[Epoch] = []
     plan = plan_of("two-phase:first=0.5,lower=0.1", "rate=0.01")
@@ -233,6 +242,7 @@ def test_gradual_unfreezes_from_the_top(material: Material) -> None:
     assert counts == sorted(counts)
 
 
+@pytest.mark.slow
 def test_patience_stops_and_the_best_epoch_is_kept(material: Material) -> None:
     heard: list[Epoch] = []
     plan = plan_of("full", "epochs=40,patience=2,rate=1e-3,blend=none,metric=accuracy")
@@ -246,6 +256,7 @@ def test_patience_stops_and_the_best_epoch_is_kept(material: Material) -> None:
     assert float((trained.logits.argmax(1) == trained.labels).mean()) == best
 
 
+@pytest.mark.slow
 @pytest.mark.fault(37)
 def test_a_loss_that_explodes_at_once_is_an_error_and_later_keeps_the_best_epoch(
     material: Material, monkeypatch: pytest.MonkeyPatch
@@ -308,6 +319,7 @@ def test_a_map_too_small_for_the_conv_head_is_refused_before_an_image_is_embedde
     phases.check_start(plan_of("tail:cut=head", head="conv:padding=same"), backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "head"),
     [
@@ -330,6 +342,7 @@ def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: 
 # --- once more, on all images ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_refit_learns_from_all_images_for_the_whole_schedule(material: Material) -> None:
     heard: list[Epoch] = []
     plan = plan_of("tail:cut=0.6", "refit=yes,blend=none,rate=1e-4")
@@ -380,6 +393,7 @@ def pixels_of(preprocess: Preprocess, material: Material, rows: NDArray[np.intp]
     return np.stack([preprocess.prepare(pixels(material, int(row))) for row in rows])
 
 
+@pytest.mark.slow
 def test_many_images_are_not_trained_on_twice(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "REFIT_BELOW", 10)
     plan = plan_of("tail:cut=0.6", "refit=auto,rate=1e-4")

@@ -204,6 +204,7 @@ def test_what_may_change_in_any_phase_is_named(material: Material) -> None:
 # --- what a phase is made of ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 64), ("test_vit", 160)])
 def test_depths_are_counted_from_the_head_down(name: str, size: int, material: Material) -> None:
     ground = ground_of("full", "epochs=1", material, backbone_of(name, size))
@@ -305,6 +306,7 @@ def test_rates_and_epochs_of_each_phase(material: Material) -> None:
     assert both[1].phase_inputs.tuned is ground.network
 
 
+@pytest.mark.slow
 def test_an_automatic_rate_changes_nothing_else(material: Material) -> None:
     ground = ground_of("tail:cut=layer3", "epochs=2,rate=auto", material, backbone_of())
     before = {name: value.clone() for name, value in ground.network.state_dict().items()}

@@ -106,6 +106,7 @@ def test_only_batch_counters_may_be_missing(tmp_path: Path, tensors: Tensors) ->
     assert all(torch.equal(network.state_dict()[name], each) for name, each in old.items())
 
 
+@pytest.mark.slow
 def test_auxiliary_classifiers_of_googlenet_are_left_out(tmp_path: Path) -> None:
     entry = catalog.find_entry("googlenet")
     own = fresh(entry)

@@ -230,6 +230,7 @@ def test_every_other_source_does_the_same(tmp_path: Path, files: list[Path]) -> 
         assert (data.classes, data.labels.tolist(), data.ignored) == WANTED
 
 
+@pytest.mark.slow
 def test_hugging_faces_unknown_and_its_test_part_without_labels(files: list[Path]) -> None:
     hf = pytest.importorskip("datasets")
     features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])})

@@ -105,6 +105,7 @@ def test_a_clean_set_has_no_errors(photos: Path) -> None:
     assert {"leak", "conflict", "copy", "unreadable", "blank"} & cases(found).keys() == set()
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_in_doubt(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for shape, colour in CLASSES.items():

@@ -71,6 +71,7 @@ def test_class_folders(web: Web, rows: list[tuple[str, str]], quick: FetchLimits
     assert collected.summary()["classes"] == {"disc": 12, "frame": 12, "stripes": 12}
 
 
+@pytest.mark.slow
 def test_every_fault_is_named(web: Web, quick: FetchLimits, tmp_path: Path) -> None:
     expected = [
         ("file:///etc/passwd", "refused", "not http or https: file"),
@@ -345,6 +346,7 @@ def test_killed_at_any_moment_and_run_again_is_never_killed(
     assert sum(count > 1 for count in web.seen.values()) <= 2 * quick.threads
 
 
+@pytest.mark.slow
 @pytest.mark.fault(40)
 def test_killed_from_outside_while_images_come(
     web: Web, rows: list[tuple[str, str]], quick: FetchLimits, tmp_path: Path
@@ -362,6 +364,7 @@ def test_killed_from_outside_while_images_come(
     assert manifest(tmp_path / "broken") == manifest(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_ctrl_c(web: Web, rows: list[tuple[str, str]], tmp_path: Path) -> None:
     source = listed(tmp_path / "urls.csv", *rows, (web.url("/drip"), "disc"))
     with child("", source, "-o", tmp_path / "photos") as process:

@@ -58,6 +58,7 @@ def exported(classifier: Classifier, photos: Path, tmp_path_factory: pytest.Temp
 # --- exported = trained -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault(19)
 def test_the_runtime_answers_as_the_classifier_from_the_bytes_of_odd_files(
     exported: Path, classifier: Classifier, photos: Path, tmp_path: Path
@@ -76,6 +77,7 @@ def test_the_runtime_answers_as_the_classifier_from_the_bytes_of_odd_files(
         )
 
 
+@pytest.mark.slow
 def test_several_labels_with_their_thresholds(photos: Path, weights: Path, tmp_path: Path) -> None:
     rows = [f"{path.relative_to(tmp_path)},{path.parent.name}|any" for path in _copied(photos, tmp_path)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,labels", *rows]), encoding="utf-8")
@@ -138,6 +140,7 @@ def test_the_check_is_on_held_out_images_and_kept_in_the_file(
     assert found["size"] <= exported.stat().st_size < found["size"] + 2000
 
 
+@pytest.mark.slow
 def test_without_images_made_ones_are_used_and_the_answer_says_so(small: Path, tmp_path: Path) -> None:
     done = graft("export", small, "-o", tmp_path / "a.onnx", "-q")
     assert done.exit_code == 0
@@ -164,6 +167,7 @@ FORMATS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "name"), FORMATS)
 @pytest.mark.parametrize(
     "bent",
@@ -280,6 +284,7 @@ def test_one_image_is_enough_for_int8(small: Path, photos: Path, tmp_path: Path)
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_file_of_the_users_is_replaced(small: Path, exported: Path, tmp_path: Path) -> None:
     place = tmp_path / "mine.onnx"
     place.write_bytes(b"mine")
@@ -311,6 +316,7 @@ def test_no_file_has_the_ending_of_another_kind(
         export(model, tmp_path / name, to=to)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_told(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         job, "build_classifier_graph", lambda *_: (_ for _ in ()).throw(RuntimeError("no such operator: aten::x"))
@@ -323,6 +329,7 @@ def test_the_defaults_of_the_program_are_those_of_python() -> None:
     assert ALLOWED_LOSS == job.DEFAULT_ALLOWED_LOSS
 
 
+@pytest.mark.slow
 def test_made_images_are_always_the_same() -> None:
     one, other = parity.generate_images(), parity.generate_images()
     assert [one.read(row) for row in range(len(one))] == [other.read(row) for row in range(len(other))]

@@ -46,6 +46,7 @@ def shown(model: Path, names: tuple[str, ...], photos: Path, tmp_path_factory: p
     return path
 
 
+@pytest.mark.slow
 def test_the_nearest_are_those_of_the_classifier(
     shown: Path, classifier: Classifier, names: tuple[str, ...], photos: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_each_comes_with_the_image_of_its_own_file_made_small(shown: Path, photo
         assert each["labels"] == [each["image"].split("/")[0]]
 
 
+@pytest.mark.slow
 def test_a_file_holds_no_name_and_no_image_unless_asked(
     classifier: Classifier, names: tuple[str, ...], shown: Path, tmp_path: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_only_what_was_trained_on_is_shown_wherever_it_lies_now(
     assert not (tmp_path / "a.onnx").exists()
 
 
+@pytest.mark.slow
 def test_without_stored_images_there_is_no_evidence(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"stores no training images.*Leave --evidence out"):
         export("tf_efficientnet_lite0", tmp_path / "a.onnx", evidence=photos)

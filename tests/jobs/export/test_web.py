@@ -215,6 +215,7 @@ def test_a_model_that_answers_otherwise_in_node_is_not_written(
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_a_folder_here_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     (tmp_path / "site").mkdir()
     monkeypatch.chdir(tmp_path / "site")

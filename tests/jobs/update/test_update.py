@@ -86,6 +86,7 @@ def exam_of(classifier: Classifier) -> EvaluationRecord:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head", ["ridge", *(pytest.param(head, marks=pytest.mark.slow) for head in ("lda", "ncm", "knn"))]
 )
@@ -105,6 +106,7 @@ def test_an_added_class_is_what_a_fit_from_scratch_makes_of_it(head: str, photos
     assert new.report["update"]["added"] == {"frame": {"train": 9, "test": 3}}
 
 
+@pytest.mark.slow
 def test_what_was_split_by_content_grows_into_the_split_of_the_whole(photos: Path, tmp_path: Path) -> None:
     for name in ("disc", "stripes"):
         shutil.copytree(photos / name, tmp_path / "two" / name)
@@ -300,6 +302,7 @@ def test_the_old_folder_is_replaced_only_with_force(saved: Path, tmp_path: Path)
     assert load(tmp_path / "m").classes == ("x", "frame")
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_photos_are_asked_for(
     saved: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
