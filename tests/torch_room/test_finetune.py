@@ -25,12 +25,13 @@ from graft.features.embed import embed
 from graft.model.history import Epoch
 from graft.model.network import Network
 from graft.progress import no_progress
-from graft.torch import loop, phases, restore
+from graft.torch import adapters, loop, optim, phases, restore
 from graft.torch.feed import CachedFeed
-from graft.torch.finetune import FinetuneProgress, describe_phases, train
-from graft.torch.phases import FinetuneInputs
+from graft.torch.finetune import FinetuneProgress, describe_phases, finetune, train
+from graft.torch.phases import FinetuneInputs, prepare_phase
 from graft.training.material import Material, prepare_material
 from graft.training.plan import Plan
+from graft.training.probe import fit_probe
 
 TRAINED = ["tail", "lp-ft", "two-phase", "gradual", "full", "scratch", "lora", "norm", "early-features"]
 PHASED = ("lp-ft", "two-phase", "gradual")  # each phase needs an epoch
@@ -206,8 +207,6 @@ def pixels(material: Material, row: int) -> Any:
 @pytest.mark.slow
 def test_with_nothing_gained_the_probe_on_all_images_is_the_result(material: Material) -> None:
     """A rate so small that no epoch can beat the start: the classifier is that of the strategy probe."""
-    from graft.training.probe import fit_probe
-
     backbone = backbone_of("test_resnet", 64)
     probe = fit_probe(Plan(), backbone, material, no_progress)
     recipe = "epochs=1,optimizer=sgd,rate=1e-12"
@@ -217,6 +216,23 @@ def test_with_nothing_gained_the_probe_on_all_images_is_the_result(material: Mat
     if trained.record["training"]["blend"]["share"] == 0:
         assert_equal(trained.network, probe.network)
         assert len(trained.labels) == len(material.train)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["full", "two-phase", "gradual"])
+def test_a_new_head_that_learns_nothing_leaves_the_probe_and_says_so(strategy: str, material: Material) -> None:
+    backbone = backbone_of("test_resnet", 64)
+    trained = train(plan_of(strategy, "rate=1e-9"), backbone, material, None, told, no_progress)
+    assert_equal(trained.network, fit_probe(Plan(), backbone, material, no_progress).network)
+    assert len(trained.labels) == trained.record["solved_again"] == len(material.train)
+    blend = trained.record["training"]["blend"]
+    assert blend["share"] == 0
+    assert blend["tried"]["solved head"] > max(score for name, score in blend["tried"].items() if name != "solved head")
+    rows = material.split_validation()[0]
+    inner = fit_probe(Plan(), backbone, material, no_progress, rows)  # no image that it is compared by was learned from
+    assert np.array_equal(inner.rows, rows)
+    asked = train(plan_of(strategy, "rate=1e-9,blend=none"), backbone, material, None, told, no_progress)
+    assert "solved_again" not in asked.record
 
 
 @pytest.mark.slow
@@ -339,25 +355,32 @@ def test_heads_go_on_top_of_what_is_trained(head: str, strategy: str, material: 
         assert not trained.network.features.top
 
 
-# --- once more, on all images ---------------------------------------------------------------------------------------
+# --- a little further, on all images ----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_refit_learns_from_all_images_for_the_whole_schedule(material: Material) -> None:
+@pytest.mark.parametrize("strategy", ["tail:cut=0.6", "lora:cut=0.6", "two-phase"])
+def test_a_refit_trains_what_was_kept_on_all_images(strategy: str, material: Material) -> None:
     heard: list[Epoch] = []
-    plan = plan_of("tail:cut=0.6", "refit=yes,blend=none,rate=1e-4")
+    plan = plan_of(strategy, "refit=yes,blend=none,rate=1e-4")
     trained = train(plan, backbone_of("test_resnet", 64), material, None, heard.append, no_progress)
-    assert trained.record["refit"] == len(material.train)
+    assert (trained.record["refit"], trained.record["refit_epochs"]) == (len(material.train), 1)
     assert trained.record["training"]["kept"] == 4 == len(heard)
     assert len(trained.labels) == len(material.split_validation()[1])  # calibrated on images that were held out
-    by_hand = backbone_of("test_resnet", 64)
-    ground = phases.build_finetune_inputs(
-        plan, by_hand, restore.backbone_to_module(by_hand), material, no_progress, use_all=True
-    )
-    taught = phases.prepare_phase(ground, 0, {})
-    for _ in loop.train(taught.phase_inputs, loop.TrainingState(taught.phase_inputs)):
+
+    backbone = backbone_of("test_resnet", 64)
+    module = restore.backbone_to_module(backbone)
+    inputs = phases.build_finetune_inputs(plan, backbone, module, material, no_progress)
+    starts = optim.snapshot(inputs.network, inputs.tensor_names)
+    kept = finetune(inputs, starts, None, told)
+    assert np.array_equal(kept.logits - kept.logits.mean(axis=1, keepdims=True), trained.logits)
+    further = prepare_phase(inputs.build_refit(kept.progress.rates[-1]), 0, starts)
+    assert further.phase_inputs.rate == pytest.approx(phases.REFIT_RATE * kept.progress.rates[-1])
+    for _ in loop.train(further.phase_inputs, loop.TrainingState(further.phase_inputs)):
         pass
-    want = restore.module_to_network(ground.network.eval())
+    if "lora" in strategy:
+        adapters.merge_adapters(module.module)
+    want = restore.module_to_network(inputs.network.eval())
     head = want.head.centre_logits()
     assert head
     assert_equal(trained.network, replace(want, head=head))
@@ -374,13 +397,13 @@ def test_a_refit_that_explodes_leaves_what_there_was_before(
     assert kept.record["training"]["trouble"] == ""
 
     def breaks(epoch: Epoch) -> None:
-        if epoch.number == 4:  # the last one of the first training
+        if epoch.number == 4:  # the last one of the training
             monkeypatch.setattr("graft.torch.loop.MAX_LOSS_FACTOR", 0.0)
 
     plan = Plan(strategy, "", plan_of(strategy, recipe).recipe.replace("refit=no", "refit=yes"))
     broken = train(plan, backbone_of("test_resnet", 64), material, None, breaks, no_progress)
     assert "refit" not in broken.record
-    assert "once more on all images failed" in broken.record["training"]["trouble"]
+    assert "Training on, with all images, failed" in broken.record["training"]["trouble"]
     assert broken.record["training"]["kept"] == 4
     if kept.record["training"]["kept"] == 4:  # with a refit the last epoch counts, else the best: here the same
         assert np.array_equal(kept.logits, broken.logits)

@@ -25,10 +25,9 @@ from graft.progress import no_progress
 from graft.torch import augment, loop, phases, restore
 from graft.torch.cut import FrozenHalf
 from graft.torch.feed import CachedFeed, ImageFeed
-from graft.torch.phases import FinetuneInputs, choose_batch_size, prepare_phase, split_epochs
+from graft.torch.phases import FinetuneInputs, prepare_phase, split_epochs
 from graft.training.material import Material, prepare_material
 from graft.training.plan import Plan
-from graft.training.recipe import Recipe
 from graft.training.strategies import Phase
 
 BACKBONE = "features.backbone."
@@ -46,13 +45,9 @@ def material(photos: Path) -> Material:
     return prepare_material(data, embed(build_probe_features(backbone_of()), data), 0)
 
 
-def ground_of(
-    strategy: str, recipe: str, material: Material, backbone: Backbone, head: str = "", everything: bool = False
-) -> FinetuneInputs:
+def ground_of(strategy: str, recipe: str, material: Material, backbone: Backbone, head: str = "") -> FinetuneInputs:
     plan = Plan(strategy, head, recipe)
-    return phases.build_finetune_inputs(
-        plan, backbone, restore.backbone_to_module(backbone), material, no_progress, everything
-    )
+    return phases.build_finetune_inputs(plan, backbone, restore.backbone_to_module(backbone), material, no_progress)
 
 
 # --- how the epochs are shared ----------------------------------------------------------------------------------------
@@ -95,15 +90,6 @@ def test_fewer_epochs_than_phases_are_refused(count: int) -> None:
     with pytest.raises(UsageError, match=f"has {count} phases, so 'epochs' must be at least {count}"):
         split_epochs([Phase("0", 1 / count)] * count, count - 1)
     assert split_epochs([Phase("0", 1 / count)] * count, count)[-1] == (count - 1, count)
-
-
-@given(st.integers(1, 100_000))
-def test_an_automatic_batch_is_a_power_of_two_that_leaves_updates_in_an_epoch(count: int) -> None:
-    batch = choose_batch_size(Recipe(), count)
-    assert batch in (4, 8, 16, 32)
-    assert batch == 4 or count / batch >= phases.MIN_AUTO_STEPS
-    assert batch == 32 or count / (2 * batch) < phases.MIN_AUTO_STEPS
-    assert choose_batch_size(Recipe(batch=7), count) == 7
 
 
 # --- what may change --------------------------------------------------------------------------------------------------
@@ -318,15 +304,19 @@ def test_an_automatic_rate_changes_nothing_else(material: Material) -> None:
 # --- what a training stands on ----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_held_out_of_all_of_them(material: Material) -> None:
-    ground = ground_of("full", "epochs=1", material, backbone_of())
+def test_in_a_refit_nothing_is_held_out_and_the_last_phase_is_trained_gently(material: Material) -> None:
+    ground = ground_of("two-phase", "epochs=9", material, backbone_of())
     inner, valid = material.split_validation()
     assert np.array_equal(ground.train_rows, inner)
     assert np.array_equal(ground.valid_rows, valid)
     assert np.array_equal(ground.valid_labels, material.data.labels[valid])
     assert np.array_equal(ground.targets.numpy(), np.eye(3, dtype=np.float32)[material.data.labels[inner]])
-    whole = ground_of("full", "epochs=1", material, backbone_of(), everything=True)
+    whole = ground.build_refit(rate=1e-4)
+    assert whole.network is ground.network
+    assert (whole.recipe.epochs, whole.recipe.rate) == (3, 1e-4)
+    assert whole.phases == (Phase("0", 1.0, phases.REFIT_RATE),)
     assert np.array_equal(whole.train_rows, material.train)
+    assert np.array_equal(whole.targets.numpy(), np.eye(3, dtype=np.float32)[material.data.labels[material.train]])
     assert len(whole.valid_rows) == len(whole.valid_labels) == 0
     assert whole.task == ground.task == "multiclass"
 
@@ -338,15 +328,16 @@ def test_nothing_is_held_out_of_all_of_them(material: Material) -> None:
         ("refit=auto", False, False),
         ("refit=yes", False, True),
         ("refit=no", True, False),
-        ("refit=auto,patience=2", True, False),  # a schedule that ends early cannot be repeated
+        ("refit=auto,patience=2", True, True),
     ],
 )
-def test_few_images_are_trained_on_once_more(
+def test_few_images_are_all_trained_on_in_the_end(
     recipe: str, few: bool, refits: bool, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground = ground_of("full", f"epochs=1,{recipe}", material, backbone_of())
     monkeypatch.setattr(phases, "REFIT_BELOW", len(ground.train_rows) + few)
     assert ground.has_refit is refits
+    assert ground.is_last_epoch_kept is (refits and "patience" not in recipe)  # else the best one counts
 
 
 def test_adapters_stand_above_the_cut_only(material: Material) -> None:

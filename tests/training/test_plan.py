@@ -132,8 +132,27 @@ def test_a_recipe_changes_that_of_the_strategy_and_nothing_else() -> None:
     changed = Plan("tail", recipe="epochs=3,rate=auto,refit=yes").parsed_recipe
     assert changed == replace(Tail.recipe, epochs=3, rate="auto", refit=True)
     assert (
-        Plan("full", recipe=spec.format_changed_options(changed)).parsed_recipe == changed
+        Plan("early-features:at=1", "linear", spec.format_changed_options(changed)).parsed_recipe == changed
     )  # all that differs from a plain Recipe()
+
+
+@pytest.mark.parametrize(
+    ("plan", "may"),
+    [
+        (Plan("full"), True),
+        (Plan("two-phase"), True),
+        (Plan("gradual"), True),
+        (Plan("tail"), False),  # it begins with the solved head, and may end with it anyway
+        (Plan("full", "mlp"), False),
+        (Plan("full", recipe="blend=none"), False),
+        (Plan("full", weights="random"), False),
+        (Plan("scratch"), False),
+        (Plan("early-features:at=1", "mlp"), False),
+        (Plan("probe"), False),
+    ],
+)
+def test_a_solved_head_may_take_the_place_of_a_new_one_unless_that_was_asked_for(plan: Plan, may: bool) -> None:
+    assert plan.may_keep_probe is may
 
 
 @pytest.mark.parametrize("strategy", ["tail", "lp-ft", "lora", "norm"])
@@ -184,7 +203,6 @@ WRONG = [
     (Plan("full", recipe="loss=kl,teacher=src+nowhere"), "There is no teacher 'nowhere': it must be the folder"),
     (Plan("full", recipe="loss=kl,teacher=src+"), "There is no teacher '': it must be the folder"),
     (Plan("full", recipe="loss=kl,teacher=src+src"), "The teacher src is named twice"),
-    (Plan("full", recipe="patience=2,refit=yes"), "choose one of them"),
     (Plan("early-features:cut=layer1"), "'cut' of early-features is for a head that is trained"),
     (Plan("early-features:solver=ridge", "mlp"), "'solver' of early-features is for a head that is solved"),
     (Plan("tail", recipe="epoch=3"), "The recipe has no option 'epoch'"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from graft import spec
 from graft.errors import UsageError
-from graft.training.recipe import CHOICES, Recipe
+from graft.training.recipe import CHOICES, MAX_AUTO_BATCH, MIN_AUTO_STEPS, MIN_EPOCHS, MIN_UPDATES, Recipe
 
 OF_ANY_SIZE = ["weight_decay", "l1", "l2_sp", "clip", "mixup", "cutmix"]
 SHARES = ["warmup", "smoothing", "ema"]
@@ -21,6 +21,7 @@ ILLEGAL: dict[str, list[Any]] = {
     "batch": [0, -8],
     "rate": [0.0, -1e-3, math.inf, math.nan],
     "layer_decay": [0.0, -0.5, 1.01, math.nan],
+    "backbone_rate": [0.0, -0.1, 1.01, math.nan],
     "accumulate": [0, -1],
     "patience": [-1],
     **{name: [-1e-9, math.inf, math.nan] for name in OF_ANY_SIZE},
@@ -28,7 +29,7 @@ ILLEGAL: dict[str, list[Any]] = {
     **{name: ["", "nosuch"] for name in CHOICES},
 }
 TEXTS = {  # what is illegal as a text already: of another kind than the field
-    "epochs": ("1.5", "a whole number"),
+    "epochs": ("1.5", "a whole number or auto"),
     "batch": ("many", "a whole number or auto"),
     "rate": ("fast", "a number or auto"),
     "patience": ("2.5", "a whole number"),
@@ -96,3 +97,29 @@ def test_a_whole_number_will_do_where_a_number_is_asked_for() -> None:
     recipe = spec.replace_options(Recipe(), "rate=1,clip=0,refit=no,batch=16", "The recipe")
     assert recipe == replace(Recipe(), rate=1.0, clip=0.0, refit=False, batch=16)
     assert type(recipe.rate) is float
+
+
+# --- what depends on the number of images -----------------------------------------------------------------------------
+
+
+@given(st.integers(1, 100_000))
+def test_an_automatic_batch_is_a_power_of_two_that_leaves_updates_in_an_epoch(images: int) -> None:
+    batch = Recipe().settle(images).batch
+    assert batch in (4, 8, 16, 32)
+    assert batch == 4 or images / batch >= MIN_AUTO_STEPS
+    assert batch == MAX_AUTO_BATCH or images / (2 * batch) < MIN_AUTO_STEPS
+
+
+@given(st.integers(1, 100_000), st.integers(1, 64), st.integers(1, 4))
+def test_automatic_epochs_are_as_few_as_make_the_updates(images: int, batch: int, accumulate: int) -> None:
+    epochs = Recipe(batch=batch, accumulate=accumulate).settle(images).epochs
+    updates = math.ceil(images / (batch * accumulate))
+    assert epochs >= MIN_EPOCHS
+    assert epochs * updates >= MIN_UPDATES
+    assert epochs == MIN_EPOCHS or (epochs - 1) * updates < MIN_UPDATES
+
+
+def test_numbers_that_were_given_stay_and_each_phase_has_an_epoch() -> None:
+    recipe = Recipe(batch=7, epochs=3, mixup=0.1)
+    assert recipe.settle(1000, phases=9) == recipe
+    assert Recipe().settle(100_000, phases=9).epochs == 9

@@ -179,7 +179,8 @@ def _print_training(report: Mapping[str, Any]) -> None:
             kept = "the solved head: training did no better on the held-out images"
         elif blend["share"] < 1:
             kept = f"{blend['share']:.0%} of {kept}, the rest the solved head"
-        refit = f"; then trained in the same way on all {report['refit']:,}" if "refit" in report else ""
+        more = report.get("refit_epochs", 0)
+        refit = f"; then {more} epoch{'s' * (more > 1)} on all {report['refit']:,} images" if more else ""
         say(f"  kept         {kept}{refit}")
         say(f"  cost         {report['forward_equivalents']:.1f} forward passes for each image")
 

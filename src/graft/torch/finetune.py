@@ -26,12 +26,12 @@ from graft.torch.chain import find_weight_layers
 from graft.torch.checkpoint import TrainingRun
 from graft.torch.cut import Halves, count_needed_stages
 from graft.torch.loop import TrainingState, TrainingStep
-from graft.torch.network import BackboneModule, NetworkModule
+from graft.torch.network import NetworkModule
 from graft.torch.optim import Weights
 from graft.torch.phases import (
     FinetuneInputs,
     PreparedPhase,
-    choose_batch_size,
+    count_refit_epochs,
     cut_for_phase,
     prepare_phase,
     split_epochs,
@@ -81,39 +81,46 @@ class FinetuneResult:
 
 
 def finetune(
-    inputs: FinetuneInputs, run: TrainingRun | None, on_epoch: EpochCallback, checkpoint: dict[str, Any] | None = None
+    inputs: FinetuneInputs,
+    starts: Weights,
+    run: TrainingRun | None,
+    on_epoch: EpochCallback,
+    checkpoint: dict[str, Any] | None = None,
 ) -> FinetuneResult:
     """Train the network of the inputs in place, and leave the weights in it that score best on the validation images.
 
-    With a run, checkpoints are kept in its folder; `checkpoint` is one to resume from. `on_epoch` is called after
-    each epoch. Raises TrainingError when the loss explodes in the first epoch; later, the best epoch counts.
+    `starts` are the weights that it comes with. With a run, checkpoints are kept in its folder; `checkpoint` is one to
+    resume from. `on_epoch` is called after each epoch. Raises TrainingError when the loss explodes in the first epoch;
+    later, the best epoch counts.
     """
     if checkpoint and checkpoint["chosen"]:  # it was interrupted later, when all was chosen
         result = _result_from_dict(checkpoint["chosen"])
         optim.restore(inputs.network, result.weights)
         return result
-    starts = optim.snapshot(inputs.network, inputs.tensor_names)
     progress, last = _run_phases(inputs, starts, _RunRecorder(run, on_epoch), checkpoint)
     return _choose_blend(inputs, starts, progress, last)
 
 
 def refit(
     inputs: FinetuneInputs,
+    starts: Weights,
     result: FinetuneResult,
     run: TrainingRun | None,
     on_epoch: EpochCallback,
     checkpoint: dict[str, Any] | None = None,
 ) -> None:
-    """The same training with nothing held out, at the same rates and blended as was best.
+    """Train what was chosen a little further, on all images, those held out included.
 
     Raises TrainingError when the loss explodes.
     """
-    starts = optim.snapshot(inputs.network, inputs.tensor_names)
+    gc.collect()  # the halves of a cut refer to themselves: gradients and copies of the training before
     progress, _ = _run_phases(
-        inputs, starts, _RunRecorder(run, on_epoch, result), checkpoint if checkpoint and checkpoint["chosen"] else None
+        inputs.build_refit(result.progress.rates[-1]),
+        starts,
+        _RunRecorder(run, on_epoch, result),
+        checkpoint if checkpoint and checkpoint["chosen"] else None,
     )
-    end = progress.mean if result.blend_result.mean else progress.best
-    optim.restore(inputs.network, optim.interpolate(starts, end, result.blend_result.share))
+    optim.restore(inputs.network, progress.best)
 
 
 def _run_phases(
@@ -123,8 +130,8 @@ def _run_phases(
     progress = _restore_progress(inputs, checkpoint) if checkpoint else FinetuneProgress()
     prepared = None
     for number in range(progress.phase, len(inputs.phases)):
-        rates = recorder.refit_of.progress.rates if recorder.refit_of else progress.rates
-        prepared = prepare_phase(inputs, number, starts, rates[number] if number < len(rates) else None)
+        known = progress.rates[number] if number < len(progress.rates) else None
+        prepared = prepare_phase(inputs, number, starts, known)
         progress.rates = [*progress.rates[:number], prepared.phase_inputs.rate]
         state = TrainingState(prepared.phase_inputs)
         if checkpoint:
@@ -137,7 +144,9 @@ def _run_phases(
         except TrainingError as error:
             if recorder.refit_of or not progress.best:
                 raise
-            progress.trouble = f"{error} The {'last' if inputs.has_refit else 'best'} epoch before that is kept."
+            progress.trouble = (
+                f"{error} The {'last' if inputs.is_last_epoch_kept else 'best'} epoch before that is kept."
+            )
             break
     assert prepared  # a checkpoint is never past the last phase
     return progress, prepared
@@ -210,10 +219,10 @@ def _evaluate_epoch(
             ranking.score_to_maximise(scores, recipe.metric) if scores else float(step.epoch)
         )  # in a refit the last one counts
         better = score > progress.score
-        if better or inputs.has_refit:
+        if better or inputs.is_last_epoch_kept:
             progress.best = optim.snapshot(inputs.network, inputs.tensor_names)
         progress.score, progress.waited = max(score, progress.score), 0 if better else progress.waited + 1
-        if 2 * step.epoch >= recipe.epochs and recipe.blend == "auto":
+        if 2 * step.epoch >= int(recipe.epochs) and recipe.blend == "auto":
             progress.mean = optim.update_mean(progress.mean, inputs.network, inputs.tensor_names, progress.averaged)
             progress.averaged += 1
     if scores:
@@ -221,7 +230,7 @@ def _evaluate_epoch(
     epoch = Epoch(
         phase=prepared.name,
         number=step.epoch + 1,
-        of=recipe.epochs,
+        of=int(recipe.epochs),
         step=progress.updates,
         rate=step.rate,
         loss=step.loss,
@@ -242,7 +251,7 @@ def _evaluate_held_out(inputs: FinetuneInputs, prepared: PreparedPhase) -> tuple
     if not np.isfinite(logits).all():
         raise TrainingError(
             loop.describe_divergence(
-                float("nan"), prepared.phase_inputs, inputs.recipe.epochs - 1, prepared.phase_inputs.updates
+                float("nan"), prepared.phase_inputs, int(inputs.recipe.epochs) - 1, prepared.phase_inputs.updates
             )
         )
     return logits, ranking.compute_scores(logits, inputs.valid_labels, inputs.recipe.metric)
@@ -287,7 +296,7 @@ def _choose_blend(
     logits, mixed = optim.choose_best(
         inputs.network, origin, progress.best, progress.mean if may_blend else {}, evaluate
     )
-    kept = progress.epochs[-1].number if inputs.has_refit else progress.best_epoch
+    kept = progress.epochs[-1].number if inputs.is_last_epoch_kept else progress.best_epoch
     return FinetuneResult(logits, mixed, progress, kept, optim.snapshot(inputs.network, inputs.tensor_names))
 
 
@@ -339,66 +348,69 @@ def train(
 ) -> TrainedNetwork:
     """Weights above a cut, trained by the loop; where validation speaks for the start alone, that is a probe."""
     backbone = backbone_to_module(pretrained)
-    pristine = {name: value.clone() for name, value in backbone.module.state_dict().items()}
-
-    def build_inputs(use_all: bool = False) -> FinetuneInputs:
-        gc.collect()  # the halves of a cut refer to themselves: gradients and copies of an earlier training
-        _merge(plan, backbone)
-        backbone.module.load_state_dict(pristine)
-        return phases.build_finetune_inputs(plan, pretrained, backbone, material, watch, use_all)
-
     saved = run.load_latest() if run else None
     checkpoint = saved[1] if saved else None
-    inputs = build_inputs()
-    result = finetune(inputs, run, on_epoch, checkpoint)
-    held_out, rows, record = (
-        inputs.valid_labels,
-        inputs.valid_rows,
-        describe_phases(inputs, result.progress) | describe_training(result),
-    )
+    inputs = phases.build_finetune_inputs(plan, pretrained, backbone, material, watch)
+    starts = optim.snapshot(inputs.network, inputs.tensor_names)
+    result = finetune(inputs, starts, run, on_epoch, checkpoint)
+    if plan.may_keep_probe:
+        result = _compare_with_probe(plan, pretrained, inputs, result)
+    record = describe_phases(inputs, result.progress) | describe_training(result)
     if result.blend_result.share == 0:  # the solved head won; solved on all images it is better still
         probe = fit_probe(Plan(backbone=plan.backbone, seed=plan.seed), pretrained, material, watch)
         return replace(probe, record=record | {"solved_again": len(material.train)} | probe.record)
     if inputs.has_refit and not result.progress.trouble:
-        inputs = build_inputs(use_all=True)
         try:
-            refit(inputs, result, run, on_epoch, checkpoint)
+            refit(inputs, starts, result, run, on_epoch, checkpoint)
             record |= describe_refit(inputs, record)
         except TrainingError as error:
-            inputs = build_inputs()
             optim.restore(inputs.network, result.weights)
-            why = "Training once more on all images failed: what was held out to choose by is not learned from."
+            why = "Training on, with all images, failed: what was held out to choose by is not learned from."
             record["training"]["trouble"] = f"{why} {error}"
-    _merge(plan, backbone)
+    if isinstance(plan.parsed_strategy, Lora):
+        adapters.merge_adapters(backbone.module)
+    return _to_trained_network(inputs, result, record)
+
+
+def _to_trained_network(inputs: FinetuneInputs, result: FinetuneResult, record: dict[str, Any]) -> TrainedNetwork:
     network = inputs.network.eval().requires_grad_(False)
     network.to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    del inputs
     gc.collect()
     return FinetunedNetwork.from_record(
-        module_to_network(network), material, result.logits, held_out, rows, record
+        module_to_network(network), inputs.material, result.logits, inputs.valid_labels, inputs.valid_rows, record
     ).centre_logits()
 
 
-def _merge(plan: Plan, backbone: BackboneModule) -> None:
-    """Adapters become a part of the weights that they stand beside."""
-    if isinstance(plan.parsed_strategy, Lora):
-        adapters.merge_adapters(backbone.module)
+def _compare_with_probe(
+    plan: Plan, pretrained: Pretrained, inputs: FinetuneInputs, result: FinetuneResult
+) -> FinetuneResult:
+    """The result with a share of 0 where a head that is solved on the same images scores better than the training."""
+    probe = fit_probe(
+        Plan(backbone=plan.backbone, seed=plan.seed), pretrained, inputs.material, inputs.watch, inputs.train_rows
+    )
+    logits = np.concatenate([probe.network.head(features) for features in probe.iterate_features(inputs.valid_rows)])
+    metric = inputs.recipe.metric
+    score = ranking.score_to_maximise(ranking.compute_scores(logits.astype(float), inputs.valid_labels, metric), metric)
+    mixed = result.blend_result
+    tried = mixed.tried | {"solved head": score}
+    share = 0.0 if score > mixed.score else mixed.share
+    return replace(result, blend_result=replace(mixed, share=share, tried=tried))
 
 
 def describe_phases(inputs: FinetuneInputs, progress: FinetuneProgress) -> dict[str, Any]:
     """Where each phase cuts, what it freezes and trains, for how many epochs, and what that cost."""
     recipe, phases = inputs.recipe, []
-    ends = [last for _, last in split_epochs(inputs.phases, recipe.epochs)]
+    ends = [last for _, last in split_epochs(inputs.phases, int(recipe.epochs))]
     done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in progress.epochs]), minlength=len(ends))
-    cost, again = 1.0, 0.0  # one forward pass of every image, for near-duplicates and the closed-form head
+    cost, epoch_cost = 1.0, 0.0  # one forward pass of every image, for near-duplicates and the closed-form head
     for phase, epochs in zip(inputs.phases, done.tolist(), strict=True):
         halves = cut_for_phase(inputs.network, inputs.backbone, phase)
         trained = sum(each.numel() for each in inputs.network.parameters() if each.requires_grad)
         whole = sum(each.numel() for each in inputs.network.parameters())
         share = _compute_tuned_share(inputs.network, halves)
         views = phase.views if halves.border_index else 0
-        trained_on = 3 * share * epochs + (0 if views else (1 - share) * epochs)
-        cost, again = cost + (views * (1 - share) if epochs else 0) + trained_on, again + trained_on
+        epoch_cost = 3 * share + (0 if views else 1 - share)
+        cost += (views * (1 - share) if epochs else 0) + epoch_cost * epochs
         phases.append(
             _describe_cut(inputs.network, halves, phase)
             | {
@@ -413,8 +425,8 @@ def describe_phases(inputs: FinetuneInputs, progress: FinetuneProgress) -> dict[
     return {
         "phases": phases,
         "forward_equivalents": round(cost, 2),  # passes of an image through the network; a training step is three
-        "of_a_refit": round(again, 2),
-        "recipe": asdict(recipe) | {"batch": choose_batch_size(recipe, len(inputs.train_rows))},
+        "cost_of_an_epoch": round(epoch_cost, 4),  # of the last phase
+        "recipe": asdict(recipe),
         "inner": len(inputs.train_rows),
         "valid": len(inputs.valid_rows),
         "layers": list_layers(inputs.network.features.layers, inputs.network.features.top),
@@ -450,8 +462,9 @@ def _describe_cut(network: NetworkModule, halves: Halves, phase: Phase) -> dict[
 
 def describe_refit(inputs: FinetuneInputs, record: dict[str, Any]) -> dict[str, Any]:
     """What a refit adds."""
-    total = record["forward_equivalents"] + record["of_a_refit"]
-    return {"refit": len(inputs.train_rows), "forward_equivalents": round(total, 2)}
+    epochs = count_refit_epochs(inputs.recipe)
+    total = record["forward_equivalents"] + record["cost_of_an_epoch"] * epochs
+    return {"refit": len(inputs.material.train), "refit_epochs": epochs, "forward_equivalents": round(total, 2)}
 
 
 def describe_training(result: FinetuneResult) -> dict[str, Any]:

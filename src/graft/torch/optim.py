@@ -27,13 +27,14 @@ PLATEAU_PATIENCE = 1  # epochs without a better metric that plateau forgives; to
 def group_parameters(parameters: Sequence[tuple[int, str, nn.Parameter]], recipe: Recipe) -> list[dict[str, Any]]:
     """Torch's parameter groups for (depth, name, parameter), depth 0 being the head and 1 the last stage.
 
-    `share` is the group's part of the rate, layer_decay**depth. Norms and biases, whatever has fewer than two
-    dimensions, do not decay.
+    `share` is the group's part of the rate: 1 for the head, backbone_rate * layer_decay**depth below it. Norms and
+    biases, whatever has fewer than two dimensions, do not decay.
     """
     found: dict[tuple[int, bool], dict[str, Any]] = {}
     for depth, name, parameter in parameters:
         decays = parameter.ndim > 1
-        start = {"share": recipe.layer_decay**depth, "weight_decay": recipe.weight_decay if decays else 0.0}
+        share = recipe.layer_decay**depth * (recipe.backbone_rate if depth else 1.0)
+        start = {"share": share, "weight_decay": recipe.weight_decay if decays else 0.0}
         found.setdefault((depth, decays), {"params": [], **start})["params"].append((name, parameter))
     return list(found.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -41,8 +42,8 @@ from graft_runtime.card import MULTILABEL
 from graft_runtime.formatting import MAX_NAMES, join_names
 
 REFIT_BELOW = 2000  # images below which each counts, so that those held out are learned from in the end
-MAX_AUTO_BATCH = 32  # images in an automatic batch
-MIN_AUTO_STEPS = 16  # updates that an automatic batch leaves in an epoch of few images
+REFIT_EPOCHS = 0.25  # of a refit, for each epoch of the training
+REFIT_RATE = 0.3  # of a refit, times the rate of the last phase: low enough to keep what was chosen
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,26 @@ class FinetuneInputs:
 
     @property
     def has_refit(self) -> bool:
-        """Whether what is chosen here will be trained once more, on all images.
+        """Whether what is chosen here will be trained on, on all images."""
+        return len(self.train_rows) < REFIT_BELOW if self.recipe.refit == "auto" else self.recipe.refit is True
 
-        Then the last epoch counts, not the best: a whole schedule can be repeated, luck cannot.
-        """
-        few = len(self.train_rows) < REFIT_BELOW and not self.recipe.patience
-        return few if self.recipe.refit == "auto" else self.recipe.refit is True
+    @property
+    def is_last_epoch_kept(self) -> bool:
+        """Whether the last epoch counts, not the best: with few held-out images the best one is luck."""
+        return self.has_refit and not self.recipe.patience
+
+    def build_refit(self, rate: float) -> FinetuneInputs:
+        """The same network to be trained on, on all images, as in the last phase, whose rate this is, but gently."""
+        rows = self.material.train
+        return replace(
+            self,
+            phases=(replace(self.phases[-1], share=1.0, rate=REFIT_RATE),),
+            recipe=replace(self.recipe, epochs=count_refit_epochs(self.recipe), rate=rate),
+            train_rows=rows,
+            valid_rows=rows[:0],
+            targets=build_targets(self.recipe, self.material, rows),
+            valid_labels=self.material.data.labels[rows[:0]],
+        )
 
     @property
     def task(self) -> Task:
@@ -103,7 +118,7 @@ def prepare_phase(
     phase = inputs.phases[number]
     halves = cut_for_phase(inputs.network, inputs.backbone, phase)
     feed, held_out = build_feeds(inputs, halves, phase)
-    first, last = split_epochs(inputs.phases, inputs.recipe.epochs)[number]
+    first, last = split_epochs(inputs.phases, int(inputs.recipe.epochs))[number]
     phase_inputs = PhaseInputs(
         tuned=halves.tuned,
         parameters=list_trainable_parameters(inputs.network, inputs.chain),
@@ -111,7 +126,7 @@ def prepare_phase(
         targets=inputs.targets,
         task=inputs.task,
         recipe=inputs.recipe,
-        batch=choose_batch_size(inputs.recipe, len(inputs.train_rows)),
+        batch=int(inputs.recipe.batch),
         rate=0.0,
         first_epoch=first,
         epochs=last - first,
@@ -208,11 +223,9 @@ def split_epochs(phases: Sequence[Phase], epochs: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
 
 
-def choose_batch_size(recipe: Recipe, count: int) -> int:
-    """The recipe's batch; automatic: a power of two that leaves enough updates in an epoch."""
-    if recipe.batch != "auto":
-        return recipe.batch
-    return min(MAX_AUTO_BATCH, max(4, 2 ** int(np.log2(max(count / MIN_AUTO_STEPS, 1)))))
+def count_refit_epochs(recipe: Recipe) -> int:
+    """The epochs of a refit after a training of so many."""
+    return math.ceil(REFIT_EPOCHS * int(recipe.epochs))
 
 
 # --- teachers ---------------------------------------------------------------------------------------------------------
@@ -263,7 +276,8 @@ def check_start(plan: Plan, pretrained: Pretrained) -> None:
     strategy, chain = plan.parsed_strategy, find_stages(backbone)
     assert plan.parsed_recipe
     phases = strategy.phases([stage.name for stage in chain])
-    split_epochs(phases, plan.parsed_recipe.epochs)
+    if plan.parsed_recipe.epochs != "auto":
+        split_epochs(phases, plan.parsed_recipe.epochs)
     solved = FeaturesModule(backbone.module, backbone.preprocess, choose_layers(chain))
     features = solved if plan.start == "solved" else build_head_features(plan, backbone, chain)
     network = build_untrained_network(plan, features, 2)
@@ -281,21 +295,19 @@ def build_finetune_inputs(
     backbone: BackboneModule,
     material: Material,
     watch: ProgressWrapper,
-    use_all: bool = False,
 ) -> FinetuneInputs:
-    """Build the inputs of a fine-tuning run; with `use_all` no image is held out.
-
-    `backbone` is the pretrained one as a module, which is changed.
+    """Build the inputs of a fine-tuning run. `backbone` is the pretrained one as a module, which is changed.
 
     Raises UsageError or DataError for what does not go together.
     """
-    strategy, recipe, seed = plan.parsed_strategy, plan.parsed_recipe, plan.seed
-    assert recipe
-    inner, valid = (material.train, material.train[:0]) if use_all else material.split_validation()
-    if not len(valid) and not use_all:
+    strategy, seed = plan.parsed_strategy, plan.seed
+    assert plan.parsed_recipe
+    inner, valid = material.split_validation()
+    if not len(valid):
         raise DataError("Too few images to hold some out for validation: use --strategy probe, or add images.")
     chain = find_stages(backbone)
     phases = strategy.phases([stage.name for stage in chain])
+    recipe = plan.parsed_recipe.settle(len(inner), len(phases))
     engine.move_module_to_device(backbone.module)
     if plan.start == "solved":
         network = build_probe_network(pretrained, backbone, material, inner, seed, watch)
@@ -308,9 +320,6 @@ def build_finetune_inputs(
         above = [stage.name for stage in chain[cut_for_phase(network, backbone, phases[0]).border_index :]]
         adapters.add_lora(backbone.module, above, strategy.rank, 2.0 * strategy.rank, seed)
     cut_for_phase(network, backbone, phases[-1])  # the widest: it names all that may change
-    targets = (
-        build_soft_targets(recipe, material.data.take(inner)) if recipe.teacher else build_hard_targets(material, inner)
-    )
     return FinetuneInputs(
         network=network,
         backbone=backbone,
@@ -321,7 +330,7 @@ def build_finetune_inputs(
         material=material,
         train_rows=inner,
         valid_rows=valid,
-        targets=targets,
+        targets=build_targets(recipe, material, inner),
         valid_labels=material.data.labels[valid],
         tensor_names=list_changeable_tensors(network, recipe),
         seed=seed,
@@ -383,6 +392,8 @@ def standardise_head(network: NetworkModule, material: Material, inner: NDArray[
     network.head.standardise(features.mean(dim=0), 1 / features.std(dim=0).clamp(min=1e-3))
 
 
-def build_hard_targets(material: Material, rows: NDArray[np.intp]) -> Tensor:
-    """Return the targets of the labels, [n, classes]."""
+def build_targets(recipe: Recipe, material: Material, rows: NDArray[np.intp]) -> Tensor:
+    """Return the targets of the labels, or the teachers' probabilities, [n, classes]."""
+    if recipe.teacher:
+        return build_soft_targets(recipe, material.data.take(rows))
     return torch.from_numpy(table.label_matrix(material.data.labels[rows], len(material.data.classes)))

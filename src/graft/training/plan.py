@@ -177,8 +177,6 @@ class Plan:
         if any(stored) and settings.cutmix:
             raise UsageError(f"'cutmix' needs images, and {self.strategy!r} trains on stored outputs. Use mixup.")
         check_teachers(settings)
-        if settings.patience and settings.refit is True:
-            raise UsageError("'refit' repeats a whole schedule, and 'patience' ends one early: choose one of them.")
 
     def check_run(self, saved: bool, resume: bool, log: str) -> None:
         """Raise UsageError where `resume` or `log` is set for a run that keeps no checkpoints."""
@@ -246,6 +244,16 @@ class Plan:
     def start(self) -> Start:
         """Where a training starts; behind a head that was named there is nothing solved to start from."""
         return "fresh" if self.parsed_strategy.start == "solved" and self.head else self.parsed_strategy.start
+
+    @property
+    def may_keep_probe(self) -> bool:
+        """Whether a solved head is the result where training from a new head does no better.
+
+        Not where a head, early features or random weights were asked for, or no choice (`blend=none`).
+        """
+        recipe = self.parsed_recipe
+        asked = bool(self.head) or self.has_random_weights or isinstance(self.parsed_strategy, EarlyFeatures)
+        return bool(recipe) and recipe.blend == "auto" and self.start == "fresh" and not asked
 
     @cached_property
     def parsed_recipe(self) -> Recipe | None:

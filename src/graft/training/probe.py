@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graft.backbones.backbone import Backbone
 from graft.backbones.features import Features, build_early_features, build_probe_features
 from graft.errors import UsageError
@@ -19,11 +22,19 @@ from graft.training.strategies import EarlyFeatures, Probe
 from graft.training.trained import TrainedProbe
 
 
-def fit_probe(plan: Plan, backbone: Backbone, material: Material, watch: ProgressWrapper) -> TrainedProbe:
+def fit_probe(
+    plan: Plan,
+    backbone: Backbone,
+    material: Material,
+    watch: ProgressWrapper,
+    rows: NDArray[np.intp] | None = None,
+) -> TrainedProbe:
     """Fit the head with the best out-of-fold predictions on the features of the frozen network.
 
-    It reads the backbone's layers, or the early stages that the strategy names.
+    It reads the backbone's layers, or the early stages that the strategy names. `rows` are the images to fit it on, all
+    of the training part unless given.
     """
+    rows = material.train if rows is None else rows
     strategy, frozen = plan.parsed_strategy, get_probe_features(plan, backbone)
     if isinstance(strategy, EarlyFeatures):
         head, layers = strategy.solver, "all"
@@ -31,13 +42,15 @@ def fit_probe(plan: Plan, backbone: Backbone, material: Material, watch: Progres
         strategy = strategy if isinstance(strategy, Probe) else Probe()
         head, layers = strategy.head, strategy.layers
     material = embed_material(frozen, material, strategy.views, plan.seed, watch)
-    result = choose_head(head, layers, material.build_problems(frozen.widths, strategy.views), strategy.pca, watch)
+    result = choose_head(
+        head, layers, material.build_problems(frozen.widths, strategy.views, rows), strategy.pca, watch
+    )
     return TrainedProbe(
         network=Network(select_layers(frozen, result), result.solution.head),
         material=material,
         logits=result.solution.logits[:: strategy.views],  # view 0 is what a prediction sees
-        labels=material.data.labels[material.train],
-        rows=material.train,
+        labels=material.data.labels[rows],
+        rows=rows,
         record=build_record(result, frozen, strategy.pca),
         head_info={"solver": result.solution.name, "strength": result.solution.strength},
         feature_columns=result.columns,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from graft import spec
 from graft.errors import UsageError
@@ -22,8 +22,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "blend": ("auto", "none"),
 }
 FRACTIONS = ("warmup", "smoothing", "ema")  # from 0 to below 1
-POSITIVE = ("epochs", "accumulate")
+POSITIVE = ("accumulate",)
+RATE_FACTORS = ("backbone_rate", "layer_decay")
 TEACHER_SEPARATOR = "+"  # of teachers
+
+MAX_AUTO_BATCH = 32  # images in an automatic batch
+MIN_AUTO_STEPS = 16  # updates that an automatic batch leaves in an epoch of few images
+MIN_UPDATES = 300  # of automatic epochs: with fewer, a new head and what lies below it are not at their best yet
+MIN_EPOCHS = 8  # of them, however many images there are
 
 Task = Literal["multiclass", "multilabel"]
 MULTILABEL_LOSSES = ("asymmetric", "bce", "focal", "mse")  # losses for several labels an image
@@ -32,24 +38,27 @@ SINGLE_LABEL_LOSSES = ("cross-entropy", "kl")  # and those for one label alone
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Rates are those of the head; `layer_decay` multiplies them once for each stage further down.
+    """How to train. Rates are those of the head; below it they are `backbone_rate` times as high, and `layer_decay`
+    multiplies them once more for each stage further down.
 
-    `epochs` passes over the images in steps of `batch`, of which `accumulate` make one update. `rate=auto` finds the
-    rate by a range test (Smith 2017). `warmup` is the share of all updates in which the rate rises from 0; one-cycle
-    has a rise of its own instead. `smoothing` moves the targets of every loss. `patience` stops after so many epochs
-    without a better `metric` on the validation images (0: never); the best epoch counts in any case. `blend=auto`
-    also tries the mean of the epochs, and weights between the start and the best epoch (Wortsman et al. 2022, WiSE-FT),
-    and keeps what the validation images speak for. `refit` then trains once more in the same way on all images,
-    those held out for validation included; `auto` does so with few images, where each counts. `teacher` is the folder
-    of a saved classifier whose probabilities are the targets of `loss=kl`; of several, joined by '+', it is their mean.
+    `epochs` passes over the images in steps of `batch`, of which `accumulate` make one update; `auto` depends on the
+    number of images (`settle`). `rate=auto` finds the rate by a range test (Smith 2017). `warmup` is the share of all
+    updates in which the rate rises from 0; one-cycle has a rise of its own instead. `smoothing` moves the targets of
+    every loss. `patience` stops after so many epochs without a better `metric` on the validation images (0: never); the
+    best epoch counts in any case. `blend=auto` also tries the mean of the epochs, and weights between the start and the
+    best epoch (Wortsman et al. 2022, WiSE-FT), and keeps what the validation images speak for. `refit` then trains on
+    for a while, at a lower rate, on all images, those held out for validation included; `auto` does so with few images,
+    where each counts. `teacher` is the folder of a saved classifier whose probabilities are the targets of `loss=kl`;
+    of several, joined by '+', it is their mean.
     """
 
-    epochs: int = 10
+    epochs: int | Auto = "auto"
     batch: int | Auto = "auto"
     optimizer: str = "adamw"
     rate: float | Auto = 1e-3
     schedule: str = "cosine"
     warmup: float = 0.1
+    backbone_rate: float = 1.0
     layer_decay: float = 1.0
     weight_decay: float = 0.01
     l1: float = 0.0
@@ -82,6 +91,21 @@ class Recipe:
         if (self.loss == "kl") != bool(self.teacher):
             raise UsageError("'loss=kl' and 'teacher' belong together: the teacher's probabilities are its targets.")
 
+    def settle(self, images: int, phases: int = 1) -> Self:
+        """Return the recipe with numbers in place of `auto`, for so many images and phases; `rate` stays.
+
+        A batch is a power of two from 4 to MAX_AUTO_BATCH that leaves MIN_AUTO_STEPS updates in an epoch. There are
+        MIN_EPOCHS, and with few images as many more as it takes to update the weights MIN_UPDATES times.
+        """
+        batch = self.batch
+        if batch == "auto":
+            batch = min(MAX_AUTO_BATCH, max(4, 2 ** int(math.log2(max(images / MIN_AUTO_STEPS, 1)))))
+        epochs = self.epochs
+        if epochs == "auto":
+            updates = math.ceil(images / (batch * self.accumulate))
+            epochs = max(MIN_EPOCHS, phases, math.ceil(MIN_UPDATES / max(updates, 1)))
+        return replace(self, batch=batch, epochs=epochs)
+
 
 def list_teachers(recipe: Recipe) -> tuple[str, ...]:
     """Return the folders of the teachers: 'a+b' are two, unless there is a folder of that name."""
@@ -106,14 +130,14 @@ def _check(name: str, value: Any) -> None:
         return
     if name == "rate" and not (math.isfinite(value) and value > 0):
         raise UsageError(f"'rate' must be above 0, or 'auto'. Got {value}.")
-    if name == "batch" and value < 1:
-        raise UsageError(f"'batch' must be at least 1, or 'auto'. Got {value}.")
+    if name in ("batch", "epochs") and value < 1:
+        raise UsageError(f"{name!r} must be at least 1, or 'auto'. Got {value}.")
     if name in POSITIVE and value < 1:
         raise UsageError(f"{name!r} must be at least 1. Got {value}.")
     if name in FRACTIONS and not 0 <= value < 1:
         raise UsageError(f"{name!r} must be from 0 to below 1. Got {value}.")
-    if name == "layer_decay" and not 0 < value <= 1:
-        raise UsageError(f"'layer_decay' must be above 0 and at most 1. Got {value}.")
+    if name in RATE_FACTORS and not 0 < value <= 1:
+        raise UsageError(f"{name!r} must be above 0 and at most 1. Got {value}.")
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(f"{name!r} must be 0 or more. Got {value}.")
 

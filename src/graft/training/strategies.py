@@ -186,9 +186,9 @@ class Gradual:
 
 @dataclass(frozen=True)
 class Full:
-    """A new head on the pretrained network, everything trained at once."""
+    """A new head on the pretrained network, everything trained at once, the head at ten times the rate of the rest."""
 
-    recipe: ClassVar[Recipe] = Recipe(epochs=10, rate=1e-3)
+    recipe: ClassVar[Recipe] = Recipe(rate=3e-3, backbone_rate=0.1, smoothing=0.1, augment="crop=0.5+flip")
     start: ClassVar[Start] = "fresh"
 
     def phases(self, chain: Sequence[str]) -> tuple[Phase, ...]:
