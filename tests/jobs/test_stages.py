@@ -12,9 +12,9 @@ from graft.errors import UsageError
 from graft.jobs.networks import stages
 from graft.torch import cut, restore
 from graft.torch.chain import find_weight_layers
-from graft.torch.finetune import _compute_tuned_share as share
 from graft.torch.head import HeadModule
 from graft.torch.network import FeaturesModule, NetworkModule
+from graft.torch.record import _compute_tuned_share as share
 
 
 def test_the_list_is_the_chain_in_order() -> None:

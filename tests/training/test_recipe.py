@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from graft import spec
 from graft.errors import UsageError
-from graft.training.recipe import CHOICES, MAX_AUTO_BATCH, MIN_AUTO_STEPS, MIN_EPOCHS, MIN_UPDATES, Recipe
+from graft.training.recipe import (
+    CHOICES,
+    LARGE_BATCH,
+    LARGE_SET,
+    MAX_AUTO_BATCH,
+    MIN_AUTO_STEPS,
+    MIN_EPOCHS,
+    MIN_UPDATES,
+    Recipe,
+)
 
 OF_ANY_SIZE = ["weight_decay", "l1", "l2_sp", "clip", "mixup", "cutmix"]
 SHARES = ["warmup", "smoothing", "ema"]
@@ -105,9 +114,11 @@ def test_a_whole_number_will_do_where_a_number_is_asked_for() -> None:
 @given(st.integers(1, 100_000))
 def test_an_automatic_batch_is_a_power_of_two_that_leaves_updates_in_an_epoch(images: int) -> None:
     batch = Recipe().settle(images).batch
+    largest = LARGE_BATCH if images >= LARGE_SET else MAX_AUTO_BATCH
     assert batch in (4, 8, 16, 32)
+    assert batch <= largest
     assert batch == 4 or images / batch >= MIN_AUTO_STEPS
-    assert batch == MAX_AUTO_BATCH or images / (2 * batch) < MIN_AUTO_STEPS
+    assert batch == largest or images / (2 * batch) < MIN_AUTO_STEPS
 
 
 @given(st.integers(1, 100_000), st.integers(1, 64), st.integers(1, 4))

@@ -26,8 +26,10 @@ POSITIVE = ("accumulate",)
 RATE_FACTORS = ("backbone_rate", "layer_decay")
 TEACHER_SEPARATOR = "+"  # of teachers
 
-MAX_AUTO_BATCH = 32  # images in an automatic batch
-MIN_AUTO_STEPS = 16  # updates that an automatic batch leaves in an epoch of few images
+MAX_AUTO_BATCH = 16  # images in an automatic batch: for as many images looked at, more updates than with larger ones
+LARGE_BATCH = 32  # with LARGE_SET images or more, when there are updates enough
+LARGE_SET = 5000
+MIN_AUTO_STEPS = 8  # updates that an automatic batch leaves in an epoch of few images
 MIN_UPDATES = 300  # of automatic epochs: with fewer, a new head and what lies below it are not at their best yet
 MIN_EPOCHS = 8  # of them, however many images there are
 
@@ -94,12 +96,13 @@ class Recipe:
     def settle(self, images: int, phases: int = 1) -> Self:
         """Return the recipe with numbers in place of `auto`, for so many images and phases; `rate` stays.
 
-        A batch is a power of two from 4 to MAX_AUTO_BATCH that leaves MIN_AUTO_STEPS updates in an epoch. There are
+        A batch is a power of two from 4 to 16, or 32 of many, that leaves MIN_AUTO_STEPS updates in an epoch. There are
         MIN_EPOCHS, and with few images as many more as it takes to update the weights MIN_UPDATES times.
         """
         batch = self.batch
         if batch == "auto":
-            batch = min(MAX_AUTO_BATCH, max(4, 2 ** int(math.log2(max(images / MIN_AUTO_STEPS, 1)))))
+            largest = LARGE_BATCH if images >= LARGE_SET else MAX_AUTO_BATCH
+            batch = min(largest, max(4, 2 ** int(math.log2(max(images / MIN_AUTO_STEPS, 1)))))
         epochs = self.epochs
         if epochs == "auto":
             updates = math.ceil(images / (batch * self.accumulate))
