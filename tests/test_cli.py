@@ -420,7 +420,7 @@ def test_a_tail_says_what_was_tuned_kept_and_spent(photos: Path, weights: Path, 
         f"  tuned        from layer3 on, stage {phase['place'] + 1} of {phase['stages']}: {tuned:,} parameters "
         f"({frozen:,} frozen), 2 epochs"
     ) in lines
-    assert f"  kept         epoch 2; then trained in the same way on all {report['data']['train']}" in lines
+    assert f"  kept         epoch 2; then 1 epoch on all {report['data']['train']} images" in lines
     features = load(tmp_path / "m").network.features
     assert report["layers"] == [*features.layers, "last"]
     read = f"{len(report['layers'])} layers" if features.layers else "last layer"
