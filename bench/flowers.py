@@ -27,7 +27,7 @@ def main() -> None:
     pairs, bytecode = [], tempfile.TemporaryDirectory()
     for turn in range(options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
-            fit = [sys.executable, "-m", "graft.cli.app", "fit", str(options.photos), "--json", "-q", "-o"]
+            fit = [sys.executable, "-m", "graft", "fit", str(options.photos), "--json", "-q", "-o"]
             hand = [sys.executable, str(HERE / "handwritten.py"), str(options.photos)]
             ours = timed([*fit, f"{folder}/model"], folder, bytecode.name)
             again = timed([*fit, f"{folder}/again"], folder, bytecode.name)

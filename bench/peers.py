@@ -31,7 +31,7 @@ def main() -> None:
     print(f"fastai fine_tune({options.epochs}): {theirs:.4f} in {seconds:.0f} s", flush=True)
     for strategy in STRATEGIES:
         with tempfile.TemporaryDirectory() as folder:
-            fit = [sys.executable, "-m", "graft.cli.app", "fit", str(options.photos), "-o", f"{folder}/model"]
+            fit = [sys.executable, "-m", "graft", "fit", str(options.photos), "-o", f"{folder}/model"]
             said, ours = timed([*fit, "-s", strategy, "--json", "-q"], GRAFT_CACHE=f"{folder}/cache")
         accuracy = json.loads(said)["evaluation"]["accuracy"]
         print(f"graft {strategy}: {accuracy:.4f} in {ours:.0f} s, {ours / seconds:.2f} of fastai's time", flush=True)

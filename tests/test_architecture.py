@@ -33,7 +33,7 @@ ROOMS = [
     {"training": ["training"]},
     {"torch": ["torch"]},
     {"jobs": ["jobs"]},
-    {"faces": ["estimator", "cli"]},
+    {"faces": ["estimator", "cli", "__main__"]},
 ]
 ROOM_OF = {own: room for line in ROOMS for room, owns in line.items() for own in owns}
 PLACE_OF = {room: place for place, line in enumerate(ROOMS) for room in line}

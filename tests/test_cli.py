@@ -184,7 +184,7 @@ def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[s
 @pytest.mark.skipif(os.name != "posix", reason="needs a terminal of POSIX")
 def test_whoever_waits_at_a_terminal_is_told_so_and_the_word_goes_again() -> None:
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "graft.cli.app", "collect", "no_such_list.csv", "-o", "no_such_folder"]
+    command = [sys.executable, "-m", "graft", "collect", "no_such_list.csv", "-o", "no_such_folder"]
     with os.fdopen(ours, "rb"):
         process = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False)
         os.close(theirs)

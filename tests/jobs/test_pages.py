@@ -117,7 +117,7 @@ def served(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     root = tmp_path_factory.mktemp("served")
     fit(photos, root / "shapes", strategy="probe:head=ridge,layers=last", report=False)
     words = ["shapes", "--evidence", photos, "--corrections", "kept", "--token", "a-token-for-this-test", "--port", "0"]
-    command = [sys.executable, "-m", "graft.cli.app", "serve", *map(str, words), "--quiet"]
+    command = [sys.executable, "-m", "graft", "serve", *map(str, words), "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root) as process:
         assert process.stdout
         yield process.stdout.readline().split()[-1], root / "kept"

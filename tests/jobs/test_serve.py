@@ -27,7 +27,7 @@ from graft_runtime import contract
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real `graft serve model/`."""
     environment = os.environ | {"GRAFT_CACHE": str(tmp_path_factory.mktemp("cache"))}
-    command = [sys.executable, "-m", "graft.cli.app", "serve", str(model), "--port", "0", "--quiet"]
+    command = [sys.executable, "-m", "graft", "serve", str(model), "--port", "0", "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as it:
         assert it.stdout
         line = it.stdout.readline()
