@@ -145,7 +145,7 @@ def test_a_recipe_changes_that_of_the_strategy_and_nothing_else() -> None:
         (Plan("tail"), False),  # it begins with the solved head, and may end with it anyway
         (Plan("full", "mlp"), False),
         (Plan("full", recipe="blend=none"), False),
-        (Plan("full", weights="random"), False),
+        (Plan("full", weights="random"), True),  # as with these weights in a file
         (Plan("scratch"), False),
         (Plan("early-features:at=1", "mlp"), False),
         (Plan("probe"), False),

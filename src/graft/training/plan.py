@@ -249,10 +249,9 @@ class Plan:
     def may_keep_probe(self) -> bool:
         """Whether a solved head is the result where training from a new head does no better.
 
-        Not where a head, early features or random weights were asked for, or no choice (`blend=none`).
+        Not where a head or early features were asked for, or no choice (`blend=none`).
         """
-        recipe = self.parsed_recipe
-        asked = bool(self.head) or self.has_random_weights or isinstance(self.parsed_strategy, EarlyFeatures)
+        recipe, asked = self.parsed_recipe, bool(self.head) or isinstance(self.parsed_strategy, EarlyFeatures)
         return bool(recipe) and recipe.blend == "auto" and self.start == "fresh" and not asked
 
     @cached_property
