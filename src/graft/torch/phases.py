@@ -205,10 +205,15 @@ def list_trainable_parameters(network: NetworkModule, chain: Sequence[Stage]) ->
 
 
 def list_changeable_tensors(network: NetworkModule, recipe: Recipe) -> tuple[str, ...]:
-    """The names of all tensors that training may change: what requires gradients, and batch statistics if they move."""
+    """The names of all tensors that training may change: what requires gradients, and batch statistics if they move.
+
+    What the head standardises features by is among them: a resumed run must not compute it anew, as the last bits of a
+    sum depend on where an array lies in memory.
+    """
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    moving = recipe.batch_norm == "train"
-    return tuple(names + [name for name, _ in network.named_buffers() if moving and name in network.state_dict()])
+    moving, saved = recipe.batch_norm == "train", network.state_dict()
+    buffers = (name for name, _ in network.named_buffers() if name in saved)
+    return tuple(names + [name for name in buffers if moving or name.startswith("head.")])
 
 
 def split_epochs(phases: Sequence[Phase], epochs: int) -> list[tuple[int, int]]:
