@@ -181,6 +181,7 @@ def test_the_programs_say_which_version_they_are(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"graft-runtime {metadata.version('graft-runtime')}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a terminal of POSIX")
 def test_whoever_waits_at_a_terminal_is_told_so_and_the_word_goes_again() -> None:
     ours, theirs = os.openpty()

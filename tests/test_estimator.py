@@ -101,6 +101,7 @@ def test_a_clone_is_not_fitted_and_has_the_same_parameters(fitted: ImageClassifi
         copy.predict_proba(X[:1])
 
 
+@pytest.mark.slow
 def test_pickled_and_back_it_gives_the_same_probabilities(fitted: ImageClassifier, X: list[str]) -> None:
     back = pickle.loads(pickle.dumps(fitted))
     assert np.array_equal(back.predict_proba(X), fitted.predict_proba(X))

@@ -115,6 +115,7 @@ def test_an_image_that_cannot_be_read_says_why(server: Running) -> None:
     assert faults[2] == "empty file"
 
 
+@pytest.mark.slow
 def test_the_photo_of_an_iphone_is_answered(server: Running, file: Path, shared: Path) -> None:
     pytest.importorskip("pi_heif")
     photo = (shared / "cases/files/heic/pizza/1.heic").read_bytes()

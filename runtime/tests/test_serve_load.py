@@ -154,6 +154,7 @@ def test_connections_that_are_at_work_are_not_closed_for_others(file: Path, monk
         assert server.lives()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(43)
 def test_bodies_that_arrive_slowly_take_the_places_of_nobody(file: Path) -> None:
     with running(file, Bounds(requests=4)) as server, holding(server, 130, HALF):

@@ -78,6 +78,7 @@ def test_a_server_for_others_makes_a_token(file: Path) -> None:
         assert httpx.post(url, content=RED, headers={"authorization": f"Bearer {token}"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_mistake_at_the_start_is_the_exit_code_of_the_program(file: Path) -> None:
     command = [sys.executable, "-m", "graft_runtime", "serve", str(file), "--token", "short"]
     found = subprocess.run(command, capture_output=True, text=True)

@@ -102,6 +102,7 @@ def test_the_answer_for_an_image_does_not_depend_on_the_features_of_its_fold(nam
     assert not np.allclose(after[one], before[one])
 
 
+@pytest.mark.slow
 @each_head
 def test_the_strength_is_the_one_with_the_lowest_out_of_fold_loss(name: str) -> None:
     problem = problem_of(apart=1)

@@ -137,6 +137,7 @@ def test_a_tree_of_one_leaf_says_what_that_leaf_says() -> None:
     assert torch.allclose(judge(torch.tensor(asked(3))).exp(), torch.tensor(1 + MIN_PROBABILITY))
 
 
+@pytest.mark.slow
 def test_a_forest_is_rebuilt_from_its_spec_and_tensors() -> None:
     problem = problem_of()
     head = classical.solve("forest", problem).head
@@ -146,6 +147,7 @@ def test_a_forest_is_rebuilt_from_its_spec_and_tensors() -> None:
     assert head(x).std(axis=0).min() > 0.01
 
 
+@pytest.mark.slow
 def test_the_size_of_a_forest_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classical, "LEAVES", 6)
     monkeypatch.setattr(classical, "DEPTH", 3)

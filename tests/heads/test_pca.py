@@ -55,6 +55,7 @@ def test_the_axes_are_those_of_scikit_learn(width: int) -> None:
     assert np.array_equal(small.labels, given.labels)
 
 
+@pytest.mark.slow
 @each_head
 @pytest.mark.parametrize("width", [12, 90])
 def test_the_head_takes_features_as_they_come_and_answers_as_one_on_the_components(name: str, width: int) -> None:

@@ -53,6 +53,7 @@ def test_the_features_are_what_the_network_says_of_each_image(photos: Path) -> N
         assert found.features[row] == pytest.approx(want, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_second_time_everything_comes_from_the_cache(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_only_fit_says_that_it_never_saw_the_images(model: Path, photos: Path) -
     assert "never saw" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.fault(25)
 def test_a_class_that_is_not_there_is_not_judged(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "stripes", tmp_path / "two" / "stripes")

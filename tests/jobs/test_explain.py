@@ -82,6 +82,7 @@ def test_images_of_the_same_name_get_drawings_of_their_own_and_a_broken_one_none
     assert sorted(path.name for path in (tmp_path / "why").iterdir()) == ["00-2.png", "00.png"]
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_and_every_mistake_has_its_message(model: Path, photos: Path, tmp_path: Path) -> None:
     path = photos / "disc" / "00.png"
     explain(model, [path], tmp_path)

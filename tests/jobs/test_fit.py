@@ -356,6 +356,7 @@ def test_two_classes_with_one_image_each_make_a_classifier_without_a_score(photo
     assert [each.label for each in load(tmp_path / "m").predict(sorted(root.rglob("*.*")))] == ["disc", "frame"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1, 2, 3)
 def test_bad_images_are_left_out_and_named_in_summary_and_json(photos: Path, tmp_path: Path) -> None:
     root = tmp_path / "p"

@@ -119,6 +119,7 @@ def test_an_update_keeps_the_components_and_is_a_fit_from_scratch(
     assert new.report["head"]["pca"] == (6 if "pca" in strategy else 0)
 
 
+@pytest.mark.slow
 def test_a_forest_is_explained_without_a_gradient(photos: Path, weights: Path, tmp_path: Path) -> None:
     classifier = fitted(photos, weights, "probe:head=forest,layers=last")
     (made,) = explain(classifier, [photos / "disc/00.png"], tmp_path / "why")

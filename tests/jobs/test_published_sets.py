@@ -52,6 +52,7 @@ def test_a_box_outside_its_image_is_left_out_and_named(photos: Path, tmp_path: P
     }
 
 
+@pytest.mark.slow
 def test_whole_images_of_coco_have_several_labels(photos: Path, tmp_path: Path) -> None:
     classifier = fit(formats.coco(tmp_path / "coco", photos), tmp_path / "model", strategy=QUICK)
     assert (classifier.card.task, classifier.classes) == ("multilabel", ("disc", "frame", "stripes"))

@@ -124,6 +124,7 @@ def test_the_summary_the_card_and_the_readme_say_so(photos: Path, tmp_path: Path
     assert (card["backbone"]["where"], card["choices"]["weights"]) == ("random", "random")
 
 
+@pytest.mark.slow
 def test_a_file_of_that_name_is_reached_by_its_path(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

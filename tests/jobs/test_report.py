@@ -196,6 +196,7 @@ def test_axes_have_round_numbers() -> None:
     assert figures._ticks(1, 12) == pytest.approx([5, 10])
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_report_work_from_any_folder(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_it_is_exported_as_before(photos: Path, tmp_path: Path) -> None:
     assert abs((tmp_path / "whole.onnx").stat().st_size - (tmp_path / "short.onnx").stat().st_size) < 1000
 
 
+@pytest.mark.slow
 def test_a_classifier_that_was_saved_whole_is_loaded_and_saved_without_what_it_does_not_read(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def filed(tmp_path: Path) -> Path:
     return tmp_path / "test_resnet.safetensors"
 
 
+@pytest.mark.slow
 def test_an_update_takes_the_other_stages_from_where_they_came_from(
     filed: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_an_export_in_the_cache_is_made_again_only_where_it_is_of_no_use(
     assert contract.read_description(again.read_bytes())[0] == load(model).card
 
 
+@pytest.mark.slow
 def test_a_file_is_served_without_torch() -> None:
     code = (
         "import sys; from graft.jobs import serve; from graft.progress import no_progress; from pathlib import Path;"

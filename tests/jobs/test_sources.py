@@ -60,6 +60,7 @@ def test_the_same_images_give_the_same_classifier(
     assert found.evaluate(source).as_dict() == expected.evaluate(photos).as_dict()
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_was_guessed_what_is_missing_and_what_looks_alike(photos: Path, tmp_path: Path) -> None:
     lines = ["path,species,patient"]
     for at, path in enumerate(sorted(photos.rglob("*.*g"))):

@@ -244,6 +244,7 @@ def taught(photos: Path, recipe: str, small: dict[str, Any]) -> tuple[Dataset, t
     return material.data.take(ground.train_rows), ground.targets
 
 
+@pytest.mark.slow
 def test_of_several_teachers_it_is_the_mean_whatever_the_order_of_their_classes(
     photos: Path, teacher: Path, tmp_path: Path, small: dict[str, Any]
 ) -> None:

@@ -181,6 +181,7 @@ def test_the_same_for_several_labels() -> None:
     assert np.abs(found - expit(honest)).mean() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "coverage", [pytest.param(0.8, marks=pytest.mark.slow), 0.9, pytest.param(0.95, marks=pytest.mark.slow)]
 )

@@ -79,6 +79,7 @@ def test_without_thresholds_a_label_is_given_from_one_half_on() -> None:
     assert evaluate_multilabel(CHANCES, LABELS, NAMES).classes[0].threshold == 0.5
 
 
+@pytest.mark.slow
 def test_the_interval_is_as_wide_as_the_figure_strays_from_one_set_of_images_to_the_next() -> None:
     several = [evaluate_multilabel(*drawn(seed=seed), NAMES) for seed in range(40)]
     strays = np.std([each.mean_average_precision for each in several])

@@ -229,6 +229,7 @@ def test_a_dataset_is_scored_by_the_names_of_its_classes(classifier: Classifier,
     assert [each.count for each in by_path.classes] == [0, 12, 12]
 
 
+@pytest.mark.slow
 def test_images_without_a_label_are_not_counted_and_the_score_says_how_many(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def noise(count: int) -> list[np.ndarray]:
     return [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_the_sets_of_a_score_are_counted_by_hand(classifier: Classifier, photos: Path) -> None:
     score, data = classifier.evaluate(photos), read_folder(photos)
     said = classifier.predict(data, coverage=0.9)

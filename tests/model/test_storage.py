@@ -167,6 +167,7 @@ def test_a_card_that_names_another_network_answers_by_its_graph_and_is_never_tra
         network_to_module(loaded.network, loaded.card)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "reads"), [("linear:init=he_normal", "all"), ("knn", "early"), PAIRS[-1]])
 def test_a_folder_of_before_without_a_graph_answers_the_same(head: str, reads: str, tmp_path: Path) -> None:
     classifier = made(head, reads)

@@ -57,6 +57,7 @@ def gap(name: str, file: Path | None = None) -> float:
     return float(np.abs(want - got).max() / np.abs(want[0] - want[1]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "mobilenetv3_small_050"]
 )

@@ -18,6 +18,7 @@ from graft.torch.gpu import GpuSession
 from graft.torch.restore import build_random_module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

@@ -173,6 +173,7 @@ LEAVES = st.sampled_from(["1.jpg", "2.PNG", "notes.txt", "Thumbs.db", "3.heic", 
 PATHS = st.lists(st.tuples(st.lists(PARTS, max_size=3), LEAVES), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(PATHS)
 def test_an_archive_is_read_as_the_folder_that_it_was_made_from(paths: list[tuple[list[str], str]]) -> None:
