@@ -8,15 +8,11 @@ that an interrupted run goes on; without --causes all of CAUSES are measured.
 
 import argparse
 import csv
-import os
-import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-
-from graft.jobs.fit import fit
+from strategies import timed
 
 CAUSES = {  # what is changed: (recipe, head)
     "nothing": ("", ""),
@@ -79,11 +75,8 @@ def read(table: Path) -> dict[tuple[str, ...], tuple[float, float]]:
 def measure(source: Path, strategy: str, cause: str, seed: int) -> tuple[float, float]:
     """(accuracy in %, seconds) of a fit with nothing cached."""
     recipe, head = CAUSES[cause]
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["GRAFT_CACHE"] = cache
-        start = time.perf_counter()
-        report = fit(source, strategy=strategy, recipe=recipe or None, head=head or None, seed=seed).report
-        return round(100 * report["evaluation"]["accuracy"], 2), round(time.perf_counter() - start, 1)
+    report, seconds = timed(source, strategy=strategy, recipe=recipe or None, head=head or None, seed=seed)
+    return round(100 * report["evaluation"]["accuracy"], 2), round(seconds, 1)
 
 
 def row(options: argparse.Namespace, cause: str, done: dict[tuple[str, ...], tuple[float, float]]) -> str:

@@ -82,6 +82,15 @@ def test_groups_have_their_share_of_the_rate_and_norms_and_biases_do_not_decay()
     assert {part["lr"] for part in moved.param_groups} == {0.5, 1.0}
 
 
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_the_backbones_rate_is_a_share_of_the_heads_and_falls_with_depth(share: float) -> None:
+    recipe = Recipe(backbone_rate=share, layer_decay=0.5)
+    deeper = [(2 * depth, name, weight) for depth, name, weight in by_depth(network())]
+    found = {name: part["share"] for part in group_parameters(deeper, recipe) for name, _ in part["params"]}
+    assert found["3.weight"] == found["3.bias"] == 1.0
+    assert {value for name, value in found.items() if not name.startswith("3.")} == {share * 0.25}
+
+
 def sgd(w: float, slope: Callable[[float], float]) -> float:
     for _ in range(3):
         w -= 0.1 * slope(w)
