@@ -232,6 +232,7 @@ def test_a_new_head_that_learns_nothing_leaves_the_probe_and_says_so(strategy: s
     rows = material.split_validation()[0]
     inner = fit_probe(Plan(), backbone, material, no_progress, rows)  # no image that it is compared by was learned from
     assert np.array_equal(inner.rows, rows)
+    assert len(inner.logits) == len(rows) < len(material.train)
     asked = train(plan_of(strategy, "rate=1e-9,blend=none"), backbone, material, None, told, no_progress)
     assert "solved_again" not in asked.record
 
