@@ -97,7 +97,7 @@ def measure(name: str, photos: Path, backbone: str, folder: str, began: float) -
         print(f"| {what} | {rate:.0f} | {rate / limit:.2f} |", flush=True)
 
     some = np.stack(images[: max(256, min(len(images), 1024))])
-    run = engine.compile(frozen, start.preprocess.size, len(data))
+    run = engine.compile(frozen, start.preprocess.size)
     run(some)  # warm
     row(f"network alone, float32 ({type(run).__name__})", lambda: len(run(some)), TURNS)
     if name != "cpu":
@@ -131,12 +131,12 @@ def in_bfloat16(frozen: FeaturesModule, images: np.ndarray, name: str) -> np.nda
 def answers(name: str, frozen: FeaturesModule, images: np.ndarray, made: dict[str, Classifier], photos: Path) -> None:
     """Features and answers of the GPU beside those of the CPU."""
     some = images[:CHECKED]
-    gpu = engine.compile(frozen, images.shape[-1], CHECKED)(some)
+    gpu = engine.compile(frozen, images.shape[-1])(some)
     half = in_bfloat16(frozen, some, name) if name != "cpu" else gpu
     paths = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:CHECKED]
     there = {strategy: classifier.predict(paths) for strategy, classifier in made.items()}
     device.use("cpu")
-    want = engine.compile(frozen, images.shape[-1], CHECKED)(some)
+    want = engine.compile(frozen, images.shape[-1])(some)
     print("\n| compared with the CPU | largest difference, relative to the largest | answers that change |")
     print("|---|---|---|")
     for what, got in (("features, float32", gpu), ("features, bfloat16", half)):

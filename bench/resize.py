@@ -31,7 +31,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     start = backbone_to_module(load_backbone())
     frozen = FeaturesModule(start.module, start.preprocess, ())
-    run = engine.compile(frozen, start.preprocess.size, 1000)
+    run = engine.compile(frozen, start.preprocess.size)
     theirs = timm.data.create_transform(224, interpolation="bicubic", crop_pct=0.875, mean=(0,) * 3, std=(1,) * 3)
     floats = InFloat(**vars(start.preprocess))
     print("| data set | pixels that differ | at most by | in floats: at most by | features | accuracy ours | timm's |")

@@ -50,7 +50,7 @@ def main() -> None:
         [image.value for image in loading.load_each(data, prepare, no_progress) if image.value is not None]
     )
     pretrained = load_backbone(options.backbone)
-    fast = Looking(pretrained.graph, pretrained.preprocess).compile_features(len(data))
+    fast = Looking(pretrained.graph, pretrained.preprocess).compile_features()
     few = images[:FEW]
     rivals = {
         "decode + resize alone": (lambda: list(loading.load_each(data, prepare, no_progress)), len(data)),

@@ -52,7 +52,7 @@ def made(
     chain = choose_layers(backbone.graph.stages)
     names = {"all": chain, "early": chain[:-1], "map": chain[-1:], "last": ()}[reads]
     features = Features(backbone.graph, backbone.preprocess, names, top=reads != "early", pool=reads != "map")
-    seen = features.compile_features(4)(images_of(features.preprocess.size, 4, 0))
+    seen = features.compile_features()(images_of(features.preprocess.size, 4, 0))
     network = Network(features, made_head(head, features).with_standardisation(seen.mean(0), 1 / (seen.std(0) + 0.1)))
     rng = np.random.default_rng(0)
     stored = normalise_rows(rng.normal(0, 1, (known, features.reference_features(compared).width))).astype(np.float16)

@@ -105,7 +105,7 @@ def test_features_are_what_the_stages_say_in_the_order_of_the_chain(
     wanted = sorted({find_stage(part, names) for part in at.split("+")}, key=names.index)
     features = build_early_features(at, backbone)
     assert features.layers == tuple(wanted)
-    got = features.compile_features(3)(images)
+    got = features.compile_features()(images)
     assert_close(got, torch.cat([said[name].mean((2, 3)) for name in wanted], dim=1))
     assert got.shape == (3, features.width)
     assert np.abs(got[0] - got[1]).max() > 1e-3 * np.abs(got).max()
@@ -115,7 +115,7 @@ def test_without_pooling_they_are_the_map(
     backbone: Backbone, said: dict[str, Tensor], images: NDArray[np.uint8]
 ) -> None:
     features = replace(build_early_features("layer2", backbone), pool=False)
-    assert_close(features.compile_features(3)(images).reshape(3, *features.shape), said["layer2"])
+    assert_close(features.compile_features()(images).reshape(3, *features.shape), said["layer2"])
     with pytest.raises(UsageError, match=r"A feature map is that of one layer\. Got 2"):
         replace(build_early_features("layer1+layer2", backbone), pool=False)
 
@@ -125,5 +125,5 @@ def test_nothing_after_the_last_named_stage_is_computed(backbone: Backbone, imag
     least = prune_graph(backbone.graph, features.outputs)
     assert {name.partition(".")[0] for name in least.tensors} == {"conv1", "bn1", "layer1", "layer2"}
     np.testing.assert_array_equal(
-        replace(features, graph=least).compile_features(3)(images), features.compile_features(3)(images)
+        replace(features, graph=least).compile_features()(images), features.compile_features()(images)
     )

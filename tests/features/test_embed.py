@@ -72,7 +72,7 @@ def frozen() -> Features:
 def one_by_one(frozen: Features, data: Dataset) -> NDArray[np.float32]:
     """Features of each image's centre, without batches, threads or a store."""
     ready = [prepare_image(frozen.preprocess, data.read(row)) for row in range(len(data))]
-    return np.concatenate([frozen.compile_features(1)(each[None]) for each in ready])
+    return np.concatenate([frozen.compile_features()(each[None]) for each in ready])
 
 
 def test_what_the_cache_holds_is_what_the_network_says(frozen: Features, photos: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_views_are_the_centre_its_mirror_image_and_seeded_crops(frozen: Features
     assert shown[0].computed_count == 4 * 36
     assert np.allclose(zero[:, 0], one_by_one(frozen, data), atol=1e-5)
     mirrored = np.stack([prepare_image(frozen.preprocess, data.read(row))[:, :, ::-1] for row in range(36)])
-    assert np.allclose(zero[:, 1], frozen.compile_features(36)(mirrored), atol=1e-5)
+    assert np.allclose(zero[:, 1], frozen.compile_features()(mirrored), atol=1e-5)
     assert np.allclose(zero[:, :2], one[:, :2], atol=1e-6)
     apart = np.abs(zero[:, 2:] - one[:, 2:]).max(axis=2)
     assert (apart > 1e-4).all()

@@ -171,6 +171,17 @@ def test_what_was_chosen_is_written_and_can_be_repeated(
         fit(photos, plan=Plan.read(tmp_path / "nothing.json"))
 
 
+@pytest.mark.slow
+def test_what_was_cached_before_changes_nothing(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Path, Classifier]
+) -> None:
+    """Another seed holds out other images: the cached activations of the two fixed views come in other batches."""
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    for seed in (3, 0):
+        last = fit(photos, strategy=STRATEGIES[0], weights=weights, seed=seed, **OPTIONS)
+    assert same(last, undisturbed[1])
+
+
 def test_the_history_stays_with_the_classifier(undisturbed: tuple[Path, Classifier]) -> None:
     folder, trained = undisturbed
     rows = history.read(folder / "history.csv")

@@ -43,13 +43,12 @@ tensors = {k: rng.normal(0, 1, v.shape).astype(v.dtype) for k, v in zero_tensors
 network = Network(features, Head(spec, tensors))
 module = FeaturesModule(backbone_to_module(backbone).module, backbone.preprocess, ())
 images = rng.integers(0, 256, (3, 3, *2 * [backbone.preprocess.size]), np.uint8)
-want = engine.compile(module, backbone.preprocess.size, 3)(images)
+want = engine.compile(module, backbone.preprocess.size)(images)
 said = network(images), saliency_maps(network, images, [0, 1, 0])
 if not (child := os.fork()):
-    for count in (3, engine.MIN_IMAGES_TO_COMPILE):
-        got = engine.compile(module, backbone.preprocess.size, count)(images)
-        if np.abs(got - want).max() > 1e-4:
-            sys.exit(3)
+    got = engine.compile(module, backbone.preprocess.size)(images)
+    if np.abs(got - want).max() > 1e-4:
+        sys.exit(3)
     again = network(images), saliency_maps(network, images, [0, 1, 0])
     sys.exit(0 if all(map(np.array_equal, said, again)) else 4)  # an ordinary end, as a server's worker has it
 until = time.monotonic() + 60
@@ -67,12 +66,12 @@ def test_threads_that_share_a_network_hear_their_own_images_only() -> None:
     layers = ["relu1", "relu2"]
     network = ReferenceFeatures(FeaturesModule(backbone.module, backbone.preprocess, layers), layers[:1])
     images = np.random.default_rng(0).integers(0, 256, (4, 3, *2 * [backbone.preprocess.size]), np.uint8)
-    want = [engine.compile(network, backbone.preprocess.size, 1)(image[None]) for image in images]
+    want = [engine.compile(network, backbone.preprocess.size)(image[None]) for image in images]
     assert min(np.abs(want[0] - other).max() for other in want[1:]) > 1e-3
 
     def asked(row: int) -> list[float]:
         return [
-            float(np.abs(engine.compile(network, backbone.preprocess.size, 1)(images[row][None]) - want[row]).max())
+            float(np.abs(engine.compile(network, backbone.preprocess.size)(images[row][None]) - want[row]).max())
             for _ in range(ROUNDS)
         ]
 
@@ -102,7 +101,7 @@ def test_one_network_is_exported_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     tiny = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
 
     def compiled() -> None:
-        engine.compile(torch.nn.Identity(), 8, engine.MIN_IMAGES_TO_COMPILE)
+        engine.compile(torch.nn.Identity(), 8)
 
     def converted() -> None:
         with suppress(ExportError):

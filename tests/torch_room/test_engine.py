@@ -14,8 +14,6 @@ from graft.torch import engine
 from graft.torch.network import FeaturesModule
 from graft.torch.restore import backbone_to_module
 
-MANY = engine.MIN_IMAGES_TO_COMPILE
-
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +40,7 @@ def eager(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def test_the_default_says_the_same_in_onnx_runtime_and_in_pytorch() -> None:
     backbone = backbone_to_module(load_backbone(offline=True))
     network = FeaturesModule(backbone.module, backbone.preprocess, ("blocks.2.1", "blocks.6"))
-    run = engine.compile(network, backbone.preprocess.size, MANY)
+    run = engine.compile(network, backbone.preprocess.size)
     images = draw_batch(9, backbone.preprocess.size)
     want = eager(network, images)
     assert isinstance(run, engine.OnnxRuntimeNetwork)
@@ -54,10 +52,10 @@ def test_the_default_says_the_same_in_onnx_runtime_and_in_pytorch() -> None:
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 17])
 def test_a_batch_of_any_length_comes_back_whole_and_in_order(tiny: FeaturesModule, count: int) -> None:
     images = draw_batch(count, 16)
-    for expected in (MANY, MANY - 1):
-        run = engine.compile(tiny, 16, expected)
-        assert isinstance(run, engine.OnnxRuntimeNetwork if expected == MANY else engine.TorchNetwork)
-        assert np.allclose(run(images), eager(tiny, images), atol=1e-5)
+    run = engine.compile(tiny, 16)
+    assert isinstance(run, engine.OnnxRuntimeNetwork)
+    for each in (run, engine.TorchNetwork(tiny, 8)):
+        assert np.allclose(each(images), eager(tiny, images), atol=1e-5)
 
 
 def test_a_network_that_cannot_be_exported_runs_in_pytorch(
@@ -67,7 +65,7 @@ def test_a_network_that_cannot_be_exported_runs_in_pytorch(
         raise torch.onnx.errors.OnnxExporterError("no such operator")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    run = engine.compile(tiny, 16, MANY)
+    run = engine.compile(tiny, 16)
     assert isinstance(run, engine.TorchNetwork)
     assert np.allclose(run(draw_batch(5, 16)), eager(tiny, draw_batch(5, 16)), atol=1e-5)
 
@@ -79,7 +77,7 @@ def test_a_network_that_differs_once_exported_runs_in_pytorch(
     monkeypatch.setattr(
         engine.OnnxRuntimeNetwork, "_run_batch", lambda self, images: once(self, images) * np.float32(1.001)
     )
-    run = engine.compile(tiny, 16, MANY)
+    run = engine.compile(tiny, 16)
     assert isinstance(run, engine.TorchNetwork)
     assert np.allclose(run(draw_batch(5, 16)), eager(tiny, draw_batch(5, 16)), atol=1e-5)
 

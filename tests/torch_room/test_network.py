@@ -154,7 +154,7 @@ def test_the_map_of_one_layer_is_flattened_and_its_shape_is_known(backbone: nn.M
 )
 def test_early_features_are_exported_and_give_the_same_numbers(name: str, layers: tuple[str, ...], side: int) -> None:
     features = FeaturesModule(tiny(name), Preprocess(size=side, resize=side), layers, top=False).eval()
-    run = engine.compile(features, side, 1000)
+    run = engine.compile(features, side)
     assert isinstance(run, engine.OnnxRuntimeNetwork)
     want = features(images(side)).numpy()
     assert abs(run(images(side).numpy()) - want).max() < 1e-4 * abs(want).max()
@@ -170,7 +170,7 @@ def test_a_conv_head_on_a_map_is_exported_and_gives_the_same_numbers(
     features = FeaturesModule(backbone, SMALL, (layer,), pool=False)
     assert features.shape == shape
     network = NetworkModule(features, build_head(Conv(), features.shape, 3)).eval().requires_grad_(False)
-    run = engine.compile(network, 64, 1000)
+    run = engine.compile(network, 64)
     assert isinstance(run, engine.OnnxRuntimeNetwork)
     want = network(images(64)).numpy()
     assert abs(want[0] - want[1]).max() > 0

@@ -94,8 +94,8 @@ class Features:
         what = (CACHE_FORMAT, self.graph.identity, self.preprocess, self.outputs)
         return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
 
-    def compile_features(self, count: int) -> FeatureRunner:
-        """Return a runner of the graph, for about `count` images."""
+    def compile_features(self) -> FeatureRunner:
+        """Return a runner of the graph."""
         return FeatureRunner(self)
 
     def reference_features(self, layers: Sequence[str]) -> Features:

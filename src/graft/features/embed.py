@@ -64,8 +64,8 @@ class FeatureExtractor(Protocol):
         """Return a name for what it computes, under which its outputs are cached."""
         ...
 
-    def compile_features(self, count: int) -> FeatureFunction:
-        """Return the function, ready to run on about `count` images."""
+    def compile_features(self) -> FeatureFunction:
+        """Return the function, ready to run."""
         ...
 
 
@@ -184,7 +184,7 @@ def embed(
         Store(place / "features" / frozen.cache_key(), (frozen.width,), kind) as store,
         Store(place / "looks" / f"{STATS_VERSION}-{enough}", (COLUMN_COUNT,)) as stats_store,
     ):
-        writer, stats_writer = _FeatureWriter(frozen, store, len(data) * views), _StatsWriter(stats_store)
+        writer, stats_writer = _FeatureWriter(frozen, store), _StatsWriter(stats_store)
         for image in loading.load_each(data, _ViewPreparer(frozen.preprocess, store, stats_store, views, seed), watch):
             if image.value is None:
                 faults[image.row] = image.fault
@@ -293,8 +293,8 @@ class _StatsWriter:
 class _FeatureWriter:
     """Collect images into batches, run the frozen network on them, and store the outputs."""
 
-    def __init__(self, frozen: FeatureExtractor, store: Store, expected: int) -> None:
-        self.frozen, self.store, self.expected = frozen, store, expected
+    def __init__(self, frozen: FeatureExtractor, store: Store) -> None:
+        self.frozen, self.store = frozen, store
         self.waiting: list[tuple[Key, NDArray[np.uint8]]] = []
         self.computed = 0
         self.non_finite = set[bytes]()  # digests of images whose features are not finite
@@ -302,7 +302,7 @@ class _FeatureWriter:
     @cached_property
     def run(self) -> FeatureFunction:
         """The compiled network; with everything cached it is never compiled."""
-        return self.frozen.compile_features(self.expected)
+        return self.frozen.compile_features()
 
     def add(self, views: list[tuple[Key, NDArray[np.uint8]]]) -> None:
         self.waiting += views

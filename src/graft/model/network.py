@@ -40,7 +40,7 @@ class Network:
         return self.features.preprocess
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.head(self.features.compile_features(len(images))(images))
+        return self.head(self.features.compile_features()(images))
 
 
 # --- the ONNX graph of a classifier -----------------------------------------------------------------------------------

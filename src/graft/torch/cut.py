@@ -246,9 +246,13 @@ class FrozenHalf(nn.Module):
         """How many numbers that is."""
         return math.prod(self.shape)
 
-    def compile_features(self, count: int) -> engine.CompiledNetwork:
-        """Ready to run on about so many images."""
-        return engine.compile(self, self.preprocess.size, count)
+    def compile_features(self) -> engine.CompiledNetwork:
+        """Ready to run; compiled once."""
+        return self._compiled
+
+    @cached_property
+    def _compiled(self) -> engine.CompiledNetwork:
+        return engine.compile(self, self.preprocess.size)
 
     def cache_key(self) -> str:
         """A name for what this computes: the weights below the border, preprocessing and layers read there."""

@@ -24,7 +24,6 @@ Module = TypeVar("Module", bound=nn.Module)
 
 BATCH_CPU = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
 BATCH_GPU = 128
-MIN_IMAGES_TO_COMPILE = 48  # images; exporting takes as long as running about that many in PyTorch
 TOLERANCE = 1e-4  # largest difference to PyTorch, relative to the largest feature
 
 
@@ -66,19 +65,18 @@ def move_batch_to_device(batch: Tensor) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
-def compile(module: nn.Module, size: int, count: int) -> CompiledNetwork:
-    """A function that runs the network on batches of any length, chosen for about `count` images of `size` pixels.
+def compile(module: nn.Module, size: int) -> CompiledNetwork:
+    """A function that runs the network on images of `size` pixels, in batches of any length.
 
-    It may be called from several threads, whether or not they share the network. Raises RuntimeError when memory does
-    not suffice for a single image.
+    What it runs in depends on the network and the device alone: the two differ in their last bits, and a cached
+    feature must not depend on how many images were asked for beside it. It may be called from several threads, whether
+    or not they share the network. Raises RuntimeError when memory does not suffice for a single image.
     """
     with hold_torch_lock():
         module = move_module_to_device(module.eval())
         if device().type != "cpu":
             return TorchNetwork(module, BATCH_GPU)
-        if count >= MIN_IMAGES_TO_COMPILE and (session := _export_to_onnx(module, size)):
-            return session
-        return TorchNetwork(module, BATCH_CPU)
+        return _export_to_onnx(module, size) or TorchNetwork(module, BATCH_CPU)
 
 
 class TorchNetwork:

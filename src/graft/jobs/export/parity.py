@@ -211,7 +211,7 @@ def _score_answers(y_pred: NDArray[np.bool_], data: Dataset, labelled: bool) -> 
 def _measure_speed(classifier: Classifier, run_one: Callable[[Any], Any], data: Dataset) -> tuple[float, float]:
     """Return the median milliseconds for one decoded image of the classifier and of the export, run alternately."""
     network, preprocess = classifier.network, classifier.network.preprocess
-    run = network.features.compile_features(1)
+    run = network.features.compile_features()
 
     def trained(image: NDArray[np.uint8]) -> None:
         network.head(run(preprocess.prepare(image)[None]))
