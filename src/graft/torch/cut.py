@@ -60,18 +60,24 @@ class Halves:
 
 
 def cut_network(
-    network: NetworkModule, backbone: BackboneModule, at: str | int | float, until: str | int | float = "head"
+    network: NetworkModule,
+    backbone: BackboneModule,
+    at: str | int | float,
+    until: str | int | float = "head",
+    chain: Sequence[Stage] = (),
 ) -> Halves:
     """Split before a stage: by name, by index (0 = before all, -1 = before the last), by share of the chain (0 to 1),
     or 'head' (everything frozen but the head).
 
     Freezes the parameters below the border and makes those above it trainable; nowhere else is this decided. The
     stages from `until` on, named in the same ways, are a part of the tuned half that is not trained. A head that reads
-    several layers goes on reading them: those below the border are frozen outputs too.
+    several layers goes on reading them: those below the border are frozen outputs too. `chain` are the stages of the
+    backbone, found by a forward pass unless given.
+
     Raises CutError, which names the nearest border that works, where more than one tensor crosses, and UsageError
     where no stage lies between the border and `until`.
     """
-    chain = find_stages(backbone)
+    chain = chain or find_stages(backbone)
     names = [stage.name for stage in chain]
     place, end = _resolve_index(names, at), _resolve_index(names, until)
     if end <= place and end < len(chain):
@@ -92,7 +98,9 @@ def cut_network(
     return Halves(frozen, tuned, tuple(chain), place, end)
 
 
-def cut_last_layers(network: NetworkModule, backbone: BackboneModule, count: int) -> Halves:
+def cut_last_layers(
+    network: NetworkModule, backbone: BackboneModule, count: int, chain: Sequence[Stage] = ()
+) -> Halves:
     """Split at the nearest border below the last `count` layers, and make the parameters of these alone trainable.
 
     Layers as a person counts them (`graft.torch.chain`), without the head, which is trained as always. Raises
@@ -105,10 +113,9 @@ def cut_last_layers(network: NetworkModule, backbone: BackboneModule, count: int
             f"below the head. Got {count}."
         )
     wanted = {tensor for layer in found[-count:] for tensor in layer.tensors}
-    chain = find_stages(backbone)
-    halves = cut_network(
-        network, backbone, _find_workable_border(network, backbone, chain, _find_lowest_stage(wanted, chain))
-    )
+    chain = chain or find_stages(backbone)
+    border = _find_workable_border(network, backbone, chain, _find_lowest_stage(wanted, chain))
+    halves = cut_network(network, backbone, border, chain=chain)
     for name, parameter in backbone.module.named_parameters():
         parameter.requires_grad_(name in wanted)
     return halves

@@ -26,7 +26,6 @@ from graft.model.classifier import Classifier, load
 from graft.progress import ProgressWrapper
 from graft.torch import adapters, engine
 from graft.torch.augment import Augment
-from graft.torch.chain import find_stages
 from graft.torch.cut import FrozenHalf, Halves, count_needed_stages, cut_last_layers, cut_network
 from graft.torch.feed import CachedFeed, Feed, ImageFeed
 from graft.torch.head import build_head, head_to_module
@@ -116,7 +115,7 @@ def prepare_phase(
     `rate` is that of the head if it is known already; else it is the recipe's, or found.
     """
     phase = inputs.phases[number]
-    halves = cut_for_phase(inputs.network, inputs.backbone, phase)
+    halves = cut_for_phase(inputs.network, inputs.backbone, phase, inputs.chain)
     feed, held_out = build_feeds(inputs, halves, phase)
     first, last = split_epochs(inputs.phases, int(inputs.recipe.epochs))[number]
     phase_inputs = PhaseInputs(
@@ -141,11 +140,11 @@ def prepare_phase(
     return PreparedPhase(halves.border, phase_inputs, held_out, halves)
 
 
-def cut_for_phase(network: NetworkModule, backbone: BackboneModule, phase: Phase) -> Halves:
+def cut_for_phase(network: NetworkModule, backbone: BackboneModule, phase: Phase, chain: Sequence[Stage]) -> Halves:
     """The network cut for a phase, with just those parameters trainable that the phase trains."""
     if phase.last:
-        return cut_last_layers(network, backbone, phase.last)
-    halves = cut_network(network, backbone, parse_cut(phase.cut), parse_cut(phase.until))
+        return cut_last_layers(network, backbone, phase.last, chain)
+    halves = cut_network(network, backbone, parse_cut(phase.cut), parse_cut(phase.until), chain)
     above = [stage.name for stage in halves.chain[halves.border_index : halves.end_index]]
     if phase.only != "all" and not above:
         raise UsageError("A cut at 'head' leaves no stage to adapt. Name a stage, an index or a share: `graft stages`.")
@@ -278,7 +277,7 @@ SAMPLE_SIZE = 64  # images whose features a new head is standardised by
 def check_start(plan: Plan, pretrained: Pretrained) -> None:
     """Raises CutError or UsageError for what this network does not take: now, and not after minutes of embedding."""
     backbone = backbone_to_module(pretrained)
-    strategy, chain = plan.parsed_strategy, find_stages(backbone)
+    strategy, chain = plan.parsed_strategy, pretrained.graph.stages
     assert plan.parsed_recipe
     phases = strategy.phases([stage.name for stage in chain])
     if plan.parsed_recipe.epochs != "auto":
@@ -287,7 +286,7 @@ def check_start(plan: Plan, pretrained: Pretrained) -> None:
     features = solved if plan.start == "solved" else build_head_features(plan, backbone, chain)
     network = build_untrained_network(plan, features, 2)
     for phase in phases:
-        halves = cut_for_phase(network, backbone, phase)
+        halves = cut_for_phase(network, backbone, phase, chain)
         if phase.only == "adapters":
             adapters.find_adaptable_layers(
                 backbone.module, [stage.name for stage in halves.chain[halves.border_index :]]
@@ -310,7 +309,7 @@ def build_finetune_inputs(
     inner, valid = material.split_validation()
     if not len(valid):
         raise DataError("Too few images to hold some out for validation: use --strategy probe, or add images.")
-    chain = find_stages(backbone)
+    chain = pretrained.graph.stages
     phases = strategy.phases([stage.name for stage in chain])
     recipe = plan.parsed_recipe.settle(len(inner), len(phases))
     engine.move_module_to_device(backbone.module)
@@ -322,13 +321,13 @@ def build_finetune_inputs(
             standardise_head(network, material, inner)
     network = engine.move_module_to_device(network)
     if isinstance(strategy, Lora):
-        above = [stage.name for stage in chain[cut_for_phase(network, backbone, phases[0]).border_index :]]
+        above = [stage.name for stage in chain[cut_for_phase(network, backbone, phases[0], chain).border_index :]]
         adapters.add_lora(backbone.module, above, strategy.rank, 2.0 * strategy.rank, seed)
-    cut_for_phase(network, backbone, phases[-1])  # the widest: it names all that may change
+    cut_for_phase(network, backbone, phases[-1], chain)  # the widest: it names all that may change
     return FinetuneInputs(
         network=network,
         backbone=backbone,
-        chain=tuple(chain),
+        chain=chain,
         phases=phases,
         start=plan.start,
         recipe=recipe,

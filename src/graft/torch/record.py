@@ -27,7 +27,7 @@ def describe_phases(inputs: FinetuneInputs, done_epochs: Sequence[Epoch]) -> dic
     done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in done_epochs]), minlength=len(ends))
     cost, epoch_cost = 1.0, 0.0  # one forward pass of every image, for near-duplicates and the closed-form head
     for phase, epochs in zip(inputs.phases, done.tolist(), strict=True):
-        halves = cut_for_phase(inputs.network, inputs.backbone, phase)
+        halves = cut_for_phase(inputs.network, inputs.backbone, phase, inputs.chain)
         trained = sum(each.numel() for each in inputs.network.parameters() if each.requires_grad)
         whole = sum(each.numel() for each in inputs.network.parameters())
         share = _compute_tuned_share(inputs.network, halves)
