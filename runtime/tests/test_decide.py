@@ -98,9 +98,9 @@ def test_scales_and_shifts_come_after_the_temperature() -> None:
 
 def test_a_set_holds_what_is_likely_enough_and_always_the_likeliest() -> None:
     sure, torn, none = build_answers(np.array([[0.1, 0.9], [0.4, 0.6], [0.5, 0.5]]), "ab", set_threshold=0.4)
-    assert (sure.among, torn.among, none.among) == (("b",), ("b", "a"), ("a", "b"))
-    assert next(build_answers(np.array([[0.1, 0.9]]), "ab", set_threshold=0.95)).among == ("b",)
-    assert next(build_answers(np.array([[0.1, 0.9]]), "ab")).among is None
+    assert (sure.prediction_set, torn.prediction_set, none.prediction_set) == (("b",), ("b", "a"), ("a", "b"))
+    assert next(build_answers(np.array([[0.1, 0.9]]), "ab", set_threshold=0.95)).prediction_set == ("b",)
+    assert next(build_answers(np.array([[0.1, 0.9]]), "ab")).prediction_set is None
 
 
 def test_a_coverage_in_between_is_rounded_up() -> None:

@@ -83,7 +83,7 @@ def answer(**changes: object) -> Answer:
 def test_a_prediction_shows_its_image_label_and_likeliest_classes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (40, 20)).save(path)
-    shown = Prediction("a.png", answer(among=("class 0", "class 1")), path=str(path))._repr_html_()
+    shown = Prediction("a.png", answer(prediction_set=("class 0", "class 1")), path=str(path))._repr_html_()
     assert "class 0 (50.0%)" in shown
     assert "data:image/jpeg;base64," in shown
     assert "class 4" in shown

@@ -125,8 +125,8 @@ def test_unknown_by_the_share_that_is_allowed(predictor: Predictor) -> None:
 
 
 def test_sets_and_thresholds_come_from_the_card(predictor: Predictor) -> None:
-    assert predictor.predict(pixels("red"), coverage=0.9)[0].among == ("red", "green")
-    assert predictor.predict(pixels("red"), coverage=0.5)[0].among == ("red",)
+    assert predictor.predict(pixels("red"), coverage=0.9)[0].prediction_set == ("red", "green")
+    assert predictor.predict(pixels("red"), coverage=0.5)[0].prediction_set == ("red",)
     with pytest.raises(ValueError, match="no prediction sets"):
         load(exported.file(sets=())).predict(pixels("red"), coverage=0.9)
     several = load(exported.file(task="multilabel", thresholds=(0.1, 0.1, 0.9)))

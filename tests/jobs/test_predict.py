@@ -330,7 +330,7 @@ def test_sets_and_unknown_images_are_shown_in_each_form(model: Path, photos: Pat
     assert [each.unknown for each in want] == [False, True]
     done = graft("predict", model, *given, "--coverage", "0.95", "-q")
     known, odd = done.stdout.splitlines()
-    assert ", ".join(want[0].among or ()) in known
+    assert ", ".join(want[0].prediction_set or ()) in known
     assert odd.startswith("    -    (unknown)")
     assert f"(nearest is {want[1].nearest[0].image}: {want[1].nearest[0].labels[0]})" in odd
     read = json.loads(graft("predict", model, *given, "--coverage", "0.95", "--json", "-q").stdout)
@@ -339,7 +339,7 @@ def test_sets_and_unknown_images_are_shown_in_each_form(model: Path, photos: Pat
     graft("predict", model, *given, "--coverage", "0.95", "--csv", tmp_path / "a.csv", "-q")
     first, second = rows(tmp_path / "a.csv")
     assert list(first) == [*COLUMNS, "set", *(f"probability of {name}" for name in ("disc", "frame", "stripes"))]
-    assert (first["set"], first["unknown"]) == ("|".join(want[0].among or ()), "false")
+    assert (first["set"], first["unknown"]) == ("|".join(want[0].prediction_set or ()), "false")
     assert (second["label"], second["unknown"]) == ("", "true")
 
 

@@ -112,7 +112,7 @@ def test_faults_leave_the_order_and_the_others_alone(classifier: Classifier, pat
     assert found[1].probability == pytest.approx(classifier.predict(paths[0])[0].probability, abs=1e-6)
     assert found[0].as_dict() == {
         **{"image": str(given[0]), "label": "", "labels": [], "probability": 0.0},
-        **{"probabilities": {}, "fault": "empty file", "unknown": False, "among": None, "nearest": []},
+        **{"probabilities": {}, "fault": "empty file", "unknown": False, "prediction_set": None, "nearest": []},
     }
     json.dumps([each.as_dict() for each in found], allow_nan=False)
 

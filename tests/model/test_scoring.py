@@ -37,21 +37,21 @@ def test_the_sets_of_a_score_are_counted_by_hand(classifier: Classifier, photos:
     said = classifier.predict(data, coverage=0.9)
     assert score.trust.sets
     truth = [classifier.classes[label] for label in data.labels]
-    held = [true in (each.among or ()) for true, each in zip(truth, said, strict=True)]
+    held = [true in (each.prediction_set or ()) for true, each in zip(truth, said, strict=True)]
     assert score.trust.sets.covered == pytest.approx(np.mean(held))
-    assert score.trust.sets.mean_size == pytest.approx(np.mean([len(each.among or ()) for each in said]))
+    assert score.trust.sets.mean_size == pytest.approx(np.mean([len(each.prediction_set or ()) for each in said]))
     least = prediction_set_threshold(classifier.card.sets, 0.9)
     for each in said:
-        assert each.among
-        assert each.among[0] == max(each.probabilities, key=lambda name: each.probabilities[name])
-        assert set(each.among[1:]) <= {name for name, chance in each.probabilities.items() if chance >= least}
+        assert each.prediction_set
+        assert each.prediction_set[0] == max(each.probabilities, key=lambda name: each.probabilities[name])
+        assert set(each.prediction_set[1:]) <= {name for name, chance in each.probabilities.items() if chance >= least}
 
 
 def test_a_higher_coverage_gives_larger_sets_and_one_too_high_for_so_few_images_all_classes(
     classifier: Classifier, photos: Path
 ) -> None:
     image = next(photos.rglob("*.png"))
-    sizes = [len(classifier.predict(image, coverage=coverage)[0].among or ()) for coverage in COVERAGES]
+    sizes = [len(classifier.predict(image, coverage=coverage)[0].prediction_set or ()) for coverage in COVERAGES]
     assert sizes == sorted(sizes)
     assert sizes[-1] == 3
     for wrong in (0.0, 1.0, 1.5):

@@ -22,15 +22,15 @@ class Answer:
     """The answer of a classifier for one image: its likeliest class and the probability of each class.
 
     `labels` are the predicted labels, likeliest first: one, or for multilabel those that reach their thresholds, which
-    may be none. `among` is the prediction set, likeliest first, None without a coverage. An image that is `unknown`
-    is unlike the training data: it has no labels.
+    may be none. `prediction_set` holds the true class as often as the coverage says, likeliest first; None without a
+    coverage. An image that is `unknown` is unlike the training data: it has no labels.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     labels: tuple[str, ...]
-    among: tuple[str, ...] | None = None
+    prediction_set: tuple[str, ...] | None = None
     unknown: bool = False
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ def build_answers(
             probability=float(row[best]),
             probabilities=dict(zip(classes, row.tolist(), strict=True)),
             labels=() if is_unknown else tuple(str(classes[at]) for at in label_indices),
-            among=None
+            prediction_set=None
             if set_threshold is None
             else tuple(str(classes[at]) for at in order[: prediction_set_size(row, set_threshold)]),
             unknown=is_unknown,

@@ -19,7 +19,7 @@ def format_answer(prediction: Mapping[str, Any]) -> str:
         return f"    -    not judged, {prediction['fault']}"
     if prediction["unknown"]:
         return "    -    (unknown)"
-    names = prediction["labels"] if prediction["among"] is None else prediction["among"]
+    names = prediction["labels"] if prediction["prediction_set"] is None else prediction["prediction_set"]
     return (
         f"{prediction['probability']:7.1%}  {join_names(names, MAX_NAMES)}"
         if names

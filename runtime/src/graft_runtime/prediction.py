@@ -62,8 +62,8 @@ class Prediction:
         if self.unknown:
             parts.insert(0, display.note("Were it one of the known classes:"))
             parts.append(self._nearest_table())
-        if self.among is not None:
-            parts.append(display.note(f"Prediction set: {join_names(self.among, MAX_NAMES) or 'empty'}"))
+        if self.prediction_set is not None:
+            parts.append(display.note(f"Prediction set: {join_names(self.prediction_set, MAX_NAMES) or 'empty'}"))
         return f"<div>{''.join(parts)}</div>"
 
     def _nearest_table(self) -> str:
@@ -102,9 +102,9 @@ class Prediction:
         return self.answer is not None and self.answer.unknown
 
     @property
-    def among(self) -> tuple[str, ...] | None:
+    def prediction_set(self) -> tuple[str, ...] | None:
         """The prediction set: it holds the true class as often as `coverage` says; None without a coverage."""
-        return self.answer.among if self.answer else None
+        return self.answer.prediction_set if self.answer else None
 
     @property
     def probability(self) -> float:
@@ -124,7 +124,7 @@ class Prediction:
             "probability": self.probability,
             "labels": list(self.labels),
             "unknown": self.unknown,
-            "among": None if self.among is None else list(self.among),
+            "prediction_set": None if self.prediction_set is None else list(self.prediction_set),
             "probabilities": self.probabilities,
             "nearest": [asdict(each) | {"labels": list(each.labels)} for each in self.nearest],
             "fault": self.fault,

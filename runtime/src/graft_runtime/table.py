@@ -209,14 +209,14 @@ def build_row(prediction: Prediction, classes: Sequence[str], options: PredictOp
         few = min(options.top, len(classes))
         best = sorted(range(len(probs)), key=lambda at: -probs[at])[:few]
         last = [cell for at in best for cell in (classes[at], probs[at])] or [""] * (2 * few)
-    among = [join_labels(prediction.among or ())] * (options.coverage is not None)
+    prediction_set = [join_labels(prediction.prediction_set or ())] * (options.coverage is not None)
     return [
         prediction.image,
         join_labels(prediction.labels),
         prediction.probability,
         prediction.fault,
         unknown,
-        *among,
+        *prediction_set,
         *last,
     ]
 

@@ -69,10 +69,10 @@ def test_the_runtime_answers_as_the_classifier_from_the_bytes_of_odd_files(
     assert sum(bool(each.fault) for each in got) == 2
     for one, other in zip(got, want, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
-        assert (one.label, one.labels, one.among, one.unknown) == (
+        assert (one.label, one.labels, one.prediction_set, one.unknown) == (
             other.label,
             other.labels,
-            other.among,
+            other.prediction_set,
             other.unknown,
         )
 

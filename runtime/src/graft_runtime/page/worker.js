@@ -98,7 +98,7 @@ async function judge(file) {
   return { ...EMPTY, ...answer, heat: said.heat && !answer.fault ? heat(said.heat, best, height, width) : null };
 }
 
-const EMPTY = { image: "", label: "", probability: 0, labels: [], unknown: false, among: null, probabilities: {}, nearest: [], fault: "", heat: null };
+const EMPTY = { image: "", label: "", probability: 0, labels: [], unknown: false, prediction_set: null, probabilities: {}, nearest: [], fault: "", heat: null };
 
 function heat({ data, dims: [, , rows, columns] }, best, height, width) {
   const values = Array.from(data.subarray(best * rows * columns, (best + 1) * rows * columns));

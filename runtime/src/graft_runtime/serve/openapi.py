@@ -77,7 +77,11 @@ PREDICTION = _object(
     probability=NUMBER,
     labels=TEXTS | {"description": "what the image shows: one class, or any number of several labels"},
     unknown=BOOLEAN,
-    among={"type": ["array", "null"], "items": TEXT, "description": "the prediction set, where coverage is asked for"},
+    prediction_set={
+        "type": ["array", "null"],
+        "items": TEXT,
+        "description": "the prediction set, where coverage is asked for",
+    },
     probabilities={"type": "object", "additionalProperties": NUMBER},
     nearest={"type": "array", "items": NEIGHBOUR},
     fault=TEXT | {"description": "why the image could not be judged; empty where it was"},
