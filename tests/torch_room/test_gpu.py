@@ -14,7 +14,7 @@ from graft.backbones import backbone, wire
 from graft.backbones.graph import LAST, complete_graph
 from graft.backbones.preprocess import Preprocess
 from graft.torch.convert import convert_module
-from graft.torch.gpu import GpuSession
+from graft.torch.engine import GpuSession
 from graft.torch.restore import build_random_module
 
 
@@ -60,7 +60,7 @@ def test_a_batch_too_large_for_memory_is_halved(monkeypatch: pytest.MonkeyPatch)
 
 def test_pytorch_is_asked_for_a_gpu_only_where_there_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("graft.torch.gpu.move_to_gpu", lambda *given: asked.append(given) or given[1])
+    monkeypatch.setattr("graft.torch.engine.move_to_gpu", lambda *given: asked.append(given) or given[1])
     monkeypatch.setattr(device, "is_gpu_likely", lambda: False)
     backbone.load_backbone(offline=True)
     assert not asked

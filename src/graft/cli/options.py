@@ -1,4 +1,4 @@
-"""Shared parts of the commands: common options, printing of results, error handling and exit codes."""
+"""Shared parts of the commands: common options, completion of values, printing of results, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 from graft import device as devices
 from graft import extras
 from graft.cli import format
-from graft.cli.completion import complete_backbone, complete_device
 from graft.errors import GraftError, UsageError
 from graft.progress import no_progress, show_progress
 from graft_runtime import strict_json
@@ -25,6 +24,48 @@ from graft_runtime.terminal import escape_breaks, say
 
 START_TIME = time.monotonic()  # of the program: `graft fit` reports the start-up time
 DEFAULT = "tf_efficientnet_lite0"  # graft.backbones.catalog.DEFAULT, which costs an import of torch; a test compares
+
+
+# --- completion -------------------------------------------------------------------------------------------------------
+# Each function imports what it lists, none of it heavy; typer keeps the candidates that begin as the word does.
+
+
+def complete_strategy() -> list[str]:
+    """Return the names of strategies."""
+    from graft.training.strategies import STRATEGIES
+
+    return list(STRATEGIES)
+
+
+def complete_head() -> list[str]:
+    """Return the names of trained heads."""
+    from graft.heads.designs import HEADS
+
+    return list(HEADS)
+
+
+def complete_backbone() -> list[str]:
+    """Return the names of networks, without tags of weights."""
+    from graft.backbones import catalog
+
+    return [*catalog.ALIASES, *catalog.list_names()]
+
+
+def complete_format() -> list[str]:
+    """Return the formats of an export."""
+    from graft.jobs.export.formats import NAMES
+
+    return list(NAMES)
+
+
+def complete_device() -> list[str]:
+    """Return the names of devices."""
+    from graft.device import NAMES
+
+    return list(NAMES)
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
 
 Backbone = Annotated[
     str, typer.Option(help="Pretrained network; `graft backbones` lists them.", autocompletion=complete_backbone)
@@ -68,6 +109,9 @@ UnknownRate = Annotated[
 Model = Annotated[
     Path, typer.Argument(help="Folder of a saved classifier, or a pretrained network by name: its own classes.")
 ]
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 
 class Commands(TyperGroup):

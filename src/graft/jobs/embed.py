@@ -27,7 +27,6 @@ from graft.data.dataset import Dataset, Labels, label_names
 from graft.data.readers.source import read_source
 from graft.errors import DataError, OutputError, UsageError
 from graft.features import embed as training
-from graft.features import loading
 from graft.jobs import outputs, parquet
 from graft.progress import ProgressWrapper, no_progress
 
@@ -244,7 +243,7 @@ def _stream_maps(
     running = frozen.graph.runner
 
     def readable() -> Iterator[NDArray[np.uint8]]:
-        for image in loading.load_each(data, partial(loading.prepare_image, frozen.preprocess), watch):
+        for image in training.load_each(data, partial(training.prepare_image, frozen.preprocess), watch):
             if image.value is None:
                 faults[image.row] = image.fault
             else:

@@ -17,7 +17,7 @@ from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data.dataset import Dataset
 from graft.errors import ModelError
-from graft.features import loading
+from graft.features.embed import LoadedImage, load_each, prepare_image
 from graft.heads.head import Head
 from graft.heads.nodes import NodeBuilder, add_topk, build_nodes
 from graft.model.unknown import NEIGHBOURS, KnownImages, NeighbourMatches, reference_layers
@@ -259,9 +259,9 @@ def iterate_batches(
 
     The reference features are those of the named layers, or without one of the last layer that the head reads.
     """
-    waiting = list[loading.LoadedImage[_DigestedImage]]()
+    waiting = list[LoadedImage[_DigestedImage]]()
     run = FeatureRunner(network.features, network.features.reference_features(layers))
-    for image in loading.load_each(data, partial(_prepare_image, network.preprocess), watch):
+    for image in load_each(data, partial(_prepare_image, network.preprocess), watch):
         if image.value is None:
             faults[image.row] = image.fault
             continue
@@ -296,10 +296,10 @@ class _DigestedImage:
 
 
 def _prepare_image(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> _DigestedImage:
-    return _DigestedImage(table.compute_digest(raw), loading.prepare_image(preprocess, raw))
+    return _DigestedImage(table.compute_digest(raw), prepare_image(preprocess, raw))
 
 
-def _run_batch(network: Network, run: FeatureRunner, waiting: list[loading.LoadedImage[_DigestedImage]]) -> BatchOutput:
+def _run_batch(network: Network, run: FeatureRunner, waiting: list[LoadedImage[_DigestedImage]]) -> BatchOutput:
     made = [(image.row, image.value) for image in waiting if image.value]
     read, reference = run.run_with_reference(np.stack([image.pixels for _, image in made]))
     digests = np.frombuffer(b"".join(image.digest for _, image in made), np.uint8).reshape(-1, table.DIGEST)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from graft.data import classes
 from graft.data.dataset import Dataset
 from graft.errors import DataError
-from graft.metrics.calibration import Rejection, UnknownClassScore
+from graft.metrics.calibration import PredictionSetScore, Rejection, UnknownClassScore
 from graft.metrics.evaluation import Evaluation, Score, evaluate_multiclass, evaluate_multilabel
 from graft.metrics.intervals import wilson_interval
-from graft.metrics.prediction_sets import PredictionSetScore
 from graft.metrics.shift import Shift, measure_shift
 from graft.model.memory import Memory
 from graft.model.network import ForwardOutput

@@ -28,9 +28,8 @@ from graft.data.readers.folder import (
     normalise_split,
     read_folder,
 )
-from graft.data.readers.imagenet import is_imagenet, read_imagenet
 from graft.data.readers.library import read_object
-from graft.data.readers.published import is_cifar, is_idx, read_cifar, read_idx
+from graft.data.readers.published import is_cifar, is_idx, is_imagenet, read_cifar, read_idx, read_imagenet
 from graft.data.readers.voc import is_voc, read_voc
 from graft.errors import DataError, UsageError
 from graft.progress import ProgressWrapper, no_progress
