@@ -7,8 +7,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from graft.backbones.preprocess import Preprocess
-from graft.backbones.preprocess_graph import IMAGE, build_preprocess_graph
+from graft.backbones.preprocess import IMAGE, Preprocess, build_preprocess_graph
 
 WAYS = [
     Preprocess(),

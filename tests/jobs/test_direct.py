@@ -13,7 +13,7 @@ from graft.data.dataset import from_arrays
 from graft.data.readers.folder import read_folder
 from graft.errors import DataError
 from graft.heads.designs import Linear
-from graft.jobs.direct import load_published_classifier, relabel_dataset
+from graft.jobs.networks import load_published_classifier, relabel_dataset
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.model.network import Network

@@ -14,8 +14,8 @@ import graft
 from graft.data.dataset import from_arrays
 from graft.data.image_stats import ImageStats, build_image_stats, measure_image
 from graft.jobs import predict
-from graft.metrics import shift
-from graft.metrics.shift import AnswerCounter, Shift, summarise_training
+from graft.metrics import unknown
+from graft.metrics.unknown import AnswerCounter, Shift, summarise_training
 from graft.model.classifier import Classifier
 from graft_runtime.card import Card
 from graft_runtime.decide import Answer
@@ -112,7 +112,7 @@ def test_classes_that_are_answered_far_more_often_than_trained_on_are_named(card
 
 
 def test_of_a_handful_of_images_nothing_is_said(card: Card) -> None:
-    few = [photo(seed, grey=True) for seed in range(shift.MIN_IMAGES - 1)]
+    few = [photo(seed, grey=True) for seed in range(unknown.MIN_IMAGES - 1)]
     assert told(card, few, unknown=len(few)).score_caveats() == ()
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 
-from graft.backbones.features import normalise_rows
-from graft.model.unknown import (
+from graft.backbones.graph import normalise_rows
+from graft.metrics.unknown import (
     KnownImages,
     energy_scores,
     heldout_scores,

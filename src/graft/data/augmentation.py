@@ -6,8 +6,6 @@ import hashlib
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from graft import spec
 from graft.errors import UsageError
 
@@ -81,7 +79,6 @@ def _parse_strength(name: str, strength: Strength, text: str) -> float:
 
 # --- views ------------------------------------------------------------------------------------------------------------
 
-
 CENTRE, MIRROR = 0, 1  # view 0 is the image as it will be judged; view 1 the same, mirrored; from 2 on random crops
 SCALE = (MIN_CROP_AREA, 1.0)  # share of the area that a random crop keeps
 ASPECT = (3 / 4, 4 / 3)
@@ -109,6 +106,8 @@ def random_crop(
     >>> random_crop(0, b"an image", 2, 640, 480) == random_crop(0, b"an image", 2, 640, 480)
     True
     """
+    import numpy as np  # here, as the command line reads the text form before anything heavy is loaded
+
     random = np.random.default_rng(derive_seed(seed, digest, view, epoch))
     area = width * height * random.uniform(min_area, SCALE[1])
     ratio = math.exp(random.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))

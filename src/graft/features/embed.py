@@ -341,7 +341,6 @@ def _pad_batch(images: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
-
 PREFETCH = 64  # images prepared before the network asks for them: 64 x 150 kB
 
 T = TypeVar("T")

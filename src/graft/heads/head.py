@@ -154,7 +154,6 @@ def _subtract_mean(tensor: NDArray[Any]) -> NDArray[np.float32]:
 
 # --- problems ---------------------------------------------------------------------------------------------------------
 
-
 # Bytes of features that a solver may hold in memory; beyond it only ridge, which streams, applies.
 MAX_FEATURE_BYTES = 1 << 30
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.data.readers.source import read_source
-from graft.jobs.direct import open_classifier, relabel_dataset
+from graft.jobs.networks import open_classifier, relabel_dataset
 from graft.metrics.evaluation import Score
 from graft.model import storage
 from graft.model.classifier import Classifier

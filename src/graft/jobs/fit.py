@@ -16,7 +16,8 @@ from graft.data.readers.source import read_source
 from graft.errors import UsageError
 from graft.extras import require_package
 from graft.features.embed import embed
-from graft.jobs import direct, outputs, runs
+from graft.jobs import networks as direct
+from graft.jobs import outputs, runs
 from graft.jobs.finalize import finalize, record_seconds
 from graft.jobs.report.report import render_report, source_arguments
 from graft.jobs.runs import EpochCallback, RunTracker, ignore_epoch, open_run
@@ -26,9 +27,8 @@ from graft.progress import ProgressWrapper, no_progress
 from graft.training import probe
 from graft.training.material import Findings, Material, prepare_material
 from graft.training.plan import Plan, PlanChanges, as_plan
-from graft.training.probe import fit_probe
+from graft.training.probe import TrainedNetwork, fit_probe
 from graft.training.strategies import Direct
-from graft.training.trained import TrainedNetwork
 
 
 def fit(

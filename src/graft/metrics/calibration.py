@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from graft.data.classes import join_names
 from graft.metrics.intervals import Interval
-from graft.metrics.shift import Shift
+from graft.metrics.unknown import Shift
 from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL, RANGES
 from graft_runtime.decide import DEFAULT_THRESHOLD, compute_probabilities, conformal_rank
 

@@ -20,7 +20,7 @@ from graft.errors import ModelError
 from graft.features.embed import LoadedImage, load_each, prepare_image
 from graft.heads.head import Head
 from graft.heads.nodes import NodeBuilder, add_topk, build_nodes
-from graft.model.unknown import NEIGHBOURS, KnownImages, NeighbourMatches, reference_layers
+from graft.metrics.unknown import NEIGHBOURS, KnownImages, NeighbourMatches, reference_layers
 from graft.progress import ProgressWrapper
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
@@ -148,7 +148,7 @@ def _add_probabilities(build: NodeBuilder, card: Card) -> None:
 
 
 def _add_unknown(build: NodeBuilder, card: Card, known: KnownImages | None) -> dict[str, list[int | str]]:
-    """UNKNOWN, as graft.model.unknown; and NEAREST and SIMILARITY, largest first, where images are stored."""
+    """UNKNOWN, as graft.metrics.unknown; and NEAREST and SIMILARITY, largest first, where images are stored."""
     one = build.constant([1], np.int64)
     if known is None:
         first = build("Gather", LOGITS, build.constant(0, np.int64), axis=1)

@@ -14,7 +14,7 @@ from graft.errors import DataError
 from graft.metrics.calibration import PredictionSetScore, Rejection, UnknownClassScore
 from graft.metrics.evaluation import Evaluation, Score, evaluate_multiclass, evaluate_multilabel
 from graft.metrics.intervals import wilson_interval
-from graft.metrics.shift import Shift, measure_shift
+from graft.metrics.unknown import Shift, measure_shift
 from graft.model.memory import Memory
 from graft.model.network import ForwardOutput
 from graft_runtime.card import MULTICLASS, MULTILABEL, Card

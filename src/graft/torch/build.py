@@ -82,7 +82,6 @@ SMALL: dict[str, Callable[[], nn.Module]] = {"cnn": cnn, "mlp": mlp, "rnn": rnn}
 
 # --- the catalogue ----------------------------------------------------------------------------------------------------
 
-
 # Only what timm lacks, with how the names of the classifier's tensors begin.
 TORCHVISION = {
     "alexnet": "classifier.6",
@@ -161,7 +160,6 @@ def has_dropped_stages(backbone: nn.Module) -> bool:
 
 
 # --- reading files ----------------------------------------------------------------------------------------------------
-
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # second classifiers of GoogLeNet and Inception, for training only
 # What timm calls its converters.

@@ -367,7 +367,6 @@ def _parse_shape(path: Path, head: bytes, dimensions: int) -> list[int]:
 
 # --- ImageNet ---------------------------------------------------------------------------------------------------------
 
-
 _ID = re.compile("n[0-9]{8}")
 _SUBFOLDERS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")  # as ILSVRC's archive has it
 

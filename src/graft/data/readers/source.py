@@ -16,8 +16,8 @@ import numpy as np
 
 from graft.data.classes import match_classes
 from graft.data.dataset import NO_LABEL, SPLITS, UNLABELLED, Dataset, concatenate_groups
-from graft.data.images import ConcatenatedImages, ImageCrops, ImageFiles
-from graft.data.readers import archive, folder, parquet, place, text_table, webdataset
+from graft.data.images import ConcatenatedImages, ImageCrops, ImageFiles, describe_foreign_files
+from graft.data.readers import archive, folder, tables, webdataset
 from graft.data.readers.archive import index_archive
 from graft.data.readers.coco import is_coco, read_coco
 from graft.data.readers.folder import (
@@ -138,7 +138,7 @@ def _describe_side(side: OneVsRestSource) -> str:
 def _describe_other_files(side: OneVsRestSource) -> str:
     """What a folder without images holds instead."""
     message = (
-        place.describe_foreign_files(path.name for path in side.rglob("*") if path.is_file())
+        describe_foreign_files(path.name for path in side.rglob("*") if path.is_file())
         if isinstance(side, Path)
         else ""
     )
@@ -261,12 +261,12 @@ def _read_path(
 ) -> Dataset:
     """A table, an archive, shards or class folders."""
     name = path.name.lower()
-    if (not path.is_dir() and name.endswith(text_table.SUFFIXES)) or text_table.is_list(path):
-        return text_table.read_table(path, classes, columns, strict=strict, watch=watch)
-    if not path.is_dir() and name.endswith(parquet.SUFFIXES):
-        return parquet.read_parquet(path, classes, columns, strict=strict, watch=watch)
+    if (not path.is_dir() and name.endswith(tables.TEXT_SUFFIXES)) or tables.is_list(path):
+        return tables.read_table(path, classes, columns, strict=strict, watch=watch)
+    if not path.is_dir() and name.endswith(tables.PARQUET_SUFFIXES):
+        return tables.read_parquet(path, classes, columns, strict=strict, watch=watch)
     if (path / TABLE).is_file():
-        return text_table.read_table(path / TABLE, classes, columns, strict=strict, watch=watch)
+        return tables.read_table(path / TABLE, classes, columns, strict=strict, watch=watch)
     if webdataset.find_shards(path):
         return webdataset.read_shards(path, classes)
     if not path.is_dir() and name.endswith(archive.SUFFIXES):

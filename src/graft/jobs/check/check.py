@@ -29,11 +29,10 @@ from graft.data.duplicates import (
     join_user_groups,
 )
 from graft.data.image_stats import ImageStats
-from graft.data.images import ImageFiles
+from graft.data.images import ImageFiles, TableFolder
 from graft.data.quality import Finding, find_odd_images, find_unreadable, format_count, single_cases, sort_by_severity
-from graft.data.readers.place import TableFolder
 from graft.data.readers.source import read_source
-from graft.data.readers.text_table import build_table_dataset, parse_cells
+from graft.data.readers.tables import build_table_dataset, parse_cells
 from graft.data.split import assign_folds
 from graft.errors import DataError, UsageError
 from graft.features.embed import Embeddings, ImageScan, compute_image_stats, embed
@@ -319,7 +318,6 @@ def _check_round_trip(path: Path, text: str, columns: dict[str, list[str]]) -> N
 
 
 # --- shortcuts --------------------------------------------------------------------------------------------------------
-
 
 MAX_DEPTH, MIN_LEAF_IMAGES = 6, 5  # of the decision trees
 MIN_IMAGES = 30  # below, chance alone finds too many

@@ -22,11 +22,11 @@ from filelock import FileLock, Timeout
 from graft import atomic
 from graft.data.readers.columns import COLUMN_NAMES, TableCells
 from graft.data.readers.folder import natural_key
-from graft.data.readers.text_table import decode_table_text, parse_cells, read_table_bytes
+from graft.data.readers.tables import decode_table_text, parse_cells, read_table_bytes
 from graft.errors import DataError, OutputError, UsageError
 from graft.jobs.collect import manifest
 from graft.jobs.collect.crawl import crawl
-from graft.jobs.collect.limits import FetchLimits
+from graft.jobs.collect.fetch import FetchLimits
 from graft.jobs.collect.manifest import (
     CONFLICT,
     DONE,
@@ -239,7 +239,6 @@ def _build_row(row: UrlRow, outcome: Outcome) -> ManifestRow:
 
 
 # --- input list -------------------------------------------------------------------------------------------------------
-
 
 URL_COLUMNS = ("url", "urls", "image_url", "link", "href", "src")
 SOURCE_COLUMNS = ("source", "page", "source_url", "page_url")

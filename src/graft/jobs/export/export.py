@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from graft.backbones import graph as graphs
-from graft.backbones import preprocess_graph, wire
-from graft.backbones.preprocess_graph import PREPARED
+from graft.backbones import preprocess, wire
+from graft.backbones.preprocess import PREPARED
 from graft.data.dataset import DIGEST, Dataset, compute_digest, decode_pixels
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
 from graft.features.embed import load_each, prepare_image
 from graft.jobs import outputs
-from graft.jobs.direct import open_classifier
 from graft.jobs.export import parity, web
-from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, choose_format
 from graft.jobs.export.parity import MADE, BuildFile, ParityImages, collect_parity_images
+from graft.jobs.networks import open_classifier
+from graft.jobs.outputs import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, choose_format
 from graft.model.classifier import Classifier
 from graft.model.network import BACKBONE, build_classifier_graph
 from graft.progress import ProgressWrapper, no_progress
@@ -139,7 +139,7 @@ def _build_export(
         ) from error
     if samples is not None:
         network = quantise_int8(network, samples)
-    model = _serialise(preprocess_graph.prepend_preprocess(classifier.network.preprocess, network))
+    model = _serialise(preprocess.prepend_preprocess(classifier.network.preprocess, network))
     return tuple(output.name for output in network.graph.output), partial(
         contract.append_description, model, classifier.card
     )

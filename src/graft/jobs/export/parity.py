@@ -22,7 +22,7 @@ from graft.data.readers.folder import list_loose_images
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
 from graft.features.embed import load_each
-from graft.jobs.direct import relabel_dataset
+from graft.jobs.networks import relabel_dataset
 from graft.model import scoring
 from graft.model.classifier import Classifier
 from graft.model.comparison import paired_interval

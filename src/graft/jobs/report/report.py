@@ -231,7 +231,6 @@ def _absolute_path(path: str | PathLike[str]) -> str:
 
 # --- predictions on the test images -----------------------------------------------------------------------------------
 
-
 NO_LABEL = "(none)"  # what an image without a label shows
 SIDE, LARGE = 112, 196  # pixels along the longer side of a thumbnail, and of a mistake that is shown large
 MAX_THUMBNAILS = 400  # 3 kB each
