@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graft_runtime.card import MAX_ASPECT_RATIO
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 Interpolation = Literal["bicubic", "bilinear"]
 Span = tuple[int, int]  # the first, and the one after the last
@@ -377,8 +374,8 @@ pixels (uint8[n, height, width, 3] image) => (uint8[n, 3, {size}, {size}] prepar
 """
 
 
-def build_preprocess_graph(preprocess: Preprocess) -> ModelProto:
-    """Build the graph from `image`, uint8 [n, height, width, 3], to `prepared`, uint8 [n, 3, size, size]."""
+def build_preprocess_graph(preprocess: Preprocess) -> Any:
+    """Build the onnx.ModelProto from `image`, uint8 [n, height, width, 3], to `prepared`, uint8 [n, 3, size, size]."""
     from onnx import inliner, parser  # here and below, as whoever only predicts needs no onnx
 
     words = {
@@ -398,8 +395,8 @@ def build_preprocess_graph(preprocess: Preprocess) -> ModelProto:
     return inliner.inline_local_functions(model)
 
 
-def prepend_preprocess(preprocess: Preprocess, network: ModelProto) -> ModelProto:
-    """Prepend the preprocessing to a network that takes `prepared`; the result takes `image`."""
+def prepend_preprocess(preprocess: Preprocess, network: Any) -> Any:
+    """Prepend the preprocessing to an onnx.ModelProto that takes `prepared`; the result takes `image`."""
     from onnx import checker, compose
 
     pixels = compose.add_prefix(
