@@ -29,9 +29,10 @@ from graft.backbones import catalog
 from graft.cli import app, format, networks, options, predict, preflight
 from graft.cli.fit import STRATEGY_NAMES, _print_training
 from graft.cli.networks import SCRATCH_NETWORKS
+from graft.jobs.direct import load_published_classifier
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
-from graft.jobs.networks import load_published_classifier, stages
+from graft.jobs.networks import stages
 from graft.model import history
 from graft.model.classifier import load
 from graft.model.history import Epoch

@@ -21,9 +21,9 @@ from graft.data.dataset import Dataset
 from graft.data.readers.folder import read_folder
 from graft.errors import CutError, DataError, GraftError, ModelError, UsageError
 from graft.features.embed import embed
+from graft.jobs.direct import load_published_classifier, relabel_dataset
 from graft.jobs.evaluate import evaluate
 from graft.jobs.fit import fit
-from graft.jobs.networks import load_published_classifier, relabel_dataset
 from graft.model.classifier import load
 from graft.progress import no_progress
 from graft.torch import phases

@@ -222,7 +222,6 @@ IMAGE, PREPARED = "image", "prepared"
 OPSET = 20  # the newest that torch's tracing exporter writes
 IR = 10  # IR version of the file: that of opset 21, which every runtime of the last two years reads
 
-
 _FLOAT, _INT64, _DOUBLE, _UINT8 = 1, 7, 11, 2
 _TARGETS = {
     "squash": "target = Identity(sides)",

@@ -195,7 +195,7 @@ def report_errors(job: str) -> Iterator[None]:
         raise typer.Exit(6) from error
 
 
-# --- hints: `--epochs 3` is `--recipe epochs=3` -----------------------------------------------------------------------
+# --- hints for an unknown option --------------------------------------------------------------------------------------
 
 SYNONYMS = {  # names of options in other programs
     **dict.fromkeys(("lr", "learning_rate", "lr0"), "rate"),
@@ -207,9 +207,6 @@ SYNONYMS = {  # names of options in other programs
 ClickUsageError: Any = typer.BadParameter.__bases__[
     0
 ]  # UsageError of the click that typer uses, perhaps a vendored one
-
-
-# --- suggestions for an unknown option --------------------------------------------------------------------------------
 
 
 class HintingCommand(TyperCommand):

@@ -1,4 +1,4 @@
-"""Compute and cache features and image statistics."""
+"""Compute and cache features and image statistics, of images that are read and resized in threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head of a classifier as NumPy arrays: from features to logits, without PyTorch."""
+"""The head of a classifier as NumPy arrays, and the problem that its solvers solve: features, labels and folds."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from graft.data.readers.source import read_source
-from graft.jobs.networks import open_classifier, relabel_dataset
+from graft.jobs.direct import open_classifier, relabel_dataset
 from graft.metrics.evaluation import Score
 from graft.model import storage
 from graft.model.classifier import Classifier
-from graft.model.comparison import ComparedClassifier, Comparison, compare
+from graft.model.scoring import ComparedClassifier, Comparison, compare
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTILABEL
 

@@ -13,7 +13,7 @@ from PIL import Image
 from graft import atomic
 from graft.errors import OutputError
 from graft.jobs import outputs
-from graft.jobs.networks import open_classifier
+from graft.jobs.direct import open_classifier
 from graft.jobs.predict import list_images
 from graft.model.classifier import Classifier
 from graft.model.explain import Explanation

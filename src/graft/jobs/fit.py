@@ -16,8 +16,7 @@ from graft.data.readers.source import read_source
 from graft.errors import UsageError
 from graft.extras import require_package
 from graft.features.embed import embed
-from graft.jobs import networks as direct
-from graft.jobs import outputs, runs
+from graft.jobs import direct, outputs, runs
 from graft.jobs.finalize import finalize, record_seconds
 from graft.jobs.report.report import render_report, source_arguments
 from graft.jobs.runs import EpochCallback, RunTracker, ignore_epoch, open_run

@@ -115,7 +115,7 @@ def open_model(model: str | Path | BlockPredictor, watch: ProgressWrapper = no_p
 
         with _translate_errors():
             return load(model)
-    from graft.jobs.networks import open_classifier as trained
+    from graft.jobs.direct import open_classifier as trained
 
     return trained(model)
 

@@ -59,8 +59,8 @@ def export_to_cache(model: str | Path, evidence: str | None, watch: ProgressWrap
                 "A file that was exported has its evidence inside: name photos to `graft export --evidence`."
             )
         return Path(model)
+    from graft.jobs.direct import open_classifier  # here, as what follows: a file is served without it
     from graft.jobs.export.export import export
-    from graft.jobs.networks import open_classifier  # here, as what follows: a file is served without it
     from graft.model.card import collect_versions
 
     classifier = open_classifier(model)

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and IDX files (MNIST) as they are published, unpacked or as the archive.
+"""CIFAR-10, CIFAR-100, IDX files (MNIST) and ImageNet as they are published: archives, files or class folders.
 
 CIFAR's Python version is pickled, and a pickle can run any program. Here none of it is executed: the few names that the
 files need are given stand-ins that only keep what they were called with, and any other name is refused.

@@ -1,4 +1,4 @@
-"""Data set checks before training, and the cleaned list of files that `graft check --fix` writes."""
+"""Data set checks before training, with shortcuts, and the cleaned list of files that `graft check --fix` writes."""
 
 from __future__ import annotations
 

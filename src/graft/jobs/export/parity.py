@@ -22,10 +22,10 @@ from graft.data.readers.folder import list_loose_images
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
 from graft.features.embed import load_each
-from graft.jobs.networks import relabel_dataset
+from graft.jobs.direct import relabel_dataset
 from graft.model import scoring
 from graft.model.classifier import Classifier
-from graft.model.comparison import paired_interval
+from graft.model.scoring import paired_interval
 from graft.progress import ProgressWrapper
 from graft_runtime import contract
 from graft_runtime.card import MULTILABEL, Card

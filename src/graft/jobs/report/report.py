@@ -1,4 +1,4 @@
-"""HTML report of a classifier, in one self-contained file."""
+"""HTML report of a classifier in one self-contained file: its scores, and its test images with their predictions."""
 
 from __future__ import annotations
 
