@@ -18,7 +18,7 @@ from PIL import Image
 
 from graft.data.dataset import decode_pixels
 from graft.data.readers.folder import read_folder
-from graft.features import loading
+from graft.features.embed import load_each
 from graft.jobs.check.check import check
 from graft.progress import no_progress
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 def decoded(root: Path) -> None:
     """Decode all files and forget them."""
-    for _ in loading.load_each(read_folder(root), lambda raw: decode_pixels(raw, 0).shape, no_progress):
+    for _ in load_each(read_folder(root), lambda raw: decode_pixels(raw, 0).shape, no_progress):
         pass
 
 

@@ -19,8 +19,8 @@ from graft.data import duplicates
 from graft.data.dataset import TEST, TRAIN
 from graft.data.readers.folder import read_folder
 from graft.features.embed import embed
+from graft.heads import head as problems
 from graft.heads import linear
-from graft.heads import problem as problems
 from graft.training.material import Material, prepare_material
 
 SETS = ("flowers5", "clothing10", "rsscn7_sub", "neu_steel6", "orl_faces40", "grocery81", "gtsrb43_sub")

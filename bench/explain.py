@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from graft.data.readers.source import read_source
-from graft.features import loading
+from graft.features.embed import prepare_image
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
 from graft.model.explain import GRID, saliency_maps
@@ -34,7 +34,7 @@ def main() -> None:
         judge = fit(source)
         data = read_source(source / "test")
         rows = np.arange(len(data))[:: max(1, len(data) // 200)]
-        seen = [loading.prepare_image(judge.network.preprocess, data.read(int(row))) for row in rows]
+        seen = [prepare_image(judge.network.preprocess, data.read(int(row))) for row in rows]
         found = np.array([judged(judge, image, round(options.share * GRID**2)) for image in seen])
         print(
             f"| {source.name} | {len(rows)} | {' | '.join(f'{value:.3f}' for value in found.mean(axis=0))} |",

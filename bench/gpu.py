@@ -27,7 +27,7 @@ from graft.backbones import catalog
 from graft.backbones.backbone import load_backbone
 from graft.backbones.graph import core_count
 from graft.data.readers.folder import read_folder
-from graft.features import loading
+from graft.features.embed import load_each, prepare_image
 from graft.jobs.embed import embed
 from graft.jobs.fit import fit
 from graft.model.classifier import Classifier
@@ -78,9 +78,9 @@ def measure(name: str, photos: Path, backbone: str, folder: str, began: float) -
     data = read_folder(photos)
     start = backbone_to_module(load_backbone(backbone))
     frozen = FeaturesModule(start.module, start.preprocess, ())
-    prepare = partial(loading.prepare_image, start.preprocess)
-    images = [each.value for each in loading.load_each(data, prepare, no_progress) if each.value is not None]
-    limit = len(data) / seconds(lambda: list(loading.load_each(data, prepare, no_progress)))
+    prepare = partial(prepare_image, start.preprocess)
+    images = [each.value for each in load_each(data, prepare, no_progress) if each.value is not None]
+    limit = len(data) / seconds(lambda: list(load_each(data, prepare, no_progress)))
     print(f"| what | {' | '.join(ROWS)} |\n|---|---|---|\n| decode + resize alone | {limit:.0f} | 1.00 |", flush=True)
 
     def row(what: str, work: Callable[[], int], turns: int = 1) -> None:

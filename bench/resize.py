@@ -20,7 +20,7 @@ from graft.data.dataset import TRAIN, Dataset, decode_pixels
 from graft.data.readers.folder import read_folder
 from graft.data.split import assign_folds
 from graft.heads import linear
-from graft.heads.problem import Problem, standardise_features
+from graft.heads.head import Problem, standardise_features
 from graft.torch import engine
 from graft.torch.network import FeaturesModule
 from graft.torch.restore import backbone_to_module

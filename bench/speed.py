@@ -23,8 +23,7 @@ from graft.backbones.features import Features as Looking
 from graft.backbones.features import build_probe_features
 from graft.data.dataset import Dataset
 from graft.data.readers.folder import read_folder
-from graft.features import loading
-from graft.features.embed import embed
+from graft.features.embed import embed, load_each, prepare_image
 from graft.progress import no_progress
 from graft.torch import engine
 from graft.torch.network import FeaturesModule
@@ -45,15 +44,13 @@ def main() -> None:
     frozen = FeaturesModule(start.module, start.preprocess, ())
     data = read_folder(options.photos)
     data = data.take(np.arange(min(MANY, len(data))))
-    prepare = partial(loading.prepare_image, start.preprocess)
-    images = np.stack(
-        [image.value for image in loading.load_each(data, prepare, no_progress) if image.value is not None]
-    )
+    prepare = partial(prepare_image, start.preprocess)
+    images = np.stack([image.value for image in load_each(data, prepare, no_progress) if image.value is not None])
     pretrained = load_backbone(options.backbone)
     fast = Looking(pretrained.graph, pretrained.preprocess).compile_features()
     few = images[:FEW]
     rivals = {
-        "decode + resize alone": (lambda: list(loading.load_each(data, prepare, no_progress)), len(data)),
+        "decode + resize alone": (lambda: list(load_each(data, prepare, no_progress)), len(data)),
         f"network alone ({type(fast).__name__})": (lambda: fast(images), len(images)),
         "end to end: embed, empty cache": (
             lambda: fresh(build_probe_features(load_backbone(options.backbone)), data),

@@ -16,14 +16,14 @@ from sklearn.covariance import oas
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from graft.backbones.features import normalise_rows
+from graft.backbones.graph import normalise_rows
 from graft.data import dataset as table
 from graft.data.dataset import TEST, Dataset
 from graft.data.readers.source import read_source
 from graft.jobs.fit import fit
+from graft.metrics.unknown import energy_scores, nearest_neighbours
 from graft.model.classifier import Classifier
 from graft.model.network import iterate_batches
-from graft.model.unknown import energy_scores, nearest_neighbours
 from graft.progress import no_progress
 from graft_runtime.decide import UNKNOWN_RATE
 

@@ -15,16 +15,16 @@ from shaken import shaken
 
 from graft.backbones import lite
 from graft.backbones.backbone import Backbone, load_backbone
-from graft.backbones.features import Features, choose_layers, normalise_rows
-from graft.backbones.graph import Graph, complete_graph
+from graft.backbones.features import Features, choose_layers
+from graft.backbones.graph import Graph, complete_graph, normalise_rows
 from graft.heads.designs import Conv, Linear, Mlp
 from graft.heads.head import Head
 from graft.heads.nodes import tensor_shapes
+from graft.metrics.unknown import KnownImages
 from graft.model.card import build_card
 from graft.model.classifier import Classifier
 from graft.model.memory import Memory
 from graft.model.network import Network, build_classifier_graph
-from graft.model.unknown import KnownImages
 from graft.torch import network as changing
 from graft.torch.convert import convert_module
 from graft.torch.head import build_head, head_to_arrays

@@ -14,7 +14,7 @@ from itertools import combinations, product
 from graft.heads.designs import HEAD_NAMES as SOLVERS
 from graft.heads.designs import HEADS, SINGLE_LABEL_HEADS
 from graft.jobs.export.export import OPENERS
-from graft.jobs.export.formats import INT8, ONNX
+from graft.jobs.outputs import INT8, ONNX
 from graft.torch.build import SMALL
 from graft.training.strategies import STRATEGIES
 from graft_runtime.card import MULTICLASS, MULTILABEL

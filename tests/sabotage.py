@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from graft.backbones import preprocess_graph
-from graft.backbones.preprocess import Preprocess
+from graft.backbones.preprocess import Preprocess, prepend_preprocess
 
-HONEST = preprocess_graph.prepend_preprocess
+HONEST = prepend_preprocess
 
 
 def swapped(preprocess: Preprocess, network: onnx.ModelProto) -> onnx.ModelProto:

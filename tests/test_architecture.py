@@ -63,11 +63,11 @@ FILE_LINES, BODY_LINES, MEDIAN_BODY, ARGUMENTS = 500, 40, 10, 9
 
 # "<rule> <who>": "why it may". One that is no longer needed fails too.
 EXCEPTIONS: dict[str, str] = {
-    "torch graft.data.readers.imagenet -> timm.data.imagenet_info": "names of WordNet's ids, which timm alone has",
+    "torch graft.data.readers.published -> timm.data.imagenet_info": "names of WordNet's ids, which timm alone has",
     "torch graft.device -> torch": "whether the GPU that is asked for is there, inside a function",
     "torch graft.jobs.runs -> torch.utils.tensorboard": "curves of a training, inside a function",
     "arrow graft.backbones.backbone -> graft.torch.convert": "what timm has becomes a graph once, inside a function",
-    "arrow graft.backbones.backbone -> graft.torch.gpu": "where there is a GPU, inside a function",
+    "arrow graft.backbones.backbone -> graft.torch.engine": "where there is a GPU, inside a function",
     "arrow graft.model.storage -> graft.torch.restore": "a folder of before has no graph: made anew, inside a function",
     "arguments graft.cli.fit:fit": "typer makes one option of each argument; fit has those that people asked for",
     "arguments graft.cli.embed:embed": "the same",

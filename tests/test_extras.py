@@ -15,7 +15,7 @@ import graft
 from graft import extras
 from graft.cli.options import report_errors
 from graft.errors import UsageError
-from graft.jobs.export import formats
+from graft.jobs import outputs
 from graft.training.plan import Plan
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -60,7 +60,7 @@ def test_a_strategy_that_trains_needs_torch(strategy: str) -> None:
 def test_what_only_looks_does_not() -> None:
     for strategy in ("probe", "probe:head=ridge", "early-features"):
         Plan(strategy).check()
-    assert formats.choose_format(None, Path("a.onnx"), False, without_images=True) == "onnx"
+    assert outputs.choose_format(None, Path("a.onnx"), False, without_images=True) == "onnx"
 
 
 @pytest.mark.parametrize("without", ["peft"], indirect=True)
@@ -75,7 +75,7 @@ def test_lora_needs_peft_as_well_and_the_others_do_not() -> None:
 @pytest.mark.usefixtures("without")
 def test_an_export_to_torch_needs_it() -> None:
     with pytest.raises(UsageError, match="An export to torch needs PyTorch"):
-        formats.choose_format(None, Path("a.pt2"), False, without_images=True)
+        outputs.choose_format(None, Path("a.pt2"), False, without_images=True)
 
 
 @pytest.mark.parametrize("without", ["sklearn"], indirect=True)

@@ -28,8 +28,8 @@ from graft.backbones import catalog
 from graft.errors import GraftError
 from graft.jobs.evaluate import evaluate
 from graft.jobs.export.export import export
-from graft.jobs.export.formats import INT8, ONNX, OPENVINO, TORCH, WEB
 from graft.jobs.fit import fit
+from graft.jobs.outputs import INT8, ONNX, OPENVINO, TORCH, WEB
 from graft.jobs.update.update import update
 from graft.model.classifier import Classifier, load
 from graft.model.explain import Explanation, explain

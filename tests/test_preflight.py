@@ -11,8 +11,8 @@ from pathlib import Path
 from graft.backbones import catalog, weights
 from graft.cli import preflight
 from graft.heads import designs
-from graft.jobs import runs
-from graft.jobs.export import engines, export, formats
+from graft.jobs import outputs, runs
+from graft.jobs.export import export
 from graft.model import storage
 from graft.torch import checkpoint, head
 from graft.training import plan
@@ -128,7 +128,6 @@ def test_what_is_written_down_twice_is_the_same() -> None:
     assert preflight.CARD == storage.CARD
     assert runs.MLFLOW == checkpoint.MLFLOW
     assert (plan.DEFAULT_BACKBONE, plan.RANDOM) == (catalog.DEFAULT, weights.RANDOM)
-    assert formats.ENDINGS[formats.TORCH] == engines.SUFFIX
-    assert tuple(export.OPENERS) == formats.NAMES
+    assert tuple(export.OPENERS) == outputs.EXPORT_FORMATS
     assert tuple(head.ACTIVATIONS) == designs.ACTIVATIONS
     assert tuple(head.INITIALISERS) == designs.INITIALISERS

@@ -21,7 +21,7 @@ from graft.backbones import catalog, checkpoint, pickles
 from graft.backbones.checkpoint import read
 from graft.backbones.weights import find_local
 from graft.errors import WeightsError
-from graft.torch import weights
+from graft.torch import build
 
 OLD = {"_use_new_zipfile_serialization": False}
 FORMATS = [pytest.param({}, id="zip"), pytest.param(OLD, id="old")]
@@ -29,7 +29,7 @@ FORMATS = [pytest.param({}, id="zip"), pytest.param(OLD, id="old")]
 
 def assert_same(path: Path) -> None:
     """Equal to what PyTorch reads, number for number; bfloat16 as float32 of the same values."""
-    want, got = weights.read_tensors(path), read(path)
+    want, got = build.read_tensors(path), read(path)
     assert got.keys() == want.keys()
     for name, tensor in want.items():
         expected = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()

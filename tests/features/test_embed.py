@@ -25,8 +25,7 @@ from graft.data import dataset as table
 from graft.data.dataset import Dataset, decode_pixels
 from graft.data.image_stats import build_image_stats, measure_image
 from graft.data.readers.folder import read_folder
-from graft.features.embed import embed
-from graft.features.loading import prepare_image
+from graft.features.embed import embed, prepare_image
 from graft.features.store import Store
 from graft.heads.designs import Linear
 from graft.torch import cut

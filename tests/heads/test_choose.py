@@ -11,8 +11,8 @@ import pytest
 
 from graft.data.duplicates import mean_and_std
 from graft.errors import DataError, UsageError
-from graft.heads import choose, classical, designs, linear, problem
-from graft.heads.problem import Problem, standardise_features
+from graft.heads import choose, classical, designs, head, linear
+from graft.heads.head import Problem, standardise_features
 
 WIDTHS = (6, 8)
 
@@ -108,7 +108,7 @@ def test_names_that_do_not_exist_are_answered_with_those_that_do() -> None:
 
 
 def test_features_that_exceed_memory_leave_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problem, "MAX_FEATURE_BYTES", 80 * 14 * 4 - 1)
+    monkeypatch.setattr(head, "MAX_FEATURE_BYTES", 80 * 14 * 4 - 1)
     with pytest.raises(DataError, match=r"'svm' needs all features in memory.*head=ridge"):
         choose.choose_head("svm", "auto", problems(0))
     assert choose.choose_head("ridge", "auto", problems(0)).solution.name == "ridge"

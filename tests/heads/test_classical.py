@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
 from graft.heads import classical, linear
-from graft.heads.problem import Problem, Solution, standardise_features
+from graft.heads.head import Problem, Solution, standardise_features
 from graft.metrics.calibration import fit_temperature
 
 COUNT = 60

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
 from graft.heads import classical
-from graft.heads.head import Head
+from graft.heads.head import Head, Problem, standardise_features
 from graft.heads.nodes import MIN_PROBABILITY, THRESHOLD_BAND
-from graft.heads.problem import Problem, standardise_features
 from graft.torch import head
 from graft.torch.head import Forest, head_to_module
 

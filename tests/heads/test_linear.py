@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from graft.data import duplicates
+from graft.heads import head as problem_module
 from graft.heads import linear
-from graft.heads import problem as problem_module
-from graft.heads.problem import Problem, standardise_features
+from graft.heads.head import Problem, standardise_features
 from graft.metrics.calibration import fit_temperature
 
 CLOSE = 2e-5  # features and axes are float32

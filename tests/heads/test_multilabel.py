@@ -17,7 +17,7 @@ from sklearn.svm import LinearSVC
 
 from graft.errors import UsageError
 from graft.heads import choose, classical, designs, linear
-from graft.heads.problem import Problem, Solution, standardise_features
+from graft.heads.head import Problem, Solution, standardise_features
 from graft.metrics.calibration import fit_temperature
 
 COUNT = 60

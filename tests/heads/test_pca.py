@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from graft.errors import DataError, UsageError
-from graft.heads import choose, classical, linear, problem
+from graft.heads import choose, classical, head, linear
 from graft.heads.choose import reduce_with_pca
-from graft.heads.problem import Problem, Solution, standardise_features
+from graft.heads.head import Problem, Solution, standardise_features
 from graft.training.strategies import EarlyFeatures, Probe
 
 COUNT, KEPT = 60, 5
@@ -98,7 +98,7 @@ def test_auto_compares_what_is_tried_on_the_components() -> None:
 
 def test_with_few_components_a_table_larger_than_memory_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem_of()
-    monkeypatch.setattr(problem, "MAX_FEATURE_BYTES", COUNT * 12 * 4 - 1)
+    monkeypatch.setattr(head, "MAX_FEATURE_BYTES", COUNT * 12 * 4 - 1)
     with pytest.raises(DataError, match="or keep fewer features with pca=64"):
         choose.choose_head("ncm", "last", {"last": given, "all": given})
     chosen = choose.choose_head("ncm", "last", {"last": given, "all": given}, KEPT)

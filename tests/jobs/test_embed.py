@@ -16,7 +16,7 @@ from graft.cli import app
 from graft.data import dataset as table
 from graft.errors import OutputError
 from graft.jobs import embed as job
-from graft.jobs import parquet as parquet_module
+from graft.jobs import predict as parquet_module
 from graft.torch.network import FeaturesModule
 from graft.torch.restore import backbone_to_module
 

@@ -182,7 +182,7 @@ def test_parquet_holds_what_the_csv_holds_with_types(tmp_path: Path, top: int) -
 
 
 def test_parquet_is_written_in_groups_that_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.jobs.parquet.MAX_CELLS", 15)
+    monkeypatch.setattr("graft.jobs.predict.MAX_CELLS", 15)
     chances = CHANCES | {"d": 0.2}
     said = [Prediction(f"{number}.png", Answer("a", 0.9, chances, ("a",))) for number in range(12)]
     written(said, tuple(chances), tmp_path / "a.parquet")

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.metrics import f1_score, log_loss
 
-from graft.metrics.calibration import calibrate, calibration_error, fit_temperature, fit_thresholds
-from graft.metrics.prediction_sets import fit_prediction_sets
+from graft.metrics.calibration import calibrate, calibration_error, fit_prediction_sets, fit_temperature, fit_thresholds
 from graft_runtime.decide import compute_probabilities, prediction_set_threshold
 
 

@@ -17,7 +17,7 @@ import graft
 import graft_runtime
 from graft.data import dataset as table
 from graft.data.readers.folder import read_folder
-from graft.data.readers.text_table import read_table
+from graft.data.readers.tables import read_table
 from graft.errors import DataError
 from graft.jobs.fit import fit
 from graft.metrics.evaluation import MultilabelEvaluation

@@ -11,11 +11,11 @@ import pytest
 import torch
 from drawn import made, module_of, outputs_of, whole
 
-from graft.backbones import preprocess_graph
 from graft.backbones.graph import inline_weights, prune_graph
+from graft.backbones.preprocess import prepend_preprocess
 from graft.data.dataset import from_arrays
+from graft.metrics.unknown import NEIGHBOURS
 from graft.model.classifier import Classifier
-from graft.model.unknown import NEIGHBOURS
 from graft.torch.network import find_map_layer
 from graft.torch.program import ClassifierModule
 from graft_runtime.card import MULTICLASS, MULTILABEL
@@ -40,9 +40,7 @@ def told(classifier: Classifier, outputs: Sequence[str], images: np.ndarray) -> 
     composed = whole(classifier)
     assert ClassifierModule(classifier).outputs == tuple(outputs)
     assert list(outputs_of(composed))[: len(outputs)] == list(outputs)
-    model = preprocess_graph.prepend_preprocess(
-        classifier.network.preprocess, inline_weights(prune_graph(composed, outputs))
-    )
+    model = prepend_preprocess(classifier.network.preprocess, inline_weights(prune_graph(composed, outputs)))
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return {name: np.asarray(each) for name, each in zip(outputs, session.run(None, {IMAGE: images}), strict=True)}
 

@@ -10,8 +10,8 @@ from scipy.stats import binom
 from sklearn.metrics import average_precision_score
 
 from graft.errors import DataError, UsageError
-from graft.model.comparison import ComparedClassifier, compare, mcnemar
 from graft.model.memory import Memory, build_record, shorten_digests
+from graft.model.scoring import ComparedClassifier, compare, mcnemar
 
 RANDOM = np.random.default_rng(0)
 DIGESTS = RANDOM.integers(0, 256, (400, 16), np.uint8)

@@ -16,9 +16,9 @@ from graft.backbones.features import Features
 from graft.backbones.graph import open_session, prune_graph, truncate_graph
 from graft.errors import ModelError, UsageError
 from graft.heads.head import Head
+from graft.metrics.unknown import reference_layers
 from graft.model.classifier import Classifier
 from graft.model.network import BACKBONE, FEATURES, HEAD, KNOWN, REFERENCE, build_classifier_graph, tensors_with_prefix
-from graft.model.unknown import reference_layers
 from graft.torch.network import ReferenceFeatures
 from graft.torch.program import ClassifierModule
 from graft_runtime.card import MULTICLASS, MULTILABEL

@@ -33,12 +33,12 @@ from graft.backbones.graph import FACTS_PROPERTY
 from graft.errors import DataError, ModelError
 from graft.heads.designs import Linear as LinearDesign
 from graft.heads.head import Head, zero_tensors
+from graft.metrics.unknown import KnownImages
 from graft.model import storage
 from graft.model.card import build_card
 from graft.model.classifier import Classifier, load
 from graft.model.memory import ImageRecords, Memory, build_record
 from graft.model.network import Network
-from graft.model.unknown import KnownImages
 from graft.torch.head import build_head, head_to_arrays
 from graft.torch.restore import build_random_backbone
 from graft.training.plan import Plan

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graft.metrics.unknown import KnownImages
 from graft.model.memory import EvaluationRecord, Memory, build_record, dump, parse, shorten_digests
-from graft.model.unknown import KnownImages
 
 RANDOM = np.random.default_rng(0)
 DIGESTS = RANDOM.integers(0, 256, (6, 16), np.uint8)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from graft.data import views
-from graft.data.views import CropBox
+from graft.data import augmentation
+from graft.data.augmentation import CropBox
 from graft.errors import UsageError
 from graft.torch.augment import FILL, OPERATIONS, Augment, distort
 
@@ -147,7 +147,7 @@ def test_seed_epoch_image_and_view_each_change_the_draw(image: Tensor) -> None:
 
 
 def test_the_box_does_not_tell_what_the_pixels_draw() -> None:
-    assert views.derive_seed(0, NAME, 0) != views.derive_seed(0, NAME, 0, 0, b"pixels")
+    assert augmentation.derive_seed(0, NAME, 0) != augmentation.derive_seed(0, NAME, 0, 0, b"pixels")
 
 
 # --- the box ----------------------------------------------------------------------------------------------------------
@@ -161,7 +161,9 @@ def test_without_a_crop_the_image_is_as_it_will_be_judged(image: Tensor) -> None
 
 def test_light_in_epoch_0_is_the_view_that_is_stored() -> None:
     for view in range(2, 30):
-        assert Augment.parse("light").draw_box(5, 0, NAME, view, 640, 480) == views.random_crop(5, NAME, view, 640, 480)
+        assert Augment.parse("light").draw_box(5, 0, NAME, view, 640, 480) == augmentation.random_crop(
+            5, NAME, view, 640, 480
+        )
 
 
 def test_a_crop_alone_is_never_mirrored_and_otherwise_the_same() -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from graft.backbones import catalog, weights
 from graft.errors import DataError, UsageError, WeightsError
 from graft.torch import build
+from graft.torch.build import load_weights
 from graft.torch.direct import list_class_names, load_published, match_class_names
 from graft.torch.network import normalise
-from graft.torch.weights import load_weights
 
 IMAGENET = list_class_names(1000)
 

@@ -18,8 +18,8 @@ from shaken import shaken
 from torch import Tensor, nn
 
 from graft.backbones.preprocess import Preprocess
+from graft.data import augmentation as seeded
 from graft.data import dataset as table
-from graft.data import views as seeded
 from graft.data.dataset import Dataset
 from graft.data.readers.folder import read_folder
 from graft.errors import DataError

@@ -147,7 +147,7 @@ def test_every_kind_of_strategy_on_every_family(
 ) -> None:
     """One of each kind on each family, the others in turn; the journey has every strategy on each kind of network."""
     if name in FIXED:
-        monkeypatch.setattr("graft.torch.weights.build_network", lambda _entry: built(name))
+        monkeypatch.setattr("graft.torch.build.build_network", lambda _entry: built(name))
     check(name, size, strategy, material, "" if strategy in PHASED else ",epochs=2")
 
 

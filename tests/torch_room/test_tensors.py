@@ -15,7 +15,7 @@ from graft.backbones import catalog
 from graft.backbones.catalog import CatalogEntry
 from graft.errors import WeightsError
 from graft.torch import build
-from graft.torch.weights import fill_network, read_tensors
+from graft.torch.build import fill_network, read_tensors
 
 TINY = catalog.find_entry("test_resnet")
 Tensors = dict[str, Tensor]

@@ -22,8 +22,7 @@ from graft.backbones import catalog, weights
 from graft.backbones.catalog import CatalogEntry
 from graft.backbones.weights import WeightsSource
 from graft.errors import WeightsError
-from graft.torch.build import TORCHVISION, build_network
-from graft.torch.weights import load_weights
+from graft.torch.build import TORCHVISION, build_network, load_weights
 
 REPOSITORY = "timm/test_resnet.r160_in1k"
 TINY = catalog.find_entry("test_resnet")
@@ -252,7 +251,7 @@ def test_offline_opens_no_socket() -> None:
         socket.socket.__init__ = socket.getaddrinfo = refuse
         from graft.backbones import catalog, weights
         from graft.torch.build import build_network
-        from graft.torch.weights import load_weights
+        from graft.torch.build import load_weights
         entry = catalog.find_entry(catalog.DEFAULT)
         network = build_network(entry)
         print(load_weights(entry, network, weights.locate(entry, offline=True)).sha256)

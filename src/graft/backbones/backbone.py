@@ -92,9 +92,9 @@ def move_to_device(entry: CatalogEntry, graph: Graph, preprocess: Preprocess) ->
     """Return the graph, run by PyTorch where there is a GPU."""
     if not device.is_gpu_likely():
         return graph
-    from graft.torch import gpu
+    from graft.torch import engine
 
-    return gpu.move_to_gpu(entry, graph, preprocess)
+    return engine.move_to_gpu(entry, graph, preprocess)
 
 
 def _load_onnx_file(name: str, file: Path) -> Backbone:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.backbones.backbone import Backbone
-from graft.backbones.graph import BATCH, LAST, MAP, POOLED, TOP, Graph, Stage
+from graft.backbones.graph import BATCH, LAST, MAP, POOLED, TOP, Graph, Stage, normalise_rows
 from graft.backbones.preprocess import Preprocess
 from graft.errors import UsageError
 
@@ -139,14 +139,6 @@ class FeatureRunner:
 
 def _concat_outputs(found: dict[str, NDArray[np.float32]], features: Features) -> NDArray[np.float32]:
     return np.concatenate([found[name].reshape(len(found[name]), -1) for name in features.outputs], axis=1)
-
-
-def normalise_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the rows [n, d] at length 1; nan where a number is not finite."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(
-            np.float32, copy=False
-        )
 
 
 # --- Selection of layers and stages -----------------------------------------------------------------------------------

@@ -270,6 +270,14 @@ def graph_key(graph: Graph) -> str:
     return whole.hexdigest()[:32]
 
 
+def normalise_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the rows [n, d] at length 1; nan where a number is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(
+            np.float32, copy=False
+        )
+
+
 # --- Conversion from and to onnx.ModelProto ---------------------------------------------------------------------------
 
 

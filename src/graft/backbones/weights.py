@@ -10,7 +10,7 @@ The first place that has the weights is used:
 5. download  from the hub where the library publishes them; never when offline
 
 Nothing in a file is executed, and each file is identified by its SHA-256. Neither PyTorch nor the libraries that
-publish the networks are needed; `graft.torch.weights` loads the weights into a module.
+publish the networks are needed; `graft.torch.build` loads the weights into a module.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ from graft.cli import (
     serve,
     update,
 )
-from graft.cli.hints import HintingCommand
-from graft.cli.options import Commands, exit_on_second_interrupt
+from graft.cli.options import Commands, HintingCommand, exit_on_second_interrupt
 from graft.errors import GraftWarning
 from graft_runtime.terminal import say
 

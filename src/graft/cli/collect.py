@@ -56,7 +56,7 @@ def collect(
     with report_errors("collect"):
         with show_loading():
             from graft.jobs.collect.collect import collect as job
-            from graft.jobs.collect.limits import FetchLimits
+            from graft.jobs.collect.fetch import FetchLimits
 
         limits = FetchLimits(
             max_urls=limit,

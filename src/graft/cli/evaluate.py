@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli import scores
+from graft.cli import format
 from graft.cli.format import print_faults
 from graft.cli.options import (
     Against,
@@ -53,7 +53,7 @@ def print_comparison(found: Mapping[str, Any], first: str, second: str) -> None:
 
 def print_evaluation(evaluation: Mapping[str, Any]) -> None:
     """Print the score of `graft evaluate`."""
-    scores.print_score(evaluation, "images")
+    format.print_score(evaluation, "images")
     print_faults(evaluation["faults"])
 
 

@@ -9,9 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli.completion import complete_format
-from graft.cli.options import AsJson, Force, Model, Quiet, choose_progress, print_result, report_errors, show_loading
-from graft.cli.scores import format_percent
+from graft.cli.format import format_percent
+from graft.cli.options import (
+    AsJson,
+    Force,
+    Model,
+    Quiet,
+    choose_progress,
+    complete_format,
+    print_result,
+    report_errors,
+    show_loading,
+)
 from graft_runtime.terminal import say
 
 NEXT_COMMANDS = {

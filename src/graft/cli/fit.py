@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli import scores
-from graft.cli.completion import complete_backbone, complete_head, complete_strategy
+from graft.cli import format
 from graft.cli.format import PAGE, list_cautions, next_command, print_findings
 from graft.cli.options import (
     DEFAULT,
@@ -27,6 +26,9 @@ from graft.cli.options import (
     Quiet,
     StartWeights,
     choose_progress,
+    complete_backbone,
+    complete_head,
+    complete_strategy,
     print_result,
     report_errors,
     select_device,
@@ -137,7 +139,7 @@ def fit(
 def print_fitted(report: Mapping[str, Any], photos: Path, output: Path) -> None:
     """Print the summary of `graft fit`."""
     data = report["data"]
-    scores.print_score(report["evaluation"], caveats=list_cautions(report))
+    format.print_score(report["evaluation"], caveats=list_cautions(report))
     if "solved_again" in report:
         say(f"  trained on   {report['solved_again']:,} images of {len(report['classes'])} classes")
     elif "valid" in report:

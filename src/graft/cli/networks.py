@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli.completion import complete_backbone
-from graft.cli.options import DEFAULT, AsJson, Offline, print_result, report_errors, show_loading
+from graft.cli.options import DEFAULT, AsJson, Offline, complete_backbone, print_result, report_errors, show_loading
 from graft.extras import format_missing_message
 from graft_runtime.terminal import say
 

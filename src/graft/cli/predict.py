@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli import format, scores
+from graft.cli import format
 from graft.cli.format import print_cautions
 from graft.cli.options import (
     AsJson,
@@ -104,4 +104,4 @@ def print_predictions(predictions: Sequence[Mapping[str, Any]]) -> None:
         (len(answer) for answer, each in zip(answers, predictions, strict=True) if not each["fault"]), default=0
     )
     for answer, each in zip(answers, predictions, strict=True):
-        say(f"{answer if each['fault'] else answer.ljust(width)}  {each['image']}{scores.format_nearest(each)}")
+        say(f"{answer if each['fault'] else answer.ljust(width)}  {each['image']}{format.format_nearest(each)}")

@@ -15,7 +15,6 @@ from graft import spec
 from graft.backbones import catalog
 from graft.errors import DataError, ModelError, OutputError, UsageError, WeightsError
 from graft.jobs import outputs, runs
-from graft.jobs.export import formats
 from graft.training.plan import RANDOM, Plan, PlanChanges
 from graft_runtime.card import COVERAGES
 
@@ -118,7 +117,7 @@ def check_plan(
 
 def check_export(to: str | None, output: Path, *, int8: bool, without_images: bool, force: bool) -> None:
     """Raise UsageError for an invalid format, OutputError for a path that cannot be written to."""
-    if formats.choose_format(to, output, int8, without_images=without_images) == formats.WEB:
+    if outputs.choose_format(to, output, int8, without_images=without_images) == outputs.WEB:
         outputs.check_parent_folder(outputs.resolve_output(output))
     else:
         check_output_file(output, force=force)

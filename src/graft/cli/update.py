@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli import format, scores
+from graft.cli import format
 from graft.cli.options import AsJson, Force, Quiet, choose_progress, print_result, report_errors, show_loading
 from graft.errors import UsageError
 from graft_runtime.terminal import say
@@ -130,7 +130,7 @@ def print_updated(report: Mapping[str, Any], output: Path | None, photos: Path |
     if "effect" in changes:
         _print_changes(changes)
         _print_effect(changes["effect"])
-        scores.print_score(report["evaluation"], caveats=format.list_cautions(report))
+        format.print_score(report["evaluation"], caveats=format.list_cautions(report))
         spent = ", ".join(f"{what} {seconds:.1f}" for what, seconds in report["seconds"].items() if seconds >= 0.05)
         say(f"  trained on   {report['data']['train']:,} images of {len(report['classes'])} classes")
         say(f"  head         {report['head']['name']}, solved anew on all of them")

@@ -1,22 +1,27 @@
-"""Compute and cache features and image statistics."""
+"""Compute and cache features and image statistics, of images that are read and resized in threads."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.backbones.graph import core_count
 from graft.backbones.preprocess import Preprocess
+from graft.data import augmentation as seeded
 from graft.data import dataset as table
-from graft.data import views as seeded
 from graft.data.cache import cache_folder
-from graft.data.dataset import Dataset
+from graft.data.dataset import Dataset, decode_pixels
 from graft.data.image_stats import (
     COLUMN_COUNT,
     SIDE,
@@ -27,10 +32,10 @@ from graft.data.image_stats import (
     measure_image,
 )
 from graft.errors import DataError
-from graft.features import loading
 from graft.features.store import Key, Store
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.decide import NOT_FINITE, find_finite_rows
+from graft_runtime.image import ImageError
 
 STATS_SIDE = SIDE  # pixels of the short side for image stats without a network: as many as are hashed
 STATS_PER_WRITE = 256  # image stats that wait to be written
@@ -74,7 +79,7 @@ def compute_image_stats(data: Dataset, *, watch: ProgressWrapper = no_progress, 
     digests, faults = np.zeros((len(data), table.DIGEST), np.uint8), dict[int, str]()
     with Store((cache or cache_folder()) / "looks" / f"{STATS_VERSION}-{STATS_SIDE}", (COLUMN_COUNT,)) as stats_store:
         stats_writer = _StatsWriter(stats_store)
-        for image in loading.load_each(data, _StatsPreparer(stats_store), watch):
+        for image in load_each(data, _StatsPreparer(stats_store), watch):
             if image.value is None:
                 faults[image.row] = image.fault
             else:
@@ -185,7 +190,7 @@ def embed(
         Store(place / "looks" / f"{STATS_VERSION}-{enough}", (COLUMN_COUNT,)) as stats_store,
     ):
         writer, stats_writer = _FeatureWriter(frozen, store), _StatsWriter(stats_store)
-        for image in loading.load_each(data, _ViewPreparer(frozen.preprocess, store, stats_store, views, seed), watch):
+        for image in load_each(data, _ViewPreparer(frozen.preprocess, store, stats_store, views, seed), watch):
             if image.value is None:
                 faults[image.row] = image.fault
             else:
@@ -332,3 +337,57 @@ def _pad_batch(images: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
     """
     missing = max(batch - len(images), 0)
     return np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+PREFETCH = 64  # images prepared before the network asks for them: 64 x 150 kB
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LoadedImage(Generic[T]):
+    """The loaded value of the image in this row, or the reason why it could not be loaded."""
+
+    row: int
+    value: T | None
+    fault: str = ""
+
+
+def load_each(
+    data: Dataset, make: Callable[[bytes | NDArray[np.uint8]], T], watch: ProgressWrapper
+) -> Iterator[LoadedImage[T]]:
+    """Yield every image in order; `make` gets its stored bytes (or pixels) and is called in threads.
+
+    An image that cannot be read or decoded is yielded with its fault; the iteration goes on.
+    """
+
+    def work(row: int) -> LoadedImage[T]:
+        try:
+            return LoadedImage(row, make(data.read(row)))
+        except ImageError as error:
+            return LoadedImage(row, None, str(error))
+        except OSError as error:
+            return LoadedImage(row, None, f"cannot be read: {error.strerror or error}")
+
+    yield from watch(_map_in_threads(work, len(data)), "images", len(data))
+
+
+def prepare_image(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a stored image as the network input, uint8 [3, size, size]. Raises ImageError."""
+    return preprocess.prepare(decode_pixels(raw, preprocess.decode_size))
+
+
+def _map_in_threads(work: Callable[[int], LoadedImage[T]], count: int) -> Iterator[LoadedImage[T]]:
+    """Yield results in order, at most PREFETCH of them ahead of the consumer."""
+    with ThreadPoolExecutor(core_count()) as threads:
+        remaining = iter(range(count))
+        ahead: deque[Future[LoadedImage[T]]] = deque(threads.submit(work, row) for row in islice(remaining, PREFETCH))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(threads.submit(work, row) for row in islice(remaining, 1))
+        finally:  # on Ctrl-C: do not decode what nobody will use
+            for future in ahead:
+                future.cancel()

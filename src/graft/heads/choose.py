@@ -13,9 +13,8 @@ from graft.data.duplicates import iterate_blocks
 from graft.errors import DataError
 from graft.heads import linear
 from graft.heads.designs import check_head, check_head_installed
-from graft.heads.head import Head
+from graft.heads.head import Head, Problem, Solution, StandardisedFeatures
 from graft.heads.linear import build_standardised_head, expand
-from graft.heads.problem import Problem, Solution, StandardisedFeatures
 from graft.metrics.calibration import calibrated_losses
 from graft.progress import ProgressWrapper, no_progress
 

@@ -22,12 +22,10 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
-from graft.backbones.features import normalise_rows
-from graft.backbones.graph import core_count
-from graft.heads.head import Head
+from graft.backbones.graph import core_count, normalise_rows
+from graft.heads.head import Head, Problem, Solution
 from graft.heads.linear import build_standardised_head, expand, linear_head, reduce_problem
 from graft.heads.nodes import LEAF_THRESHOLD, dense_layers
-from graft.heads.problem import Problem, Solution
 from graft.metrics.calibration import fit_temperature
 from graft.progress import ProgressWrapper, no_progress, track_steps
 

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from graft.data.duplicates import iterate_blocks
-from graft.heads.head import Head
+from graft.heads.head import Head, Problem, Solution, StandardisedFeatures
 from graft.heads.nodes import tensor_shapes
-from graft.heads.problem import Problem, Solution, StandardisedFeatures
 from graft.metrics.calibration import fit_temperature
 from graft.progress import ProgressWrapper, no_progress, track_steps
 

@@ -27,8 +27,7 @@ from graft.data.dataset import Dataset, Labels, label_names
 from graft.data.readers.source import read_source
 from graft.errors import DataError, OutputError, UsageError
 from graft.features import embed as training
-from graft.features import loading
-from graft.jobs import outputs, parquet
+from graft.jobs import outputs, predict
 from graft.progress import ProgressWrapper, no_progress
 
 COLUMNS = ("name", "digest", "label", "features")  # of a Parquet table
@@ -111,8 +110,8 @@ def embed(
 
 def check_embed(path: Path, *, force: bool) -> None:
     """Check that `write` may write there, and that Parquet has its package, before any work is done."""
-    if path.suffix.lower() == parquet.SUFFIX:
-        parquet.check_parquet()
+    if path.suffix.lower() == predict.PARQUET_SUFFIX:
+        predict.check_parquet()
         outputs.check_output(path, _is_parquet_of_ours, force=force)
     else:
         outputs.check_output(path, zipfile.is_zipfile, force=force)  # an .npz is a zip file
@@ -123,7 +122,7 @@ def write(table: FeatureTable, path: Path) -> None:
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with fresh.open("xb") as file:
-            if path.suffix.lower() == parquet.SUFFIX:
+            if path.suffix.lower() == predict.PARQUET_SUFFIX:
                 _write_parquet(table, file)
             else:
                 np.savez(
@@ -141,12 +140,12 @@ def write(table: FeatureTable, path: Path) -> None:
 
 def _write_parquet(table: FeatureTable, file: BinaryIO) -> None:
     """Write COLUMNS: name, digest in hexadecimal, label (multilabel: a list; unknown: null), a list of float32."""
-    arrow = parquet.import_pyarrow()
+    arrow = predict.import_pyarrow()
     label_cells, width = label_names(table.labels, table.classes), table.features.shape[1]
     multilabel = table.labels.ndim == 2
     kinds = [arrow.string(), arrow.string(), arrow.list_(arrow.string()) if multilabel else arrow.string()]
     schema = arrow.schema(list(zip(COLUMNS, [*kinds, arrow.list_(arrow.float32(), width)], strict=True)))
-    step = max(1, parquet.MAX_CELLS // width)
+    step = max(1, predict.MAX_CELLS // width)
     with arrow.parquet.ParquetWriter(file, schema) as writer:
         for start in range(0, max(len(table.names), 1), step):
             rows = slice(start, start + step)
@@ -160,7 +159,7 @@ def _write_parquet(table: FeatureTable, file: BinaryIO) -> None:
 
 def _is_parquet_of_ours(path: Path) -> bool:
     """Whether a file is a Parquet table of features."""
-    arrow = parquet.import_pyarrow()
+    arrow = predict.import_pyarrow()
     try:
         return tuple(arrow.parquet.read_schema(path).names) == COLUMNS
     except arrow.ArrowInvalid:
@@ -244,7 +243,7 @@ def _stream_maps(
     running = frozen.graph.runner
 
     def readable() -> Iterator[NDArray[np.uint8]]:
-        for image in loading.load_each(data, partial(loading.prepare_image, frozen.preprocess), watch):
+        for image in training.load_each(data, partial(training.prepare_image, frozen.preprocess), watch):
             if image.value is None:
                 faults[image.row] = image.fault
             else:

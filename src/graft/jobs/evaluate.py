@@ -10,7 +10,7 @@ from graft.jobs.direct import open_classifier, relabel_dataset
 from graft.metrics.evaluation import Score
 from graft.model import storage
 from graft.model.classifier import Classifier
-from graft.model.comparison import ComparedClassifier, Comparison, compare
+from graft.model.scoring import ComparedClassifier, Comparison, compare
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTILABEL
 

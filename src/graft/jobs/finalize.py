@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 
 from graft.backbones.backbone import Backbone
-from graft.backbones.features import normalise_rows
+from graft.backbones.graph import normalise_rows
 from graft.data.split import assign_folds
-from graft.metrics import shift
+from graft.metrics import unknown
 from graft.metrics.calibration import Calibration, calibrate, fit_thresholds
 from graft.metrics.evaluation import Score
-from graft.model import card, memory, unknown
+from graft.metrics.unknown import KnownImages
+from graft.model import card, memory
 from graft.model.classifier import Classifier
 from graft.model.label_errors import find_label_errors
 from graft.model.memory import ImageRecords, Memory
 from graft.model.network import ForwardOutput, concatenate_matches, last_layer_features
-from graft.model.unknown import KnownImages
 from graft.progress import ProgressWrapper
 from graft.training.material import Material, format_labels
 from graft.training.plan import Plan
-from graft.training.trained import TrainedNetwork, TrainedProbe
+from graft.training.probe import TrainedNetwork, TrainedProbe
 from graft_runtime.card import MULTILABEL
 from graft_runtime.decide import UNKNOWN_RATE
 
@@ -186,7 +186,7 @@ def attach_report(
         "seed": material.seed,
         "root": Path(material.data.root).name,
         "fingerprint": material.fingerprint(),
-    } | shift.summarise_training(
+    } | unknown.summarise_training(
         material.embeddings.image_stats,
         material.train,
         material.data.labels[material.train],

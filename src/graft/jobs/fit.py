@@ -26,9 +26,8 @@ from graft.progress import ProgressWrapper, no_progress
 from graft.training import probe
 from graft.training.material import Findings, Material, prepare_material
 from graft.training.plan import Plan, PlanChanges, as_plan
-from graft.training.probe import fit_probe
+from graft.training.probe import TrainedNetwork, fit_probe
 from graft.training.strategies import Direct
-from graft.training.trained import TrainedNetwork
 
 
 def fit(

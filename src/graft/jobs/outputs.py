@@ -1,4 +1,7 @@
-"""Output files: checks before writing, atomic writes, and Parquet. Files not written by graft are never replaced."""
+"""Output files: checks before writing, atomic writes, formats of an export.
+
+Files not written by graft are never replaced.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from graft import atomic
-from graft.errors import OutputError
+from graft import atomic, extras, spec
+from graft.errors import OutputError, UsageError
 
 
 def check_output(path: Path, is_ours: Callable[[Path], bool], *, force: bool) -> None:
@@ -62,3 +65,34 @@ def _is_written_by_graft(path: Path, is_ours: Callable[[Path], bool]) -> bool:
         return is_ours(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+# --- formats of an export ---------------------------------------------------------------------------------------------
+
+EXPORT_FORMATS = ONNX, OPENVINO, TORCH, WEB = "onnx", "openvino", "torch", "web"
+ENDINGS = {ONNX: ".onnx", OPENVINO: ".onnx", TORCH: ".pt2"}
+FLOAT32, INT8 = "float32", "int8"
+
+
+def choose_format(to: str | None, path: Path, int8: bool, *, without_images: bool) -> str:
+    """Return the requested format, or that of the file's ending. Raises UsageError for an invalid combination."""
+    kind = to or (TORCH if path.suffix == ENDINGS[TORCH] else ONNX)
+    if kind not in EXPORT_FORMATS:
+        raise UsageError(
+            f"An export is to {', '.join(EXPORT_FORMATS)}. Got {kind!r}.{spec.format_suggestions(kind, EXPORT_FORMATS)}"
+        )
+    if kind == WEB and path.suffix in ENDINGS.values():
+        raise UsageError(f"An export to web is a folder. Got {path.name}, which is the name of a file.")
+    if kind != WEB and path.suffix != ENDINGS[kind]:
+        raise UsageError(f"A file for {kind} ends in {ENDINGS[kind]}. Got {path.name}.")
+    if kind == TORCH:
+        extras.require_package("torch", "An export to torch")
+    if kind == OPENVINO:
+        extras.require_package("openvino", "An export to openvino")
+    if int8 and kind == WEB:
+        raise UsageError("In browsers 8-bit numbers are slower than float32 and answer otherwise. Leave --int8 out.")
+    if int8 and kind != ONNX:
+        raise UsageError(f"int8 is for onnx. Got {kind}. Leave --int8 out, or write a file .onnx.")
+    if int8 and without_images:
+        raise UsageError("int8 needs images, to find the ranges of numbers on: name them with --check photos/.")
+    return kind

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from graft.data.classes import join_names
 from graft.metrics.intervals import Interval
-from graft.metrics.prediction_sets import PredictionSetScore, fit_prediction_sets
-from graft.metrics.shift import Shift
-from graft_runtime.card import MULTICLASS, MULTILABEL, RANGES
-from graft_runtime.decide import DEFAULT_THRESHOLD, compute_probabilities
+from graft.metrics.unknown import Shift
+from graft_runtime.card import COVERAGES, MULTICLASS, MULTILABEL, RANGES
+from graft_runtime.decide import DEFAULT_THRESHOLD, compute_probabilities, conformal_rank
 
 FULL_WEIGHT_IMAGES = 10  # images of a class below which its threshold is shrunk towards that of all classes together
 MIN_SCALED_IMAGES = 20  # images for each class, on average, from which on one may have a scale and a shift of its own
@@ -318,3 +317,30 @@ def build_caveats(count: int, of_classes: Mapping[str, int], trust: Trust) -> tu
     if trust.seen:  # last, beside what else `graft fit` says of leaks
         caveats.append(f"{trust.seen:,} of these images were trained on: the score flatters. Use images of their own")
     return tuple(caveats)
+
+
+def fit_prediction_sets(probs: NDArray[np.float64], labels: NDArray[np.integer]) -> tuple[float, ...]:
+    """Return, for each of COVERAGES, the probability from which on a class is in the set (Sadinle et al. 2019).
+
+    It is an order statistic of the probabilities of the true class, or of the least likely true label, of held-out
+    images. 0, for a set of all classes, where there are too few images.
+    """
+    if labels.ndim == 1:
+        own = probs[np.arange(len(labels)), labels]
+    else:
+        own = np.where(labels > 0, probs, 1.0).min(axis=1)
+    ordered = np.r_[-np.sort(-own), 0.0]
+    return tuple(float(ordered[min(conformal_rank(len(own), coverage), len(own) + 1) - 1]) for coverage in COVERAGES)
+
+
+@dataclass(frozen=True)
+class PredictionSetScore:
+    """Prediction sets for the share `coverage` of images, the share `covered` in the test, and the mean set size.
+
+    A set is never empty: it holds the likeliest class, so that the share may be higher than requested.
+    """
+
+    coverage: float
+    covered: float
+    interval: Interval
+    mean_size: float

@@ -16,11 +16,11 @@ from graft.data import dataset as table
 from graft.data.dataset import NO_LABEL, TEST, Dataset
 from graft.errors import DataError, UsageError
 from graft.metrics.evaluation import Score
+from graft.metrics.unknown import NeighbourMatches, reference_layers
 from graft.model import network, scoring, storage
 from graft.model.card import build_html
 from graft.model.memory import Memory
 from graft.model.network import BatchOutput, ForwardOutput, Network
-from graft.model.unknown import NeighbourMatches, reference_layers
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import COVERAGES, MULTILABEL, Card, dump
 from graft_runtime.decide import (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graft.errors import UsageError
-from graft.features import loading
+from graft.features.embed import load_each, prepare_image
 from graft.heads.head import Head
 from graft.model.classifier import Classifier, as_dataset
 from graft.model.network import Network, exact_map_outputs
@@ -170,8 +170,8 @@ def explain(
         )
     data = as_dataset(images)
     predictions = classifier.predict(data)
-    prepare = partial(loading.prepare_image, classifier.network.preprocess)
-    for image in loading.load_each(data, prepare, watch):
+    prepare = partial(prepare_image, classifier.network.preprocess)
+    for image in load_each(data, prepare, watch):
         prediction = predictions[image.row]
         if image.value is None or prediction.answer is None:
             yield prediction

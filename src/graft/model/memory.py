@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
 from graft.data.dataset import SPLITS
-from graft.model.unknown import KnownImages
+from graft.metrics.unknown import KnownImages
 from graft_runtime import strict_json
 
 SHORT_DIGEST = 8  # bytes of a training image's digest: a false match among a million images has a chance of 10^-13

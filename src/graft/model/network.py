@@ -17,10 +17,10 @@ from graft.backbones.preprocess import Preprocess
 from graft.data import dataset as table
 from graft.data.dataset import Dataset
 from graft.errors import ModelError
-from graft.features import loading
+from graft.features.embed import LoadedImage, load_each, prepare_image
 from graft.heads.head import Head
 from graft.heads.nodes import NodeBuilder, add_topk, build_nodes
-from graft.model.unknown import NEIGHBOURS, KnownImages, NeighbourMatches, reference_layers
+from graft.metrics.unknown import NEIGHBOURS, KnownImages, NeighbourMatches, reference_layers
 from graft.progress import ProgressWrapper
 from graft_runtime.card import MULTILABEL, Card
 from graft_runtime.contract import HEAT, LOGITS, MAP, NEAREST, PROBABILITIES, SIMILARITY, UNKNOWN
@@ -148,7 +148,7 @@ def _add_probabilities(build: NodeBuilder, card: Card) -> None:
 
 
 def _add_unknown(build: NodeBuilder, card: Card, known: KnownImages | None) -> dict[str, list[int | str]]:
-    """UNKNOWN, as graft.model.unknown; and NEAREST and SIMILARITY, largest first, where images are stored."""
+    """UNKNOWN, as graft.metrics.unknown; and NEAREST and SIMILARITY, largest first, where images are stored."""
     one = build.constant([1], np.int64)
     if known is None:
         first = build("Gather", LOGITS, build.constant(0, np.int64), axis=1)
@@ -259,9 +259,9 @@ def iterate_batches(
 
     The reference features are those of the named layers, or without one of the last layer that the head reads.
     """
-    waiting = list[loading.LoadedImage[_DigestedImage]]()
+    waiting = list[LoadedImage[_DigestedImage]]()
     run = FeatureRunner(network.features, network.features.reference_features(layers))
-    for image in loading.load_each(data, partial(_prepare_image, network.preprocess), watch):
+    for image in load_each(data, partial(_prepare_image, network.preprocess), watch):
         if image.value is None:
             faults[image.row] = image.fault
             continue
@@ -296,10 +296,10 @@ class _DigestedImage:
 
 
 def _prepare_image(preprocess: Preprocess, raw: bytes | NDArray[np.uint8]) -> _DigestedImage:
-    return _DigestedImage(table.compute_digest(raw), loading.prepare_image(preprocess, raw))
+    return _DigestedImage(table.compute_digest(raw), prepare_image(preprocess, raw))
 
 
-def _run_batch(network: Network, run: FeatureRunner, waiting: list[loading.LoadedImage[_DigestedImage]]) -> BatchOutput:
+def _run_batch(network: Network, run: FeatureRunner, waiting: list[LoadedImage[_DigestedImage]]) -> BatchOutput:
     made = [(image.row, image.value) for image in waiting if image.value]
     read, reference = run.run_with_reference(np.stack([image.pixels for _, image in made]))
     digests = np.frombuffer(b"".join(image.digest for _, image in made), np.uint8).reshape(-1, table.DIGEST)

@@ -38,12 +38,12 @@ from graft.backbones.preprocess import Preprocess
 from graft.errors import CutError, GraftError, ModelError, OutputError
 from graft.extras import require_package
 from graft.heads.head import Head
+from graft.metrics.unknown import reference_layers
 from graft.model import history
 from graft.model import memory as remembered
 from graft.model.card import build_readme
 from graft.model.memory import Memory
 from graft.model.network import Network
-from graft.model.unknown import reference_layers
 from graft_runtime import safe_files, strict_json
 from graft_runtime.card import MULTILABEL, Card, CardError, dump, parse
 from graft_runtime.walk import LOCK

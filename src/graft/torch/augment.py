@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 
-from graft.data import views
-from graft.data.augmentation import STRENGTHS, Step, Strength, parse_augmentation
-from graft.data.views import CropBox
+from graft.data import augmentation
+from graft.data.augmentation import STRENGTHS, CropBox, Step, Strength, parse_augmentation
 from graft.errors import UsageError
 from graft.training.recipe import Recipe
 
@@ -81,7 +80,7 @@ class Augment:
         least = steps.get("crop")
         if least is None:
             return None  # without a crop, `pixels` does the mirroring
-        drawn = views.random_crop(seed, digest, view, width, height, epoch=epoch, min_area=least)
+        drawn = augmentation.random_crop(seed, digest, view, width, height, epoch=epoch, min_area=least)
         return drawn if "flip" in steps else replace(drawn, flip=False)
 
     def change_pixels(self, image: Tensor, seed: int, epoch: int, digest: bytes, view: int) -> Tensor:
@@ -94,7 +93,7 @@ class Augment:
             return image
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would seed the generators of all GPUs as well.
-            torch.default_generator.manual_seed(views.derive_seed(seed, digest, view, epoch, b"pixels") >> 65)
+            torch.default_generator.manual_seed(augmentation.derive_seed(seed, digest, view, epoch, b"pixels") >> 65)
             return functools.reduce(lambda changed, change: change(changed), changes, image)
 
 

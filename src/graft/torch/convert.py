@@ -36,7 +36,7 @@ from graft.backbones.preprocess import Preprocess
 from graft.backbones.weights import WeightsSource
 from graft.errors import ExportError, GraftError
 from graft.torch.alone import hold_torch_lock
-from graft.torch.build import build_network, remove_classifier
+from graft.torch.build import build_network, load_weights, remove_classifier
 from graft.torch.chain import eval_mode, find_module_stages
 from graft.torch.network import (
     FeaturesModule,
@@ -48,7 +48,6 @@ from graft.torch.network import (
     pool_output,
     to_feature_map,
 )
-from graft.torch.weights import load_weights
 
 OPSET, IR = 20, 10
 TOLERANCE = 1e-4  # largest difference to PyTorch, relative to the largest number of an output

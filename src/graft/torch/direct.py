@@ -19,10 +19,10 @@ from graft.backbones.catalog import CatalogEntry
 from graft.errors import DataError, UsageError, WeightsError
 from graft.model.network import Network
 from graft.torch import build
+from graft.torch.build import load_weights
 from graft.torch.head import HeadModule
 from graft.torch.network import BackboneModule, FeaturesModule, NetworkModule, normalise
 from graft.torch.restore import module_to_network
-from graft.torch.weights import load_weights
 
 TOLERANCE = 1e-4  # of the difference between two images' logits; float32 leaves about 1e-6
 

@@ -33,9 +33,8 @@ from graft.torch.record import describe_phases, describe_refit
 from graft.torch.restore import backbone_to_module, module_to_network
 from graft.training.material import Material
 from graft.training.plan import Plan
-from graft.training.probe import fit_probe
+from graft.training.probe import FinetunedNetwork, TrainedNetwork, fit_probe
 from graft.training.strategies import Lora
-from graft.training.trained import FinetunedNetwork, TrainedNetwork
 
 EpochCallback = Callable[[Epoch], None]
 

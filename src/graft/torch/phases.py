@@ -17,8 +17,7 @@ from graft.backbones.graph import Stage
 from graft.data import dataset as table
 from graft.data.dataset import Dataset, Labels
 from graft.errors import DataError, UsageError
-from graft.features.embed import embed_or_raise
-from graft.features.loading import prepare_image
+from graft.features.embed import embed_or_raise, prepare_image
 from graft.heads.choose import choose_head
 from graft.heads.designs import Conv, Linear
 from graft.metrics.calibration import fit_temperature

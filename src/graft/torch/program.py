@@ -17,8 +17,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
+from graft.metrics.unknown import NEIGHBOURS, KnownImages
 from graft.model.classifier import Classifier
-from graft.model.unknown import NEIGHBOURS, KnownImages
 from graft.torch.alone import hold_torch_lock
 from graft.torch.network import (
     MapLayer,
@@ -113,7 +113,7 @@ class CalibrationModule(nn.Module):
 
 
 class UnknownScoreModule(nn.Module):
-    """Reference features [n, w] and logits to the score of unknown [n], as graft.model.unknown.
+    """Reference features [n, w] and logits to the score of unknown [n], as graft.metrics.unknown.
 
     Where training images are stored, also to the rows of the nearest, int64 [n, k], and their cosines, largest first.
     """

@@ -22,10 +22,9 @@ from graft.heads.head import Head
 from graft.model.network import Network
 from graft.torch import network as modules
 from graft.torch.alone import temporary_seed
-from graft.torch.build import build_network, remove_classifier
+from graft.torch.build import build_from_graph, build_network, build_with_tensors, has_dropped_stages, remove_classifier
 from graft.torch.convert import convert_module
 from graft.torch.head import head_to_arrays, head_to_module
-from graft.torch.weights import build_from_graph, build_with_tensors, has_dropped_stages
 from graft_runtime.card import Card
 
 

@@ -27,7 +27,7 @@ from graft.data.quality import find_misnamed, format_count
 from graft.data.split import assign_folds, split_by_content, split_stratified
 from graft.errors import DataError
 from graft.features.embed import Embeddings
-from graft.heads.problem import Problem, standardise_features
+from graft.heads.head import Problem, standardise_features
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.card import MULTICLASS, MULTILABEL
 from graft_runtime.formatting import MAX_NAMES, join_names

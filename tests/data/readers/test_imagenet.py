@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TRAIN, VALID
-from graft.data.readers import imagenet
+from graft.data.readers import published
 from graft.data.readers.folder import read_folder
-from graft.data.readers.imagenet import read_imagenet
+from graft.data.readers.published import read_imagenet
 from graft.data.readers.source import read_source
 from graft.errors import DataError
 from graft.torch import direct
@@ -83,7 +83,7 @@ def test_classes_that_are_given_are_matched_by_name_or_id(folder: Path) -> None:
 
 
 def test_names_are_those_of_the_pretrained_networks_and_no_two_are_the_same() -> None:
-    names = imagenet._wordnet_names()
+    names = published._wordnet_names()
     assert len(set(names.values())) == len(names) > 21_800
     ids = [wordnet for wordnet, _ in direct._synonyms(1000)]
     assert tuple(names[each] for each in ids) == direct.list_class_names(1000)

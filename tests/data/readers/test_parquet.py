@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from graft.data.dataset import TEST, TRAIN, UNGROUPED
-from graft.data.readers.parquet import CACHED_GROUPS, read_parquet
 from graft.data.readers.source import read_source
+from graft.data.readers.tables import CACHED_GROUPS, read_parquet
 from graft.errors import DataError, UsageError
 
 arrow = pytest.importorskip("pyarrow")

@@ -13,7 +13,7 @@ import pytest
 from graft.data.dataset import Dataset
 from graft.data.readers.folder import read_folder
 from graft.data.readers.source import read_source
-from graft.data.readers.text_table import read_table
+from graft.data.readers.tables import read_table
 from graft.errors import DataError, UsageError
 
 TABLE = "file,label\ncat/1.jpg,red\ndog/1.jpg,blue\n"

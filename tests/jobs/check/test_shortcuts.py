@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
 from graft.data.image_stats import ImageStats
-from graft.jobs.check.shortcuts import MAX_DEPTH, MIN_LEAF_IMAGES, find_shortcuts, predict_with_tree
+from graft.jobs.check.check import MAX_DEPTH, MIN_LEAF_IMAGES, find_shortcuts, predict_with_tree
 
 COUNT = 120
 LABELS = (np.arange(COUNT) % 3).astype(np.int32)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from web import Web
 
-from graft.jobs.collect.limits import FetchLimits
+from graft.jobs.collect.fetch import FetchLimits
 
 QUICK = FetchLimits(
     request_timeout=0.6,

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.jobs.collect.fetch import Client, is_public, parse_url
-from graft.jobs.collect.limits import FetchError, FetchLimits, TransientFetchError
+from graft.jobs.collect.fetch import Client, FetchError, FetchLimits, TransientFetchError, is_public, parse_url
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1::1", "64:ff9b::808:808", "::ffff:8.8.8.8"]
 PRIVATE = [

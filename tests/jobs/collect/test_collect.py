@@ -24,7 +24,7 @@ from graft.data.readers.folder import read_folder
 from graft.errors import DataError, OutputError
 from graft.jobs.collect import collect as job
 from graft.jobs.collect.collect import CollectResult, collect
-from graft.jobs.collect.limits import FetchLimits
+from graft.jobs.collect.fetch import FetchLimits
 from graft.progress import ProgressTask
 
 

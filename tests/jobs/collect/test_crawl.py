@@ -8,8 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 from graft.jobs.collect.crawl import FetchTask, HostLimiter
-from graft.jobs.collect.fetch import parse_url
-from graft.jobs.collect.limits import FetchLimits
+from graft.jobs.collect.fetch import FetchLimits, parse_url
 
 FAST = FetchLimits(rate=1e6, per_host=2)
 

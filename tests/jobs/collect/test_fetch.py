@@ -11,8 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from web import Web
 
-from graft.jobs.collect.fetch import Client, HttpResponse, parse_url, resolve_redirect
-from graft.jobs.collect.limits import FetchError, FetchLimits, TransientFetchError
+from graft.jobs.collect.fetch import (
+    Client,
+    FetchError,
+    FetchLimits,
+    HttpResponse,
+    TransientFetchError,
+    parse_url,
+    resolve_redirect,
+)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.errors import DataError
-from graft.jobs.collect.url_list import assign_folders
+from graft.jobs.collect.collect import assign_folders
 
 
 @pytest.mark.parametrize(

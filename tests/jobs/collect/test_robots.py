@@ -9,8 +9,7 @@ import pytest
 from web import Web
 
 from graft.jobs.collect.crawl import RobotsRules
-from graft.jobs.collect.fetch import Client, parse_url
-from graft.jobs.collect.limits import FetchError, FetchLimits, TransientFetchError
+from graft.jobs.collect.fetch import Client, FetchError, FetchLimits, TransientFetchError, parse_url
 
 
 @pytest.fixture

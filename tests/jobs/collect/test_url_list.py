@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graft.errors import DataError, UsageError
-from graft.jobs.collect.url_list import UrlRow, read_rows
+from graft.jobs.collect.collect import UrlRow, read_rows
 
 
 def written(path: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -17,7 +17,7 @@ from odd import odd_files
 from typer.testing import CliRunner, Result
 
 import graft_runtime
-from graft.backbones import preprocess_graph
+from graft.backbones import preprocess
 from graft.backbones.graph import Graph
 from graft.cli import app
 from graft.cli.export import ALLOWED_LOSS
@@ -115,7 +115,7 @@ def test_one_file_says_all_of_itself(exported: Path, classifier: Classifier) -> 
     assert [path.name for path in exported.parent.iterdir()] == ["shapes.onnx"]
     model = onnx.load(exported)
     onnx.checker.check_model(model, full_check=True)
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] == preprocess_graph.OPSET
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == preprocess.OPSET
     assert {node.domain for node in model.graph.node} == {""}, "only operators of ONNX itself"
     shape = model.graph.input[0].type.tensor_type.shape.dim
     assert [each.dim_param or each.dim_value for each in shape] == ["n", "height", "width", 3]
@@ -186,7 +186,7 @@ def test_broken_preprocessing_is_refused_and_leaves_nothing_behind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preprocess_graph, "prepend_preprocess", bent)
+    monkeypatch.setattr(preprocess, "prepend_preprocess", bent)
     monkeypatch.setattr(job.web, "fetch_runtime", lambda _: tmp_path / "not reached")
     done = graft("export", small, "-o", tmp_path / name, "--to", to, "-q")
     assert done.exit_code == 8, done.stderr

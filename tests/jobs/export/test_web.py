@@ -26,7 +26,7 @@ from standin import PAGE, hosted
 from typer.testing import CliRunner, Result
 
 import graft_runtime
-from graft.backbones import preprocess_graph
+from graft.backbones import preprocess
 from graft.cli import app
 from graft.errors import ExportError, OutputError, UsageError
 from graft.jobs.export import parity, web
@@ -206,7 +206,7 @@ def test_a_folder_that_answers_otherwise_is_not_written(
 def test_a_model_that_answers_otherwise_in_node_is_not_written(
     bent: Any, model: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocess_graph, "prepend_preprocess", bent)
+    monkeypatch.setattr(preprocess, "prepend_preprocess", bent)
     monkeypatch.setattr(parity.Parity, "find_mismatch", lambda _: "")
     export(model, tmp_path / "model.onnx")  # ONNX Runtime would have refused it
     monkeypatch.undo()

@@ -222,7 +222,7 @@ def test_what_is_worse_is_not_written(three: Path, photos: Path, tmp_path: Path)
 
 def test_the_gate_names_the_classes(monkeypatch: pytest.MonkeyPatch, three: Path, tmp_path: Path) -> None:
     """With the doubt at which something counts as worse raised to certainty, any loss is."""
-    monkeypatch.setattr("graft.model.comparison.SIGNIFICANCE", 10.0)
+    monkeypatch.setattr("graft.model.scoring.SIGNIFICANCE", 10.0)
     old = load(three)
     names, parts = held(old).names, held(old).parts
     lines = [f"{name},disc" for name, part in zip(names, parts, strict=True) if part == TRAIN and "frame/" in name]

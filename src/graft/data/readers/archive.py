@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from graft.data.cache import cache_folder
 from graft.data.dataset import Dataset
+from graft.data.images import TableFolder
 from graft.data.readers.columns import Columns
 from graft.data.readers.folder import TABLE_NAME, FolderEntry, build_tree, is_unicode, parse_level, read_class_folders
-from graft.data.readers.place import TableFolder
-from graft.data.readers.text_table import build_table_dataset, parse_cells
+from graft.data.readers.tables import build_table_dataset, parse_cells
 from graft.errors import DataError, OutputError
 from graft_runtime import safe_files
 from graft_runtime.image import ImageError

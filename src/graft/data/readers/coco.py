@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import UNSPLIT, Dataset
+from graft.data.images import TableFolder
 from graft.data.readers.folder import SPLIT_FOLDERS
 from graft.data.readers.objects import AnnotatedObjects, objects_to_dataset
-from graft.data.readers.place import TableFolder
 from graft.errors import DataError
 
 SUFFIX = ".json"

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from graft import spec
 from graft.data.classes import MIN_CHECKED, SINGLETON_SHARE, match_classes
 from graft.data.dataset import UNGROUPED, UNLABELLED, UNSPLIT, Dataset, Labels
-from graft.data.images import Images
-from graft.data.readers import place
+from graft.data.images import Images, describe_text_column
 from graft.data.readers.delimited import FILE_COLUMNS
 from graft.data.readers.folder import SPLIT_FOLDERS as FOLDERS
 from graft.data.readers.folder import natural_key, normalise_split
@@ -284,7 +283,7 @@ class TableCells:
     def missing_message(self, role: str, more: str = "") -> str:
         """What to say when no column plays this part."""
         *names, last = COLUMN_NAMES[role]
-        more += place.describe_text_column(self.header) if role == "file" else ""
+        more += describe_text_column(self.header) if role == "file" else ""
         return f"{self.where} has no column called {', '.join(names)} or {last}. {self._columns_message(more)}"
 
     def _columns_message(self, more: str = "") -> str:

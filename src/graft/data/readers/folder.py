@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from graft.data.classes import join_names, match_classes
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
-from graft.data.images import ImageFiles, Images
-from graft.data.readers import place
+from graft.data.images import ImageFiles, Images, describe_foreign_files, format_advice
 from graft.errors import DataError
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime.formats import advise_by_name
@@ -146,7 +145,7 @@ def read_class_folders(
     if classes is None:
         _check_classes(where, found, ignored, advice)
     if not rows:
-        message = place.describe_foreign_files(others)
+        message = describe_foreign_files(others)
         advice = advice if ignored[OUTSIDE_CLASSES] else f" {message}" if message else ""
         raise DataError(f"{where} holds no images in class folders.{_format_ignored(ignored)}{advice}")
     known = found if classes is None else match_classes(where, found, classes)
@@ -370,7 +369,7 @@ def check_folder(root: Path) -> Path:
     if not root.exists():
         raise DataError(f"There is no folder {root}.")
     if not root.is_dir():
-        if reason := place.format_advice([root.suffix.lower()]):
+        if reason := format_advice([root.suffix.lower()]):
             raise DataError(f"{root} is no image nor a folder of images: {reason}.")
         if reason := advise_by_name(root.name):
             raise DataError(f"{root}: {reason}.")

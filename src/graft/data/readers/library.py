@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import Dataset, as_rgb, from_images, from_paths
-from graft.data.images import Raw
+from graft.data.images import Raw, TableFolder
 from graft.data.readers.columns import (
     LABEL_SEPARATORS,
     Columns,
@@ -27,8 +27,7 @@ from graft.data.readers.columns import (
     parse_labels,
     to_plain,
 )
-from graft.data.readers.place import TableFolder
-from graft.data.readers.text_table import build_table_dataset
+from graft.data.readers.tables import build_table_dataset
 from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError, read
 from graft_runtime.walk import is_image

@@ -16,8 +16,8 @@ import numpy as np
 
 from graft.data.classes import match_classes
 from graft.data.dataset import NO_LABEL, SPLITS, UNLABELLED, Dataset, concatenate_groups
-from graft.data.images import ConcatenatedImages, ImageCrops, ImageFiles
-from graft.data.readers import archive, folder, parquet, place, text_table, webdataset
+from graft.data.images import ConcatenatedImages, ImageCrops, ImageFiles, describe_foreign_files
+from graft.data.readers import archive, folder, tables, webdataset
 from graft.data.readers.archive import index_archive
 from graft.data.readers.coco import is_coco, read_coco
 from graft.data.readers.folder import (
@@ -28,9 +28,8 @@ from graft.data.readers.folder import (
     normalise_split,
     read_folder,
 )
-from graft.data.readers.imagenet import is_imagenet, read_imagenet
 from graft.data.readers.library import read_object
-from graft.data.readers.published import is_cifar, is_idx, read_cifar, read_idx
+from graft.data.readers.published import is_cifar, is_idx, is_imagenet, read_cifar, read_idx, read_imagenet
 from graft.data.readers.voc import is_voc, read_voc
 from graft.errors import DataError, UsageError
 from graft.progress import ProgressWrapper, no_progress
@@ -139,7 +138,7 @@ def _describe_side(side: OneVsRestSource) -> str:
 def _describe_other_files(side: OneVsRestSource) -> str:
     """What a folder without images holds instead."""
     message = (
-        place.describe_foreign_files(path.name for path in side.rglob("*") if path.is_file())
+        describe_foreign_files(path.name for path in side.rglob("*") if path.is_file())
         if isinstance(side, Path)
         else ""
     )
@@ -262,12 +261,12 @@ def _read_path(
 ) -> Dataset:
     """A table, an archive, shards or class folders."""
     name = path.name.lower()
-    if (not path.is_dir() and name.endswith(text_table.SUFFIXES)) or text_table.is_list(path):
-        return text_table.read_table(path, classes, columns, strict=strict, watch=watch)
-    if not path.is_dir() and name.endswith(parquet.SUFFIXES):
-        return parquet.read_parquet(path, classes, columns, strict=strict, watch=watch)
+    if (not path.is_dir() and name.endswith(tables.TEXT_SUFFIXES)) or tables.is_list(path):
+        return tables.read_table(path, classes, columns, strict=strict, watch=watch)
+    if not path.is_dir() and name.endswith(tables.PARQUET_SUFFIXES):
+        return tables.read_parquet(path, classes, columns, strict=strict, watch=watch)
     if (path / TABLE).is_file():
-        return text_table.read_table(path / TABLE, classes, columns, strict=strict, watch=watch)
+        return tables.read_table(path / TABLE, classes, columns, strict=strict, watch=watch)
     if webdataset.find_shards(path):
         return webdataset.read_shards(path, classes)
     if not path.is_dir() and name.endswith(archive.SUFFIXES):

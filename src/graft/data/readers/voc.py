@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.dataset import TEST, TRAIN, UNSPLIT, VALID, Dataset
+from graft.data.images import normalise_name
 from graft.data.readers.objects import AnnotatedObjects, objects_to_dataset
-from graft.data.readers.place import normalise_name
 from graft.errors import DataError
 from graft_runtime.formats import SUFFIXES
 from graft_runtime.walk import is_hidden

@@ -19,8 +19,17 @@ import httpx2
 from protego import Protego
 
 from graft import atomic
-from graft.jobs.collect.fetch import AGENT, Client, HttpResponse, inspect_image, parse_url, resolve_redirect
-from graft.jobs.collect.limits import FetchError, FetchLimits, TransientFetchError
+from graft.jobs.collect.fetch import (
+    AGENT,
+    Client,
+    FetchError,
+    FetchLimits,
+    HttpResponse,
+    TransientFetchError,
+    inspect_image,
+    parse_url,
+    resolve_redirect,
+)
 from graft.jobs.collect.manifest import FAILED, FETCHED, REFUSED, Outcome
 
 MAX_ROBOTS_BYTES = 500_000  # read from a robots.txt; RFC 9309 asks for at least 500 KiB

@@ -1,33 +1,35 @@
-"""Export a classifier as one file that runs without graft, checked against the classifier before it is written."""
+"""Export a classifier as one file that runs without graft: built, made smaller, and checked before it is written."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from graft.backbones import graph as graphs
-from graft.backbones import preprocess_graph, wire
+from graft.backbones import preprocess, wire
+from graft.backbones.preprocess import PREPARED
 from graft.data.dataset import DIGEST, Dataset, compute_digest, decode_pixels
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
-from graft.features import loading
+from graft.features.embed import load_each, prepare_image
 from graft.jobs import outputs
 from graft.jobs.direct import open_classifier
-from graft.jobs.export import engines, parity, shrink, web
-from graft.jobs.export.formats import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, choose_format
+from graft.jobs.export import parity, web
 from graft.jobs.export.parity import MADE, BuildFile, ParityImages, collect_parity_images
-from graft.jobs.export.shrink import fold_constants
+from graft.jobs.outputs import FLOAT32, INT8, ONNX, OPENVINO, TORCH, WEB, choose_format
 from graft.model.classifier import Classifier
-from graft.model.network import build_classifier_graph
+from graft.model.network import BACKBONE, build_classifier_graph
 from graft.progress import ProgressWrapper, no_progress
 from graft_runtime import contract
 from graft_runtime.contract import Export, ModelFileError, TrainingImage
@@ -127,7 +129,7 @@ def _build_export(
     """Return the names of the outputs, and what builds the file; with samples in int8. Raises ExportError."""
     try:
         if kind == TORCH:
-            return engines.build_program(classifier)
+            return parity.build_program(classifier)
         network = _build_graph(classifier)
     except Exception as error:  # an exporter fails in many ways, with errors of its own, PyTorch's and ONNX Runtime's
         raise ExportError(
@@ -136,8 +138,8 @@ def _build_export(
             "Networks of convolutions and vision transformers can; choose another --backbone."
         ) from error
     if samples is not None:
-        network = shrink.quantise_int8(network, samples)
-    model = _serialise(preprocess_graph.prepend_preprocess(classifier.network.preprocess, network))
+        network = quantise_int8(network, samples)
+    model = _serialise(preprocess.prepend_preprocess(classifier.network.preprocess, network))
     return tuple(output.name for output in network.graph.output), partial(
         contract.append_description, model, classifier.card
     )
@@ -145,9 +147,9 @@ def _build_export(
 
 def _iter_prepared(classifier: Classifier, data: Dataset, watch: ProgressWrapper) -> Iterator[NDArray[np.uint8]]:
     """Yield the readable images as the network receives them."""
-    prepare = partial(loading.prepare_image, classifier.network.preprocess)
+    prepare = partial(prepare_image, classifier.network.preprocess)
     count = 0
-    for each in loading.load_each(data, prepare, watch):
+    for each in load_each(data, prepare, watch):
         if each.value is not None:
             count += 1
             yield each.value
@@ -201,8 +203,8 @@ def _open_onnx(file: bytes) -> tuple[parity.AnswerStream, Callable[[NDArray[np.u
 
 OPENERS = {  # how a file of each format is run for the check; web is run in Node as well, see web.write
     ONNX: _open_onnx,
-    OPENVINO: engines.open_openvino,
-    TORCH: engines.open_program,
+    OPENVINO: parity.open_openvino,
+    TORCH: parity.open_program,
     WEB: _open_onnx,
 }
 
@@ -227,7 +229,7 @@ def _is_export(path: Path) -> bool:
     try:
         contract.read_description(contract.read_file(path))
     except ModelFileError:
-        return engines.is_ours(path)
+        return parity.is_program_of_ours(path)
     return True
 
 
@@ -254,7 +256,7 @@ def collect_neighbours(classifier: Classifier, source: Any, watch: ProgressWrapp
     def render(raw: bytes | NDArray[np.uint8]) -> tuple[bytes, str]:
         return compute_digest(raw), make_thumbnail(decode_pixels(raw, SIDE), SIDE).base64_text
 
-    images = loading.load_each(data.take(np.array([rows[name] for name in found_names], np.intp)), render, watch)
+    images = load_each(data.take(np.array([rows[name] for name in found_names], np.intp)), render, watch)
     found = {found_names[each.row]: each.value for each in images if each.value}
     is_trained = memory.find_trained(
         np.frombuffer(b"".join(own for own, _ in found.values()), np.uint8).reshape(-1, DIGEST)
@@ -267,3 +269,93 @@ def collect_neighbours(classifier: Classifier, source: Any, watch: ProgressWrapp
         )
     labels = (classifier.label_names(label) for label in known.labels)
     return tuple(TrainingImage(name, own, shown.get(name)) for name, own in zip(known.names, labels, strict=True))
+
+
+# --- smaller files ----------------------------------------------------------------------------------------------------
+
+MIN_HALVED_SIZE = 10_000  # numbers of a tensor from which on it is stored as float16
+
+
+def fold_constants(model: ModelProto) -> ModelProto:
+    """Fold constants and batch norms; the result has only ONNX's own operators, so that any runtime can read it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3  # errors only; it warns of what it leaves out
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "folded.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return store_as_float16(onnx.load(path))
+
+
+def store_as_float16(model: ModelProto) -> ModelProto:
+    """Store every large tensor that float16 holds without loss as float16."""
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < MIN_HALVED_SIZE:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if (half == values).all():
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}/half"))
+            model.graph.node.insert(0, onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    return model
+
+
+# --- int8 -------------------------------------------------------------------------------------------------------------
+
+PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it warns; `fold_constants` has done that already
+HEAVY = ("Conv", "MatMul", "Gemm")
+
+
+def quantise_int8(network: ModelProto, prepared: Iterator[NDArray[np.uint8]]) -> ModelProto:
+    """Quantise a graph to int8: static, QDQ, with a scale per channel of the weights.
+
+    The ranges of the activations come from `prepared` images [3, size, size]. These stay in float32: the first third of
+    the layers, which hold few of the weights and whose errors propagate through all others; depthwise convolutions,
+    whose channels differ much in range; products of two activations; and the head and all after it, as a head on
+    several layers amplifies small differences. With these in int8 too, many times as many predictions change and little
+    time is gained.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            image = next(prepared, None)
+            return None if image is None else {PREPARED: image[None]}
+
+    with TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.helper.set_model_props(network, PREPROCESSED)
+        onnx.save(network, before)
+        quantize_static(
+            before,
+            after,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(HEAVY),
+            nodes_to_exclude=_select_float32_nodes(network),
+        )
+        quantised = onnx.load(after)
+    del quantised.metadata_props[:]
+    return quantised
+
+
+def _select_float32_nodes(network: ModelProto) -> list[str]:
+    """Return the names of the layers that stay in float32."""
+    weights = {tensor.name: tensor.dims for tensor in network.graph.initializer}
+    heavy = [node for node in network.graph.node if node.op_type in HEAVY]
+    inside = [node for node in heavy if node.name.startswith(BACKBONE) and node.input[1] in weights]
+    late = inside[len(inside) // 3 :]
+    quantised = {node.name for node in late if not _depthwise(node, weights[node.input[1]])}
+    return [node.name for node in heavy if node.name not in quantised]
+
+
+def _depthwise(node: NodeProto, shape: Sequence[int]) -> bool:
+    return node.op_type == "Conv" and shape[1] == 1 and shape[0] > 1

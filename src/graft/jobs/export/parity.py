@@ -1,9 +1,10 @@
-"""Parity check: an export must give the classifier's predictions, from the bytes of files, in its own runtime."""
+"""Parity check: an export must give the classifier's predictions, in ONNX Runtime, OpenVINO or torch.export."""
 
 from __future__ import annotations
 
 import io
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
@@ -20,14 +21,15 @@ from graft.data.images import InMemoryImages
 from graft.data.readers.folder import list_loose_images
 from graft.data.readers.source import read_source
 from graft.errors import DataError, ExportError
-from graft.features import loading
+from graft.features.embed import load_each
 from graft.jobs.direct import relabel_dataset
 from graft.model import scoring
 from graft.model.classifier import Classifier
-from graft.model.comparison import paired_interval
+from graft.model.scoring import paired_interval
 from graft.progress import ProgressWrapper
+from graft_runtime import contract
 from graft_runtime.card import MULTILABEL, Card
-from graft_runtime.contract import PROBABILITIES, UNKNOWN, Export
+from graft_runtime.contract import CARD, PROBABILITIES, UNKNOWN, Export
 from graft_runtime.decide import DEFAULT_THRESHOLD, NOT_FINITE, UNKNOWN_RATE, build_answers, unknown_threshold
 from graft_runtime.prediction import Prediction
 from graft_runtime.walk import is_image
@@ -291,7 +293,7 @@ def _list_loose_images(path: Path) -> list[Path]:
 
 def _select_held_out(classifier: Classifier, data: Dataset, watch: ProgressWrapper) -> tuple[NDArray[np.intp], bool]:
     """Return (rows to check on, whether they are held out), by the classifier's digests and the source's split."""
-    readable = [each for each in loading.load_each(data, table.compute_digest, watch) if each.value is not None]
+    readable = [each for each in load_each(data, table.compute_digest, watch) if each.value is not None]
     rows = np.array([each.row for each in readable], np.intp)
     memory = classifier.memory
     tested = {digest.tobytes() for digest in memory.tested.digests} if memory and memory.tested else set[bytes]()
@@ -307,3 +309,55 @@ def _select_held_out(classifier: Classifier, data: Dataset, watch: ProgressWrapp
 def sample_evenly(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     """Return at most `most` of the rows, evenly spaced."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]
+
+
+# --- OpenVINO ---------------------------------------------------------------------------------------------------------
+
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's default is 16 bits on some processors
+
+
+def open_openvino(content: bytes) -> tuple[AnswerStream, RunPixels, str]:
+    """Load the file in OpenVINO; return (predictions of images, outputs of pixels, name and version of the runtime).
+
+    Raises ModuleNotFoundError without the package, RuntimeError where OpenVINO cannot run the file.
+    """
+    import openvino
+
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(content, b""), "CPU", EXACT)
+
+    def run(images: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+        found = model(images)
+        return {name: found[name] for name in (PROBABILITIES, UNKNOWN)}
+
+    return (
+        build_answer_stream(run, *contract.read_description(content)),
+        run,
+        f"openvino {openvino.__version__.partition('-')[0]}",
+    )
+
+
+# --- torch.export -----------------------------------------------------------------------------------------------------
+
+
+def build_program(classifier: Classifier) -> tuple[tuple[str, ...], BuildFile]:
+    """Return the names of the outputs, and what builds the file. Raises whatever torch.export raises."""
+    from graft.torch import program
+
+    return program.export_program(classifier)
+
+
+def open_program(content: bytes) -> tuple[AnswerStream, RunPixels, str]:
+    """Load the file in PyTorch; returns as `open_openvino`. Raises ModelError."""
+    from graft.torch import program
+
+    run, texts = program.load_program(content)
+    return build_answer_stream(run, *contract.parse_properties(texts)), run, program.RUNTIME
+
+
+def is_program_of_ours(path: Path) -> bool:
+    """Whether the file is a program of torch.export written by graft."""
+    if not path.is_file() or not zipfile.is_zipfile(path):  # is_file: reading a pipe would block
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(name.endswith(f"/extra/{CARD}") for name in file.namelist())

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from graft.data.classes import join_names
 from graft.data.dataset import Labels, compute_digest
-from graft.data.images import ImageFiles
-from graft.data.readers.place import normalise_name
-from graft.data.readers.text_table import parse_cells, read_table_bytes
+from graft.data.images import ImageFiles, normalise_name
+from graft.data.readers.tables import parse_cells, read_table_bytes
 from graft.errors import DataError, UsageError
 from graft.model.memory import EvaluationRecord, ImageRecords
 from graft.progress import ProgressWrapper

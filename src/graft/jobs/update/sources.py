@@ -23,8 +23,7 @@ from graft.data.readers.folder import list_loose_images
 from graft.data.readers.source import read_source
 from graft.errors import DataError, UpdateError, WeightsError
 from graft.extras import require_package
-from graft.features import loading
-from graft.features.embed import Embeddings, embed
+from graft.features.embed import Embeddings, embed, load_each
 from graft.heads.designs import HEAD_NAMES
 from graft.model.classifier import Classifier
 from graft.model.memory import ImageRecords
@@ -62,7 +61,7 @@ def rebuild_dataset(
     source = None if photos is None else read_source(photos, watch=watch)
     source_rows = np.full(len(records.names), -1, np.intp)
     if source is not None:
-        rows = {each.value: each.row for each in loading.load_each(source, compute_digest, watch) if each.value}
+        rows = {each.value: each.row for each in load_each(source, compute_digest, watch) if each.value}
         source_rows[:] = [rows.get(own.tobytes(), -1) for own in records.digests]
     names = np.array(records.names, dtype=np.dtypes.StringDType())
     column = CachedImages(

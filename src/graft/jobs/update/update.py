@@ -30,8 +30,8 @@ from graft.jobs.update.changes import (
 )
 from graft.model import storage
 from graft.model.classifier import Classifier, load
-from graft.model.comparison import WORSE, ClassChange, ComparedClassifier, Comparison, compare, compare_classes
 from graft.model.memory import EvaluationRecord, Memory
+from graft.model.scoring import WORSE, ClassChange, ComparedClassifier, Comparison, compare, compare_classes
 from graft.progress import ProgressWrapper, no_progress
 from graft.training.material import Material, format_labels, prepare_material
 from graft.training.probe import fit_probe, get_probe_features

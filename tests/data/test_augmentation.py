@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.data.views import ASPECT, SCALE, CropBox, random_crop
+from graft.data.augmentation import ASPECT, SCALE, CropBox, random_crop
 
 SIDES, SEEDS, VIEWS = st.integers(1, 10_000), st.integers(0, 2**64 - 1), st.integers(2, 2**32 - 1)
 MANY = [random_crop(0, b"a picture", view, 600, 600) for view in range(2, 1002)]

@@ -13,7 +13,7 @@ import pytest
 from graft.data.dataset import TEST, TRAIN, UNGROUPED, UNSPLIT, VALID, Dataset
 from graft.data.readers.delimited import FILE_COLUMNS
 from graft.data.readers.source import read_source
-from graft.data.readers.text_table import read_table
+from graft.data.readers.tables import read_table
 from graft.errors import DataError, UsageError
 from graft_runtime.image import ImageError
 
