@@ -21,7 +21,6 @@ from graft.model.history import Epoch
 from graft.progress import ProgressTask, ProgressWrapper
 from graft.torch import adapters, engine, loop, optim, phases
 from graft.torch.checkpoint import TrainingRun
-from graft.torch.fold import fold_batch_norm
 from graft.torch.loop import PhaseInputs, TrainingState, TrainingStep
 from graft.torch.optim import Weights
 from graft.torch.phases import (
@@ -203,7 +202,7 @@ def _fold_frozen_norms(phase_inputs: PhaseInputs) -> AbstractContextManager[obje
         return nullcontext()
     rows = np.arange(min(2, len(phase_inputs.targets)))
     batch = engine.move_batch_to_device(phase_inputs.feed.read_evaluation_batch(rows))
-    return fold_batch_norm(phase_inputs.tuned, batch)
+    return engine.fold_batch_norm(phase_inputs.tuned, batch)
 
 
 def _evaluate_epoch(

@@ -9,7 +9,7 @@ from shaken import shaken
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from graft.torch.fold import fold_batch_norm
+from graft.torch.engine import fold_batch_norm
 
 NETWORKS = [
     "test_resnet",
