@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
-from shaken import shaken
+from shaken import shaken, slim_networks
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,6 +51,13 @@ BORDERS = [  # network, images' side, borders
     ("swin_tiny_patch4_window7_224", 112, ["layers.1", "layers.3.blocks.1"]),
 ]
 FIXED = ("deit_tiny_patch16_224", "swin_tiny_patch4_window7_224")  # built for one size of image
+
+
+@pytest.fixture(autouse=True)
+def slimmed() -> Iterator[None]:
+    """A border is a border, whether the dense layers of AlexNet and VGG have 4096 units or 128."""
+    with slim_networks():
+        yield
 
 
 def around(module: nn.Module, entry: CatalogEntry, size: int) -> BackboneModule:
