@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,13 +52,6 @@ BORDERS = [  # network, images' side, borders
 FIXED = ("deit_tiny_patch16_224", "swin_tiny_patch4_window7_224")  # built for one size of image
 
 
-@pytest.fixture(autouse=True)
-def slimmed() -> Iterator[None]:
-    """A border is a border, whether the dense layers of AlexNet and VGG have 4096 units or 128."""
-    with slim_networks():
-        yield
-
-
 def around(module: nn.Module, entry: CatalogEntry, size: int) -> BackboneModule:
     preprocess = Preprocess(size=size, resize=size)
     return BackboneModule(entry, shaken(module.eval()), preprocess, WeightsSource("file", None, "", ""))
@@ -70,7 +62,8 @@ def backbone_of(name: str, size: int) -> BackboneModule:
     entry = catalog.find_entry(name)
     if name in FIXED:
         return around(timm.create_model(name, img_size=size, num_classes=0), entry, size)
-    return around(build.remove_classifier(entry, build.build_network(entry)), entry, size)
+    with slim_networks():  # a border is a border, whether dense layers have 4096 units or 128
+        return around(build.remove_classifier(entry, build.build_network(entry)), entry, size)
 
 
 def network_of(backbone: BackboneModule, classes: int = 3) -> NetworkModule:
