@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
 import torch
+from timm.models.vgg import VGG, ConvMlp
 from torch import nn
+from torchvision.models import AlexNet
 
 from graft.backbones import backbone as looking
+from graft.backbones import catalog
+from graft.backbones.catalog import CatalogEntry
 from graft.backbones.graph import complete_graph
 from graft.backbones.preprocess import Preprocess
+from graft.torch import build
 from graft.torch.convert import convert_module
 from graft.torch.network import BackboneModule
 from graft.torch.restore import build_random_module
@@ -39,6 +49,42 @@ def shaken(module: nn.Module) -> nn.Module:
         elif name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5, generator=random)
     return module
+
+
+SIDES = dict(CLASSIC) | dict.fromkeys(("vgg16", "resnet50", "mobilenet_v2", "mobilenetv2_100"), 64)
+NARROW = 128  # units of a dense layer
+
+
+def slim(network: nn.Module) -> nn.Module:
+    """Narrow, in place, the dense layers of 4096 that AlexNet and VGG have: most of their weights are there."""
+    if isinstance(network, AlexNet):
+        for place, inputs, outputs in ((1, 9216, NARROW), (4, NARROW, NARROW), (6, NARROW, 1000)):
+            network.classifier[place] = nn.Linear(inputs, outputs)
+    elif isinstance(network, VGG):
+        network.pre_logits = ConvMlp(512, NARROW)
+        network.head.fc = nn.Linear(NARROW, 1000)
+        network.head.num_features = network.head_hidden_size = NARROW
+    return network
+
+
+@contextmanager
+def slim_networks() -> Iterator[None]:
+    """Build the networks of the texts like that, for small images: all kinds of layers, a tenth of the work.
+
+    That the whole ones are converted, at their own size of images, is held by test_convert.
+    """
+    own = catalog.build_preprocess
+
+    def small(entry: CatalogEntry) -> Preprocess:
+        side = SIDES.get(entry.name.partition(".")[0], 0)
+        return replace(own(entry), size=side, resize=side * 8 // 7) if side else own(entry)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "build_preprocess", small)
+        for name in ("_build_timm", "_build_torchvision"):
+            build_whole = getattr(build, name)
+            patch.setattr(build, name, lambda *given, own=build_whole: slim(own(*given)))
+        yield
 
 
 def pretrained(name: str, size: int, module: nn.Module | None = None) -> looking.Backbone:

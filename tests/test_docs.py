@@ -13,6 +13,7 @@ from types import ModuleType
 
 import formats
 import pytest
+from shaken import slim_networks
 from typer.testing import CliRunner
 
 from graft.cli.app import app
@@ -83,14 +84,15 @@ def test_the_examples_run(name: str, photos: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": f"docs_{name}"}
     examples = 0
-    for language, text in blocks(PAGES[name]):
-        if language == "python":
-            exec(compile(text, f"{PAGES[name]}", "exec"), names)
-            examples += 1
-        elif language == "console":
-            for line in text.splitlines():
-                run(line)
+    with slim_networks():
+        for language, text in blocks(PAGES[name]):
+            if language == "python":
+                exec(compile(text, f"{PAGES[name]}", "exec"), names)
                 examples += 1
+            elif language == "console":
+                for line in text.splitlines():
+                    run(line)
+                    examples += 1
     assert examples, f"{PAGES[name]} has no example that runs"
 
 

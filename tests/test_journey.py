@@ -21,7 +21,7 @@ from journey import OWN, Cell, cells, covering, reason, spread
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from serving import running
-from shaken import shaken
+from shaken import shaken, slim_networks
 
 import graft_runtime
 from graft.backbones import catalog
@@ -114,13 +114,13 @@ def test_the_same_answers_all_the_way_in_the_other_cells(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # VGG-16 alone takes 270 s, and as much again beside another test
 @pytest.mark.parametrize("strategy", ["early-features", "tail"])
 @pytest.mark.parametrize("network", MISSION)
 def test_the_same_answers_all_the_way_by_the_networks_of_the_texts(
     network: str, strategy: str, sources: dict[str, Path], pretrained: Path, tmp_path: Path
 ) -> None:
-    walk(Cell(strategy, OWN, MULTICLASS, network, ONNX), sources, pretrained, tmp_path)
+    with slim_networks():
+        walk(Cell(strategy, OWN, MULTICLASS, network, ONNX), sources, pretrained, tmp_path)
 
 
 def walk(cell: Cell, sources: dict[str, Path], pretrained: Path, folder: Path) -> None:

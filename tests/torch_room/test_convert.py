@@ -28,7 +28,7 @@ QUICK = [
 ]
 SLOW = [
     "alexnet",
-    *("vgg11", "vgg16", "googlenet", "inception_v3", "resnet18", "densenet121", "mobilenetv2_100", "squeezenet1_1"),
+    *("vgg16", "googlenet", "inception_v3", "resnet18", "densenet121", "mobilenetv2_100", "squeezenet1_1"),
     *("mobilenetv3_small_100", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224"),
     *("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "regnety_002"),
     *("test_byobnet", "test_convnext", "test_convnext2", "test_convnext3", "test_efficientnet", "test_efficientnet_gn"),
