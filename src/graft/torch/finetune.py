@@ -224,7 +224,7 @@ def _evaluate_epoch(
         if better or inputs.is_last_epoch_kept:
             progress.best = optim.snapshot(inputs.network, inputs.tensor_names)
         progress.score, progress.waited = max(score, progress.score), 0 if better else progress.waited + 1
-        if 2 * step.epoch >= int(recipe.epochs) and recipe.blend == "auto":
+        if 2 * step.epoch >= recipe.epochs and recipe.blend == "auto":
             progress.mean = optim.update_mean(progress.mean, inputs.network, inputs.tensor_names, progress.averaged)
             progress.averaged += 1
     if scores:
@@ -232,7 +232,7 @@ def _evaluate_epoch(
     epoch = Epoch(
         phase=prepared.name,
         number=step.epoch + 1,
-        of=int(recipe.epochs),
+        of=recipe.epochs,
         step=progress.updates,
         rate=step.rate,
         loss=step.loss,
@@ -253,7 +253,7 @@ def _evaluate_held_out(inputs: FinetuneInputs, prepared: PreparedPhase) -> tuple
     if not np.isfinite(logits).all():
         raise TrainingError(
             loop.describe_divergence(
-                float("nan"), prepared.phase_inputs, int(inputs.recipe.epochs) - 1, prepared.phase_inputs.updates
+                float("nan"), prepared.phase_inputs, inputs.recipe.epochs - 1, prepared.phase_inputs.updates
             )
         )
     return logits, ranking.compute_scores(logits, inputs.valid_labels, inputs.recipe.metric)

@@ -34,7 +34,7 @@ from graft.torch.restore import backbone_to_module
 from graft.training.material import Material
 from graft.training.plan import Plan
 from graft.training.probe import embed_material, select_layers
-from graft.training.recipe import Recipe, Task, list_teachers
+from graft.training.recipe import Recipe, SettledRecipe, Task, list_teachers
 from graft.training.strategies import EarlyFeatures, Lora, Phase, Start
 from graft_runtime.card import MULTILABEL
 from graft_runtime.formatting import MAX_NAMES, join_names
@@ -57,7 +57,7 @@ class FinetuneInputs:
     chain: tuple[Stage, ...]
     phases: tuple[Phase, ...]
     start: Start
-    recipe: Recipe
+    recipe: SettledRecipe
     material: Material
     train_rows: NDArray[np.intp]
     valid_rows: NDArray[np.intp]
@@ -79,14 +79,15 @@ class FinetuneInputs:
 
     def build_refit(self, rate: float) -> FinetuneInputs:
         """The same network to be trained on, on all images, as in the last phase, whose rate this is, but gently."""
-        rows = self.material.train
+        held_out = build_targets(self.recipe, self.material, self.valid_rows)  # teachers were asked for the others
+        rows = np.concatenate([self.train_rows, self.valid_rows])
         return replace(
             self,
             phases=(replace(self.phases[-1], share=1.0, rate=REFIT_RATE),),
             recipe=replace(self.recipe, epochs=count_refit_epochs(self.recipe), rate=rate),
             train_rows=rows,
             valid_rows=rows[:0],
-            targets=build_targets(self.recipe, self.material, rows),
+            targets=torch.cat([self.targets, held_out]),
             valid_labels=self.material.data.labels[rows[:0]],
         )
 
@@ -116,7 +117,7 @@ def prepare_phase(
     phase = inputs.phases[number]
     halves = cut_for_phase(inputs.network, inputs.backbone, phase, inputs.chain)
     feed, held_out = build_feeds(inputs, halves, phase)
-    first, last = split_epochs(inputs.phases, int(inputs.recipe.epochs))[number]
+    first, last = split_epochs(inputs.phases, inputs.recipe.epochs)[number]
     phase_inputs = PhaseInputs(
         tuned=halves.tuned,
         parameters=list_trainable_parameters(inputs.network, inputs.chain),
@@ -124,7 +125,7 @@ def prepare_phase(
         targets=inputs.targets,
         task=inputs.task,
         recipe=inputs.recipe,
-        batch=int(inputs.recipe.batch),
+        batch=inputs.recipe.batch,
         rate=0.0,
         first_epoch=first,
         epochs=last - first,
@@ -226,9 +227,9 @@ def split_epochs(phases: Sequence[Phase], epochs: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
 
 
-def count_refit_epochs(recipe: Recipe) -> int:
+def count_refit_epochs(recipe: SettledRecipe) -> int:
     """The epochs of a refit after a training of so many."""
-    return math.ceil(REFIT_EPOCHS * int(recipe.epochs))
+    return math.ceil(REFIT_EPOCHS * recipe.epochs)
 
 
 # --- teachers ---------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from graft.training.strategies import Phase
 def describe_phases(inputs: FinetuneInputs, done_epochs: Sequence[Epoch]) -> dict[str, Any]:
     """Where each phase cuts, what it freezes and trains, for how many epochs, and what that cost."""
     recipe, phases = inputs.recipe, []
-    ends = [last for _, last in split_epochs(inputs.phases, int(recipe.epochs))]
+    ends = [last for _, last in split_epochs(inputs.phases, recipe.epochs)]
     done = np.bincount(np.searchsorted(ends, [epoch.number for epoch in done_epochs]), minlength=len(ends))
     cost, epoch_cost = 1.0, 0.0  # one forward pass of every image, for near-duplicates and the closed-form head
     for phase, epochs in zip(inputs.phases, done.tolist(), strict=True):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from graft import spec
 from graft.errors import UsageError
@@ -93,7 +93,7 @@ class Recipe:
         if (self.loss == "kl") != bool(self.teacher):
             raise UsageError("'loss=kl' and 'teacher' belong together: the teacher's probabilities are its targets.")
 
-    def settle(self, images: int, phases: int = 1) -> Self:
+    def settle(self, images: int, phases: int = 1) -> SettledRecipe:
         """Return the recipe with numbers in place of `auto`, for so many images and phases; `rate` stays.
 
         A batch is a power of two from 4 to 16, or 32 of many, that leaves MIN_AUTO_STEPS updates in an epoch. There are
@@ -107,7 +107,16 @@ class Recipe:
         if epochs == "auto":
             updates = math.ceil(images / (batch * self.accumulate))
             epochs = max(MIN_EPOCHS, phases, math.ceil(MIN_UPDATES / max(updates, 1)))
-        return replace(self, batch=batch, epochs=epochs)
+        settled: dict[str, Any] = {**vars(self), "batch": batch, "epochs": epochs}
+        return SettledRecipe(**settled)
+
+
+@dataclass(frozen=True)
+class SettledRecipe(Recipe):
+    """A recipe for a number of images that is known: nothing but the rate is left to be found."""
+
+    epochs: int = MIN_EPOCHS
+    batch: int = MAX_AUTO_BATCH
 
 
 def list_teachers(recipe: Recipe) -> tuple[str, ...]:
