@@ -257,7 +257,7 @@ def test_a_file_that_openvino_cannot_run_is_told(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        job.preprocess_graph, "prepend_preprocess", lambda _, network: network
+        job.preprocess, "prepend_preprocess", lambda _, network: network
     )  # takes prepared images, not an image
     with pytest.raises(ExportError, match=r"The file that was made does not run"):
         export(classifier, tmp_path / "bad.onnx", to="openvino")
