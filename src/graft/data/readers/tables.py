@@ -1,4 +1,4 @@
-"""A table of images and labels, CSV, TSV, a list or Parquet: one label for each image, or several."""
+"""Tables of images and labels, CSV, TSV, a list or Parquet: one label for each image, or several."""
 
 from __future__ import annotations
 
