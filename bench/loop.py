@@ -1,4 +1,4 @@
-"""What the loop costs beside the network: its training step against the bare forward, backward and optimizer step.
+"""A training step of the loop, batch norm folded, against the bare forward, backward and optimizer step.
 
 python bench/loop.py [--rounds 5]
 """
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from graft.backbones.backbone import load_backbone
 from graft.heads.designs import Linear
-from graft.torch import loop
+from graft.torch import engine, loop
 from graft.torch.cut import cut_network
 from graft.torch.feed import RowIndices
 from graft.torch.head import build_head
@@ -38,7 +38,7 @@ class Memory:
         """Slices of them."""
         return (self.inputs[rows] for rows in groups)
 
-    def still(self, rows: RowIndices) -> Tensor:
+    def read_evaluation_batch(self, rows: RowIndices) -> Tensor:
         """The same."""
         return self.inputs[rows]
 
@@ -74,7 +74,7 @@ def prepared(at: str | int) -> tuple[Callable[[], None], Callable[[], None]]:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     targets = functional.one_hot(torch.arange(len(inputs)) % CLASSES, CLASSES).float()
     trained = [(0, name, each) for name, each in network.named_parameters() if each.requires_grad]
-    lesson = PhaseInputs(
+    phase_inputs = PhaseInputs(
         tuned=halves.tuned,
         parameters=trained,
         feed=Memory(inputs),
@@ -98,8 +98,9 @@ def prepared(at: str | int) -> tuple[Callable[[], None], Callable[[], None]]:
             adamw.step()
 
     def ours() -> None:
-        for _ in loop.train(lesson, TrainingState(lesson)):
-            pass
+        with engine.fold_batch_norm(halves.tuned, inputs[:2]):
+            for _ in loop.train(phase_inputs, TrainingState(phase_inputs)):
+                pass
 
     return bare, ours
 
