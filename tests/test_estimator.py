@@ -188,13 +188,13 @@ def test_a_search_and_its_folds_compute_each_feature_once(
 ) -> None:
     """Training runs the frozen network; only scoring, which runs the whole classifier, computes again."""
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
-    fit_seen: list[int] = []
+    fit_seen: list[Features] = []
 
     compiled = Features.compile_features
 
-    def counting(features: Features, count: int) -> FeatureRunner:
-        fit_seen.append(count)
-        return compiled(features, count)
+    def counting(features: Features) -> FeatureRunner:
+        fit_seen.append(features)
+        return compiled(features)
 
     monkeypatch.setattr(Features, "compile_features", counting)
     scores = cross_val_score(ImageClassifier(strategy=QUICK), X, y, cv=3)

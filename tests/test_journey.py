@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,8 @@ def test_the_same_answers_all_the_way_in_the_other_cells(
 def test_the_same_answers_all_the_way_by_the_networks_of_the_texts(
     network: str, strategy: str, sources: dict[str, Path], pretrained: Path, tmp_path: Path
 ) -> None:
-    with slim_networks():
+    # A narrow AlexNet of random weights is so sure of what it was solved for that its first loss is called exploded.
+    with nullcontext() if network == "alexnet" else slim_networks():
         walk(Cell(strategy, OWN, MULTICLASS, network, ONNX), sources, pretrained, tmp_path)
 
 
