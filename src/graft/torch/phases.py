@@ -81,13 +81,14 @@ class FinetuneInputs:
         """The same network to be trained on, on all images, as in the last phase, whose rate this is, but gently."""
         held_out = build_targets(self.recipe, self.material, self.valid_rows)  # teachers were asked for the others
         rows = np.concatenate([self.train_rows, self.valid_rows])
+        order = np.argsort(rows)
         return replace(
             self,
             phases=(replace(self.phases[-1], share=1.0, rate=REFIT_RATE),),
             recipe=replace(self.recipe, epochs=count_refit_epochs(self.recipe), rate=rate),
-            train_rows=rows,
+            train_rows=rows[order],
             valid_rows=rows[:0],
-            targets=torch.cat([self.targets, held_out]),
+            targets=torch.cat([self.targets, held_out])[torch.from_numpy(order)],
             valid_labels=self.material.data.labels[rows[:0]],
         )
 
