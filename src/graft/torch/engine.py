@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -35,6 +36,7 @@ from graft.torch.network import (
 )
 
 Module = TypeVar("Module", bound=nn.Module)
+Output = TypeVar("Output")
 
 BATCH_CPU = 8  # small batches stay in the processor's cache (bench/README.md has the rates of others)
 BATCH_GPU = 128
@@ -94,6 +96,24 @@ def compile(module: nn.Module, size: int) -> CompiledNetwork:
         return _export_to_onnx(module, size) or TorchNetwork(module, BATCH_CPU)
 
 
+def _run_in_batches(
+    runner: TorchNetwork | GpuSession, images: NDArray[np.uint8], run_batch: Callable[[NDArray[np.uint8]], Output]
+) -> Iterator[Output]:
+    """Yield the outputs of batch after batch; when memory runs out the runner's batch is halved, and stays so."""
+    start = 0
+    while start < max(len(images), 1):
+        try:
+            output = run_batch(images[start : start + runner.batch])
+        except torch.OutOfMemoryError:
+            if runner.batch == 1:
+                raise
+            runner.batch //= 2
+            torch.cuda.empty_cache()
+        else:
+            yield output
+            start += runner.batch
+
+
 class TorchNetwork:
     """Runs in PyTorch; when memory runs out the batch is halved, and stays so."""
 
@@ -101,19 +121,7 @@ class TorchNetwork:
         self.module, self.batch = module, batch
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        done: list[NDArray[np.float32]] = []
-        start = 0
-        while start < len(images):
-            try:
-                done.append(self._run_batch(images[start : start + self.batch]))
-            except torch.OutOfMemoryError:
-                if self.batch == 1:
-                    raise
-                self.batch //= 2
-                torch.cuda.empty_cache()
-            else:
-                start += len(done[-1])
-        return np.concatenate(done)
+        return np.concatenate(list(_run_in_batches(self, images, self._run_batch)))
 
     def _run_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with hold_torch_lock(), torch.inference_mode():
@@ -191,17 +199,7 @@ class GpuSession:
 
     def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """These outputs for any number of images, in the order asked for."""
-        rows, start = list[list[NDArray[Any]]](), 0
-        while start < max(len(images), 1):
-            try:
-                rows.append(self._run_batch(images[start : start + self.batch], outputs))
-            except torch.OutOfMemoryError:
-                if self.batch == 1:
-                    raise
-                self.batch //= 2
-                torch.cuda.empty_cache()
-            else:
-                start += self.batch
+        rows = _run_in_batches(self, images, partial(self._run_batch, outputs=outputs))
         return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
     def _run_batch(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[Any]]:
