@@ -64,18 +64,24 @@ def test_with_and_without_a_bias_a_scale_and_an_activation(norm: nn.BatchNorm2d,
 
 
 class Twice(nn.Module):
-    """A convolution whose output goes elsewhere too, or a norm that comes twice."""
+    """An output of a convolution, a norm, or a convolution that is used twice."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
-        self.conv, self.norm, self.what = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), what
+        self.one, self.two, self.what = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), what
+        self.norm, self.other = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        output = self.conv(inputs)
-        return output + self.norm(output) if self.what == "output" else self.norm(self.norm(output))
+        output = self.one(inputs)
+        return {
+            "output": lambda: output + self.norm(output),
+            "norm in a row": lambda: self.norm(self.norm(output)),
+            "norm": lambda: self.norm(output) + self.norm(self.two(inputs)),
+            "convolution": lambda: self.norm(output) + self.other(self.one(-inputs)),
+        }[self.what]()
 
 
-@pytest.mark.parametrize("what", ["output", "norm"])
+@pytest.mark.parametrize("what", ["output", "norm in a row", "norm", "convolution"])
 def test_what_is_used_twice_is_not_folded(what: str) -> None:
     torch.manual_seed(0)
     assert_same_when_folded(shaken(Twice(what)).eval().double(), torch.randn(2, 3, 8, 8).double(), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -270,13 +271,11 @@ def _find_pairs(module: nn.Module, batch: Tensor) -> tuple[list[ConvAndNorm], Te
     """Convolutions whose output a batch norm receives as it is, found in one forward pass; with its output."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensors themselves: an id alone may be given again
     pairs: list[ConvAndNorm] = []
-    calls: dict[nn.Module, int] = {}
 
     def note_output(part: Any, _inputs: object, output: Tensor) -> None:
         outputs[id(output)] = part, output
 
     def note_input(part: Any, inputs: tuple[Tensor, ...]) -> None:
-        calls[part] = calls.get(part, 0) + 1
         if found := outputs.get(id(inputs[0])):
             pairs.append((found[0], part))
 
@@ -287,7 +286,8 @@ def _find_pairs(module: nn.Module, batch: Tensor) -> tuple[list[ConvAndNorm], Te
             if type(part) in (nn.BatchNorm2d, BatchNormAct2d):
                 stack.callback(part.register_forward_pre_hook(note_input).remove)
         wanted = module(batch)
-    return [(conv, norm) for conv, norm in pairs if calls[norm] == 1 and _is_worth_folding(conv, norm)], wanted
+    uses = Counter(part for pair in pairs for part in pair)  # a part of two pairs cannot be folded with both
+    return [pair for pair in pairs if max(uses[part] for part in pair) == 1 and _is_worth_folding(*pair)], wanted
 
 
 def _is_worth_folding(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
